@@ -1,0 +1,140 @@
+//! Disks: where blocks are written.
+//!
+//! A disk owns the memory that it reads and writes (`Memory`), so that the memory can be registered
+//! with the kernel or the device once. An operation names a range of that memory; the range is pinned
+//! until its completion is polled. A write that completed without error is on non-volatile media, as
+//! `DiskInfo::durability` says; order between operations in flight is not promised.
+
+pub mod ram;
+pub mod uring;
+
+use crate::ids::Durability;
+use crate::memory::Memory;
+
+/// What a disk is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Device to memory.
+    Read,
+    /// Memory to media; complete only when durable.
+    Write,
+}
+
+/// One operation. All three numbers are multiples of `limits::BLOCK_BYTES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// Read or write.
+    pub operation: Operation,
+    /// Given back with the completion.
+    pub tag: u64,
+    /// Where on the disk, in bytes.
+    pub disk_offset: u64,
+    /// Where in the disk's memory, in bytes.
+    pub memory_offset: usize,
+    /// How many bytes, at most `DiskInfo::transfer_bytes_max`.
+    pub bytes: usize,
+}
+
+/// One finished operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The operation, as submitted.
+    pub io: Io,
+    /// Whether all of its bytes were moved.
+    pub result: Result<(), DiskFault>,
+}
+
+/// What a device said when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiskFault {
+    /// the operating system answered errno {0}
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Errno(i32),
+    /// the device moved {done} of {asked} bytes
+    #[error("the device moved {done} of {asked} bytes")]
+    Short {
+        /// Bytes moved.
+        done: usize,
+        /// Bytes asked for.
+        asked: usize,
+    },
+}
+
+/// What is known of a disk when it is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// Path or transport address, as the profile names it.
+    pub name: String,
+    /// `uring`, `ram`, later `spdk`.
+    pub driver: &'static str,
+    /// Size, a multiple of `limits::BLOCK_BYTES`.
+    pub bytes: u64,
+    /// One operation moves at most this.
+    pub transfer_bytes_max: usize,
+    /// Operations in flight at most.
+    pub queue_depth: usize,
+    /// Why a completed write is safe.
+    pub durability: Durability,
+    /// NGUID or another identity of the device that survives renaming; zero where there is none.
+    pub identity: [u8; 16],
+}
+
+/// Block operations, submitted and polled, never blocking.
+pub trait Disk {
+    /// What is known of the disk.
+    fn info(&self) -> &DiskInfo;
+
+    /// The memory operations read and write.
+    fn memory(&self) -> &Memory;
+
+    /// The same, to fill.
+    fn memory_mut(&mut self) -> &mut Memory;
+
+    /// Starts an operation and pins its memory.
+    ///
+    /// # Errors
+    /// Gives the operation back when the queue is full.
+    ///
+    /// # Panics
+    /// When the operation is not aligned, or lies outside the disk or its memory: a bug of the caller.
+    fn submit(&mut self, io: Io) -> Result<(), Io>;
+
+    /// Collects finished operations and unpins their memory; returns how many were stored.
+    fn poll(&mut self, done: &mut [Completion]) -> usize;
+
+    /// Operations submitted and not yet polled.
+    fn in_flight(&self) -> usize;
+}
+
+/// Why a disk could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// {name}: {why}; {mend}
+    #[error("{name}: {why}; {mend}")]
+    Open {
+        /// Path or transport address.
+        name: String,
+        /// What went wrong.
+        why: String,
+        /// What to do about it.
+        mend: String,
+    },
+}
+
+/// Runs one operation to its end, for start-up and tools: the disk must have nothing else in flight.
+///
+/// # Errors
+/// What the device said.
+///
+/// # Panics
+/// When other operations are in flight.
+pub fn run<D: Disk>(disk: &mut D, io: Io) -> Result<(), DiskFault> {
+    assert_eq!(disk.in_flight(), 0, "run is for an idle disk");
+    disk.submit(io).expect("an idle disk takes one operation");
+    let mut done = [Completion { io, result: Ok(()) }; 1];
+    while disk.poll(&mut done) == 0 {
+        std::hint::spin_loop();
+    }
+    assert_eq!(done[0].io, io, "the only operation in flight");
+    done[0].result
+}

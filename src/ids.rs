@@ -1,0 +1,115 @@
+//! Identifiers and the small facts that travel with every message.
+
+use std::fmt;
+use std::net::SocketAddrV4;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $raw:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $raw);
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// A stream, numbered from 1 in the catalog of its shard; 0 is no stream.
+    StreamId, u32
+);
+id!(
+    /// A publisher across its sessions and restarts, assigned by the server; 0 asks for a new one.
+    ProducerId, u64
+);
+id!(
+    /// One reign of one writer over a shard's log, strictly increasing from 1.
+    Epoch, u64
+);
+id!(
+    /// One session as the server numbers it; 0 before it is registered.
+    ConnId, u32
+);
+
+/// The other end of a conversation, as a port addresses it.
+///
+/// The MAC address is what a frame is sent to (the next hop); a kernel port leaves it zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// IPv4 address and UDP port.
+    pub addr: SocketAddrV4,
+    /// Ethernet address of the next hop, zero on a kernel port.
+    pub mac: [u8; 6],
+}
+
+impl Peer {
+    /// A peer that is addressed by IP alone.
+    #[must_use]
+    pub fn ip_only(addr: SocketAddrV4) -> Self {
+        Self { addr, mac: [0; 6] }
+    }
+}
+
+/// Why an acknowledged message is safe, found when the disk is attached, stored in the superblock
+/// and told in every receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Durability {
+    /// Memory only: lost with the process. Serving on it must be asked for by name.
+    Volatile = 0,
+    /// The device reports no volatile write cache.
+    NoWriteCache = 1,
+    /// The volatile write cache was switched off and read back as off.
+    WriteCacheOff = 2,
+    /// Every write carries Force Unit Access.
+    ForceUnitAccess = 3,
+    /// The operator vouches for power-loss protection of this model and firmware.
+    PowerLossProtected = 4,
+    /// The kernel completes each write only after the device's cache was flushed (`O_DSYNC`).
+    KernelSync = 5,
+}
+
+impl Durability {
+    /// All classes, in the order of their codes.
+    pub const ALL: [Self; 6] = [
+        Self::Volatile,
+        Self::NoWriteCache,
+        Self::WriteCacheOff,
+        Self::ForceUnitAccess,
+        Self::PowerLossProtected,
+        Self::KernelSync,
+    ];
+
+    /// The class with this code on wire or disk; `None` for a code of a later release.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
+    /// The code on wire and disk.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// Lower-case name, as printed and as profiles spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Volatile => "volatile",
+            Self::NoWriteCache => "no-write-cache",
+            Self::WriteCacheOff => "write-cache-off",
+            Self::ForceUnitAccess => "force-unit-access",
+            Self::PowerLossProtected => "power-loss-protected",
+            Self::KernelSync => "kernel-sync",
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,60 @@
+//! Buslane: a durable, low-latency message appliance for order flow.
+//!
+//! Messages go from the NIC queue to the disk and back on one pinned core. When the acknowledgement
+//! arrives, the message is on non-volatile media, in one agreed sequence, and will be delivered to
+//! every consumer in that sequence.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | message | opaque payload plus header; at most one datagram |
+//! | stream | named, totally ordered sequence of messages; `sequence` is dense from 1 within a stream |
+//! | publisher, consumer | the two client roles; a publisher has a `producer_id` and numbers its messages with `producer_seq` |
+//! | session | the reliable conversation between one client and one shard, over datagrams |
+//! | shard | one pinned core with its own port, disk queue, segments and streams; shares nothing |
+//! | port | where datagrams enter and leave: a DPDK queue pair or a kernel UDP socket |
+//! | disk | where blocks are written: a file or block device through io_uring, RAM |
+//! | batch | the unit of write, acknowledgement and recovery |
+//! | segment | fixed-size run of blocks, granted to one shard and one epoch |
+//! | epoch | one reign of one writer over a shard's log |
+//! | durable prefix | the contiguous run of batches complete on media; nothing past it is acknowledged or shown |
+//! | receipt | what an acknowledgement carries: sequence, epoch, durability, time in server and in device |
+//! | profile | a TOML file that says which cores, ports, disks and limits an appliance uses |
+//!
+//! # The way of a message
+//!
+//! ```text
+//! publisher -> port.receive -> wire.parse -> session.receive -> log.append
+//!                                                                  | log.submit (one write for all appended)
+//!                                                                  v
+//! publisher <- ack, receipt <-------- durable prefix <--------- disk.poll
+//! consumer  <- DATA <- fanout <---------/
+//! ```
+//!
+//! Modules stand in the order a message travels; each uses only those above it.
+
+pub mod ids;
+pub mod limits;
+pub mod clock;
+pub mod memory;
+pub mod cpu;
+pub mod metrics;
+
+pub mod wire;
+pub mod port;
+pub mod disk;
+pub mod session;
+pub mod log;
+pub mod fanout;
+pub mod shard;
+
+pub mod profile;
+pub mod launch;
+pub mod client;
+pub mod report;
+pub mod cli;
+pub mod command;
+
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,77 @@
+//! Every maximum, in one place, with the relations between them asserted at compile time.
+
+/// Logical block: the unit of alignment, and the only write that is assumed atomic.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// A batch is one disk command: at most this, header included.
+pub const BATCH_BYTES_MAX: usize = 128 << 10;
+
+/// Bytes submitted and not yet durable, at most; also how far recovery looks ahead.
+pub const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
+
+/// Writes in flight, at most.
+pub const QUEUE_DEPTH_MAX: usize = 64;
+
+/// Replay reads in flight, at most, and so the number of replay buffers.
+pub const REPLAY_READS_MAX: usize = 8;
+
+/// Memory that holds the newest part of the log for live consumers, default.
+pub const RING_BYTES: usize = 32 << 20;
+
+/// Datagrams taken from a port in one turn, at most.
+pub const RECEIVE_BURST: usize = 32;
+
+/// Datagrams given to a port in one turn, at most.
+pub const TRANSMIT_BURST: usize = 64;
+
+/// UDP payload of a datagram: the default fits an Ethernet frame of 1500 bytes.
+pub const DATAGRAM_BYTES: usize = 1472;
+
+/// UDP payload of a datagram at most: an Ethernet jumbo frame of 9000 bytes.
+pub const DATAGRAM_BYTES_MAX: usize = 8972;
+
+/// UDP payload of a datagram at least, so that every control frame fits.
+pub const DATAGRAM_BYTES_MIN: usize = 576;
+
+/// Streams a shard, at most.
+pub const STREAMS_MAX: usize = 1024;
+
+/// Bytes of a stream's name, at most.
+pub const STREAM_NAME_BYTES_MAX: usize = 64;
+
+/// Producers a shard remembers, at most.
+pub const PRODUCERS_MAX: usize = 4096;
+
+/// Sessions open at once on a shard, at most.
+pub const SESSIONS_MAX: usize = 1024;
+
+/// Subscriptions of one session, at most.
+pub const SUBSCRIPTIONS_MAX: usize = 16;
+
+/// Messages a publisher may have sent and not yet seen durable, at most.
+pub const WINDOW_MESSAGES_MAX: usize = 16 << 10;
+
+/// Segment size at least; small ones are for tests.
+pub const SEGMENT_BYTES_MIN: usize = 1 << 20;
+
+/// Segment size at most.
+pub const SEGMENT_BYTES_MAX: usize = 1 << 30;
+
+const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES), "a batch is whole blocks");
+const _: () = assert!(
+    QUEUE_DEPTH_MAX * BATCH_BYTES_MAX <= IN_FLIGHT_BYTES_MAX,
+    "a full queue of full batches is within what recovery looks ahead"
+);
+const _: () = assert!(
+    RING_BYTES >= 2 * IN_FLIGHT_BYTES_MAX,
+    "what is being written is never more than half of the ring, so live consumers read the rest"
+);
+const _: () = assert!(
+    DATAGRAM_BYTES_MAX * 2 < BATCH_BYTES_MAX,
+    "all messages of a datagram fit an empty batch, the larger header on the disk included"
+);
+const _: () = assert!(DATAGRAM_BYTES_MIN <= DATAGRAM_BYTES && DATAGRAM_BYTES <= DATAGRAM_BYTES_MAX);
+const _: () = assert!(
+    SEGMENT_BYTES_MIN >= 4 * BATCH_BYTES_MAX && SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX,
+    "a segment holds its header, a checkpoint, data and its closing blocks"
+);

@@ -1,0 +1,3 @@
+//! The `buslane` binary: parse, run one command, exit code.
+
+fn main() {}

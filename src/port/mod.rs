@@ -1,0 +1,91 @@
+//! Ports: where datagrams enter and leave.
+//!
+//! A port moves bursts. What it received stays readable until the next burst is asked for; what is
+//! to be sent is written straight into the port's own buffers, so nothing is copied on the way.
+//! A port checks what belongs to its layer (Ethernet, IPv4, UDP, their checksums) and drops, counted,
+//! what is damaged or not for it; the payload is the wire module's business.
+
+pub mod udp;
+pub mod inet;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+
+use std::net::SocketAddrV4;
+
+use crate::ids::Peer;
+
+/// Datagrams in and out, in bursts, never blocking.
+pub trait Port {
+    /// Takes the datagrams that have arrived, at most `limits::RECEIVE_BURST`, and returns how many.
+    /// Those of the burst before are gone.
+    fn receive(&mut self) -> usize;
+
+    /// Datagram `index` of the last burst: who sent it and its UDP payload.
+    ///
+    /// # Panics
+    /// When `index` is not below what `receive` returned.
+    fn datagram(&self, index: usize) -> (Peer, &[u8]);
+
+    /// Room for one datagram to `peer`, `datagram_bytes` long; `None` when the port can take no more
+    /// before it is flushed. A reservation that is not committed is simply overwritten by the next.
+    fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]>;
+
+    /// Queues the reserved datagram with its first `len` bytes.
+    ///
+    /// # Panics
+    /// When nothing is reserved or `len` exceeds the room.
+    fn commit(&mut self, len: usize);
+
+    /// Hands what is queued to the device and returns how many datagrams it took. What it refuses
+    /// stays queued for the next call; what can never be sent is dropped and counted.
+    fn flush(&mut self) -> usize;
+
+    /// The peer at `addr`, once the port knows how to reach it. A kernel port always does; an Ethernet
+    /// port asks by ARP, at most a few times a second, and answers `None` until it has heard.
+    fn resolve(&mut self, addr: SocketAddrV4) -> Option<Peer>;
+
+    /// Where this port receives.
+    fn local(&self) -> SocketAddrV4;
+
+    /// UDP payload of a datagram, at most.
+    fn datagram_bytes(&self) -> usize;
+
+    /// What was moved and dropped since the port was opened.
+    fn counters(&self) -> PortCounters;
+}
+
+/// What a port moved and dropped since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Datagrams given to the caller.
+    pub received: u64,
+    /// Datagrams the device took.
+    pub transmitted: u64,
+    /// Frames dropped because they were damaged, truncated or not for this port.
+    pub receive_dropped: u64,
+    /// Datagrams the device would never take.
+    pub transmit_dropped: u64,
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// cannot listen on {addr}: {source}
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address that was asked for.
+        addr: SocketAddrV4,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// {what}: {why}; {mend}
+    #[error("{what}: {why}; {mend}")]
+    Device {
+        /// The device or library, as the profile names it.
+        what: String,
+        /// What went wrong.
+        why: String,
+        /// What to do about it.
+        mend: String,
+    },
+}

@@ -1,0 +1,3 @@
+//! The wire: bytes of a datagram.
+
+pub mod record;
