@@ -1,0 +1,400 @@
+//! Frames that open and end sessions, subscribe, and manage streams.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Malformed;
+use crate::limits::STREAM_NAME_BYTES_MAX;
+
+/// REGISTER flag: the session publishes, so it wants a producer.
+pub const REGISTER_PUBLISHER: u16 = 1;
+
+/// REGISTER: opens a session. As long as its answer, so that it cannot amplify.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Register {
+    /// Random, chosen by the client; the same in repetitions of one request.
+    pub nonce: U64,
+    /// 0 asks for a new producer.
+    pub producer_id: U64,
+    /// The producer epoch the client last held; 0 takes the producer over from another instance.
+    pub producer_epoch: U32,
+    /// UDP payload the client receives at most.
+    pub datagram_bytes: U16,
+    /// [`REGISTER_PUBLISHER`] or 0.
+    pub flags: U16,
+    /// Must be zero.
+    pub padding: [u8; 48],
+}
+
+/// REGISTERED: the session is open.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Registered {
+    /// Of the request.
+    pub nonce: U64,
+    /// The session from now on.
+    pub conn_id: U32,
+    /// The producer's epoch from now on; older instances are fenced.
+    pub producer_epoch: U32,
+    /// The producer; 0 in a session that does not publish.
+    pub producer_id: U64,
+    /// The writer's epoch.
+    pub epoch: U64,
+    /// The producer's numbers up to this one are durable; go on with the next.
+    pub durable_to: U64,
+    /// See [`super::publish::AckHead::max_seq_allowed`].
+    pub max_seq_allowed: U64,
+    /// See [`super::publish::AckHead::max_bytes_allowed`].
+    pub max_bytes_allowed: U64,
+    /// Payload bytes of one message, at most.
+    pub message_bytes_max: U32,
+    /// [`crate::ids::Durability`] of this log.
+    pub durability: u8,
+    /// Must be zero.
+    pub reserved: [u8; 3],
+    /// UDP payload the server receives at most.
+    pub datagram_bytes: U16,
+    /// Must be zero.
+    pub padding: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Register>() == 72 && size_of::<Registered>() == 72);
+
+/// Where a subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The oldest message that is kept.
+    Start,
+    /// After the newest durable message.
+    End,
+    /// This sequence.
+    Sequence(u64),
+    /// The first message received at or after this Unix time in nanoseconds.
+    Time(u64),
+}
+
+impl From {
+    /// Kind and value on the wire.
+    #[must_use]
+    pub fn encode(self) -> (u32, u64) {
+        match self {
+            Self::Start => (0, 0),
+            Self::End => (1, 0),
+            Self::Sequence(sequence) => (2, sequence),
+            Self::Time(unix_ns) => (3, unix_ns),
+        }
+    }
+
+    /// Back from the wire; `None` for a kind of a later release.
+    #[must_use]
+    pub fn decode(kind: u32, value: u64) -> Option<Self> {
+        match kind {
+            0 => Some(Self::Start),
+            1 => Some(Self::End),
+            2 => Some(Self::Sequence(value)),
+            3 => Some(Self::Time(value)),
+            _ => None,
+        }
+    }
+}
+
+/// SUBSCRIBE: deliver a stream to this session; one subscription a stream and session.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Subscribe {
+    /// Given back in the answer; the same in repetitions.
+    pub request: U32,
+    /// Stream.
+    pub stream: U32,
+    /// See [`From::encode`].
+    pub from_kind: U32,
+    /// Messages the server may send before it hears a STATUS.
+    pub window: U32,
+    /// See [`From::encode`].
+    pub from_value: U64,
+}
+
+/// SUBSCRIBED: the subscription stands.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Subscribed {
+    /// Of the request.
+    pub request: U32,
+    /// Stream.
+    pub stream: U32,
+    /// The first sequence that will be delivered.
+    pub start: U64,
+    /// The oldest sequence that is kept.
+    pub log_start: U64,
+    /// The sequence after the newest durable one.
+    pub durable_next: U64,
+}
+
+/// STATUS flag: go back to `position` and send from there.
+pub const STATUS_REWIND: u32 = 1;
+
+/// STATUS: where a consumer is.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Status {
+    /// Stream.
+    pub stream: U32,
+    /// [`STATUS_REWIND`] or 0.
+    pub flags: U32,
+    /// The next sequence the consumer wants.
+    pub position: U64,
+    /// The server may send sequences below this one.
+    pub limit: U64,
+}
+
+/// HEARTBEAT: from a client or for the session as a whole, `stream` is 0.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Heartbeat {
+    /// Stream of a subscription, or 0.
+    pub stream: U32,
+    /// Must be zero.
+    pub reserved: U32,
+    /// The sequence after the newest durable one; 0 where `stream` is 0.
+    pub durable_next: U64,
+}
+
+/// TRIMMED: the position asked for is older than the oldest message kept.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Trimmed {
+    /// Stream.
+    pub stream: U32,
+    /// Of the SUBSCRIBE, or 0 when a running subscription was overtaken.
+    pub request: U32,
+    /// The oldest sequence that is kept.
+    pub log_start: U64,
+}
+
+/// DATA_LOSS: these sequences are damaged on the media and will not be delivered.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DataLoss {
+    /// Stream.
+    pub stream: U32,
+    /// Must be zero.
+    pub reserved: U32,
+    /// First damaged sequence.
+    pub first: U64,
+    /// Last damaged sequence, as far as is known.
+    pub last: U64,
+}
+
+/// UNSUBSCRIBE: stop delivering.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Unsubscribe {
+    /// Stream.
+    pub stream: U32,
+}
+
+/// LIST_STREAMS: answered by STREAM_INFO frames and one LIST_END.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ListStreams {
+    /// Given back in the answers.
+    pub request: U32,
+    /// Streams with a higher id than this.
+    pub after: U32,
+}
+
+/// LIST_END: ends one answer to LIST_STREAMS.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ListEnd {
+    /// Of the request.
+    pub request: U32,
+    /// 0: that was all. Otherwise ask again with `after` set to this.
+    pub after: U32,
+}
+
+/// Fixed part of CREATE_STREAM and DESCRIBE_STREAM; the name follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct NameRequestHead {
+    /// Given back in the answer; the same in repetitions.
+    pub request: U32,
+}
+
+/// A request that names a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct NameRequest<'a> {
+    /// Given back in the answer.
+    pub request: u32,
+    /// A valid stream name.
+    pub name: &'a str,
+}
+
+/// CREATE_STREAM: a stream of this name; answered alike when it is there already.
+pub type CreateStream<'a> = NameRequest<'a>;
+
+impl<'a> NameRequest<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, name) =
+            NameRequestHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { request: head.request.get(), name: parse_name(name)? })
+    }
+}
+
+fn parse_name(bytes: &[u8]) -> Result<&str, Malformed> {
+    let name = std::str::from_utf8(bytes).map_err(|_| Malformed::FrameBody)?;
+    if is_stream_name(name) { Ok(name) } else { Err(Malformed::FrameBody) }
+}
+
+/// Whether `name` may name a stream: 1 to 64 of letters, digits, `.`, `_`, `-`, `/` and `:`, not starting with `.`.
+#[must_use]
+pub fn is_stream_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
+    (1..=STREAM_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(allowed)
+}
+
+/// Fixed part of STREAM_INFO; the name follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct StreamInfoHead {
+    /// Of the request.
+    pub request: U32,
+    /// Stream.
+    pub stream: U32,
+    /// The oldest sequence that is kept.
+    pub log_start: U64,
+    /// The sequence after the newest durable one.
+    pub durable_next: U64,
+    /// Unix time of creation in nanoseconds.
+    pub created_ns: U64,
+    /// Payload bytes since creation, as far as is known.
+    pub bytes: U64,
+    /// The shard it lives on.
+    pub shard: U32,
+    /// Must be zero.
+    pub reserved: U32,
+}
+
+const _: () = assert!(size_of::<StreamInfoHead>() == 48);
+
+/// STREAM_INFO: facts of one stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamInfo<'a> {
+    /// The fixed part.
+    pub head: &'a StreamInfoHead,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl<'a> StreamInfo<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, name) =
+            StreamInfoHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head, name: parse_name(name)? })
+    }
+}
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u16)]
+pub enum ErrorCode {
+    /// the server does not know this session; register again
+    #[error("the server does not know this session")]
+    UnknownSession = 1,
+    /// another instance of this producer has registered
+    #[error("another instance of this producer has registered")]
+    Fenced = 2,
+    /// the producer is not known, or was forgotten after a week without use
+    #[error("the server does not know this producer: never seen, or idle too long")]
+    UnknownProducer = 3,
+    /// no such stream
+    #[error("no such stream")]
+    UnknownStream = 4,
+    /// a message is larger than the server takes
+    #[error("a message is larger than the server takes")]
+    MessageTooLarge = 5,
+    /// the log is full
+    #[error("the log is full")]
+    NoSpace = 6,
+    /// a write failed; nothing more is acknowledged until the server is restarted
+    #[error("the disk failed; nothing more is acknowledged until the server is restarted")]
+    DiskFailed = 7,
+    /// acknowledged data is damaged
+    #[error("acknowledged data is damaged on the media")]
+    DataLoss = 8,
+    /// a table is full: sessions, streams, producers or subscriptions
+    #[error("a table of the server is full")]
+    LimitReached = 9,
+    /// the server is stopping
+    #[error("the server is stopping")]
+    Draining = 10,
+    /// a request makes no sense
+    #[error("the request makes no sense to the server")]
+    BadRequest = 11,
+    /// a message failed its checksum
+    #[error("a message failed its checksum on arrival")]
+    Checksum = 12,
+}
+
+impl ErrorCode {
+    const ALL: [Self; 12] = [
+        Self::UnknownSession,
+        Self::Fenced,
+        Self::UnknownProducer,
+        Self::UnknownStream,
+        Self::MessageTooLarge,
+        Self::NoSpace,
+        Self::DiskFailed,
+        Self::DataLoss,
+        Self::LimitReached,
+        Self::Draining,
+        Self::BadRequest,
+        Self::Checksum,
+    ];
+
+    /// The code on the wire.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// Back from the wire; `None` for a code of a later release.
+    #[must_use]
+    pub fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+}
+
+/// Fixed part of ERROR; a text for people follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ErrorHead {
+    /// [`ErrorCode`].
+    pub code: U16,
+    /// Must be zero.
+    pub reserved: U16,
+    /// The request that is refused, or 0.
+    pub request: U32,
+    /// A number that belongs to the reason: stream, limit or sequence.
+    pub detail: U64,
+}
+
+/// ERROR: a refusal with its reason.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorFrame<'a> {
+    /// The fixed part.
+    pub head: &'a ErrorHead,
+    /// For people; may be empty.
+    pub text: &'a str,
+}
+
+impl<'a> ErrorFrame<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, text) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let text = std::str::from_utf8(text).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head, text })
+    }
+}

@@ -1,0 +1,314 @@
+//! Frames that carry messages and their acknowledgement.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Malformed;
+use super::record::Record;
+
+/// Fixed part of PUBLISH.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct PublishHead {
+    /// Stream of all messages in the frame.
+    pub stream: U32,
+    /// Messages, at least one.
+    pub count: U16,
+    /// Must be zero.
+    pub reserved: U16,
+    /// Producer number of the first; the others follow without a gap.
+    pub first_seq: U64,
+}
+
+/// What stands before each payload in PUBLISH.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct MessageHead {
+    /// Payload and extension bytes that follow.
+    pub len: U16,
+    /// Of these, extension bytes at the front.
+    pub ext_len: U16,
+    /// Carried as they are.
+    pub flags: U16,
+    /// Must be zero.
+    pub reserved: U16,
+    /// See [`super::record::Signed::crc32c`].
+    pub crc32c: U32,
+}
+
+/// Size of [`PublishHead`].
+pub const PUBLISH_HEAD_BYTES: usize = size_of::<PublishHead>();
+/// Size of [`MessageHead`].
+pub const MESSAGE_HEAD_BYTES: usize = size_of::<MessageHead>();
+const _: () = assert!(PUBLISH_HEAD_BYTES == 16 && MESSAGE_HEAD_BYTES == 12);
+
+/// A PUBLISH frame whose messages are all there.
+#[derive(Clone, Copy, Debug)]
+pub struct Publish<'a> {
+    /// The fixed part.
+    pub head: &'a PublishHead,
+    messages: &'a [u8],
+}
+
+impl<'a> Publish<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, messages) =
+            PublishHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let publish = Self { head, messages };
+        let mut iterator = publish.messages();
+        let found = iterator.by_ref().count();
+        let seq_end = head.first_seq.get().checked_add(found as u64);
+        if found == 0
+            || found != usize::from(head.count.get())
+            || !iterator.rest.is_empty()
+            || head.first_seq.get() == 0
+            || seq_end.is_none()
+        {
+            return Err(Malformed::FrameBody);
+        }
+        Ok(publish)
+    }
+
+    /// The messages, in order.
+    #[must_use]
+    pub fn messages(&self) -> Messages<'a> {
+        Messages { rest: self.messages }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        u64::from(self.head.count.get())
+    }
+}
+
+/// Iterator over the messages of a PUBLISH frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (&'a MessageHead, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (head, rest) = MessageHead::ref_from_prefix(self.rest).ok()?;
+        let (payload, rest) = rest.split_at_checked(usize::from(head.len.get()))?;
+        if head.ext_len > head.len {
+            return None;
+        }
+        self.rest = rest;
+        Some((head, payload))
+    }
+}
+
+/// What a publisher may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PublishState {
+    /// Publish within the credit.
+    Open = 0,
+    /// The log is full; credit comes back when space does.
+    NoSpace = 1,
+    /// A write failed or data was found damaged: nothing more is acknowledged by this epoch.
+    Failed = 2,
+    /// The server finishes what it has and stops.
+    Draining = 3,
+}
+
+impl PublishState {
+    /// The state with this code; an unknown one counts as failed.
+    #[must_use]
+    pub fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Open,
+            1 => Self::NoSpace,
+            3 => Self::Draining,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Fixed part of ACK.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AckHead {
+    /// The writer's epoch; a client drops what carries a lower one than it has seen.
+    pub epoch: U64,
+    /// All producer numbers up to this one have arrived: stops retransmission, promises nothing.
+    pub received_to: U64,
+    /// All up to this one are durable: the promise.
+    pub durable_to: U64,
+    /// The highest producer number that may be sent.
+    pub max_seq_allowed: U64,
+    /// Payload bytes that may be sent, counted from the first message of the session.
+    pub max_bytes_allowed: U64,
+    /// Bit `i` says that `received_to + 2 + i` has arrived (`received_to + 1` is missing).
+    pub sack: [U64; 4],
+    /// Receipts of lower numbers are no longer held: such messages are durable, their sequence unsaid.
+    pub receipts_from: U64,
+    /// [`crate::ids::Durability`] of this log.
+    pub durability: u8,
+    /// [`PublishState`].
+    pub state: u8,
+    /// Receipts that follow.
+    pub receipt_count: U16,
+    /// Must be zero.
+    pub reserved: U32,
+}
+
+/// One receipt: a run of messages that are contiguous in producer number and in stream sequence and
+/// became durable together.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ReceiptRun {
+    /// Producer number of the first.
+    pub first_seq: U64,
+    /// Stream sequence of the first.
+    pub first_sequence: U64,
+    /// How many messages.
+    pub count: U32,
+    /// Stream.
+    pub stream: U32,
+    /// Nanoseconds from receive to durable of the first, saturating.
+    pub server_ns: U32,
+    /// Nanoseconds of these in the device, saturating.
+    pub device_ns: U32,
+}
+
+/// Size of [`AckHead`].
+pub const ACK_HEAD_BYTES: usize = size_of::<AckHead>();
+/// Size of [`ReceiptRun`].
+pub const RECEIPT_RUN_BYTES: usize = size_of::<ReceiptRun>();
+const _: () = assert!(ACK_HEAD_BYTES == 88 && RECEIPT_RUN_BYTES == 32);
+
+/// An ACK frame with its receipts.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack<'a> {
+    /// The fixed part.
+    pub head: &'a AckHead,
+    /// Receipts in ascending order of producer number.
+    pub receipts: &'a [ReceiptRun],
+}
+
+impl<'a> Ack<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, rest) = AckHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let count = usize::from(head.receipt_count.get());
+        let receipts = <[ReceiptRun]>::ref_from_bytes_with_elems(rest, count)
+            .map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head, receipts })
+    }
+}
+
+/// Inclusive range of producer numbers.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SeqRange {
+    /// First.
+    pub first: U64,
+    /// Last.
+    pub last: U64,
+}
+
+/// Ranges of one NAK, at most.
+pub const NAK_RANGES_MAX: usize = 16;
+
+/// A NAK frame: 1 to 16 ranges that are missing, ascending.
+#[derive(Clone, Copy, Debug)]
+pub struct Nak<'a> {
+    /// What is missing.
+    pub ranges: &'a [SeqRange],
+}
+
+impl<'a> Nak<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let ranges = <[SeqRange]>::ref_from_bytes(body).map_err(|_| Malformed::FrameBody)?;
+        let backwards = ranges.iter().any(|range| range.first > range.last);
+        if ranges.is_empty() || ranges.len() > NAK_RANGES_MAX || backwards {
+            return Err(Malformed::FrameBody);
+        }
+        Ok(Self { ranges })
+    }
+}
+
+/// PROBE: answered by an ACK with receipts from `receipts_to + 1` on.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Probe {
+    /// The producer number the client will use next; what is missing below it is lost.
+    pub next_seq: U64,
+    /// The client has the receipts of all numbers up to this one.
+    pub receipts_to: U64,
+}
+
+/// Fixed part of DATA.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DataHead {
+    /// Stream of all records in the frame.
+    pub stream: U32,
+    /// Records, at least one.
+    pub count: U16,
+    /// Must be zero.
+    pub reserved: U16,
+    /// Sequence of the first; the others follow without a gap.
+    pub first_sequence: U64,
+}
+
+/// Size of [`DataHead`].
+pub const DATA_HEAD_BYTES: usize = size_of::<DataHead>();
+const _: () = assert!(DATA_HEAD_BYTES == 16);
+
+/// A DATA frame whose records are all there, in sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// The fixed part.
+    pub head: &'a DataHead,
+    records: &'a [u8],
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, records) = DataHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let data = Self { head, records };
+        let mut iterator = data.records();
+        let mut expected = head.first_sequence.get();
+        let mut found = 0u16;
+        for record in iterator.by_ref() {
+            if record.header.sequence.get() != expected || record.header.stream != head.stream {
+                return Err(Malformed::FrameBody);
+            }
+            expected = expected.checked_add(1).ok_or(Malformed::FrameBody)?;
+            found = found.checked_add(1).ok_or(Malformed::FrameBody)?;
+        }
+        if found == 0 || found != head.count.get() || !iterator.rest.is_empty() {
+            return Err(Malformed::FrameBody);
+        }
+        Ok(data)
+    }
+
+    /// The records, in sequence.
+    #[must_use]
+    pub fn records(&self) -> Records<'a> {
+        Records { rest: self.records }
+    }
+}
+
+/// Iterator over records that stand one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (record, rest) = Record::split_first(self.rest)?;
+        self.rest = rest;
+        Some(record)
+    }
+}
