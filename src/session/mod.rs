@@ -1,1 +1,14 @@
-//! To come.
+//! Sessions: the reliable conversation between a client and a shard, over datagrams that may be lost,
+//! doubled, reordered or damaged. Sans-I/O: facts and the time go in, decisions and frames come out.
+//!
+//! # Words
+//!
+//! * *accepted*: appended to the log, in producer order, exactly once; `received_to` is the highest.
+//! * *durable*: accepted and on media; `durable_to` is the highest. Only this is promised.
+//! * *held*: arrived behind a gap; kept until the gap is filled, so that only what is lost is sent again.
+//! * *run*: messages contiguous in producer number and in sequence, in one batch; the unit of receipts.
+//! * *credit*: absolute limits up to which a publisher may send; saying them twice changes nothing.
+
+pub mod receive;
+pub mod receipts;
+pub mod table;

@@ -51,6 +51,13 @@ impl<'a> DatagramWriter<'a> {
         (self.buffer.len() - self.len).saturating_sub(FRAME_HEAD_BYTES)
     }
 
+    /// Bytes that still fit into the open frame.
+    #[must_use]
+    #[inline]
+    pub fn room_in_frame(&self) -> usize {
+        self.buffer.len() - self.len
+    }
+
     /// Writes a frame of `head` followed by `tail`; `false`, and nothing written, when it does not fit.
     #[must_use]
     pub fn frame(&mut self, kind: Kind, head: &[u8], tail: &[u8]) -> bool {

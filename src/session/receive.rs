@@ -1,0 +1,364 @@
+//! The receiving half of a publisher's session: what to do with a PUBLISH frame, what is missing.
+//!
+//! Frames that arrive behind a gap are held in a pool that all sessions share; when it is full they are
+//! dropped and the client sends them again. Nothing here allocates after the pool is made.
+
+use crate::limits::{DATAGRAM_BYTES_MAX, WINDOW_MESSAGES_MAX};
+use crate::wire::publish::{NAK_RANGES_MAX, SeqRange};
+
+/// Frames one session may have held at once.
+const HELD_A_SESSION: usize = 64;
+
+/// How long a gap may stand before it is reported, unless three later frames report it sooner.
+const NAK_DELAY_NS: u64 = 50_000;
+
+/// Later frames after which a gap is taken for a loss.
+const NAK_AFTER_FRAMES: u32 = 3;
+
+/// How long before the same gap is reported again.
+const NAK_REPEAT_NS: u64 = 200_000;
+
+/// What a PUBLISH frame is to a receiver that has accepted up to some number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All of it was accepted before: acknowledge again.
+    Duplicate,
+    /// Accept all but the first `skip` messages, which were accepted before.
+    Accept {
+        /// Messages to pass over.
+        skip: u64,
+    },
+    /// Behind a gap: hold it.
+    Hold,
+    /// So far behind a gap that it is not worth holding.
+    TooFar,
+}
+
+/// State of one publisher's receiving half.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    /// All producer numbers up to this one are accepted.
+    accepted_to: u64,
+    /// The highest number that is known to have been sent.
+    sent_to: u64,
+    /// Held frames, ascending by first number.
+    held: Vec<Held>,
+    gap: Gap,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    first_seq: u64,
+    last_seq: u64,
+    slot: u16,
+}
+
+/// What is known of the gap behind `accepted_to`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gap {
+    /// When it was first seen; 0 when there is none.
+    since_ns: u64,
+    /// Frames seen behind it.
+    later_frames: u32,
+    /// When it was last reported; 0 when never.
+    reported_ns: u64,
+}
+
+impl Receiver {
+    /// An idle receiver; allocates what it will ever need.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            accepted_to: 0,
+            sent_to: 0,
+            held: Vec::with_capacity(HELD_A_SESSION),
+            gap: Gap::default(),
+        }
+    }
+
+    /// Starts over behind `accepted_to`, giving held frames back to the pool.
+    pub fn reset(&mut self, accepted_to: u64, pool: &mut HoldPool) {
+        for held in self.held.drain(..) {
+            pool.free.push(held.slot);
+        }
+        self.accepted_to = accepted_to;
+        self.sent_to = accepted_to;
+        self.gap = Gap::default();
+    }
+
+    /// All producer numbers up to this one are accepted.
+    #[must_use]
+    pub fn accepted_to(&self) -> u64 {
+        self.accepted_to
+    }
+
+    /// What to do with a frame of `count` messages from `first_seq` on.
+    #[must_use]
+    #[inline]
+    pub fn classify(&self, first_seq: u64, count: u64) -> Verdict {
+        assert!(first_seq > 0 && count > 0, "the wire module lets only such frames through");
+        let last_seq = first_seq + (count - 1);
+        if last_seq <= self.accepted_to {
+            return Verdict::Duplicate;
+        }
+        if first_seq <= self.accepted_to + 1 {
+            return Verdict::Accept { skip: self.accepted_to + 1 - first_seq };
+        }
+        if last_seq - self.accepted_to > WINDOW_MESSAGES_MAX as u64 {
+            return Verdict::TooFar;
+        }
+        Verdict::Hold
+    }
+
+    /// Counts `count` more messages as accepted.
+    #[inline]
+    pub fn accept(&mut self, count: u64) {
+        self.accepted_to += count;
+        self.sent_to = self.sent_to.max(self.accepted_to);
+        self.gap = Gap::default();
+    }
+
+    /// Holds a frame behind a gap; `false` when there is no room and the client has to send it again.
+    /// `body` is the frame's body as it came.
+    pub fn hold(
+        &mut self,
+        pool: &mut HoldPool,
+        first_seq: u64,
+        count: u64,
+        body: &[u8],
+        now_ns: u64,
+    ) -> bool {
+        let last_seq = first_seq + (count - 1);
+        self.saw_gap(last_seq, now_ns);
+        let at = self.held.partition_point(|held| held.first_seq < first_seq);
+        if self.held.get(at).is_some_and(|held| held.first_seq == first_seq) {
+            return true;
+        }
+        if self.held.len() == HELD_A_SESSION {
+            return false;
+        }
+        let Some(slot) = pool.store(body) else { return false };
+        self.held.insert(at, Held { first_seq, last_seq, slot });
+        true
+    }
+
+    /// The slot of a held frame that can be looked at again now that the gap before it is filled, taken
+    /// out of the list. The caller reads it from the pool and then gives it back with `HoldPool::release`.
+    pub fn take_ready(&mut self) -> Option<u16> {
+        let first = self.held.first()?;
+        if first.first_seq > self.accepted_to + 1 {
+            return None;
+        }
+        Some(self.held.remove(0).slot)
+    }
+
+    /// Notes that numbers up to `sent_to` were sent (a PROBE says so), so that the end of a burst is
+    /// missed too.
+    pub fn saw_sent_to(&mut self, sent_to: u64, now_ns: u64) {
+        let window_end = self.accepted_to + WINDOW_MESSAGES_MAX as u64;
+        if sent_to > self.accepted_to {
+            self.saw_gap(sent_to.min(window_end), now_ns);
+            self.gap.later_frames = NAK_AFTER_FRAMES;
+        }
+    }
+
+    fn saw_gap(&mut self, sent_to: u64, now_ns: u64) {
+        self.sent_to = self.sent_to.max(sent_to);
+        self.gap.later_frames += 1;
+        if self.gap.since_ns == 0 {
+            self.gap.since_ns = now_ns.max(1);
+        }
+    }
+
+    /// Whether numbers are missing.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.gap.since_ns != 0
+    }
+
+    /// Whether the gap is to be reported now; if so, counts it as reported.
+    pub fn nak_due(&mut self, now_ns: u64) -> bool {
+        let gap = &mut self.gap;
+        if gap.since_ns == 0 {
+            return false;
+        }
+        let due = if gap.reported_ns == 0 {
+            gap.later_frames >= NAK_AFTER_FRAMES || now_ns - gap.since_ns >= NAK_DELAY_NS
+        } else {
+            now_ns - gap.reported_ns >= NAK_REPEAT_NS
+        };
+        if due {
+            gap.reported_ns = now_ns.max(1);
+        }
+        due
+    }
+
+    /// Writes the missing ranges, ascending, and returns how many there are.
+    pub fn missing(&self, ranges: &mut [SeqRange; NAK_RANGES_MAX]) -> usize {
+        let mut count = 0;
+        let mut next = self.accepted_to + 1;
+        for held in &self.held {
+            if held.first_seq > next && count < NAK_RANGES_MAX {
+                ranges[count] = SeqRange { first: next.into(), last: (held.first_seq - 1).into() };
+                count += 1;
+            }
+            next = next.max(held.last_seq + 1);
+        }
+        if self.sent_to >= next && count < NAK_RANGES_MAX {
+            ranges[count] = SeqRange { first: next.into(), last: self.sent_to.into() };
+            count += 1;
+        }
+        count
+    }
+
+    /// The selective acknowledgement: bit `i` says that `accepted_to + 2 + i` has arrived.
+    #[must_use]
+    pub fn sack(&self) -> [u64; 4] {
+        let mut bits = [0; 4];
+        let base = self.accepted_to + 2;
+        for held in &self.held {
+            for seq in held.first_seq.max(base)..=held.last_seq.min(base + 255) {
+                let bit = seq - base;
+                bits[usize::try_from(bit / 64).expect("below 4")] |= 1 << (bit % 64);
+            }
+        }
+        bits
+    }
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Buffers for held frames, shared by the sessions of a shard.
+#[derive(Debug)]
+pub struct HoldPool {
+    bytes: Vec<[u8; DATAGRAM_BYTES_MAX]>,
+    len: Vec<u16>,
+    free: Vec<u16>,
+}
+
+impl HoldPool {
+    /// A pool of `slots` buffers.
+    #[must_use]
+    pub fn new(slots: u16) -> Self {
+        Self {
+            bytes: vec![[0; DATAGRAM_BYTES_MAX]; usize::from(slots)],
+            len: vec![0; usize::from(slots)],
+            free: (0..slots).collect(),
+        }
+    }
+
+    fn store(&mut self, body: &[u8]) -> Option<u16> {
+        let len = u16::try_from(body.len()).ok()?;
+        if body.len() > DATAGRAM_BYTES_MAX {
+            return None;
+        }
+        let slot = self.free.pop()?;
+        self.bytes[usize::from(slot)][..body.len()].copy_from_slice(body);
+        self.len[usize::from(slot)] = len;
+        Some(slot)
+    }
+
+    /// The frame body in a slot.
+    #[must_use]
+    pub fn body(&self, slot: u16) -> &[u8] {
+        &self.bytes[usize::from(slot)][..usize::from(self.len[usize::from(slot)])]
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, slot: u16) {
+        debug_assert!(!self.free.contains(&slot), "slot {slot} was released before");
+        self.free.push(slot);
+    }
+
+    /// Slots in use.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.bytes.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn classify_is_exact_at_its_borders() {
+        let mut receiver = Receiver::new();
+        receiver.accept(10);
+        assert_eq!(receiver.classify(1, 10), Verdict::Duplicate);
+        assert_eq!(receiver.classify(11, 1), Verdict::Accept { skip: 0 });
+        assert_eq!(receiver.classify(9, 3), Verdict::Accept { skip: 2 });
+        assert_eq!(receiver.classify(12, 1), Verdict::Hold);
+        let window = WINDOW_MESSAGES_MAX as u64;
+        assert_eq!(receiver.classify(10 + window, 1), Verdict::Hold);
+        assert_eq!(receiver.classify(11 + window, 1), Verdict::TooFar);
+    }
+
+    #[test]
+    fn what_is_missing_lies_between_what_is_held() {
+        let (mut receiver, mut pool) = (Receiver::new(), HoldPool::new(8));
+        assert!(receiver.hold(&mut pool, 3, 2, b"", 1));
+        assert!(receiver.hold(&mut pool, 7, 1, b"", 1));
+        receiver.saw_sent_to(9, 1);
+        let mut ranges = [SeqRange::default(); NAK_RANGES_MAX];
+        let count = receiver.missing(&mut ranges);
+        let ranges: Vec<_> =
+            ranges[..count].iter().map(|r| (r.first.get(), r.last.get())).collect();
+        assert_eq!(ranges, [(1, 2), (5, 6), (8, 9)]);
+        assert_eq!(receiver.sack()[0], 0b10_0110, "numbers 3, 4 and 7 on the base of 2");
+    }
+
+    #[test]
+    fn a_gap_is_reported_after_a_while_or_after_three_frames() {
+        let (mut receiver, mut pool) = (Receiver::new(), HoldPool::new(8));
+        receiver.hold(&mut pool, 3, 1, b"", 1_000);
+        assert!(!receiver.nak_due(1_000));
+        assert!(receiver.nak_due(51_000), "after 50 us");
+        assert!(!receiver.nak_due(52_000), "not again at once");
+        assert!(receiver.nak_due(251_000), "again after 200 us");
+        receiver.reset(0, &mut pool);
+        for first in [3, 4, 5] {
+            receiver.hold(&mut pool, first, 1, b"", 1_000);
+        }
+        assert!(receiver.nak_due(1_000), "three later frames are enough");
+    }
+
+    proptest! {
+        /// Whatever order and repetition frames come in, each number is accepted once, in order, and
+        /// no buffer leaks.
+        #[test]
+        fn frames_in_any_order_are_accepted_once(order in proptest::collection::vec(0usize..20, 0..200)) {
+            let (mut receiver, mut pool) = (Receiver::new(), HoldPool::new(16));
+            let mut accepted = Vec::new();
+            let mut take = |receiver: &mut Receiver, first: u64| match receiver.classify(first, 3) {
+                Verdict::Accept { skip } => {
+                    accepted.extend(first + skip..first + 3);
+                    receiver.accept(3 - skip);
+                    true
+                }
+                Verdict::Hold => false,
+                Verdict::Duplicate | Verdict::TooFar => true,
+            };
+            // Frames overlap: frame n holds 3 numbers from 2n + 1 on.
+            for frame in order.into_iter().chain(0..20) {
+                let first = 2 * frame as u64 + 1;
+                if !take(&mut receiver, first) {
+                    receiver.hold(&mut pool, first, 3, &first.to_le_bytes(), 1);
+                }
+                while let Some(slot) = receiver.take_ready() {
+                    let first = u64::from_le_bytes(pool.body(slot).try_into().unwrap());
+                    pool.release(slot);
+                    prop_assert!(take(&mut receiver, first));
+                }
+            }
+            prop_assert_eq!(accepted, (1..=41).collect::<Vec<u64>>());
+            prop_assert_eq!(pool.in_use(), 0);
+        }
+    }
+}
