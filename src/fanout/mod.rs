@@ -44,10 +44,18 @@ pub struct Subscription {
     pub session: usize,
     /// Stream.
     pub stream: StreamId,
+    /// The request that made it.
+    pub request: u32,
+    /// The first sequence it delivers.
+    pub start: u64,
     /// The next sequence to send.
     pub next: u64,
     /// Sequences below this one may be sent.
     pub limit: u64,
+    /// Messages it may be sent before it says more.
+    pub window: u64,
+    /// Not delivering yet: looking for the first message received at or after this Unix time.
+    pub seek_ns: Option<u64>,
     /// Log offset of the batch to look at next.
     pub cursor: u64,
     /// Bytes of that batch's body that were looked at already.
@@ -56,8 +64,44 @@ pub struct Subscription {
     pub replay: Replay,
     /// When something was last sent.
     pub sent_ns: u64,
+    /// How long to wait before the next heartbeat; 0 before the first.
+    pub beat_ns: u64,
     /// It met damage or was trimmed: nothing more is sent.
     pub stopped: bool,
+}
+
+impl Subscription {
+    /// Whether it still looks for its start.
+    #[must_use]
+    pub fn is_seeking(&self) -> bool {
+        self.seek_ns.is_some()
+    }
+
+    /// Looks in `body`, the body of the batch at the cursor, for the first record of the time sought;
+    /// `true` once it is found.
+    pub fn seek_in(&mut self, body: &[u8]) -> bool {
+        let Some(seek_ns) = self.seek_ns else { return true };
+        let mut rest = body;
+        while let Some((record, after)) = Record::split_first(rest) {
+            if record.header.stream.get() == self.stream.0 {
+                self.next = record.header.sequence.get();
+                if record.header.received_ns.get() >= seek_ns {
+                    self.found(self.next);
+                    return true;
+                }
+            }
+            rest = after;
+        }
+        false
+    }
+
+    /// Ends the search: delivery starts at `sequence`.
+    pub fn found(&mut self, sequence: u64) {
+        self.seek_ns = None;
+        self.start = sequence;
+        self.next = sequence;
+        self.limit = sequence.saturating_add(self.window);
+    }
 }
 
 /// How a walk over one batch ended.

@@ -170,6 +170,15 @@ impl Receiver {
         }
     }
 
+    /// Whether numbers are missing after some were accepted; if so, the gap counts from now.
+    pub fn still_missing(&mut self, now_ns: u64) -> bool {
+        let missing = self.sent_to > self.accepted_to;
+        if missing && self.gap.since_ns == 0 {
+            self.gap.since_ns = now_ns.max(1);
+        }
+        missing
+    }
+
     /// Whether numbers are missing.
     #[must_use]
     pub fn has_gap(&self) -> bool {

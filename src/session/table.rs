@@ -52,6 +52,10 @@ pub struct Session {
     pub receipts: Receipts,
     /// Payload bytes accepted in this session.
     pub bytes_accepted: u64,
+    /// The highest producer number it was ever allowed.
+    pub max_seq_allowed: u64,
+    /// The most payload bytes it was ever allowed.
+    pub max_bytes_allowed: u64,
     /// When a datagram last came.
     pub heard_ns: u64,
     /// Number of the last datagram sent.
@@ -76,6 +80,8 @@ impl Session {
             receiver: Receiver::new(),
             receipts: Receipts::new(),
             bytes_accepted: 0,
+            max_seq_allowed: 0,
+            max_bytes_allowed: 0,
             heard_ns: 0,
             packet_no: 0,
             ack_due: false,
@@ -134,6 +140,8 @@ impl Sessions {
         session.nonce = nonce;
         session.producer = None;
         session.bytes_accepted = 0;
+        session.max_seq_allowed = 0;
+        session.max_bytes_allowed = 0;
         session.heard_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
@@ -175,6 +183,13 @@ impl Sessions {
     #[inline]
     pub fn get_mut(&mut self, slot: usize) -> &mut Session {
         &mut self.slots[slot]
+    }
+
+    /// Lets two sessions change what they are owed: the heir of a producer takes it over.
+    pub fn swap_receipts(&mut self, one: usize, other: usize) {
+        let [one, other] =
+            self.slots.get_disjoint_mut([one, other]).expect("two sessions of the table");
+        std::mem::swap(&mut one.receipts, &mut other.receipts);
     }
 
     /// The slots in use.

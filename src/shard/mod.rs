@@ -1,1 +1,319 @@
-//! To come.
+//! A shard: one core, one port, one disk queue, and the turn that moves messages between them.
+//!
+//! ```text
+//! turn:  receive -> commit -> deliver -> transmit -> keep
+//! ```
+//!
+//! Only the shard knows all stations; a station returns values and never calls back. A turn never
+//! blocks and never allocates; each of its steps is bounded by a constant of `limits`. The group commit
+//! needs no timer: what was appended is sealed and submitted at once while the disk has room in its
+//! queue, else it waits for the next completion, and grows.
+
+mod commit;
+mod control;
+mod deliver;
+mod outbox;
+mod publish;
+mod receive;
+mod timers;
+mod transmit;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::clock::Clock;
+use crate::disk::{Completion, Disk, Io, Operation};
+use crate::fanout::Fanout;
+use crate::ids::{Durability, Epoch, StreamId};
+use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
+use crate::log::{DurableBatch, Log};
+use crate::metrics::Counters;
+use crate::port::Port;
+use crate::session::receipts::Run;
+use crate::session::receive::HoldPool;
+use crate::session::table::Sessions;
+use crate::wire::control::ErrorCode;
+use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES, PublishState};
+use crate::wire::record::RECORD_HEADER_BYTES;
+use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
+
+use outbox::{Outbox, Reply};
+
+/// Frames held behind gaps, all sessions together.
+const HOLD_SLOTS: u16 = 512;
+
+/// Control requests that wait for their record to become durable, at most.
+const PENDING_MAX: usize = 256;
+
+/// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
+const MESSAGE_OVERHEAD: usize = {
+    let publish = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
+    let data = DATAGRAM_HEADER_BYTES
+        + FRAME_HEAD_BYTES
+        + crate::wire::publish::DATA_HEAD_BYTES
+        + RECORD_HEADER_BYTES
+        + 7;
+    if publish > data { publish } else { data }
+};
+const _: () = assert!(MESSAGE_OVERHEAD < DATAGRAM_BYTES_MAX);
+
+/// What a shard is told at launch.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardOptions {
+    /// Messages one publisher may have sent and not yet seen durable, at most `WINDOW_MESSAGES_MAX`.
+    pub window_messages: usize,
+}
+
+impl Default for ShardOptions {
+    fn default() -> Self {
+        Self { window_messages: WINDOW_MESSAGES_MAX }
+    }
+}
+
+/// What the shard does for publishers now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Serving.
+    Serving,
+    /// The log is full: consumers are served, publishers wait.
+    Full,
+    /// Nothing more is acknowledged: a write failed, or acknowledged data was found damaged.
+    Failed(ErrorCode),
+    /// Finishing what is in flight.
+    Draining,
+}
+
+impl Condition {
+    fn publish_state(self) -> PublishState {
+        match self {
+            Self::Serving => PublishState::Open,
+            Self::Full => PublishState::NoSpace,
+            Self::Failed(_) => PublishState::Failed,
+            Self::Draining => PublishState::Draining,
+        }
+    }
+}
+
+/// Acknowledged messages found damaged while they were delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Stream.
+    pub stream: StreamId,
+    /// First sequence that cannot be read.
+    pub first: u64,
+    /// Last one, as far as is known.
+    pub last: u64,
+}
+
+/// A request that is answered once its record is durable.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    batch_seq: u64,
+    slot: usize,
+    request: u32,
+    stream: StreamId,
+}
+
+/// Everything of a shard but its port and clock, so that a received datagram can be read in place while
+/// the rest changes.
+#[derive(Debug)]
+struct Stations<D> {
+    disk: D,
+    log: Log,
+    sessions: Sessions,
+    hold: HoldPool,
+    fanout: Fanout,
+    outbox: Outbox,
+    /// Sessions that are to be acknowledged, each once.
+    ack_due: Vec<usize>,
+    /// Sessions with a gap, each once.
+    gaps: Vec<usize>,
+    /// Which sessions have messages in which batch, ascending by batch.
+    owed: VecDeque<(u64, usize)>,
+    /// Per session, the batch of its newest entry in `owed`.
+    owed_batch: Vec<u64>,
+    pending: Vec<Pending>,
+    /// Runs found by recovery, waiting for their producers to come back.
+    recovered: BTreeMap<u64, Vec<Run>>,
+    counters: Counters,
+    condition: Condition,
+    damage: Option<Damage>,
+    options: ShardOptions,
+    message_bytes_max: usize,
+    datagram_bytes: usize,
+    now_ns: u64,
+    /// Unix time of this turn.
+    unix_ns: u64,
+    /// Sessions that publish.
+    publishers: usize,
+    /// Sessions that wait for their registration to become durable.
+    registering: usize,
+    /// Next session whose timers are looked at.
+    timer_slot: usize,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard<P, D, C> {
+    port: P,
+    clock: C,
+    stations: Stations<D>,
+}
+
+impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
+    /// Puts a shard together from an open log; `runs` are the messages recovery has seen, by producer.
+    /// Allocates what the shard will ever need.
+    pub fn new(
+        port: P,
+        disk: D,
+        clock: C,
+        log: Log,
+        runs: BTreeMap<u64, Vec<Run>>,
+        options: ShardOptions,
+    ) -> Self {
+        let datagram_bytes = port.datagram_bytes();
+        let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
+        let stations = Stations {
+            sessions: Sessions::new(log.epoch()),
+            disk,
+            log,
+            hold: HoldPool::new(HOLD_SLOTS),
+            fanout: Fanout::new(),
+            outbox: Outbox::new(),
+            ack_due: Vec::with_capacity(SESSIONS_MAX),
+            gaps: Vec::with_capacity(SESSIONS_MAX),
+            owed: VecDeque::with_capacity((QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX),
+            owed_batch: vec![0; SESSIONS_MAX],
+            pending: Vec::with_capacity(PENDING_MAX),
+            recovered: runs,
+            counters: Counters::default(),
+            condition,
+            damage: None,
+            options,
+            message_bytes_max: datagram_bytes - MESSAGE_OVERHEAD,
+            datagram_bytes,
+            now_ns: clock.now_ns(),
+            unix_ns: clock.unix_ns(),
+            publishers: 0,
+            registering: 0,
+            timer_slot: 0,
+        };
+        Self { port, clock, stations }
+    }
+
+    /// One turn; returns the work done, so that the caller can see idleness.
+    pub fn turn(&mut self) -> usize {
+        let received = self.port.receive();
+        self.stations.begin_turn(&self.clock);
+        for index in 0..received {
+            let (peer, bytes) = self.port.datagram(index);
+            self.stations.on_datagram(peer, bytes);
+        }
+        let committed = self.stations.commit(&self.clock);
+        let delivered = self.stations.deliver(&mut self.port);
+        let transmitted = self.stations.transmit(&mut self.port);
+        self.stations.keep();
+        let flushed = self.port.flush();
+        received + committed + delivered + transmitted + flushed
+    }
+
+    /// Stops taking messages; what was received is still made durable and acknowledged.
+    pub fn drain(&mut self) {
+        if !matches!(self.stations.condition, Condition::Failed(_)) {
+            self.stations.condition = Condition::Draining;
+        }
+        self.stations.acknowledge_everybody();
+    }
+
+    /// Whether nothing is in flight any more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let stations = &self.stations;
+        stations.log.is_idle() && stations.disk.in_flight() == 0 && stations.ack_due.is_empty()
+    }
+
+    /// Says goodbye to every session, closes the log and gives the port and disk back.
+    ///
+    /// # Errors
+    /// What kept the log from being closed; it is then recovered at the next start.
+    pub fn close(mut self) -> Result<(P, D), String> {
+        self.stations.close_sessions();
+        self.stations.transmit(&mut self.port);
+        self.port.flush();
+        let Stations { mut disk, log, condition, .. } = self.stations;
+        if let Condition::Failed(code) = condition {
+            return Err(code.to_string());
+        }
+        log.close(&mut disk).map_err(|error| error.to_string())?;
+        Ok((self.port, disk))
+    }
+
+    /// What the shard does for publishers now.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.stations.condition
+    }
+
+    /// Acknowledged messages found damaged while they were delivered, the last case.
+    #[must_use]
+    pub fn damage(&self) -> Option<Damage> {
+        self.stations.damage
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.stations.counters
+    }
+
+    /// The log, to look at.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.stations.log
+    }
+
+    /// The port, to look at.
+    #[must_use]
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// Sessions open now.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.stations.sessions.len()
+    }
+}
+
+impl<D: Disk> Stations<D> {
+    fn begin_turn<C: Clock>(&mut self, clock: &C) {
+        self.now_ns = clock.now_ns();
+        self.unix_ns = clock.unix_ns_at(self.now_ns);
+    }
+
+    fn durability(&self) -> Durability {
+        self.disk.info().durability
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.log.epoch()
+    }
+
+    /// Notes that a session is to be acknowledged in this turn.
+    #[inline]
+    fn acknowledge(&mut self, slot: usize) {
+        let session = self.sessions.get_mut(slot);
+        if !session.ack_due {
+            session.ack_due = true;
+            self.ack_due.push(slot);
+        }
+    }
+
+    fn acknowledge_everybody(&mut self) {
+        for slot in 0..SESSIONS_MAX {
+            let session = self.sessions.get(slot);
+            if session.producer.is_some() && session.phase == crate::session::table::Phase::Open {
+                self.acknowledge(slot);
+            }
+        }
+    }
+}

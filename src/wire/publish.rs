@@ -48,13 +48,18 @@ pub struct Publish<'a> {
     /// The fixed part.
     pub head: &'a PublishHead,
     messages: &'a [u8],
+    body: &'a [u8],
 }
 
 impl<'a> Publish<'a> {
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+    /// Parses a frame's body: as it came, or as a session held it.
+    ///
+    /// # Errors
+    /// When the body does not hold the messages it announces.
+    pub fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, messages) =
             PublishHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        let publish = Self { head, messages };
+        let publish = Self { head, messages, body };
         let mut iterator = publish.messages();
         let found = iterator.by_ref().count();
         let seq_end = head.first_seq.get().checked_add(found as u64);
@@ -73,6 +78,12 @@ impl<'a> Publish<'a> {
     #[must_use]
     pub fn messages(&self) -> Messages<'a> {
         Messages { rest: self.messages }
+    }
+
+    /// The frame's body as it came.
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
     }
 
     /// How many there are.

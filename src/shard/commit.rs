@@ -1,0 +1,127 @@
+//! The commit station: submit what was appended, poll the disk, move the durable prefix on.
+
+use crate::clock::Clock;
+use crate::disk::{Completion, Disk, Io, Operation};
+use crate::fanout::Replay;
+use crate::limits::SESSIONS_MAX;
+use crate::log::DurableBatch;
+use crate::metrics::Counter;
+use crate::session::table::Phase;
+use crate::wire::control::ErrorCode;
+
+use super::{Condition, Reply, Stations};
+
+/// Completions taken in one turn, at most.
+const COMPLETIONS: usize = 32;
+
+const NOTHING: Completion = Completion {
+    io: Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 },
+    result: Ok(()),
+};
+
+impl<D: Disk> Stations<D> {
+    pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
+        let mut work = 0;
+        if !matches!(self.condition, Condition::Failed(_)) {
+            self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
+            work += self.log.submit(&mut self.disk, self.now_ns);
+        }
+        let mut done = [NOTHING; COMPLETIONS];
+        let count = self.disk.poll(&mut done);
+        if count == 0 {
+            return work;
+        }
+        // The device answered during the poll: what becomes durable, becomes so now.
+        self.now_ns = clock.now_ns();
+        for completion in &done[..count] {
+            match completion.io.operation {
+                Operation::Write => self.on_written(completion),
+                Operation::Read => self.on_read(completion),
+            }
+        }
+        while let Some(batch) = self.log.take_durable() {
+            self.on_durable(&batch);
+        }
+        work + count
+    }
+
+    fn on_written(&mut self, completion: &Completion) {
+        if self.log.on_completion(completion, self.now_ns).is_err() {
+            self.fail(ErrorCode::DiskFailed);
+        }
+    }
+
+    /// Nothing more is acknowledged from here on; everybody who publishes is told.
+    pub(super) fn fail(&mut self, code: ErrorCode) {
+        if matches!(self.condition, Condition::Failed(_)) {
+            return;
+        }
+        self.condition = Condition::Failed(code);
+        for slot in 0..SESSIONS_MAX {
+            if self.sessions.get(slot).producer.is_some() {
+                self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
+            }
+        }
+    }
+
+    fn on_read(&mut self, completion: &Completion) {
+        let buffer = usize::try_from(completion.io.tag).expect("a replay buffer's number");
+        let Some(index) = self.fanout.waiting_for(buffer) else {
+            // The subscription ended while the read was on its way.
+            self.fanout.free_buffer(buffer);
+            return;
+        };
+        if completion.result.is_err() {
+            self.fanout.get_mut(index).replay = Replay::Idle;
+            self.fanout.free_buffer(buffer);
+            self.counters.add(Counter::ReplayReadErrors, 1);
+            self.on_damage(index);
+            return;
+        }
+        let subscription = self.fanout.get_mut(index);
+        let (log_off, bytes) = (subscription.cursor, completion.io.bytes);
+        subscription.replay = Replay::Ready { buffer, log_off, bytes };
+    }
+
+    fn on_durable(&mut self, batch: &DurableBatch) {
+        self.counters.add(Counter::BatchesDurable, 1);
+        self.counters.add(Counter::BytesDurable, batch.bytes as u64);
+        let device_ns = batch.durable_ns - batch.submitted_ns;
+        while let Some(&(batch_seq, slot)) = self.owed.front() {
+            if batch_seq > batch.batch_seq {
+                break;
+            }
+            self.owed.pop_front();
+            let receipts = &mut self.sessions.get_mut(slot).receipts;
+            if receipts.complete(batch.batch_seq, batch.durable_ns, device_ns) {
+                self.acknowledge(slot);
+            }
+        }
+        let mut index = 0;
+        while let Some(pending) = self.pending.get(index).copied() {
+            if pending.batch_seq <= batch.batch_seq {
+                self.pending.swap_remove(index);
+                let (slot, request, stream) = (pending.slot, pending.request, pending.stream);
+                self.reply(Reply::StreamInfo { slot, request, stream });
+            } else {
+                index += 1;
+            }
+        }
+        if self.registering > 0 {
+            self.finish_registrations(batch.batch_seq);
+        }
+    }
+
+    fn finish_registrations(&mut self, durable_to: u64) {
+        for slot in 0..SESSIONS_MAX {
+            let session = self.sessions.get_mut(slot);
+            let Phase::Registering { batch_seq } = session.phase else { continue };
+            if batch_seq <= durable_to {
+                session.phase = Phase::Open;
+                session.heard_ns = self.now_ns;
+                self.registering -= 1;
+                self.reply(Reply::Registered { slot });
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The deliver station: durable messages to consumers, from memory or, further back, from the disk.
+
+use zerocopy::IntoBytes;
+
+use crate::disk::{Disk, Io, Operation};
+use crate::fanout::{DATA_FRAME_BYTES_MIN, DataFrame, Packed, Replay, Subscription};
+use crate::limits::BATCH_BYTES_MAX;
+use crate::log::{BatchView, Log};
+use crate::memory::Memory;
+use crate::metrics::Counter;
+use crate::port::Port;
+use crate::session::table::Phase;
+use crate::wire::DatagramWriter;
+use crate::wire::control::{ErrorCode, Heartbeat};
+use crate::wire::frame::Kind;
+
+use super::transmit::send;
+use super::{Reply, Stations};
+
+/// Subscriptions served in one turn, at most.
+const SUBSCRIPTIONS_A_TURN: usize = 32;
+
+/// Datagrams one subscription is sent in one turn, at most.
+const DATAGRAMS_A_TURN: usize = 8;
+
+/// Batches looked at for one subscription in one turn, at most.
+const BATCHES_A_TURN: usize = 64;
+
+/// The first heartbeat after the last message; each next one waits twice as long.
+const BEAT_NS_MIN: u64 = 1_000_000;
+
+/// The longest wait between heartbeats.
+const BEAT_NS_MAX: u64 = 256_000_000;
+
+/// What the cursor points at.
+enum Found<'a> {
+    /// A batch, and where the next one begins.
+    Batch { body: &'a [u8], next: u64 },
+    /// It has to be read from the disk first.
+    NotHere,
+    /// It is not what it should be.
+    Damaged,
+}
+
+/// How serving a subscription from what is at hand ended.
+enum Served {
+    /// Nothing more to send, or no more credit, room or time.
+    Enough,
+    /// The next batch has to be read.
+    NeedsRead,
+    /// The log is damaged there.
+    Damaged,
+}
+
+impl<D: Disk> Stations<D> {
+    pub(super) fn deliver<P: Port>(&mut self, port: &mut P) -> usize {
+        let count = self.fanout.len();
+        if count == 0 {
+            return 0;
+        }
+        let start = self.fanout.next_turn();
+        let mut work = 0;
+        for offset in 0..count.min(SUBSCRIPTIONS_A_TURN) {
+            let index = (start + offset) % count;
+            work += self.serve(index, port);
+        }
+        work
+    }
+
+    fn serve<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
+        let subscription = self.fanout.get(index);
+        if subscription.stopped || matches!(subscription.replay, Replay::Reading { .. }) {
+            return 0;
+        }
+        let Some(facts) = self.log.stream(subscription.stream) else { return 0 };
+        let durable_next = facts.durable_next;
+        if subscription.next >= durable_next {
+            self.rest_at_end(index, durable_next);
+            return self.heartbeat(index, durable_next, port);
+        }
+        if subscription.next >= subscription.limit && !subscription.is_seeking() {
+            self.release_buffer(index);
+            return 0;
+        }
+        let mut subscription = *subscription;
+        let before = subscription.next;
+        let served = if subscription.is_seeking() {
+            self.seek_on(&mut subscription)
+        } else {
+            self.send_data(&mut subscription, durable_next, port)
+        };
+        let sent = subscription.next - before;
+        if sent > 0 {
+            subscription.sent_ns = self.now_ns;
+            subscription.beat_ns = 0;
+            self.counters.add(Counter::MessagesDelivered, sent);
+        }
+        *self.fanout.get_mut(index) = subscription;
+        match served {
+            Served::Enough => {}
+            Served::NeedsRead => self.start_read(index),
+            Served::Damaged => self.on_damage(index),
+        }
+        usize::try_from(sent).expect("bounded by the turn")
+    }
+
+    /// All durable messages of the stream were sent: the next one can only come behind the durable end.
+    fn rest_at_end(&mut self, index: usize, durable_next: u64) {
+        self.release_buffer(index);
+        let subscription = self.fanout.get_mut(index);
+        subscription.cursor = self.log.durable_end();
+        subscription.at = 0;
+        if subscription.is_seeking() {
+            subscription.found(durable_next);
+            let (slot, stream) = (subscription.session, subscription.stream);
+            self.reply(Reply::Subscribed { slot, stream });
+        }
+    }
+
+    /// Tells a consumer that has everything where the end is, so that it sees a lost tail.
+    fn heartbeat<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> usize {
+        let subscription = self.fanout.get_mut(index);
+        let wait_ns = subscription.beat_ns.max(BEAT_NS_MIN);
+        if self.now_ns.saturating_sub(subscription.sent_ns) < wait_ns {
+            return 0;
+        }
+        let session = self.sessions.get_mut(subscription.session);
+        if session.phase != Phase::Open {
+            return 0;
+        }
+        let body = Heartbeat {
+            stream: subscription.stream.0.into(),
+            reserved: 0.into(),
+            durable_next: durable_next.into(),
+        };
+        let sent = send(session, port, |writer| {
+            let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
+        });
+        if sent {
+            subscription.sent_ns = self.now_ns;
+            subscription.beat_ns = (wait_ns * 2).min(BEAT_NS_MAX);
+        }
+        usize::from(sent)
+    }
+
+    fn send_data<P: Port>(
+        &mut self,
+        subscription: &mut Subscription,
+        durable_next: u64,
+        port: &mut P,
+    ) -> Served {
+        let memory = self.disk.memory();
+        let session = self.sessions.get_mut(subscription.session);
+        let mut batches = 0;
+        for _ in 0..DATAGRAMS_A_TURN {
+            let Some(buffer) = port.reserve(session.peer) else { return Served::Enough };
+            let room = session.datagram_bytes.min(buffer.len());
+            let mut writer =
+                DatagramWriter::new(&mut buffer[..room], session.conn_id, session.packet_no + 1);
+            debug_assert!(writer.room() >= DATA_FRAME_BYTES_MIN);
+            let mut frame = DataFrame::begin(subscription, &mut writer);
+            let served = loop {
+                if subscription.next >= durable_next || batches == BATCHES_A_TURN {
+                    break Some(Served::Enough);
+                }
+                let (body, next) = match find(&self.log, memory, subscription) {
+                    Found::Batch { body, next } => (body, next),
+                    Found::NotHere => break Some(Served::NeedsRead),
+                    Found::Damaged => break Some(Served::Damaged),
+                };
+                match frame.pack(subscription, body, &mut writer) {
+                    Packed::BatchEnd => {
+                        subscription.cursor = next;
+                        subscription.at = 0;
+                        batches += 1;
+                    }
+                    Packed::Full => break None,
+                    Packed::NoCredit => break Some(Served::Enough),
+                    Packed::Gap => break Some(Served::Damaged),
+                }
+            };
+            let records = frame.end(&mut writer);
+            if records == 0 {
+                // A record larger than this client's datagrams cannot be delivered to it.
+                return served.unwrap_or(Served::Damaged);
+            }
+            let len = writer.len();
+            session.packet_no += 1;
+            port.commit(len);
+            if let Some(served) = served {
+                return served;
+            }
+        }
+        Served::Enough
+    }
+
+    /// Looks for the message of the time sought, some batches further.
+    fn seek_on(&mut self, subscription: &mut Subscription) -> Served {
+        for _ in 0..BATCHES_A_TURN {
+            let memory = self.disk.memory();
+            match find(&self.log, memory, subscription) {
+                Found::Batch { body, next } => {
+                    if subscription.seek_in(body) {
+                        let (slot, stream) = (subscription.session, subscription.stream);
+                        self.reply(Reply::Subscribed { slot, stream });
+                        return Served::Enough;
+                    }
+                    subscription.cursor = next;
+                    if next >= self.log.durable_end() {
+                        return Served::Enough;
+                    }
+                }
+                Found::NotHere => return Served::NeedsRead,
+                Found::Damaged => return Served::Damaged,
+            }
+        }
+        Served::Enough
+    }
+
+    fn release_buffer(&mut self, index: usize) {
+        let subscription = self.fanout.get_mut(index);
+        if let Replay::Ready { buffer, .. } = subscription.replay {
+            subscription.replay = Replay::Idle;
+            self.fanout.free_buffer(buffer);
+        }
+    }
+
+    /// Reads the log from the cursor on. Reads wait while the disk's queue is full: writes go first.
+    fn start_read(&mut self, index: usize) {
+        self.release_buffer(index);
+        let Some(buffer) = self.fanout.take_buffer() else { return };
+        let cursor = self.fanout.get(index).cursor;
+        let bytes = self.log.readable_bytes(cursor).min(BATCH_BYTES_MAX);
+        let io = Io {
+            operation: Operation::Read,
+            tag: buffer as u64,
+            disk_offset: self.log.disk_offset(cursor),
+            memory_offset: self.log.replay_buffer(buffer).start,
+            bytes,
+        };
+        if self.disk.submit(io).is_err() {
+            self.fanout.free_buffer(buffer);
+            return;
+        }
+        self.counters.add(Counter::ReplayReads, 1);
+        self.fanout.get_mut(index).replay = Replay::Reading { buffer };
+    }
+
+    /// Acknowledged data is not what was written: say which, and acknowledge nothing more.
+    pub(super) fn on_damage(&mut self, index: usize) {
+        self.release_buffer(index);
+        let subscription = self.fanout.get_mut(index);
+        subscription.stopped = true;
+        let (slot, stream, first) =
+            (subscription.session, subscription.stream, subscription.next);
+        let last = self.log.next_indexed(stream, first).map_or(first, |next| next - 1);
+        self.reply(Reply::DataLoss { slot, stream, range: (first, last) });
+        self.damage = Some(super::Damage { stream, first, last });
+        self.fail(ErrorCode::DataLoss);
+    }
+}
+
+/// The batch at a subscription's cursor.
+fn find<'a>(log: &Log, memory: &'a Memory, subscription: &mut Subscription) -> Found<'a> {
+    subscription.cursor = log.skip_to_batch(subscription.cursor);
+    let cursor = subscription.cursor;
+    if let Some(batch) = log.batch_at(memory, cursor) {
+        return Found::Batch { body: batch.body(), next: batch.next_log_off() };
+    }
+    let Replay::Ready { buffer, log_off, bytes } = subscription.replay else {
+        return Found::NotHere;
+    };
+    let Some(at) = cursor.checked_sub(log_off).and_then(|at| usize::try_from(at).ok()) else {
+        return Found::NotHere;
+    };
+    if at >= bytes {
+        return Found::NotHere;
+    }
+    let start = log.replay_buffer(buffer).start;
+    match log.check_batch(memory.bytes(start + at..start + bytes), cursor) {
+        Ok(batch) => Found::Batch { body: batch.body(), next: batch.next_log_off() },
+        Err(damage) if damage.is_cut_short() && at > 0 => Found::NotHere,
+        Err(_) => Found::Damaged,
+    }
+}

@@ -1,0 +1,231 @@
+//! Publishing: from a PUBLISH frame into the log, exactly once and in the producer's order.
+
+use std::collections::VecDeque;
+
+use crate::disk::Disk;
+use crate::ids::StreamId;
+use crate::log::{AppendError, Log, Message};
+use crate::memory::Memory;
+use crate::metrics::{Counter, Counters};
+use crate::session::receipts::Run;
+use crate::session::receive::Verdict;
+use crate::session::table::{Producer, Session};
+use crate::wire::control::ErrorCode;
+use crate::wire::publish::{Probe, Publish};
+use crate::wire::record::Signed;
+
+use super::{Condition, Reply, Stations};
+
+/// How the messages of a frame fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All were appended.
+    Whole,
+    /// The log takes no more just now; the client sends the rest again.
+    Busy,
+    /// The log is full.
+    Full,
+    /// A message failed its checksum: as good as lost.
+    Damaged,
+    /// The stream does not exist.
+    NoStream,
+}
+
+/// What `accept` works on: the parts of the stations it needs.
+struct Desk<'a> {
+    log: &'a mut Log,
+    memory: &'a mut Memory,
+    counters: &'a mut Counters,
+    owed: &'a mut VecDeque<(u64, usize)>,
+    owed_batch: &'a mut u64,
+    now_ns: u64,
+    unix_ns: u64,
+}
+
+impl<D: Disk> Stations<D> {
+    pub(super) fn on_publish(&mut self, slot: usize, publish: &Publish<'_>) {
+        let session = self.sessions.get_mut(slot);
+        let Some(producer) = session.producer else {
+            let code = ErrorCode::BadRequest;
+            self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
+            return;
+        };
+        let (first_seq, count) = (publish.head.first_seq.get(), publish.count());
+        match session.receiver.classify(first_seq, count) {
+            Verdict::Duplicate => {
+                self.counters.add(Counter::MessagesDuplicate, count);
+                self.acknowledge(slot);
+            }
+            Verdict::Accept { skip } => {
+                self.counters.add(Counter::MessagesDuplicate, skip);
+                if self.accept(slot, producer, publish, skip) == Outcome::Whole {
+                    self.accept_held(slot, producer);
+                }
+            }
+            Verdict::Hold => {
+                let held = session.receiver.hold(
+                    &mut self.hold,
+                    first_seq,
+                    count,
+                    publish.body(),
+                    self.now_ns,
+                );
+                let counter = if held { Counter::FramesHeld } else { Counter::FramesHoldRefused };
+                self.counters.add(counter, 1);
+                self.list_gap(slot);
+            }
+            Verdict::TooFar => {
+                session.receiver.saw_sent_to(first_seq, self.now_ns);
+                self.counters.add(Counter::FramesHoldRefused, 1);
+                self.list_gap(slot);
+            }
+        }
+    }
+
+    /// Looks again at frames that were held behind a gap which is filled now.
+    fn accept_held(&mut self, slot: usize, producer: Producer) {
+        while let Some(held) = self.sessions.get_mut(slot).receiver.take_ready() {
+            let mut body = [0; crate::limits::DATAGRAM_BYTES_MAX];
+            let stored = self.hold.body(held);
+            let len = stored.len();
+            body[..len].copy_from_slice(stored);
+            self.hold.release(held);
+            let publish = Publish::parse(&body[..len]).expect("a held frame was parsed before");
+            let first_seq = publish.head.first_seq.get();
+            match self.sessions.get(slot).receiver.classify(first_seq, publish.count()) {
+                Verdict::Duplicate => {}
+                Verdict::Accept { skip } => {
+                    if self.accept(slot, producer, &publish, skip) != Outcome::Whole {
+                        break;
+                    }
+                }
+                Verdict::Hold | Verdict::TooFar => unreachable!("the gap before it was filled"),
+            }
+        }
+        let session = self.sessions.get_mut(slot);
+        if session.receiver.still_missing(self.now_ns) {
+            self.list_gap(slot);
+        }
+    }
+
+    fn accept(
+        &mut self,
+        slot: usize,
+        producer: Producer,
+        publish: &Publish<'_>,
+        skip: u64,
+    ) -> Outcome {
+        if self.condition != Condition::Serving {
+            self.acknowledge(slot);
+            return Outcome::Full;
+        }
+        let session = self.sessions.get_mut(slot);
+        let mut desk = Desk {
+            log: &mut self.log,
+            memory: self.disk.memory_mut(),
+            counters: &mut self.counters,
+            owed: &mut self.owed,
+            owed_batch: &mut self.owed_batch[slot],
+            now_ns: self.now_ns,
+            unix_ns: self.unix_ns,
+        };
+        let outcome = desk.append(slot, session, producer, publish, skip);
+        match outcome {
+            Outcome::Whole => {}
+            Outcome::Busy => self.acknowledge(slot),
+            Outcome::Damaged => {
+                session.receiver.saw_sent_to(session.receiver.accepted_to() + 1, self.now_ns);
+                self.list_gap(slot);
+            }
+            Outcome::Full => {
+                self.condition = Condition::Full;
+                self.acknowledge(slot);
+            }
+            Outcome::NoStream => {
+                let detail = u64::from(publish.head.stream.get());
+                let code = ErrorCode::UnknownStream;
+                self.reply(Reply::Error { slot, code, request: 0, detail });
+            }
+        }
+        outcome
+    }
+
+    /// A client asks where it is: say so, receipts from where it lacks them included.
+    pub(super) fn on_probe(&mut self, slot: usize, probe: &Probe) {
+        let session = self.sessions.get_mut(slot);
+        if session.producer.is_none() {
+            return;
+        }
+        session.receipts.rewind_to(probe.receipts_to.get());
+        session.receiver.saw_sent_to(probe.next_seq.get().saturating_sub(1), self.now_ns);
+        if session.receiver.has_gap() {
+            self.list_gap(slot);
+        }
+        self.acknowledge(slot);
+    }
+
+    /// Puts a session on the list of those whose gaps are watched.
+    fn list_gap(&mut self, slot: usize) {
+        let session = self.sessions.get_mut(slot);
+        if !session.gap_listed {
+            session.gap_listed = true;
+            self.gaps.push(slot);
+        }
+    }
+}
+
+impl Desk<'_> {
+    fn append(
+        &mut self,
+        slot: usize,
+        session: &mut Session,
+        producer: Producer,
+        publish: &Publish<'_>,
+        skip: u64,
+    ) -> Outcome {
+        let stream = StreamId(publish.head.stream.get());
+        let mut producer_seq = publish.head.first_seq.get();
+        for (index, (head, payload)) in (0..).zip(publish.messages()) {
+            if index < skip {
+                producer_seq += 1;
+                continue;
+            }
+            let (flags, ext_len) = (head.flags.get(), head.ext_len.get());
+            let signed = Signed { producer_id: producer.id, producer_seq, stream, flags, ext_len };
+            let crc32c = head.crc32c.get();
+            if signed.crc32c(payload) != crc32c {
+                self.counters.add(Counter::MessagesDamaged, 1);
+                return Outcome::Damaged;
+            }
+            if !session.receipts.has_room() {
+                return Outcome::Busy;
+            }
+            let message = Message { signed, producer_slot: producer.slot, crc32c, payload };
+            let appended = match self.log.append(self.memory, &message, self.unix_ns) {
+                Ok(appended) => appended,
+                Err(AppendError::Busy) => return Outcome::Busy,
+                Err(AppendError::Full) => return Outcome::Full,
+                Err(AppendError::NoStream) => return Outcome::NoStream,
+            };
+            session.receipts.append(Run {
+                first_seq: producer_seq,
+                first_sequence: appended.sequence,
+                count: 1,
+                stream: stream.0,
+                batch_seq: appended.batch_seq,
+                received_ns: self.now_ns,
+                server_ns: 0,
+                device_ns: 0,
+            });
+            if *self.owed_batch != appended.batch_seq {
+                *self.owed_batch = appended.batch_seq;
+                self.owed.push_back((appended.batch_seq, slot));
+            }
+            session.bytes_accepted += payload.len() as u64;
+            session.receiver.accept(1);
+            self.counters.add(Counter::MessagesAccepted, 1);
+            producer_seq += 1;
+        }
+        Outcome::Whole
+    }
+}

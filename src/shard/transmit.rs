@@ -1,0 +1,364 @@
+//! The transmit station: acknowledgements, reports of gaps, and the replies noted in this turn.
+
+use zerocopy::IntoBytes;
+
+use crate::disk::Disk;
+use crate::ids::{ConnId, Peer};
+use crate::limits::{IN_FLIGHT_BYTES_MAX, TRANSMIT_BURST};
+use crate::metrics::Counter;
+use crate::port::Port;
+use crate::session::table::{Phase, Session};
+use crate::wire::control::{
+    DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Registered, StreamInfoHead, Subscribed,
+    Trimmed,
+};
+use crate::wire::frame::Kind;
+use crate::wire::publish::{
+    ACK_HEAD_BYTES, AckHead, NAK_RANGES_MAX, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange,
+};
+use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter, FRAME_HEAD_BYTES};
+
+use super::{Reply, Stations};
+
+impl<D: Disk> Stations<D> {
+    pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
+        self.acknowledge_due(port) + self.report_gaps(port) + self.answer(port)
+    }
+
+    fn acknowledge_due<P: Port>(&mut self, port: &mut P) -> usize {
+        let mut sent = 0;
+        while sent < TRANSMIT_BURST {
+            let Some(&slot) = self.ack_due.last() else { break };
+            if self.sessions.get(slot).phase == Phase::Open && !self.send_ack(slot, port) {
+                break;
+            }
+            sent += 1;
+            let session = self.sessions.get_mut(slot);
+            if session.phase != Phase::Open || session.receipts.untold() == 0 {
+                session.ack_due = false;
+                self.ack_due.pop();
+            }
+        }
+        sent
+    }
+
+    /// Sends one ACK with as many receipts as fit; `false` when the port has no room.
+    fn send_ack<P: Port>(&mut self, slot: usize, port: &mut P) -> bool {
+        let mut head = self.ack_head(slot);
+        let session = self.sessions.get_mut(slot);
+        let Some(buffer) = port.reserve(session.peer) else { return false };
+        let room = session.datagram_bytes.min(buffer.len());
+        let packet_no = session.next_packet_no();
+        let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
+        let receipts_max = (room - DATAGRAM_HEADER_BYTES - FRAME_HEAD_BYTES - ACK_HEAD_BYTES)
+            / RECEIPT_RUN_BYTES;
+        let receipts = session.receipts.untold().min(receipts_max);
+        head.receipt_count = u16::try_from(receipts).expect("fewer than RUNS_MAX").into();
+        writer.begin(Kind::Ack);
+        writer.extend(head.as_bytes());
+        session.receipts.tell(receipts, |run: &ReceiptRun| writer.extend(run.as_bytes()));
+        writer.end();
+        let len = writer.len();
+        port.commit(len);
+        self.counters.add(Counter::AcksSent, 1);
+        true
+    }
+
+    fn ack_head(&mut self, slot: usize) -> AckHead {
+        let (max_seq, max_bytes) = self.credit(slot);
+        let session = self.sessions.get(slot);
+        AckHead {
+            epoch: self.epoch().0.into(),
+            received_to: session.receiver.accepted_to().into(),
+            durable_to: session.receipts.durable_to().into(),
+            max_seq_allowed: max_seq.into(),
+            max_bytes_allowed: max_bytes.into(),
+            sack: session.receiver.sack().map(Into::into),
+            receipts_from: session.receipts.held_from().into(),
+            durability: self.durability().code(),
+            state: self.condition.publish_state() as u8,
+            receipt_count: 0.into(),
+            reserved: 0.into(),
+        }
+    }
+
+    /// How far a publisher may send: the window and the bytes that may be in flight, shared by those
+    /// who publish. Both limits are absolute and never go back.
+    fn credit(&mut self, slot: usize) -> (u64, u64) {
+        let publishers = self.publishers.max(1);
+        let window = (self.options.window_messages / publishers).max(64) as u64;
+        let free = IN_FLIGHT_BYTES_MAX.saturating_sub(self.log.bytes_in_flight()) / publishers;
+        let open = self.condition == super::Condition::Serving;
+        let session = self.sessions.get_mut(slot);
+        if open {
+            let seq = session.receipts.durable_to() + window;
+            session.max_seq_allowed = session.max_seq_allowed.max(seq);
+            let bytes = session.bytes_accepted + free as u64 / 2;
+            session.max_bytes_allowed = session.max_bytes_allowed.max(bytes);
+        }
+        (session.max_seq_allowed, session.max_bytes_allowed)
+    }
+
+    fn report_gaps<P: Port>(&mut self, port: &mut P) -> usize {
+        let mut sent = 0;
+        let mut index = 0;
+        while let Some(&slot) = self.gaps.get(index) {
+            let session = self.sessions.get_mut(slot);
+            if session.phase != Phase::Open || !session.receiver.has_gap() {
+                session.gap_listed = false;
+                self.gaps.swap_remove(index);
+                continue;
+            }
+            index += 1;
+            if !session.receiver.nak_due(self.now_ns) {
+                continue;
+            }
+            let mut ranges = [SeqRange::default(); NAK_RANGES_MAX];
+            let count = session.receiver.missing(&mut ranges);
+            if count == 0 {
+                continue;
+            }
+            let ranges = &ranges[..count];
+            let frame = |writer: &mut DatagramWriter<'_>| {
+                let _ = writer.frame(Kind::Nak, ranges.as_bytes(), &[]);
+            };
+            if !send(session, port, frame) {
+                break;
+            }
+            self.counters.add(Counter::NaksSent, 1);
+            // The ACK beside it carries what was received selectively, and the credit.
+            self.acknowledge(slot);
+            sent += 1;
+        }
+        sent
+    }
+
+    fn answer<P: Port>(&mut self, port: &mut P) -> usize {
+        let mut done = 0;
+        while let Some(reply) = self.outbox.get(done) {
+            if !self.send_reply(reply, port) {
+                break;
+            }
+            done += 1;
+        }
+        self.outbox.consume(done);
+        done
+    }
+
+    /// Sends one reply; `false` when the port has no room. A reply whose session is gone is forgotten.
+    fn send_reply<P: Port>(&mut self, reply: Reply, port: &mut P) -> bool {
+        let (kind, slot) = match reply {
+            Reply::Refuse { peer, conn_id, code, detail } => {
+                return refuse(port, peer, conn_id, code, detail);
+            }
+            Reply::Close { peer, conn_id } => {
+                let Some(buffer) = port.reserve(peer) else { return false };
+                let mut writer = DatagramWriter::new(buffer, conn_id, u64::MAX);
+                let _ = writer.frame(Kind::Close, &[], &[]);
+                let len = writer.len();
+                port.commit(len);
+                return true;
+            }
+            Reply::Registered { slot } => (Kind::Registered, slot),
+            Reply::Subscribed { slot, .. } => (Kind::Subscribed, slot),
+            Reply::Trimmed { slot, .. } => (Kind::Trimmed, slot),
+            Reply::DataLoss { slot, .. } => (Kind::DataLoss, slot),
+            Reply::StreamInfo { slot, .. } => (Kind::StreamInfo, slot),
+            Reply::List { slot, .. } => (Kind::ListEnd, slot),
+            Reply::Heartbeat { slot } => (Kind::Heartbeat, slot),
+            Reply::Error { slot, .. } => (Kind::Error, slot),
+        };
+        if self.sessions.get(slot).phase != Phase::Open {
+            return true;
+        }
+        match reply {
+            Reply::Registered { .. } => {
+                let body = self.registered(slot);
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            }
+            Reply::Subscribed { stream, .. } => {
+                let Some(body) = self.subscribed(slot, stream) else { return true };
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            }
+            Reply::Trimmed { stream, request, log_start, .. } => {
+                let body = Trimmed {
+                    stream: stream.0.into(),
+                    request: request.into(),
+                    log_start: log_start.into(),
+                };
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            }
+            Reply::DataLoss { stream, range, .. } => {
+                let body = DataLoss {
+                    stream: stream.0.into(),
+                    reserved: 0.into(),
+                    first: range.0.into(),
+                    last: range.1.into(),
+                };
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            }
+            Reply::StreamInfo { request, stream, .. } => self.send_info(slot, port, request, stream),
+            Reply::List { request, after, .. } => self.send_list(slot, port, request, after),
+            Reply::Error { code, request, detail, .. } => {
+                let head = error_head(code, request, detail);
+                self.send_frame(slot, port, kind, head.as_bytes(), &[])
+            }
+            Reply::Heartbeat { .. } | Reply::Refuse { .. } | Reply::Close { .. } => {
+                let zero = 0.into();
+                let body = Heartbeat { stream: zero, reserved: zero, durable_next: 0.into() };
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            }
+        }
+    }
+
+    fn send_frame<P: Port>(
+        &mut self,
+        slot: usize,
+        port: &mut P,
+        kind: Kind,
+        head: &[u8],
+        tail: &[u8],
+    ) -> bool {
+        let session = self.sessions.get_mut(slot);
+        send(session, port, |writer| {
+            let _ = writer.frame(kind, head, tail);
+        })
+    }
+
+    fn registered(&mut self, slot: usize) -> Registered {
+        let (max_seq, max_bytes) = self.credit(slot);
+        let session = self.sessions.get(slot);
+        let producer = session.producer;
+        Registered {
+            nonce: session.nonce.into(),
+            conn_id: session.conn_id.0.into(),
+            producer_epoch: producer.map_or(0, |producer| producer.epoch).into(),
+            producer_id: producer.map_or(0, |producer| producer.id.0).into(),
+            epoch: self.epoch().0.into(),
+            durable_to: session.receipts.durable_to().into(),
+            max_seq_allowed: max_seq.into(),
+            max_bytes_allowed: max_bytes.into(),
+            message_bytes_max: u32::try_from(self.message_bytes_max).expect("below 64 KiB").into(),
+            durability: self.durability().code(),
+            reserved: [0; 3],
+            datagram_bytes: u16::try_from(self.datagram_bytes).expect("below 64 KiB").into(),
+            padding: [0; 6],
+        }
+    }
+
+    fn subscribed(&self, slot: usize, stream: crate::ids::StreamId) -> Option<Subscribed> {
+        let subscription = self.fanout.get(self.fanout.find(slot, stream)?);
+        let facts = self.log.stream(stream)?;
+        Some(Subscribed {
+            request: subscription.request.into(),
+            stream: stream.0.into(),
+            start: subscription.start.into(),
+            log_start: facts.first_sequence.into(),
+            durable_next: facts.durable_next.into(),
+        })
+    }
+
+    fn send_info<P: Port>(
+        &mut self,
+        slot: usize,
+        port: &mut P,
+        request: u32,
+        stream: crate::ids::StreamId,
+    ) -> bool {
+        let Some(facts) = self.log.stream(stream) else { return true };
+        let head = info_head(facts, request);
+        let session = self.sessions.get_mut(slot);
+        send(session, port, |writer| {
+            let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
+        })
+    }
+
+    /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
+    fn send_list<P: Port>(
+        &mut self,
+        slot: usize,
+        port: &mut P,
+        request: u32,
+        after: u32,
+    ) -> bool {
+        let (log, pending) = (&self.log, &self.pending);
+        let session = self.sessions.get_mut(slot);
+        send(session, port, |writer| {
+            let end_bytes = FRAME_HEAD_BYTES + size_of::<ListEnd>();
+            let mut listed = after;
+            let mut more = false;
+            for facts in log.streams().filter(|facts| facts.id.0 > after) {
+                if pending.iter().any(|pending| pending.stream == facts.id) {
+                    continue;
+                }
+                let head = info_head(facts, request);
+                let bytes = head.as_bytes().len() + facts.name.len();
+                if writer.room() < bytes + end_bytes {
+                    more = true;
+                    break;
+                }
+                let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
+                listed = facts.id.0;
+            }
+            let end = ListEnd {
+                request: request.into(),
+                after: if more { listed } else { 0 }.into(),
+            };
+            let _ = writer.frame(Kind::ListEnd, end.as_bytes(), &[]);
+        })
+    }
+}
+
+fn info_head(facts: &crate::log::StreamFacts, request: u32) -> StreamInfoHead {
+    StreamInfoHead {
+        request: request.into(),
+        stream: facts.id.0.into(),
+        log_start: facts.first_sequence.into(),
+        durable_next: facts.durable_next.into(),
+        created_ns: facts.created_ns.into(),
+        bytes: facts.bytes.into(),
+        shard: 0.into(),
+        reserved: 0.into(),
+    }
+}
+
+fn error_head(code: ErrorCode, request: u32, detail: u64) -> ErrorHead {
+    ErrorHead {
+        code: code.code().into(),
+        reserved: 0.into(),
+        request: request.into(),
+        detail: detail.into(),
+    }
+}
+
+/// Sends one datagram to a session's client; `false` when the port has no room.
+pub(super) fn send<P: Port>(
+    session: &mut Session,
+    port: &mut P,
+    fill: impl FnOnce(&mut DatagramWriter<'_>),
+) -> bool {
+    let Some(buffer) = port.reserve(session.peer) else { return false };
+    let room = session.datagram_bytes.min(buffer.len());
+    let packet_no = session.next_packet_no();
+    let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
+    fill(&mut writer);
+    let len = writer.len();
+    port.commit(len);
+    true
+}
+
+fn refuse<P: Port>(
+    port: &mut P,
+    peer: Peer,
+    conn_id: ConnId,
+    code: ErrorCode,
+    detail: u64,
+) -> bool {
+    let Some(buffer) = port.reserve(peer) else { return false };
+    // Without a session there is nothing to count packets by.
+    let mut writer = DatagramWriter::new(buffer, conn_id, u64::MAX);
+    let _ = writer.frame(Kind::Error, error_head(code, 0, detail).as_bytes(), &[]);
+    let len = writer.len();
+    port.commit(len);
+    true
+}

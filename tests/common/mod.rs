@@ -1,0 +1,185 @@
+//! What whole-process tests share: an appliance in a directory of its own, and the clients' commands.
+#![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
+
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The binary under test.
+pub const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
+
+/// An appliance on kernel UDP and a file, that can be killed and started again.
+pub struct Appliance {
+    pub dir: tempfile::TempDir,
+    pub address: String,
+    settings: Vec<String>,
+    child: Option<Child>,
+    stderr: Option<BufReader<ChildStderr>>,
+}
+
+impl Appliance {
+    /// Starts one with a fresh log; `settings` are `key=value` for `--set`.
+    pub fn start(settings: &[&str]) -> Self {
+        // Not under /tmp: that may be memory, which takes no direct I/O.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let settings = settings.iter().map(ToString::to_string).collect();
+        let mut appliance = Self { dir, address, settings, child: None, stderr: None };
+        appliance.restart();
+        appliance
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.path().join("test.log")
+    }
+
+    /// The command that serves, with all settings.
+    pub fn serve_command(&self) -> Command {
+        let mut command = Command::new(BUSLANE);
+        command.args(["serve", "--profile", "loopback"]);
+        command.args(["--set", &format!("port.address={}", self.address)]);
+        command.args(["--set", &format!("disk.path={}", self.log_path().display())]);
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    /// Starts it (again) and waits until it says that it is ready.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut child = self.serve_command().stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let n = stderr.read_line(&mut line).unwrap();
+            said.push_str(&line);
+            assert!(n > 0, "the appliance ended before it was ready:\n{said}");
+            if line.starts_with("ready") {
+                break;
+            }
+        }
+        self.child = Some(child);
+        self.stderr = Some(stderr);
+    }
+
+    /// SIGKILL, at once.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code and what was said on stderr since it was ready.
+    pub fn stop(&mut self) -> (i32, String) {
+        let child = self.child.take().expect("it runs");
+        signal(&child, "TERM");
+        let mut child = child;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "SIGTERM was not enough");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let mut said = String::new();
+        let mut stderr = self.stderr.take().unwrap();
+        while stderr.read_line(&mut said).unwrap() > 0 {}
+        (status.code().expect("it exits by itself"), said)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// A client's command, to be given arguments.
+    pub fn client(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BUSLANE);
+        command.args(["--server", &self.address]).args(args);
+        command
+    }
+
+    /// Runs a client's command to its end; it has to succeed.
+    pub fn run(&self, args: &[&str]) -> Vec<u8> {
+        let output = self.client(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        output.stdout
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Sends a signal to a child of ours.
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Status and both outputs, for a failed assertion.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// A UDP port nobody uses at the moment.
+pub fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits for a child to end, at most so long.
+pub fn wait(child: &mut Child, limit: Duration) -> std::process::ExitStatus {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "a child did not end within {limit:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An order flow: the shared sample where it is there, one of our own making elsewhere.
+pub fn order_flow(dir: &Path) -> PathBuf {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/orders.itch50");
+    if shared.exists() {
+        return shared;
+    }
+    let path = dir.join("orders.itch50");
+    let status = Command::new(BUSLANE)
+        .args(["sample", "orders", "--count", "12012", "--out"])
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    path
+}
+
+/// The messages of an ITCH file, without their length prefixes.
+pub fn itch_messages(path: &Path) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut messages = Vec::new();
+    while let [high, low, after @ ..] = rest {
+        let len = usize::from(*high) << 8 | usize::from(*low);
+        messages.push(after[..len].to_vec());
+        rest = &after[len..];
+    }
+    messages
+}
