@@ -8,7 +8,10 @@
 pub mod ram;
 pub mod uring;
 
+use std::ops::Range;
+
 use crate::ids::Durability;
+use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
 
 /// What a disk is told to do.
@@ -33,6 +36,33 @@ pub struct Io {
     pub memory_offset: usize,
     /// How many bytes, at most `DiskInfo::transfer_bytes_max`.
     pub bytes: usize,
+}
+
+impl Io {
+    /// The memory it reads or writes.
+    #[must_use]
+    pub fn memory(&self) -> Range<usize> {
+        self.memory_offset..self.memory_offset + self.bytes
+    }
+
+    /// Pins its memory the way its direction asks for.
+    fn pin(&self, memory: &mut Memory) {
+        match self.operation {
+            Operation::Read => memory.pin_for_device_to_write(self.memory()),
+            Operation::Write => memory.pin_for_device_to_read(self.memory()),
+        }
+    }
+
+    /// Checks what every disk demands of its caller.
+    fn assert_valid(&self, info: &DiskInfo) {
+        let block = BLOCK_BYTES as u64;
+        assert!(self.bytes > 0 && self.bytes <= info.transfer_bytes_max, "{self:?}: size");
+        assert!(self.bytes.is_multiple_of(BLOCK_BYTES), "{self:?}: whole blocks");
+        assert!(self.memory_offset.is_multiple_of(BLOCK_BYTES), "{self:?}: memory alignment");
+        assert!(self.disk_offset.is_multiple_of(block), "{self:?}: disk alignment");
+        let end = self.disk_offset.checked_add(self.bytes as u64).expect("below 2^64");
+        assert!(end <= info.bytes, "{self:?}: beyond the disk's {} bytes", info.bytes);
+    }
 }
 
 /// One finished operation.

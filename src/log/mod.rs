@@ -1,1 +1,415 @@
-//! To come.
+//! The log of a shard: bytes on the disk, the durable prefix, recovery.
+//!
+//! # Words
+//!
+//! * *log offset*: `seg_no * segment_bytes + offset in the segment`; grows forever, never used twice.
+//! * *sealed*: a batch with its header, not to be changed any more; *submitted*: given to the disk.
+//! * *durable end*: behind the last batch that, with all before it, is on media. Nothing past it is
+//!   acknowledged or shown.
+//! * *last durable* (LAC): the batch a header names as known durable; how recovery tells torn from damaged.
+//! * *kept*: segments that hold messages or catalog records. A trailing segment without any is not kept:
+//!   its place is used again, so that restarts do not eat the disk.
+//!
+//! Facts: a segment belongs to one epoch; it opens with a checkpoint of the catalog and the producers, so
+//! a log is opened by reading headers, closing indexes and the last segment. Written blocks are never
+//! rewritten while they count. Order among writes in flight is the disk's affair; the prefix rule makes
+//! it invisible.
+
+pub mod batch;
+pub mod superblock;
+pub mod segment;
+pub mod tables;
+mod append;
+mod commit;
+mod read;
+mod scan;
+pub mod recovery;
+pub mod create;
+pub mod verify;
+pub mod inspect;
+
+#[cfg(test)]
+mod testdisk;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use crate::disk::DiskFault;
+use crate::ids::{Epoch, ProducerId, StreamId};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, QUEUE_DEPTH_MAX, REPLAY_READS_MAX,
+    STREAMS_MAX,
+};
+use crate::wire::record::Signed;
+
+pub use batch::BatchView;
+pub use tables::{ProducerFacts, StreamFacts};
+
+use batch::SegmentKey;
+use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
+use superblock::Superblock;
+use tables::Tables;
+
+/// Segments kept back so that a full log can still be opened and closed.
+pub const RESERVED_SEGMENTS: usize = 2;
+
+/// Granules a segment's index distinguishes.
+const GRANULES: u64 = 128;
+
+/// A message to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// What the producer signed.
+    pub signed: Signed,
+    /// The producer's place in the table.
+    pub producer_slot: usize,
+    /// The producer's checksum.
+    pub crc32c: u32,
+    /// Extension and payload.
+    pub payload: &'a [u8],
+}
+
+/// Where a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// The batch it is in.
+    pub batch_seq: u64,
+}
+
+/// Why a message was not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// as much as may be in flight is in flight
+    #[error("as much as may be in flight is in flight")]
+    Busy,
+    /// the log is full
+    #[error("the log is full")]
+    Full,
+    /// no such stream
+    #[error("no such stream")]
+    NoStream,
+}
+
+/// Why a control record was not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// as much as may be in flight is in flight
+    #[error("as much as may be in flight is in flight")]
+    Busy,
+    /// the log is full
+    #[error("the log is full")]
+    Full,
+    /// the table is full: it takes {limit}
+    #[error("the table is full: it takes {limit}")]
+    TableFull {
+        /// How many it takes.
+        limit: usize,
+    },
+}
+
+impl From<AppendError> for ControlError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Busy => Self::Busy,
+            AppendError::Full | AppendError::NoStream => Self::Full,
+        }
+    }
+}
+
+/// A producer that was registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Its identity.
+    pub id: ProducerId,
+    /// Its place in the table.
+    pub producer_slot: usize,
+    /// The last number accepted from it.
+    pub last_seq: u64,
+    /// The batch that holds the registration.
+    pub batch_seq: u64,
+}
+
+/// A batch that became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurableBatch {
+    /// Its number.
+    pub batch_seq: u64,
+    /// Its size on the disk.
+    pub bytes: usize,
+    /// When it was submitted.
+    pub submitted_ns: u64,
+    /// When it, and all before it, was known durable.
+    pub durable_ns: u64,
+}
+
+/// The disk failed: the log acknowledges nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a write at {disk_offset} of the disk failed: {fault}")]
+pub struct LogFault {
+    /// Where.
+    pub disk_offset: u64,
+    /// What the device said.
+    pub fault: DiskFault,
+}
+
+/// A segment that counts.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    seg_no: u64,
+    phys: u64,
+    key: SegmentKey,
+    base: Base,
+    /// Known once it is closed.
+    end: Option<End>,
+}
+
+/// Something on its way to the disk, or waiting to be.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    disk_offset: u64,
+    memory_offset: usize,
+    bytes: usize,
+    /// 0 for what is not a batch: segment headers and closing indexes.
+    batch_seq: u64,
+    log_off: u64,
+    submitted_ns: u64,
+    done: bool,
+}
+
+/// The batch that is being filled.
+#[derive(Clone, Copy, Debug, Default)]
+struct OpenBatch {
+    body_len: usize,
+    messages: u32,
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct Log {
+    superblock: Superblock,
+    geometry: Geometry,
+    tables: Tables,
+    epoch: u64,
+    queue_depth: usize,
+    ring_bytes: usize,
+
+    /// Segments that count, ascending; the last is being written, unless the log is full.
+    live: Vec<Live>,
+    /// Index entries by place on the disk.
+    index: Vec<Vec<IndexEntry>>,
+    /// Places that are free, the next to use last.
+    free: Vec<u64>,
+    /// The highest number of a segment that was not kept.
+    dropped_seg_no: u64,
+    writable: bool,
+
+    /// Offset in the current segment where the open batch begins.
+    off: u64,
+    open: OpenBatch,
+    next_batch: u64,
+    chain: u64,
+    messages: u64,
+    /// Where memory begins to hold the log.
+    memory_from: u64,
+
+    flights: VecDeque<Flight>,
+    /// Number of the first flight in the queue.
+    first_flight: u64,
+    /// Flights of the queue that were submitted.
+    submitted: usize,
+    in_flight: usize,
+    undurable_bytes: usize,
+    /// Writes of the auxiliary buffer that are not done.
+    aux_pending: usize,
+    durable_seq: u64,
+    durable_end: u64,
+    completed: VecDeque<DurableBatch>,
+    /// Streams with messages in the open batch.
+    touched: Vec<StreamId>,
+    /// (batch, stream, its next sequence after that batch).
+    marks: VecDeque<(u64, StreamId, u64)>,
+    /// The "last durable" of the newest header.
+    told_lac: u64,
+    /// The newest batch that holds records.
+    content_seq: u64,
+    last_durable_ns: u64,
+    fault: Option<LogFault>,
+}
+
+/// Flights the queue can hold: all that may be in flight in single blocks, and a roll.
+const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;
+
+impl Log {
+    /// Bytes of memory a disk needs for a log with a ring of `ring_bytes`.
+    #[must_use]
+    pub fn memory_bytes(ring_bytes: usize) -> usize {
+        Self::aux_start(ring_bytes) + BLOCK_BYTES + INDEX_BYTES
+    }
+
+    fn replay_start(ring_bytes: usize) -> usize {
+        ring_bytes + BATCH_BYTES_MAX
+    }
+
+    fn aux_start(ring_bytes: usize) -> usize {
+        Self::replay_start(ring_bytes) + REPLAY_READS_MAX * BATCH_BYTES_MAX
+    }
+
+    /// A log of these parts, nothing in flight, no segment being written.
+    fn assemble(
+        superblock: &Superblock,
+        (queue_depth, ring_bytes): (usize, usize),
+        tables: Tables,
+        live: Vec<Live>,
+        index: Vec<Vec<IndexEntry>>,
+        free: Vec<u64>,
+    ) -> Self {
+        let geometry = Geometry::of(superblock);
+        let (base, durable_end) = match live.last() {
+            Some(last) => {
+                let end = last.end.expect("recovery closes what it keeps");
+                (end.base, last.seg_no * geometry.segment_bytes + end.off)
+            }
+            None => (Base { batch_seq: 0, message: 0, chain: 0 }, 0),
+        };
+        Self {
+            superblock: *superblock,
+            geometry,
+            tables,
+            epoch: superblock.last_epoch.get(),
+            queue_depth: queue_depth.clamp(1, QUEUE_DEPTH_MAX),
+            ring_bytes,
+            live,
+            index,
+            free,
+            dropped_seg_no: 0,
+            writable: false,
+            off: 0,
+            open: OpenBatch::default(),
+            next_batch: base.batch_seq + 1,
+            chain: base.chain,
+            messages: base.message,
+            memory_from: u64::MAX,
+            flights: VecDeque::with_capacity(FLIGHTS_MAX),
+            first_flight: 0,
+            submitted: 0,
+            in_flight: 0,
+            undurable_bytes: 0,
+            aux_pending: 0,
+            durable_seq: base.batch_seq,
+            durable_end,
+            completed: VecDeque::with_capacity(FLIGHTS_MAX),
+            touched: Vec::with_capacity(STREAMS_MAX),
+            marks: VecDeque::with_capacity(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2)),
+            told_lac: base.batch_seq,
+            content_seq: base.batch_seq,
+            last_durable_ns: 0,
+            fault: None,
+        }
+    }
+
+    /// This reign's number.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch)
+    }
+
+    /// Whether it takes no message because no segment is left.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.writable
+    }
+
+    /// Whether everything appended is durable.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.open.body_len == 0
+    }
+
+    /// Bytes sealed or being filled that are not durable.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> usize {
+        self.undurable_bytes + self.open.body_len
+    }
+
+    /// What stopped it.
+    #[must_use]
+    pub fn fault(&self) -> Option<LogFault> {
+        self.fault
+    }
+
+    /// A stream.
+    #[must_use]
+    #[inline]
+    pub fn stream(&self, id: StreamId) -> Option<&StreamFacts> {
+        self.tables.stream(id)
+    }
+
+    /// The stream of this name.
+    #[must_use]
+    pub fn stream_by_name(&self, name: &str) -> Option<&StreamFacts> {
+        self.tables.stream_by_name(name)
+    }
+
+    /// All streams, by id.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamFacts> {
+        self.tables.streams()
+    }
+
+    /// A producer.
+    #[must_use]
+    pub fn producer(&self, id: ProducerId) -> Option<&ProducerFacts> {
+        self.tables.producer_slot(id).map(|slot| self.tables.producer_at(slot))
+    }
+
+    /// All producers.
+    pub fn producers(&self) -> impl Iterator<Item = &ProducerFacts> {
+        self.tables.producers()
+    }
+
+    /// Segments that count, and that are free.
+    #[must_use]
+    pub fn segments(&self) -> (usize, usize) {
+        (self.live.len(), self.free.len())
+    }
+
+    /// The segment being written.
+    #[inline]
+    fn current(&self) -> &Live {
+        self.live.last().expect("a writable log has a segment")
+    }
+
+    /// Log offset of the open batch.
+    #[inline]
+    fn open_log_off(&self) -> u64 {
+        self.current().seg_no * self.geometry.segment_bytes + self.off
+    }
+
+    #[inline]
+    fn ring_offset(&self, log_off: u64) -> usize {
+        usize::try_from(log_off % self.ring_bytes as u64).expect("below the ring's size")
+    }
+
+    /// A segment's salt: from the log's secret and the segment's number, which is never used twice.
+    fn segment_salt(&self, seg_no: u64) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(&self.superblock.salt, seg_no)
+    }
+}
+
+/// Index storage for a disk: one list a segment, as long as it can become.
+fn new_index(segments: u64) -> Vec<Vec<IndexEntry>> {
+    (0..segments).map(|_| Vec::with_capacity(INDEX_ENTRIES)).collect()
+}
+
+/// A header for a segment of this log.
+fn live_of(header: &SegmentHeader, superblock: &Superblock, end: Option<End>) -> Live {
+    Live {
+        seg_no: header.seg_no.get(),
+        phys: header.phys_index.get(),
+        key: header.key(superblock),
+        base: header.base(),
+        end,
+    }
+}

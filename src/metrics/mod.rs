@@ -1,1 +1,98 @@
-//! To come.
+//! What happened: counters of one writer, and histograms of latency.
+
+pub mod latency;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// All counters.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Name, as metrics spell it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams taken from the port.
+    DatagramsReceived => "datagrams_received",
+    /// Datagrams or frames that are none of ours.
+    DroppedMalformed => "dropped_malformed",
+    /// Datagrams of sessions nobody knows.
+    DroppedUnknownSession => "dropped_unknown_session",
+    /// Messages appended to the log.
+    MessagesAccepted => "messages_accepted",
+    /// Messages that had been accepted before.
+    MessagesDuplicate => "messages_duplicate",
+    /// Messages that failed their checksum on arrival.
+    MessagesDamaged => "messages_damaged",
+    /// Frames held behind a gap.
+    FramesHeld => "frames_held",
+    /// Frames behind a gap that there was no room for.
+    FramesHoldRefused => "frames_hold_refused",
+    /// Batches that became durable.
+    BatchesDurable => "batches_durable",
+    /// Their bytes on the disk.
+    BytesDurable => "bytes_durable",
+    /// Acknowledgements sent.
+    AcksSent => "acks_sent",
+    /// Reports of missing messages sent.
+    NaksSent => "naks_sent",
+    /// Messages sent to consumers.
+    MessagesDelivered => "messages_delivered",
+    /// Times a consumer asked to go back.
+    Rewinds => "rewinds",
+    /// Reads from the disk for consumers.
+    ReplayReads => "replay_reads",
+    /// Of these, failed ones.
+    ReplayReadErrors => "replay_read_errors",
+    /// Replies that there was no room for.
+    RepliesDropped => "replies_dropped",
+    /// Sessions opened.
+    SessionsOpened => "sessions_opened",
+    /// Sessions ended.
+    SessionsClosed => "sessions_closed",
+}
+
+/// Counters of one shard; only the shard writes them.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    values: [u64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [0; Counter::ALL.len()] }
+    }
+}
+
+impl Counters {
+    /// Adds to a counter.
+    #[inline]
+    pub fn add(&mut self, counter: Counter, by: u64) {
+        self.values[counter as usize] += by;
+    }
+
+    /// A counter's value.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// All counters with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Counter::ALL.iter().map(|&counter| (counter.name(), self.get(counter)))
+    }
+}

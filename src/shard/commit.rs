@@ -24,7 +24,7 @@ impl<D: Disk> Stations<D> {
         let mut work = 0;
         if !matches!(self.condition, Condition::Failed(_)) {
             self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
-            work += self.log.submit(&mut self.disk, self.now_ns);
+            work += self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
         }
         let mut done = [NOTHING; COMPLETIONS];
         let count = self.disk.poll(&mut done);

@@ -5,7 +5,8 @@ use zerocopy::IntoBytes;
 use crate::disk::{Disk, Io, Operation};
 use crate::fanout::{DATA_FRAME_BYTES_MIN, DataFrame, Packed, Replay, Subscription};
 use crate::limits::BATCH_BYTES_MAX;
-use crate::log::{BatchView, Log};
+use crate::log::Log;
+use crate::log::batch::BatchDamage;
 use crate::memory::Memory;
 use crate::metrics::Counter;
 use crate::port::Port;
@@ -279,7 +280,8 @@ fn find<'a>(log: &Log, memory: &'a Memory, subscription: &mut Subscription) -> F
     let start = log.replay_buffer(buffer).start;
     match log.check_batch(memory.bytes(start + at..start + bytes), cursor) {
         Ok(batch) => Found::Batch { body: batch.body(), next: batch.next_log_off() },
-        Err(damage) if damage.is_cut_short() && at > 0 => Found::NotHere,
+        // The rest of the batch comes with the next read.
+        Err(damage) if damage == BatchDamage::CutShort && at > 0 => Found::NotHere,
         Err(_) => Found::Damaged,
     }
 }

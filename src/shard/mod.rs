@@ -21,11 +21,11 @@ mod transmit;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Clock;
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::Disk;
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
-use crate::log::{DurableBatch, Log};
+use crate::log::Log;
 use crate::metrics::Counters;
 use crate::port::Port;
 use crate::session::receipts::Run;

@@ -303,7 +303,7 @@ impl<'a> Data<'a> {
     /// The records, in sequence.
     #[must_use]
     pub fn records(&self) -> Records<'a> {
-        Records { rest: self.records }
+        Records::new(self.records)
     }
 }
 
@@ -311,6 +311,20 @@ impl<'a> Data<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// The records that stand in `bytes`; ends where the bytes cannot be a record.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// Bytes not taken yet.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

@@ -1,0 +1,345 @@
+//! Appending: records into the open batch, batches sealed, segments rolled. All in memory.
+
+use zerocopy::IntoBytes;
+
+use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
+use super::segment::{Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing};
+use super::tables::CHECKPOINT_PARTS_MAX;
+use super::{
+    AppendError, Appended, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
+    RESERVED_SEGMENTS, Registration, live_of,
+};
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCERS_MAX, STREAMS_MAX,
+};
+use crate::memory::Memory;
+use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_bytes};
+
+/// Flags of a control record (stream 0): what it says.
+pub(super) const CONTROL_STREAM: u16 = 1;
+/// A producer was registered.
+pub(super) const CONTROL_PRODUCER: u16 = 2;
+
+/// Bytes a roll adds at most: the roll itself, the epoch's opening, and the largest checkpoint.
+const ROLL_BYTES_MAX: usize = 2 * BLOCK_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYTES_MAX;
+const _: () = assert!(ROLL_BYTES_MAX + BATCH_BYTES_MAX < IN_FLIGHT_BYTES_MAX);
+
+impl Log {
+    /// Appends a message to the open batch.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was changed.
+    #[inline]
+    pub fn append(
+        &mut self,
+        memory: &mut Memory,
+        message: &Message<'_>,
+        unix_ns: u64,
+    ) -> Result<Appended, AppendError> {
+        let signed = &message.signed;
+        let stream = self.tables.stream(signed.stream).ok_or(AppendError::NoStream)?;
+        let sequence = stream.next_sequence;
+        self.make_room(memory, record_bytes(message.payload.len()), unix_ns)?;
+        self.note_touched(signed.stream, sequence, unix_ns);
+        self.put_record(memory, signed, message.crc32c, message.payload, sequence, unix_ns);
+        self.open.messages += 1;
+        let stream = self.tables.stream_mut(signed.stream).expect("found above");
+        stream.next_sequence += 1;
+        stream.bytes += message.payload.len() as u64;
+        let producer = self.tables.producer_at_mut(message.producer_slot);
+        debug_assert_eq!(producer.id, signed.producer_id);
+        producer.last_seq = signed.producer_seq;
+        producer.last_active_ns = unix_ns;
+        Ok(Appended { sequence, batch_seq: self.next_batch })
+    }
+
+    /// Adds a stream to the catalog; it counts once the batch returned with it is durable.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; nothing was changed.
+    pub fn create_stream(
+        &mut self,
+        memory: &mut Memory,
+        name: &str,
+        unix_ns: u64,
+    ) -> Result<(StreamId, u64), ControlError> {
+        let limit = STREAMS_MAX;
+        let id = self.tables.next_stream().ok_or(ControlError::TableFull { limit })?;
+        self.put_control(memory, CONTROL_STREAM, u64::from(id.0), 0, name.as_bytes(), unix_ns)?;
+        self.tables.add_stream(id, name, unix_ns);
+        Ok((id, self.next_batch))
+    }
+
+    /// Registers a producer, a new one where `id` is `None`.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; nothing was changed.
+    pub fn register_producer(
+        &mut self,
+        memory: &mut Memory,
+        id: Option<ProducerId>,
+        epoch: u32,
+        unix_ns: u64,
+    ) -> Result<Registration, ControlError> {
+        let id = id.unwrap_or(self.tables.next_producer());
+        // Room first: the table is changed only for a record that is written.
+        self.make_room(memory, record_bytes(0), unix_ns)?;
+        let limit = PRODUCERS_MAX;
+        let slot = self
+            .tables
+            .register(id, epoch, unix_ns)
+            .ok_or(ControlError::TableFull { limit })?;
+        self.put_control(memory, CONTROL_PRODUCER, id.0, u64::from(epoch), &[], unix_ns)?;
+        let last_seq = self.tables.producer_at(slot).last_seq;
+        Ok(Registration { id, producer_slot: slot, last_seq, batch_seq: self.next_batch })
+    }
+
+    fn put_control(
+        &mut self,
+        memory: &mut Memory,
+        flags: u16,
+        id: u64,
+        value: u64,
+        payload: &[u8],
+        unix_ns: u64,
+    ) -> Result<(), AppendError> {
+        self.make_room(memory, record_bytes(payload.len()), unix_ns)?;
+        let (producer_id, stream) = (ProducerId(id), StreamId(0));
+        let signed = Signed { producer_id, producer_seq: value, stream, flags, ext_len: 0 };
+        self.put_record(memory, &signed, signed.crc32c(payload), payload, 0, unix_ns);
+        Ok(())
+    }
+
+    /// Sees to it that `bytes` of records fit the open batch, sealing it and rolling the segment where
+    /// they do not.
+    #[inline]
+    fn make_room(
+        &mut self,
+        memory: &mut Memory,
+        bytes: usize,
+        unix_ns: u64,
+    ) -> Result<(), AppendError> {
+        if !self.writable {
+            return Err(AppendError::Full);
+        }
+        let body_len = self.open.body_len + bytes;
+        let fits = BATCH_HEADER_BYTES + body_len <= BATCH_BYTES_MAX && self.fits(body_len);
+        if fits && self.open.body_len > 0 {
+            return Ok(());
+        }
+        assert!(BATCH_HEADER_BYTES + bytes <= BATCH_BYTES_MAX, "a datagram fits a batch");
+        let limit = IN_FLIGHT_BYTES_MAX.min(self.ring_bytes / 2);
+        let needed = self.undurable_bytes + batch_bytes(self.open.body_len) + BATCH_BYTES_MAX;
+        if needed > limit {
+            return Err(AppendError::Busy);
+        }
+        if fits {
+            return Ok(());
+        }
+        if self.open.body_len > 0 && self.fits(self.open.body_len) {
+            self.seal_open(memory, BatchKind::Data, unix_ns);
+        }
+        if self.fits(bytes) {
+            return Ok(());
+        }
+        if self.free.len() <= RESERVED_SEGMENTS {
+            self.writable = false;
+            return Err(AppendError::Full);
+        }
+        if self.aux_pending > 0 || self.undurable_bytes + ROLL_BYTES_MAX + BATCH_BYTES_MAX > limit {
+            return Err(AppendError::Busy);
+        }
+        self.roll(memory, unix_ns);
+        Ok(())
+    }
+
+    /// Whether a batch of `body_len` fits the current segment, with room for the roll behind it.
+    #[inline]
+    fn fits(&self, body_len: usize) -> bool {
+        let end = self.off + (batch_bytes(body_len) + BLOCK_BYTES) as u64;
+        end <= self.geometry.data_end()
+    }
+
+    #[inline]
+    fn put_record(
+        &mut self,
+        memory: &mut Memory,
+        signed: &Signed,
+        crc32c: u32,
+        payload: &[u8],
+        sequence: u64,
+        unix_ns: u64,
+    ) {
+        let header = RecordHeader {
+            len: u32::try_from(payload.len()).expect("at most a datagram").into(),
+            crc32c: crc32c.into(),
+            producer_id: signed.producer_id.0.into(),
+            producer_seq: signed.producer_seq.into(),
+            stream: signed.stream.0.into(),
+            flags: signed.flags.into(),
+            ext_len: signed.ext_len.into(),
+            sequence: sequence.into(),
+            received_ns: unix_ns.into(),
+        };
+        let bytes = record_bytes(payload.len());
+        let start = self.ring_offset(self.open_log_off()) + BATCH_HEADER_BYTES + self.open.body_len;
+        let room = memory.bytes_mut(start..start + bytes);
+        room[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        let end = RECORD_HEADER_BYTES + payload.len();
+        room[RECORD_HEADER_BYTES..end].copy_from_slice(payload);
+        room[end..].fill(0);
+        self.open.body_len += bytes;
+    }
+
+    /// Notes that a stream has messages in the open batch, and puts it into the index where it is due.
+    #[inline]
+    fn note_touched(&mut self, id: StreamId, sequence: u64, unix_ns: u64) {
+        let log_off = self.open_log_off();
+        let granule_bytes = self.geometry.segment_bytes / GRANULES;
+        let granule = log_off / granule_bytes;
+        let next_batch = self.next_batch;
+        let current = *self.current();
+        let stream = self.tables.stream_mut(id).expect("the caller found it");
+        if stream.touched_batch == next_batch {
+            return;
+        }
+        stream.touched_batch = next_batch;
+        self.touched.push(id);
+        if stream.indexed_granule == granule {
+            return;
+        }
+        let entries = &mut self.index[usize::try_from(current.phys).expect("a segment's place")];
+        let segment_granule = current.seg_no * GRANULES;
+        let is_new = stream.indexed_granule == u64::MAX || stream.indexed_granule < segment_granule;
+        // The last places are for streams that are not in this segment's index yet.
+        if is_new || entries.len() < INDEX_ENTRIES - STREAMS_MAX {
+            stream.indexed_granule = granule;
+            entries.push(IndexEntry {
+                stream: id.0.into(),
+                block: u32::try_from(self.off / BLOCK_BYTES as u64).expect("32 bits").into(),
+                first_sequence: sequence.into(),
+                time_ns: unix_ns.into(),
+            });
+        }
+    }
+
+    /// Seals the open batch and puts it into the queue.
+    pub(super) fn seal_open(&mut self, memory: &mut Memory, kind: BatchKind, unix_ns: u64) {
+        let OpenBatch { body_len, messages } = self.open;
+        let bytes = batch_bytes(body_len);
+        let log_off = self.open_log_off();
+        let current = *self.current();
+        let start = self.ring_offset(log_off);
+        let said = Seal {
+            kind,
+            batch_seq: self.next_batch,
+            log_off,
+            first_message: self.messages,
+            message_count: messages,
+            body_len,
+            chain: self.chain,
+            lac: self.durable_seq,
+            append_ns: unix_ns,
+        };
+        self.chain = seal(memory.bytes_mut(start..start + bytes), &current.key, &said);
+        if kind == BatchKind::Data {
+            self.content_seq = self.next_batch;
+        }
+        self.told_lac = self.durable_seq;
+        for id in self.touched.drain(..) {
+            let next = self.tables.stream(id).expect("a known stream").next_sequence;
+            self.marks.push_back((self.next_batch, id, next));
+        }
+        self.flights.push_back(Flight {
+            disk_offset: self.geometry.segment(current.phys) + self.off,
+            memory_offset: start,
+            bytes,
+            batch_seq: self.next_batch,
+            log_off,
+            submitted_ns: 0,
+            done: false,
+        });
+        self.undurable_bytes += bytes;
+        self.messages += u64::from(messages);
+        self.next_batch += 1;
+        self.off += bytes as u64;
+        self.open = OpenBatch::default();
+    }
+
+    /// Ends the current segment and starts the next.
+    fn roll(&mut self, memory: &mut Memory, unix_ns: u64) {
+        assert_eq!(self.open.body_len, 0, "the open batch is sealed before a roll");
+        self.seal_open(memory, BatchKind::Roll, unix_ns);
+        self.close_segment(memory);
+        self.begin_segment(memory, false, unix_ns);
+    }
+
+    /// Notes where the current segment ends and queues its closing index.
+    pub(super) fn close_segment(&mut self, memory: &mut Memory) {
+        let end = End { off: self.off, base: self.base() };
+        let current = self.live.last_mut().expect("a segment is being written");
+        current.end = Some(end);
+        let current = *current;
+        let header = self.header_of(&current, 0);
+        let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
+        let entries = &self.index[usize::try_from(current.phys).expect("a segment's place")];
+        write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
+        let disk_offset = self.geometry.segment(current.phys) + self.geometry.index_offset();
+        self.queue_aux(disk_offset, aux, INDEX_BYTES);
+    }
+
+    /// What the next segment or epoch goes on from.
+    fn base(&self) -> Base {
+        Base { batch_seq: self.next_batch - 1, message: self.messages, chain: self.chain }
+    }
+
+    fn header_of(&self, live: &super::Live, created_ns: u64) -> SegmentHeader {
+        let place = (live.seg_no, live.phys, live.key.epoch);
+        SegmentHeader::new(&self.superblock, place, live.base, live.key.salt, created_ns)
+    }
+
+    /// Takes a free segment: its header twice, then the checkpoint of all tables.
+    pub(super) fn begin_segment(&mut self, memory: &mut Memory, new_epoch: bool, unix_ns: u64) {
+        let phys = self.free.pop().expect("the caller saw a free segment");
+        let seg_no = self.last_seg_no() + 1;
+        let salt = self.segment_salt(seg_no);
+        let place = (seg_no, phys, self.epoch);
+        let header = SegmentHeader::new(&self.superblock, place, self.base(), salt, unix_ns);
+        self.live.push(live_of(&header, &self.superblock, None));
+        self.index[usize::try_from(phys).expect("a segment's place")].clear();
+        let aux = Self::aux_start(self.ring_bytes);
+        memory.bytes_mut(aux..aux + BLOCK_BYTES).copy_from_slice(header.as_bytes());
+        let segment = self.geometry.segment(phys);
+        self.queue_aux(segment, aux, BLOCK_BYTES);
+        self.queue_aux(segment + self.geometry.copy_offset(), aux, BLOCK_BYTES);
+        self.off = BLOCK_BYTES as u64;
+        if new_epoch {
+            self.seal_open(memory, BatchKind::EpochOpen, unix_ns);
+        }
+        for part in 0..self.tables.checkpoint_parts() {
+            let start = self.ring_offset(self.open_log_off()) + BATCH_HEADER_BYTES;
+            let room = start..start + BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
+            self.open.body_len = self.tables.write_checkpoint(part, memory.bytes_mut(room));
+            self.seal_open(memory, BatchKind::Checkpoint, unix_ns);
+        }
+    }
+
+    /// The highest segment number that was ever used.
+    fn last_seg_no(&self) -> u64 {
+        self.live.last().map_or(0, |live| live.seg_no).max(self.dropped_seg_no)
+    }
+
+    fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {
+        self.aux_pending += 1;
+        self.flights.push_back(Flight {
+            disk_offset,
+            memory_offset,
+            bytes,
+            batch_seq: 0,
+            log_off: 0,
+            submitted_ns: 0,
+            done: false,
+        });
+    }
+}

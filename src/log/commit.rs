@@ -1,0 +1,164 @@
+//! Committing: batches to the disk, completions back, the durable prefix.
+
+use super::batch::BatchKind;
+use super::{DurableBatch, Flight, Log, LogFault};
+use crate::disk::{Completion, Disk, Io, Operation};
+use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use crate::memory::Memory;
+
+/// How long a log rests before it writes down that what is durable is durable.
+const LAC_DELAY_NS: u64 = 1_000_000;
+
+impl Log {
+    /// Seals the open batch and submits what is sealed while fewer than `queue_depth` writes are in
+    /// flight; returns how many were submitted.
+    pub fn submit<D: Disk>(&mut self, disk: &mut D, now_ns: u64, unix_ns: u64) -> usize {
+        let mut count = 0;
+        while self.in_flight < self.queue_depth && self.fault.is_none() {
+            if self.submitted == self.flights.len() {
+                if self.open.body_len == 0 {
+                    break;
+                }
+                self.seal_open(disk.memory_mut(), BatchKind::Data, unix_ns);
+            }
+            let tag = self.first_flight + self.submitted as u64;
+            let flight = &mut self.flights[self.submitted];
+            let io = Io {
+                operation: Operation::Write,
+                tag,
+                disk_offset: flight.disk_offset,
+                memory_offset: flight.memory_offset,
+                bytes: flight.bytes,
+            };
+            flight.submitted_ns = now_ns;
+            if disk.submit(io).is_err() {
+                break;
+            }
+            self.submitted += 1;
+            self.in_flight += 1;
+            count += 1;
+        }
+        count
+    }
+
+    /// Takes a finished write in.
+    ///
+    /// # Errors
+    /// The first failed write latches: the durable prefix never passes it.
+    ///
+    /// # Panics
+    /// When the completion is not of a write of this log.
+    pub fn on_completion(&mut self, completion: &Completion, now_ns: u64) -> Result<(), LogFault> {
+        let index = usize::try_from(completion.io.tag - self.first_flight).expect("in the queue");
+        self.in_flight -= 1;
+        let flight = &mut self.flights[index];
+        assert!(!flight.done && index < self.submitted, "each write completes once");
+        if let Err(fault) = completion.result {
+            let fault = LogFault { disk_offset: flight.disk_offset, fault };
+            self.fault.get_or_insert(fault);
+            return Err(fault);
+        }
+        flight.done = true;
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            let flight = self.flights.pop_front().expect("seen above");
+            self.first_flight += 1;
+            self.submitted -= 1;
+            self.advance(&flight, now_ns);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, flight: &Flight, now_ns: u64) {
+        if flight.batch_seq == 0 {
+            self.aux_pending -= 1;
+            return;
+        }
+        assert_eq!(flight.batch_seq, self.durable_seq + 1, "the durable prefix has no hole");
+        self.durable_seq = flight.batch_seq;
+        self.durable_end = flight.log_off + flight.bytes as u64;
+        self.undurable_bytes -= flight.bytes;
+        self.last_durable_ns = now_ns;
+        while let Some(&(batch_seq, id, next)) = self.marks.front() {
+            if batch_seq > flight.batch_seq {
+                break;
+            }
+            self.marks.pop_front();
+            self.tables.stream_mut(id).expect("a known stream").durable_next = next;
+        }
+        self.completed.push_back(DurableBatch {
+            batch_seq: flight.batch_seq,
+            bytes: flight.bytes,
+            submitted_ns: flight.submitted_ns,
+            durable_ns: now_ns,
+        });
+    }
+
+    /// The next batch that became durable, in order.
+    pub fn take_durable(&mut self) -> Option<DurableBatch> {
+        self.completed.pop_front()
+    }
+
+    /// Writes down that what is durable is durable, once the log has rested for a millisecond: until
+    /// then recovery could not tell damage to the last batches from a torn tail.
+    pub fn tick(&mut self, memory: &mut Memory, now_ns: u64, unix_ns: u64) {
+        let unsaid = self.told_lac < self.content_seq && self.durable_seq >= self.content_seq;
+        let rests = unsaid
+            && self.writable
+            && self.flights.is_empty()
+            && self.open.body_len == 0
+            && now_ns.saturating_sub(self.last_durable_ns) >= LAC_DELAY_NS;
+        if rests && self.off + 2 * BLOCK_BYTES as u64 <= self.geometry.data_end() {
+            self.seal_open(memory, BatchKind::Lac, unix_ns);
+        }
+    }
+
+    /// Brings everything to the disk, closes the segment and marks the log as cleanly stopped.
+    ///
+    /// # Errors
+    /// What kept it from that; the log is then recovered at the next opening.
+    pub fn close<D: Disk>(mut self, disk: &mut D) -> Result<(), LogFault> {
+        if self.writable {
+            if self.open.body_len > 0 {
+                self.seal_open(disk.memory_mut(), BatchKind::Data, 0);
+            }
+            self.drain(disk)?;
+            self.close_segment(disk.memory_mut());
+            self.drain(disk)?;
+        }
+        let mut superblock = self.superblock.next();
+        superblock.clean = 1.into();
+        let hint = &mut superblock.hints[0];
+        hint.state = 1.into();
+        hint.end_off = self.durable_end.into();
+        hint.end_chain = self.chain.into();
+        hint.closed_end = self.durable_seq.into();
+        superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })
+    }
+
+    /// Waits until nothing is in flight; for start and stop.
+    pub(super) fn drain<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
+        let nothing = Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: 0,
+            memory_offset: 0,
+            bytes: 0,
+        };
+        let mut done = [Completion { io: nothing, result: Ok(()) }; QUEUE_DEPTH_MAX];
+        while !self.flights.is_empty() {
+            self.submit(disk, 0, 0);
+            let count = disk.poll(&mut done);
+            for completion in &done[..count] {
+                // A replay read may still come in; nobody waits for it any more.
+                if completion.io.operation == Operation::Write {
+                    self.on_completion(completion, 0)?;
+                }
+            }
+            if count == 0 {
+                std::hint::spin_loop();
+            }
+        }
+        self.completed.clear();
+        Ok(())
+    }
+}

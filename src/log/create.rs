@@ -1,0 +1,206 @@
+//! Making a log on a disk, and refusing a disk that holds anything.
+
+use zerocopy::IntoBytes;
+
+use super::scan::{CHUNK_BYTES, read};
+use super::segment::{Geometry, INDEX_BYTES};
+use super::superblock::{AREA_OFFSET, END_BYTES, Identity, Superblock};
+use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+/// Segments a log has at least: two are kept back, one is written, one is to come.
+pub const SEGMENTS_MIN: u64 = 4;
+
+/// Bytes of a disk with this layout.
+#[must_use]
+pub fn disk_bytes_of(geometry: &Geometry) -> u64 {
+    AREA_OFFSET + geometry.segments * geometry.segment_bytes + END_BYTES
+}
+
+/// Bytes a disk needs at least for segments of this size.
+#[must_use]
+pub fn disk_bytes_min(segment_bytes: u64) -> u64 {
+    disk_bytes_of(&Geometry { segment_bytes, segments: SEGMENTS_MIN })
+}
+
+/// How a log is made.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatOptions {
+    /// A power of two.
+    pub segment_bytes: u64,
+    /// Overwrite whatever is there.
+    pub force: bool,
+}
+
+/// Why a disk was not formatted.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// the disk holds something
+    #[error("{name} holds {what}; nothing was changed; overwrite it with --force")]
+    Occupied {
+        /// The disk.
+        name: String,
+        /// What was recognised.
+        what: String,
+    },
+    /// the disk is too small
+    #[error(
+        "{name} has {found} bytes; a log with segments of {segment_bytes} needs at least {needed}: \
+         take a larger disk or smaller segments"
+    )]
+    TooSmall {
+        /// The disk.
+        name: String,
+        /// Its size.
+        found: u64,
+        /// What is needed.
+        needed: u64,
+        /// As asked for.
+        segment_bytes: u64,
+    },
+    /// the segment size is not allowed
+    #[error("a segment of {0} bytes: it is a power of two from 1 MiB to 1 GiB")]
+    SegmentBytes(u64),
+    /// the device failed
+    #[error("{name}: formatting: {fault}")]
+    Device {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: DiskFault,
+    },
+    /// the operating system gave no random bytes
+    #[error("no random bytes for the log's identity: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Makes an empty log on a disk.
+///
+/// # Errors
+/// See [`FormatError`].
+pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblock, FormatError> {
+    let name = disk.info().name.clone();
+    let segment_bytes = options.segment_bytes;
+    let allowed = SEGMENT_BYTES_MIN as u64..=SEGMENT_BYTES_MAX as u64;
+    if !segment_bytes.is_power_of_two() || !allowed.contains(&segment_bytes) {
+        return Err(FormatError::SegmentBytes(segment_bytes));
+    }
+    let (found, needed) = (disk.info().bytes, disk_bytes_min(segment_bytes));
+    if found < needed {
+        return Err(FormatError::TooSmall { name, found, needed, segment_bytes });
+    }
+    let device = |fault| FormatError::Device { name: name.clone(), fault };
+    if !options.force {
+        if let Some(what) = occupant(disk).map_err(device)? {
+            return Err(FormatError::Occupied { name, what });
+        }
+    }
+    let segments = (found - AREA_OFFSET - END_BYTES) / segment_bytes;
+    let geometry = Geometry { segment_bytes, segments };
+    let superblock = new_superblock(disk, &geometry)?;
+    write_layout(disk, &geometry, &superblock).map_err(device)?;
+    Ok(superblock)
+}
+
+fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry) -> Result<Superblock, FormatError> {
+    let mut random = [0; 48];
+    getrandom::fill(&mut random).map_err(FormatError::Random)?;
+    let part = |at: usize| random[at..at + 16].try_into().expect("16 bytes");
+    let nguid = disk.info().identity;
+    let identity = Identity { cluster: part(0), leg: part(16), salt: part(32), nguid };
+    let log2 = geometry.segment_bytes.trailing_zeros();
+    Ok(Superblock::new(&identity, log2, geometry.segments, disk.info().durability.code()))
+}
+
+/// Clears where headers of the layout may stand, then the reserved areas, then writes the banner and, last,
+/// the superblock: a crash before leaves no log.
+fn write_layout<D: Disk>(
+    disk: &mut D,
+    geometry: &Geometry,
+    superblock: &Superblock,
+) -> Result<(), DiskFault> {
+    let end = disk.info().bytes;
+    disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
+    for phys in 0..geometry.segments {
+        let segment = geometry.segment(phys);
+        write(disk, segment, BLOCK_BYTES)?;
+        write(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
+    }
+    let area_end = disk_bytes_of(geometry) - END_BYTES;
+    for (from, to) in [(0, AREA_OFFSET), (area_end, end)] {
+        let mut at = from;
+        while at < to {
+            let bytes = usize::try_from((to - at).min(128 << 10)).expect("at most 128 KiB");
+            write(disk, at, bytes)?;
+            at += bytes as u64;
+        }
+    }
+    let memory = disk.memory_mut().bytes_mut(0..BLOCK_BYTES);
+    memory.copy_from_slice(&banner(superblock));
+    write(disk, 0, BLOCK_BYTES)?;
+    superblock.write(disk)
+}
+
+fn write<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+    let operation = Operation::Write;
+    run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })
+}
+
+/// The first block, for people who look at the disk with other tools.
+#[must_use]
+pub fn banner(superblock: &Superblock) -> [u8; BLOCK_BYTES] {
+    let mut block = [0; BLOCK_BYTES];
+    let hex: String = superblock.leg.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("This disk is a log of Buslane, not a file system. Leg {hex}\n");
+    block[..text.len()].copy_from_slice(text.as_bytes());
+    block
+}
+
+/// Signatures of what else may be on a disk: name, disk offset, bytes.
+const SIGNATURES: [(&str, u64, &[u8]); 12] = [
+    ("a GPT partition table", 512, b"EFI PART"),
+    ("a GPT partition table", 4096, b"EFI PART"),
+    ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
+    ("an XFS file system", 0, b"XFSB"),
+    ("a Btrfs file system", 65_600, b"_BHRfS_M"),
+    ("an LVM physical volume", 512, b"LABELONE"),
+    ("swap space", 4086, b"SWAPSPACE2"),
+    ("a Linux RAID member", 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    ("a bcachefs file system", 4120, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca]),
+    ("a LUKS volume", 0, b"LUKS\xba\xbe"),
+    ("an SPDK blobstore", 0, b"SPDKBLOB"),
+    ("a boot record or partition table", 510, &[0x55, 0xaa]),
+];
+
+/// What a disk holds, as far as its first and last MiB tell; `None` when they are empty.
+///
+/// # Errors
+/// What the device said.
+pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
+    let end = disk.info().bytes;
+    let log = super::superblock::read_copies(disk).iter().flatten().next().copied();
+    if let Some(superblock) = log {
+        let segments = superblock.segment_count;
+        return Ok(Some(format!("a log of Buslane ({segments} segments)")));
+    }
+    let chunk = 128 << 10;
+    let head = (0..1 << 20).step_by(chunk);
+    let tail = (end.saturating_sub(1 << 20)..end).step_by(chunk);
+    for disk_offset in head.chain(tail) {
+        let bytes = usize::try_from((end - disk_offset).min(chunk as u64)).expect("a chunk");
+        read(disk, disk_offset, bytes)?;
+        let found = disk.memory().bytes(0..bytes);
+        for (what, offset, signature) in SIGNATURES {
+            let at = offset.checked_sub(disk_offset).and_then(|at| usize::try_from(at).ok());
+            let Some(at) = at else { continue };
+            if found.get(at..at + signature.len()) == Some(signature) {
+                return Ok(Some(what.to_owned()));
+            }
+        }
+        if let Some(at) = found.iter().position(|&byte| byte != 0) {
+            let at = disk_offset + at as u64;
+            return Ok(Some(format!("data that is not Buslane's (first at offset {at})")));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,168 @@
+//! Reading: where a sequence or a time is to be found, batches in memory, what to read from the disk.
+
+use super::batch::{BatchDamage, BatchView};
+use super::segment::IndexEntry;
+use super::{Live, Log};
+use crate::ids::StreamId;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::memory::Memory;
+
+impl Log {
+    /// Behind the last durable batch.
+    #[must_use]
+    #[inline]
+    pub fn durable_end(&self) -> u64 {
+        self.durable_end
+    }
+
+    /// The disk memory of replay buffer `index`.
+    #[must_use]
+    pub fn replay_buffer(&self, index: usize) -> std::ops::Range<usize> {
+        let start = Self::replay_start(self.ring_bytes) + index * BATCH_BYTES_MAX;
+        start..start + BATCH_BYTES_MAX
+    }
+
+    fn live_at(&self, log_off: u64) -> Option<usize> {
+        let seg_no = log_off / self.geometry.segment_bytes;
+        self.live.binary_search_by_key(&seg_no, |live| live.seg_no).ok()
+    }
+
+    /// The batch position that `log_off` means: behind the last batch of a segment the first of the
+    /// next one.
+    #[must_use]
+    #[inline]
+    pub fn skip_to_batch(&self, log_off: u64) -> u64 {
+        let Some(index) = self.live_at(log_off) else {
+            // Before the first segment, or in one that was not kept: the next there is.
+            let next = self.live.iter().find(|live| self.first_batch(live) > log_off);
+            return next.map_or(log_off, |live| self.first_batch(live));
+        };
+        let at_end = self.live[index]
+            .end
+            .is_some_and(|end| log_off % self.geometry.segment_bytes >= end.off);
+        match self.live.get(index + 1) {
+            Some(next) if at_end => self.first_batch(next),
+            Some(_) | None => log_off,
+        }
+    }
+
+    fn first_batch(&self, live: &Live) -> u64 {
+        live.seg_no * self.geometry.segment_bytes + BLOCK_BYTES as u64
+    }
+
+    /// The durable batch at `log_off`, when memory still holds it.
+    #[must_use]
+    #[inline]
+    pub fn batch_at<'a>(&self, memory: &'a Memory, log_off: u64) -> Option<BatchView<'a>> {
+        if log_off < self.memory_from || log_off >= self.durable_end {
+            return None;
+        }
+        let overwritten_from = self.open_log_off() + BATCH_BYTES_MAX as u64;
+        if log_off + (self.ring_bytes as u64) < overwritten_from {
+            return None;
+        }
+        let start = self.ring_offset(log_off);
+        let key = &self.live[self.live_at(log_off)?].key;
+        let bytes = memory.bytes(start..start + BATCH_BYTES_MAX);
+        Some(BatchView::trust(bytes, key, log_off).expect("memory holds what was sealed"))
+    }
+
+    /// Checks the batch at `log_off` in bytes read from the disk.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_batch<'a>(
+        &self,
+        bytes: &'a [u8],
+        log_off: u64,
+    ) -> Result<BatchView<'a>, BatchDamage> {
+        let index = self.live_at(log_off).ok_or(BatchDamage::Header)?;
+        BatchView::check(bytes, &self.live[index].key, log_off)
+    }
+
+    /// The same for a batch that was checked before.
+    ///
+    /// # Errors
+    /// What is wrong with its header.
+    pub fn trust_batch<'a>(
+        &self,
+        bytes: &'a [u8],
+        log_off: u64,
+    ) -> Result<BatchView<'a>, BatchDamage> {
+        let index = self.live_at(log_off).ok_or(BatchDamage::Header)?;
+        BatchView::trust(bytes, &self.live[index].key, log_off)
+    }
+
+    /// Where on the disk a log offset is.
+    ///
+    /// # Panics
+    /// When the offset is in no segment that counts.
+    #[must_use]
+    pub fn disk_offset(&self, log_off: u64) -> u64 {
+        let live = &self.live[self.live_at(log_off).expect("an offset that counts")];
+        self.geometry.segment(live.phys) + log_off % self.geometry.segment_bytes
+    }
+
+    /// Durable bytes from `log_off` to the end of its segment.
+    #[must_use]
+    pub fn readable_bytes(&self, log_off: u64) -> usize {
+        let Some(index) = self.live_at(log_off) else { return 0 };
+        let segment = self.live[index].seg_no * self.geometry.segment_bytes;
+        let end = match self.live[index].end {
+            Some(end) => (segment + end.off).min(self.durable_end),
+            None => self.durable_end,
+        };
+        usize::try_from(end.saturating_sub(log_off)).expect("within a segment")
+    }
+
+    fn entries(&self, live: &Live) -> &[IndexEntry] {
+        &self.index[usize::try_from(live.phys).expect("a segment's place")]
+    }
+
+    fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
+        let block = u64::from(entry.block.get());
+        live.seg_no * self.geometry.segment_bytes + block * BLOCK_BYTES as u64
+    }
+
+    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
+    /// there.
+    #[must_use]
+    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
+        self.locate_last(stream, |entry| entry.first_sequence.get() <= sequence)
+    }
+
+    /// The same for the first message received at or after a Unix time.
+    #[must_use]
+    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
+        self.locate_last(stream, |entry| entry.time_ns.get() < unix_ns)
+    }
+
+    /// The last index entry of a stream that `is_before`, or the first one there is.
+    fn locate_last(&self, stream: StreamId, is_before: impl Fn(&IndexEntry) -> bool) -> (u64, u64) {
+        let durable_next = self.stream(stream).map_or(1, |facts| facts.durable_next);
+        let mut first = (self.durable_end, durable_next);
+        for live in self.live.iter().rev() {
+            let mut of_stream = self.entries(live).iter().rev().filter(|entry| {
+                entry.stream.get() == stream.0 && entry.first_sequence.get() < durable_next
+            });
+            if let Some(entry) = of_stream.clone().find(|entry| is_before(entry)) {
+                return (self.entry_off(live, entry), entry.first_sequence.get());
+            }
+            if let Some(entry) = of_stream.next_back() {
+                first = (self.entry_off(live, entry), entry.first_sequence.get());
+            }
+        }
+        first
+    }
+
+    /// The lowest indexed sequence of a stream above `sequence`.
+    #[must_use]
+    pub fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
+        let entries = self.live.iter().flat_map(|live| self.entries(live));
+        entries
+            .filter(|entry| entry.stream.get() == stream.0)
+            .map(|entry| entry.first_sequence.get())
+            .filter(|&first| first > sequence)
+            .min()
+    }
+}

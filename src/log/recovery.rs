@@ -1,0 +1,631 @@
+//! Opening a log: what counts, where it ends, and whether what is missing was ever promised.
+//!
+//! Nothing is written before the decision is made. Then, in this order: the closing index of the last
+//! kept segment, the superblock with the new epoch, the new segment. A crash in between is just another
+//! crash: each step leaves what the next opening decides on unchanged.
+
+use std::fmt;
+
+use super::append::{CONTROL_PRODUCER, CONTROL_STREAM};
+use super::batch::{BatchKind, BatchView};
+use super::scan::{self, Stop, walk};
+use super::segment::{
+    End, Geometry, INDEX_BYTES, IndexEntry, SegmentHeader, read_closing, write_closing,
+};
+use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
+use super::tables::Tables;
+use super::{Live, Log, LogFault, live_of, new_index};
+use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::BLOCK_BYTES;
+use crate::wire::record::Record;
+
+/// How a log is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// Writes in flight at most.
+    pub queue_depth: usize,
+    /// Memory for the newest part of the log.
+    pub ring_bytes: usize,
+    /// Unix time, for what is written.
+    pub unix_ns: u64,
+}
+
+/// A message recovery has seen in the last segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredMessage {
+    /// Who published it.
+    pub producer_id: ProducerId,
+    /// The producer's number.
+    pub producer_seq: u64,
+    /// Stream.
+    pub stream: StreamId,
+    /// Its sequence.
+    pub sequence: u64,
+}
+
+/// What an opening found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The new epoch.
+    pub epoch: u64,
+    /// The log was stopped cleanly.
+    pub clean: bool,
+    /// Segments that count.
+    pub segments: usize,
+    /// Bytes read batch by batch.
+    pub scanned_bytes: u64,
+    /// Messages in the log since it was formatted.
+    pub messages: u64,
+    /// An unacknowledged tail was cut.
+    pub cut: bool,
+}
+
+/// Why a log was not opened. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// {name} holds no log
+    #[error("{name} holds no Buslane log; make one with: buslane log format {name}")]
+    NotFormatted {
+        /// The disk.
+        name: String,
+    },
+    /// no two copies of the superblock agree
+    #[error(
+        "{name}: no two of the four superblock copies agree ({copies}); \
+         nothing was changed; restore the disk, or format it anew with --force"
+    )]
+    NoQuorum {
+        /// The disk.
+        name: String,
+        /// What each copy is.
+        copies: String,
+    },
+    /// the disk is smaller than its log
+    #[error("{name}: the log needs {needed} bytes, the disk has {found}; it was cut or is another")]
+    Smaller {
+        /// The disk.
+        name: String,
+        /// As formatted.
+        needed: u64,
+        /// As found.
+        found: u64,
+    },
+    /// acknowledged data is damaged
+    #[error("{0}")]
+    Damaged(Box<Damaged>),
+    /// the device failed
+    #[error("{name}: reading the log: {fault}")]
+    Device {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: DiskFault,
+    },
+    /// writing the new epoch failed
+    #[error("{name}: opening the log for writing: {fault}")]
+    Write {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: LogFault,
+    },
+}
+
+/// Acknowledged data that cannot be proven intact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The disk.
+    pub name: String,
+    /// Segment, or 0 where a whole one is missing.
+    pub seg_no: u64,
+    /// Disk offset of the first batch that is not what it should be.
+    pub disk_offset: u64,
+    /// Batches that are missing: the first, and the last that is known to have been promised.
+    pub batches: (u64, u64),
+    /// Sequences that are missing: stream, first, and last where a later batch tells.
+    pub streams: Vec<(String, u64, Option<u64>)>,
+    /// How it is known that they were promised.
+    pub because: &'static str,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.batches;
+        write!(
+            f,
+            "{}: acknowledged data is damaged: segment {}, disk offset {}, batches {first} to {last} \
+             ({})",
+            self.name, self.seg_no, self.disk_offset, self.because
+        )?;
+        for (stream, first, last) in &self.streams {
+            match last {
+                Some(last) => write!(f, "; stream {stream}: sequences {first} to {last}")?,
+                None => write!(f, "; stream {stream}: sequences from {first} on, if any")?,
+            }
+        }
+        f.write_str("; nothing was changed; see: buslane log verify")
+    }
+}
+
+/// What is known where a walk ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// A later segment goes on from a later batch.
+    pub later_segment: bool,
+    /// A later header says that more was durable.
+    pub later_mark: bool,
+    /// The segment was closed, with a later end.
+    pub closed_later: bool,
+    /// The log was stopped cleanly, with a later end.
+    pub stopped_later: bool,
+}
+
+/// What is to be done there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// What follows was never acknowledged: the log ends here.
+    Cut,
+    /// What follows was acknowledged and is not there: stop, and say how it is known.
+    Halt(&'static str),
+}
+
+/// The table. One fact is enough: each says that the batch after the end was durable once.
+///
+/// | later segment | later mark | closed later | stopped later | decision |
+/// |---|---|---|---|---|
+/// | no | no | no | no | cut: a torn tail, never acknowledged |
+/// | yes | any | any | any | halt: the next segment went on from a later batch |
+/// | no | yes | any | any | halt: a later batch names it durable |
+/// | no | no | yes | any | halt: the segment was closed behind it |
+/// | no | no | no | yes | halt: the log was stopped behind it |
+#[must_use]
+pub fn decide(facts: Facts) -> Decision {
+    match facts {
+        Facts { later_segment: true, .. } => {
+            Decision::Halt("the next segment goes on from a later batch")
+        }
+        Facts { later_mark: true, .. } => Decision::Halt("a later batch names them durable"),
+        Facts { closed_later: true, .. } => Decision::Halt("the segment was closed behind them"),
+        Facts { stopped_later: true, .. } => Decision::Halt("the log was stopped behind them"),
+        Facts {
+            later_segment: false,
+            later_mark: false,
+            closed_later: false,
+            stopped_later: false,
+        } => Decision::Cut,
+    }
+}
+
+/// A segment as it is found.
+pub(super) struct Found {
+    pub(super) header: SegmentHeader,
+    pub(super) closing: Option<(End, Vec<IndexEntry>)>,
+}
+
+/// The superblock that counts.
+pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenError> {
+    let name = disk.info().name.clone();
+    let needed = super::create::disk_bytes_min(crate::limits::SEGMENT_BYTES_MIN as u64);
+    if disk.info().bytes < needed {
+        return Err(OpenError::NotFormatted { name });
+    }
+    let copies = read_copies(disk);
+    let Some(superblock) = quorum(&copies) else {
+        if copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
+            return Err(OpenError::NotFormatted { name });
+        }
+        let say = |(index, copy): (usize, &Result<Superblock, CopyDamage>)| match copy {
+            Ok(block) => format!("copy {index}: write {}", block.sequence),
+            Err(damage) => format!("copy {index}: {damage}"),
+        };
+        let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
+        return Err(OpenError::NoQuorum { name, copies });
+    };
+    let geometry = Geometry::of(&superblock);
+    let needed = super::create::disk_bytes_of(&geometry);
+    let found = disk.info().bytes;
+    if found < needed {
+        return Err(OpenError::Smaller { name, needed, found });
+    }
+    Ok(superblock)
+}
+
+/// All segments with a valid header, ascending.
+pub(super) fn read_segments<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+) -> Result<Vec<Found>, DiskFault> {
+    let geometry = Geometry::of(superblock);
+    let mut found = Vec::new();
+    for phys in 0..geometry.segments {
+        let segment = geometry.segment(phys);
+        scan::read(disk, segment, BLOCK_BYTES)?;
+        let mut header =
+            SegmentHeader::check(disk.memory().bytes(0..BLOCK_BYTES), superblock, phys);
+        scan::read(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
+        let bytes = disk.memory().bytes(0..INDEX_BYTES + BLOCK_BYTES);
+        if header.is_none() {
+            header = SegmentHeader::check(&bytes[INDEX_BYTES..], superblock, phys);
+        }
+        let Some(header) = header else { continue };
+        let closing = read_closing(bytes, &header).map(|(end, index)| (end, index.to_vec()));
+        found.push(Found { header, closing });
+    }
+    found.sort_by_key(|found| found.header.seg_no.get());
+    Ok(found)
+}
+
+/// What walking over the last segment showed.
+struct Last {
+    tables: Tables,
+    stop: Stop,
+    /// The checkpoint that opens it is whole.
+    opened: bool,
+    /// It holds messages or catalog records.
+    content: bool,
+    messages: Vec<RecoveredMessage>,
+    index: Vec<IndexEntry>,
+}
+
+impl Log {
+    /// Opens a log for writing under a new epoch. `seen` is told every message of the last segment.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; in each case the disk was not changed, but for [`OpenError::Write`].
+    ///
+    /// # Panics
+    /// When the disk's memory is smaller than [`Log::memory_bytes`].
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        options: &OpenOptions,
+        seen: &mut dyn FnMut(&RecoveredMessage),
+    ) -> Result<(Self, Recovery), OpenError> {
+        assert!(disk.memory().len() >= Self::memory_bytes(options.ring_bytes), "memory as asked");
+        assert!(options.ring_bytes >= 2 << 20, "a ring holds a roll and what is in flight");
+        let name = disk.info().name.clone();
+        let device = |fault| OpenError::Device { name: name.clone(), fault };
+        let superblock = read_superblock(disk)?;
+        let mut found = read_segments(disk, &superblock).map_err(device)?;
+        check_chain(disk, &superblock, &mut found)?;
+        let mut recovery = Recovery { clean: superblock.clean.get() == 1, ..Recovery::default() };
+        let mut dropped = Vec::new();
+        let mut dropped_seg_no = 0;
+        let mut tables = Tables::new();
+        let mut later_base = None;
+        while let Some(last) = found.last() {
+            let looked = look_at(disk, &superblock, last, later_base)?;
+            recovery.scanned_bytes += looked.stop.end.off;
+            recovery.cut |= looked.stop.lac_ahead > 0;
+            if looked.opened && looked.content {
+                looked.messages.iter().for_each(&mut *seen);
+                tables = looked.tables;
+                let header = last.header;
+                close_found(disk, &superblock, &header, &looked.stop.end, &looked.index)
+                    .map_err(device)?;
+                let closing = Some((looked.stop.end, looked.index));
+                *found.last_mut().expect("seen above") = Found { header, closing };
+                break;
+            }
+            // Nothing worth keeping: its catalog and producers, if whole, are those of the one before.
+            dropped_seg_no = dropped_seg_no.max(last.header.seg_no.get());
+            dropped.push(last.header.phys_index.get());
+            later_base = Some(last.header.base_batch_seq.get());
+            if looked.opened && found.len() == 1 {
+                tables = looked.tables;
+            }
+            found.pop();
+        }
+        tables.all_durable();
+        let segments = superblock.segment_count.get();
+        let mut live = Vec::with_capacity(usize::try_from(segments).expect("a disk's segments"));
+        let mut index = new_index(segments);
+        for found in &found {
+            let (end, entries) = found.closing.as_ref().expect("the chain was checked");
+            live.push(live_of(&found.header, &superblock, Some(*end)));
+            let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
+            index[phys].extend_from_slice(entries);
+        }
+        // What was dropped is used first, so that no header of it stays.
+        let used = |phys: &u64| live.iter().any(|live: &Live| live.phys == *phys);
+        let mut free: Vec<u64> =
+            (0..segments).rev().filter(|phys| !used(phys) && !dropped.contains(phys)).collect();
+        free.extend(dropped.iter().rev());
+        recovery.segments = live.len();
+        let mut log = Self::assemble(
+            &superblock,
+            (options.queue_depth.min(disk.info().queue_depth), options.ring_bytes),
+            tables,
+            live,
+            index,
+            free,
+        );
+        log.dropped_seg_no = dropped_seg_no;
+        recovery.messages = log.messages;
+        log.begin_epoch(disk, &found, options.unix_ns)
+            .map_err(|fault| OpenError::Write { name, fault })?;
+        recovery.epoch = log.epoch;
+        Ok((log, recovery))
+    }
+
+    /// Takes the next epoch and starts a segment for it.
+    fn begin_epoch<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        found: &[Found],
+        unix_ns: u64,
+    ) -> Result<(), LogFault> {
+        let seen = found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
+        self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
+        let mut superblock = self.superblock.next();
+        superblock.last_epoch = self.epoch.into();
+        superblock.clean = 0.into();
+        // The end of a clean stop stays: it is a fact about the segments before this epoch.
+        superblock.hints[0].closed_end = self.durable_seq.into();
+        superblock.hints[0].state = 0.into();
+        superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
+        self.superblock = superblock;
+        if self.free.is_empty() {
+            return Ok(());
+        }
+        self.begin_segment(disk.memory_mut(), true, unix_ns);
+        self.memory_from = self.open_log_off();
+        self.writable = true;
+        self.drain(disk)
+    }
+}
+
+/// Checks that each segment goes on where the one before ended. A segment whose closing index is damaged
+/// is walked over instead.
+fn check_chain<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    found: &mut Vec<Found>,
+) -> Result<(), OpenError> {
+    // A segment that held nothing may still stand where its successor was started in another place.
+    let bases: Vec<_> = found.iter().skip(1).map(|found| found.header.base()).collect();
+    let mut next_base = bases.into_iter();
+    found.retain(|segment| next_base.next() != Some(segment.header.base()));
+    let mut expected = super::segment::Base::default();
+    for position in 0..found.len() {
+        let header = found[position].header;
+        if header.base() != expected {
+            return Err(OpenError::Damaged(Box::new(Damaged {
+                name: disk.info().name.clone(),
+                seg_no: header.seg_no.get() - 1,
+                disk_offset: Geometry::of(superblock).segment(header.phys_index.get()),
+                batches: (expected.batch_seq + 1, header.base_batch_seq.get()),
+                streams: Vec::new(),
+                because: "the next segment goes on from a later batch",
+            })));
+        }
+        let Some(next) = found.get(position + 1) else { break };
+        let later_base = Some(next.header.base_batch_seq.get());
+        if found[position].closing.is_none() {
+            let looked = look_at(disk, superblock, &found[position], later_base)?;
+            found[position].closing = Some((looked.stop.end, looked.index));
+        }
+        let closing = found[position].closing.as_ref();
+        expected = closing.expect("read or walked over").0.base;
+    }
+    Ok(())
+}
+
+/// Walks over a segment and decides about its end. `later_base` is the batch after which the next segment
+/// goes on, `None` when it is the last one found.
+fn look_at<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    found: &Found,
+    later_base: Option<u64>,
+) -> Result<Last, OpenError> {
+    let name = disk.info().name.clone();
+    let header = &found.header;
+    let mut reader = Reader::new(header, Geometry::of(superblock).segment_bytes);
+    let start = End { off: BLOCK_BYTES as u64, base: header.base() };
+    let stop = walk(disk, superblock, header, start, &mut |batch| reader.take(batch))
+        .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
+    let next = stop.end.base.batch_seq + 1;
+    let hint = superblock.hints[0];
+    let stopped = superblock.clean.get() == 1 && hint.state.get() == 1;
+    let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+    let facts = Facts {
+        later_segment: later_base.is_some_and(|base| base >= next),
+        later_mark: stop.lac_ahead >= next,
+        closed_later: closed >= next,
+        stopped_later: later_base.is_none()
+            && hint.closed_end.get() >= next
+            && (stopped || header.epoch.get() < superblock.last_epoch.get()),
+    };
+    if let Decision::Halt(because) = decide(facts) {
+        let last = later_base.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
+        let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;
+        let streams = reader.missing(disk, superblock, header, stop.end.off);
+        return Err(OpenError::Damaged(Box::new(Damaged {
+            name,
+            seg_no: header.seg_no.get(),
+            disk_offset,
+            batches: (next, last),
+            streams,
+            because,
+        })));
+    }
+    Ok(reader.finish(stop))
+}
+
+/// Rebuilds tables and index from the batches of one segment.
+struct Reader {
+    tables: Tables,
+    parts: u16,
+    opened: bool,
+    content: bool,
+    messages: Vec<RecoveredMessage>,
+    index: Vec<IndexEntry>,
+    segment_start: u64,
+    segment_bytes: u64,
+}
+
+impl Reader {
+    fn new(header: &SegmentHeader, segment_bytes: u64) -> Self {
+        Self {
+            tables: Tables::new(),
+            parts: 0,
+            opened: false,
+            content: false,
+            messages: Vec::new(),
+            index: Vec::new(),
+            segment_start: header.base_log_off.get(),
+            segment_bytes,
+        }
+    }
+
+    fn take(&mut self, batch: &BatchView<'_>) {
+        match batch.kind() {
+            BatchKind::Checkpoint if !self.opened => {
+                // The hash was right, so a part that makes no sense is a bug of the writer.
+                let last = self.tables.read_checkpoint(batch.body(), self.parts);
+                self.opened = last.expect("the checkpoint's parts follow each other");
+                self.parts += 1;
+            }
+            BatchKind::Data => {
+                self.content = true;
+                for record in batch.records() {
+                    self.take_record(batch, &record);
+                }
+            }
+            BatchKind::EpochOpen | BatchKind::Lac | BatchKind::Checkpoint | BatchKind::Roll => {}
+        }
+    }
+
+    fn take_record(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
+        let header = record.header;
+        let (id, unix_ns) = (header.producer_id.get(), header.received_ns.get());
+        if header.stream.get() != 0 {
+            self.take_message(batch, record);
+        } else if header.flags.get() == CONTROL_STREAM {
+            let id = StreamId(u32::try_from(id).expect("a stream's id"));
+            let name = std::str::from_utf8(record.payload).expect("a stream's name");
+            self.tables.add_stream(id, name, unix_ns);
+        } else if header.flags.get() == CONTROL_PRODUCER {
+            let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
+            let _ = self.tables.register(ProducerId(id), epoch, unix_ns);
+        }
+    }
+
+    fn take_message(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
+        let header = record.header;
+        let message = RecoveredMessage {
+            producer_id: ProducerId(header.producer_id.get()),
+            producer_seq: header.producer_seq.get(),
+            stream: StreamId(header.stream.get()),
+            sequence: header.sequence.get(),
+        };
+        let unix_ns = header.received_ns.get();
+        if let Some(slot) = self.tables.producer_slot(message.producer_id) {
+            let producer = self.tables.producer_at_mut(slot);
+            producer.last_seq = message.producer_seq;
+            producer.last_active_ns = unix_ns;
+        }
+        let granule = batch.log_off() / (self.segment_bytes / super::GRANULES);
+        let stream = self.tables.stream_mut(message.stream).expect("a stream of the catalog");
+        assert_eq!(stream.next_sequence, message.sequence, "sequences are dense");
+        stream.next_sequence += 1;
+        stream.bytes += record.payload.len() as u64;
+        let is_new = stream.indexed_granule == u64::MAX;
+        let room = self.index.len() < super::INDEX_ENTRIES - crate::limits::STREAMS_MAX;
+        if stream.indexed_granule != granule && (is_new || room) {
+            stream.indexed_granule = granule;
+            let block = (batch.log_off() - self.segment_start) / BLOCK_BYTES as u64;
+            self.index.push(IndexEntry {
+                stream: message.stream.0.into(),
+                block: u32::try_from(block).expect("a block of a segment").into(),
+                first_sequence: message.sequence.into(),
+                time_ns: unix_ns.into(),
+            });
+        }
+        self.messages.push(message);
+    }
+
+    /// Which sequences are missing, as far as batches behind the damage tell.
+    fn missing<D: Disk>(
+        &self,
+        disk: &mut D,
+        superblock: &Superblock,
+        header: &SegmentHeader,
+        off: u64,
+    ) -> Vec<(String, u64, Option<u64>)> {
+        let mut found: Vec<(StreamId, u64)> = Vec::new();
+        let range = (off, u64::MAX);
+        // What cannot be read tells nothing.
+        let _ = scan::for_each_block(disk, superblock, header, range, &mut |bytes, key, log_off| {
+            let Ok(batch) = BatchView::check(bytes, key, log_off) else { return };
+            for record in batch.records() {
+                let stream = StreamId(record.header.stream.get());
+                if stream.0 != 0 && found.iter().all(|(known, _)| *known != stream) {
+                    found.push((stream, record.header.sequence.get()));
+                }
+            }
+        });
+        let say = |stream: &super::StreamFacts| {
+            let next = found.iter().find(|(id, _)| *id == stream.id).map(|(_, next)| *next);
+            match next {
+                Some(next) if next == stream.next_sequence => None,
+                Some(next) => Some((stream.name.clone(), stream.next_sequence, Some(next - 1))),
+                None => Some((stream.name.clone(), stream.next_sequence, None)),
+            }
+        };
+        self.tables.streams().filter_map(say).collect()
+    }
+
+    fn finish(self, stop: Stop) -> Last {
+        Last {
+            tables: self.tables,
+            stop,
+            opened: self.opened,
+            content: self.content,
+            messages: self.messages,
+            index: self.index,
+        }
+    }
+}
+
+/// Writes the closing index of a segment that a crash left open, and its header's copy if that is not
+/// what it should be. Idempotent.
+fn close_found<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    header: &SegmentHeader,
+    end: &End,
+    entries: &[IndexEntry],
+) -> Result<(), DiskFault> {
+    use zerocopy::IntoBytes;
+    let geometry = Geometry::of(superblock);
+    let segment = geometry.segment(header.phys_index.get());
+    let bytes = INDEX_BYTES + BLOCK_BYTES;
+    let memory = disk.memory_mut().bytes_mut(0..bytes);
+    write_closing(&mut memory[..INDEX_BYTES], header, end, entries);
+    memory[INDEX_BYTES..].copy_from_slice(header.as_bytes());
+    let disk_offset = segment + geometry.index_offset();
+    run(disk, Io { operation: Operation::Write, tag: 0, disk_offset, memory_offset: 0, bytes })?;
+    disk.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(header.as_bytes());
+    let bytes = BLOCK_BYTES;
+    run(disk, Io { operation: Operation::Write, tag: 0, disk_offset: segment, memory_offset: 0, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_tail_nothing_speaks_for_is_cut() {
+        for bits in 0..16 {
+            let facts = Facts {
+                later_segment: bits & 1 != 0,
+                later_mark: bits & 2 != 0,
+                closed_later: bits & 4 != 0,
+                stopped_later: bits & 8 != 0,
+            };
+            assert_eq!(decide(facts) == Decision::Cut, bits == 0, "{facts:?}");
+        }
+    }
+}

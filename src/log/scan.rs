@@ -1,0 +1,156 @@
+//! Walking over the batches of a segment on the disk, for recovery, verification and dumps.
+
+use super::batch::{BatchDamage, BatchView};
+use super::segment::{Base, End, Geometry, SegmentHeader};
+use super::superblock::Superblock;
+use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
+
+/// Bytes read at once; the memory of any disk is at least so large.
+pub const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
+
+/// Reads `bytes` at `disk_offset` into the start of the disk's memory.
+///
+/// # Errors
+/// What the device said.
+pub fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+    assert!(bytes <= CHUNK_BYTES, "at most a chunk");
+    let step = disk.info().transfer_bytes_max.min(CHUNK_BYTES);
+    let mut done = 0;
+    while done < bytes {
+        let io = Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: disk_offset + done as u64,
+            memory_offset: done,
+            bytes: step.min(bytes - done),
+        };
+        run(disk, io)?;
+        done += io.bytes;
+    }
+    Ok(())
+}
+
+/// Where a walk ended, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The end of what is good.
+    pub end: End,
+    /// What stands there instead of the next batch; `None` at the end of the segment's room.
+    pub damage: Option<BatchDamage>,
+    /// The last batch that later headers, with their checksums right, name as durable.
+    pub lac_ahead: u64,
+    /// The segment ended with a roll.
+    pub rolled: bool,
+}
+
+/// Walks from `from` on over all batches that follow each other without a flaw and gives each to `visit`.
+///
+/// # Errors
+/// When the device cannot be read even block by block.
+pub fn walk<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    header: &SegmentHeader,
+    from: End,
+    visit: &mut dyn FnMut(&BatchView<'_>),
+) -> Result<Stop, DiskFault> {
+    let geometry = Geometry::of(superblock);
+    let segment = geometry.segment(header.phys_index.get());
+    let key = header.key(superblock);
+    let mut end = from;
+    loop {
+        let room = geometry.data_end() - end.off;
+        let chunk = usize::try_from(room.min(CHUNK_BYTES as u64)).expect("at most a chunk");
+        if chunk == 0 {
+            return Ok(Stop { end, damage: None, lac_ahead: 0, rolled: false });
+        }
+        read(disk, segment + end.off, chunk)?;
+        let mut at = 0;
+        let damage = loop {
+            let log_off = header.base_log_off.get() + end.off;
+            let bytes = disk.memory().bytes(at..chunk);
+            let batch = match BatchView::check(bytes, &key, log_off) {
+                Ok(batch) => batch,
+                Err(damage) => break damage,
+            };
+            let follows = batch.batch_seq() == end.base.batch_seq + 1
+                && batch.chain() == end.base.chain
+                && batch.messages().0 == end.base.message;
+            if !follows {
+                break BatchDamage::Header;
+            }
+            visit(&batch);
+            at += batch.bytes();
+            end.off += batch.bytes() as u64;
+            end.base = Base {
+                batch_seq: batch.batch_seq(),
+                message: batch.messages().0 + u64::from(batch.messages().1),
+                chain: batch.chain_after(),
+            };
+            if batch.kind() == super::batch::BatchKind::Roll {
+                return Ok(Stop { end, damage: None, lac_ahead: 0, rolled: true });
+            }
+        };
+        if damage == BatchDamage::CutShort && at > 0 {
+            continue;
+        }
+        let lac_ahead = look_ahead(disk, superblock, header, end.off)?;
+        return Ok(Stop { end, damage: Some(damage), lac_ahead, rolled: false });
+    }
+}
+
+/// The highest "last durable" mark of any header behind `off`, as far as writes may have been in flight.
+fn look_ahead<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    header: &SegmentHeader,
+    off: u64,
+) -> Result<u64, DiskFault> {
+    let mut lac_max = 0;
+    let limit = off + IN_FLIGHT_BYTES_MAX as u64;
+    for_each_block(disk, superblock, header, (off, limit), &mut |bytes, key, log_off| {
+        if let Some((_, lac)) = BatchView::peek(bytes, key, log_off) {
+            lac_max = lac_max.max(lac);
+        }
+    })?;
+    Ok(lac_max)
+}
+
+/// What a block is shown to: the bytes from it to the end of the chunk, the key, its log offset.
+pub type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, u64) + 'a;
+
+/// Shows every block of a segment's data between two offsets to `visit`.
+///
+/// # Errors
+/// What the device said.
+pub fn for_each_block<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    header: &SegmentHeader,
+    (mut off, limit): (u64, u64),
+    visit: &mut BlockVisit<'_>,
+) -> Result<(), DiskFault> {
+    let geometry = Geometry::of(superblock);
+    let segment = geometry.segment(header.phys_index.get());
+    let key = header.key(superblock);
+    let data_end = geometry.data_end();
+    let limit = limit.min(data_end);
+    while off < limit {
+        let chunk = (data_end - off).min(CHUNK_BYTES as u64);
+        let chunk = usize::try_from(chunk).expect("at most a chunk");
+        read(disk, segment + off, chunk)?;
+        // The last blocks are shown again with the next chunk, so that a batch is seen whole.
+        let last = chunk == CHUNK_BYTES;
+        let shown = if last { chunk - BATCH_BYTES_MAX } else { chunk };
+        for at in (0..shown).step_by(BLOCK_BYTES) {
+            if off + at as u64 >= limit {
+                break;
+            }
+            let log_off = header.base_log_off.get() + off + at as u64;
+            visit(disk.memory().bytes(at..chunk), &key, log_off);
+        }
+        off += shown as u64;
+    }
+    Ok(())
+}

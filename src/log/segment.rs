@@ -1,0 +1,287 @@
+//! Segments: fixed-size runs of blocks, each granted to one epoch.
+//!
+//! ```text
+//! block 0        header
+//! block 1 ..     batches
+//! last 9 blocks  8 blocks of index, written when the segment is closed, and the header's copy
+//! ```
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::batch::SegmentKey;
+use super::superblock::{AREA_OFFSET, Superblock};
+use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
+
+const MAGIC: [u8; 8] = *b"BLSEGMT\x01";
+const CLOSING_MAGIC: [u8; 8] = *b"BLCLOSE\x01";
+
+/// Blocks of the closing index.
+pub const INDEX_BLOCKS: usize = 8;
+/// Bytes of the closing index.
+pub const INDEX_BYTES: usize = INDEX_BLOCKS * BLOCK_BYTES;
+
+/// The header, one block, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SegmentHeader {
+    magic: [u8; 8],
+    checksum: [u8; 16],
+    /// Identity of the log.
+    pub cluster: [u8; 16],
+    /// Shard.
+    pub shard: U32,
+    version: U32,
+    /// Counts the shard's segments, never reused.
+    pub seg_no: U64,
+    /// The epoch it was granted to.
+    pub epoch: U64,
+    /// Log offset of its first byte.
+    pub base_log_off: U64,
+    /// The last batch before it.
+    pub base_batch_seq: U64,
+    /// Messages of the shard before it.
+    pub base_message: U64,
+    /// Chain value before its first batch.
+    pub base_chain: U64,
+    /// Random.
+    pub salt: U64,
+    salt_high: U64,
+    /// Which segment of the disk it is.
+    pub phys_index: U64,
+    /// Unix time.
+    pub created_ns: U64,
+    prev_phys: U64,
+    zero: [u8; 3960],
+}
+
+const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
+
+/// Where a segment goes on from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Base {
+    /// The last batch before it.
+    pub batch_seq: u64,
+    /// Messages before it.
+    pub message: u64,
+    /// Chain value.
+    pub chain: u64,
+}
+
+impl SegmentHeader {
+    /// The header of a new segment.
+    #[must_use]
+    pub fn new(
+        superblock: &Superblock,
+        (seg_no, phys_index, epoch): (u64, u64, u64),
+        base: Base,
+        salt: u64,
+        created_ns: u64,
+    ) -> Self {
+        let mut header = Self {
+            magic: MAGIC,
+            checksum: [0; 16],
+            cluster: superblock.cluster,
+            shard: 0.into(),
+            version: 1.into(),
+            seg_no: seg_no.into(),
+            epoch: epoch.into(),
+            base_log_off: (seg_no * superblock.segment_bytes()).into(),
+            base_batch_seq: base.batch_seq.into(),
+            base_message: base.message.into(),
+            base_chain: base.chain.into(),
+            salt: salt.into(),
+            salt_high: 0.into(),
+            phys_index: phys_index.into(),
+            created_ns: created_ns.into(),
+            prev_phys: 0.into(),
+            zero: [0; 3960],
+        };
+        header.checksum = header.checksum_now();
+        header
+    }
+
+    fn checksum_now(&self) -> [u8; 16] {
+        let hash = blake3::hash(&self.as_bytes()[24..]);
+        hash.as_bytes()[..16].try_into().expect("16 of 32 bytes")
+    }
+
+    /// The header in `bytes`, when it is one of this log for this place.
+    #[must_use]
+    pub fn check(bytes: &[u8], superblock: &Superblock, phys_index: u64) -> Option<Self> {
+        let header = Self::read_from_bytes(bytes).ok()?;
+        let ours = header.magic == MAGIC
+            && header.checksum == header.checksum_now()
+            && header.cluster == superblock.cluster
+            && header.phys_index.get() == phys_index
+            && header.seg_no.get() > 0
+            && header.seg_no.get().checked_mul(superblock.segment_bytes())
+                == Some(header.base_log_off.get());
+        ours.then_some(header)
+    }
+
+    /// What its batches are checked with.
+    #[must_use]
+    pub fn key(&self, superblock: &Superblock) -> SegmentKey {
+        let shard = u64::from(self.shard.get());
+        let chain_salt = &superblock.salt[..8];
+        SegmentKey {
+            log_tag: xxh3_64_with_seed(&superblock.cluster, shard),
+            epoch: self.epoch.get(),
+            seg_no: self.seg_no.get(),
+            salt: self.salt.get(),
+            chain_salt: u64::from_le_bytes(chain_salt.try_into().expect("8 bytes")),
+        }
+    }
+
+    /// Where it goes on from.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        Base {
+            batch_seq: self.base_batch_seq.get(),
+            message: self.base_message.get(),
+            chain: self.base_chain.get(),
+        }
+    }
+}
+
+/// Where things are on the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Segment size.
+    pub segment_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+}
+
+impl Geometry {
+    /// Of a formatted disk.
+    #[must_use]
+    pub fn of(superblock: &Superblock) -> Self {
+        Self {
+            segment_bytes: superblock.segment_bytes(),
+            segments: superblock.segment_count.get(),
+        }
+    }
+
+    /// Disk offset of a segment.
+    #[must_use]
+    pub fn segment(&self, phys_index: u64) -> u64 {
+        assert!(phys_index < self.segments, "segment {phys_index} of {}", self.segments);
+        AREA_OFFSET + phys_index * self.segment_bytes
+    }
+
+    /// Offset in a segment where batches end at the latest.
+    #[must_use]
+    pub fn data_end(&self) -> u64 {
+        self.index_offset()
+    }
+
+    /// Offset in a segment of the closing index.
+    #[must_use]
+    pub fn index_offset(&self) -> u64 {
+        self.segment_bytes - (INDEX_BYTES + BLOCK_BYTES) as u64
+    }
+
+    /// Offset in a segment of the header's copy.
+    #[must_use]
+    pub fn copy_offset(&self) -> u64 {
+        self.segment_bytes - BLOCK_BYTES as u64
+    }
+}
+
+/// One entry of the sparse index: from this block on, look for the stream's messages from this sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct IndexEntry {
+    /// Stream.
+    pub stream: U32,
+    /// Block of the segment where the batch stands.
+    pub block: U32,
+    /// The stream's first sequence in that batch.
+    pub first_sequence: U64,
+    /// Unix time at which that message was received.
+    pub time_ns: U64,
+}
+
+/// Before the entries of a closing index.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ClosingHead {
+    magic: [u8; 8],
+    /// XXH3-64 of all that follows up to the end of the index blocks, seeded with the segment's salt.
+    hash: U64,
+    seg_no: U64,
+    /// Offset in the segment behind the last batch.
+    pub end_off: U64,
+    /// The last batch.
+    pub end_batch_seq: U64,
+    /// Chain value after it.
+    pub end_chain: U64,
+    /// Messages of the shard up to here.
+    pub end_message: U64,
+    entries: U32,
+    reserved: U32,
+}
+
+const CLOSING_HEAD_BYTES: usize = size_of::<ClosingHead>();
+const _: () = assert!(CLOSING_HEAD_BYTES == 64 && size_of::<IndexEntry>() == 24);
+
+/// Entries of one segment, at most.
+pub const INDEX_ENTRIES: usize = (INDEX_BYTES - CLOSING_HEAD_BYTES) / size_of::<IndexEntry>();
+const _: () = assert!(INDEX_ENTRIES > STREAMS_MAX + 128, "every stream and some granules");
+
+/// Where a closed segment ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Offset in the segment behind the last batch.
+    pub off: u64,
+    /// The last batch, messages up to it, chain value after it.
+    pub base: Base,
+}
+
+/// Writes a closing index into `bytes`, [`INDEX_BYTES`] long.
+pub fn write_closing(bytes: &mut [u8], header: &SegmentHeader, end: &End, entries: &[IndexEntry]) {
+    assert!(bytes.len() == INDEX_BYTES && entries.len() <= INDEX_ENTRIES);
+    let mut head = ClosingHead {
+        magic: CLOSING_MAGIC,
+        hash: 0.into(),
+        seg_no: header.seg_no,
+        end_off: end.off.into(),
+        end_batch_seq: end.base.batch_seq.into(),
+        end_chain: end.base.chain.into(),
+        end_message: end.base.message.into(),
+        entries: u32::try_from(entries.len()).expect("few entries").into(),
+        reserved: 0.into(),
+    };
+    bytes.fill(0);
+    let used = CLOSING_HEAD_BYTES + size_of_val(entries);
+    bytes[CLOSING_HEAD_BYTES..used].copy_from_slice(entries.as_bytes());
+    bytes[..CLOSING_HEAD_BYTES].copy_from_slice(head.as_bytes());
+    head.hash = xxh3_64_with_seed(&bytes[16..], header.salt.get()).into();
+    bytes[..CLOSING_HEAD_BYTES].copy_from_slice(head.as_bytes());
+}
+
+/// The closing index in `bytes`, when it is this segment's and whole.
+#[must_use]
+pub fn read_closing<'a>(
+    bytes: &'a [u8],
+    header: &SegmentHeader,
+) -> Option<(End, &'a [IndexEntry])> {
+    let (head, rest) = ClosingHead::ref_from_prefix(bytes.get(..INDEX_BYTES)?).ok()?;
+    let hash = xxh3_64_with_seed(&bytes[16..INDEX_BYTES], header.salt.get());
+    if head.magic != CLOSING_MAGIC || head.hash.get() != hash || head.seg_no != header.seg_no {
+        return None;
+    }
+    let count = usize::try_from(head.entries.get()).ok()?;
+    let (entries, _) = <[IndexEntry]>::ref_from_prefix_with_elems(rest, count).ok()?;
+    let base = Base {
+        batch_seq: head.end_batch_seq.get(),
+        message: head.end_message.get(),
+        chain: head.end_chain.get(),
+    };
+    Some((End { off: head.end_off.get(), base }, entries))
+}

@@ -1,0 +1,312 @@
+//! The superblock: four copies that identify the disk and hint at the log's state. Written at format,
+//! at each opening for writing and at a clean stop; never on the path.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::limits::BLOCK_BYTES;
+
+/// First bytes of a superblock.
+const MAGIC: [u8; 8] = *b"BUSLANE\x01";
+
+/// Copies on a disk.
+pub const COPIES: usize = 4;
+
+/// Where the segments begin.
+pub const AREA_OFFSET: u64 = 2 << 20;
+
+/// What is kept free behind the segments for the last two copies.
+pub const END_BYTES: u64 = 1 << 20;
+
+/// Features a reader must know to read the log; none yet.
+const INCOMPAT_KNOWN: u32 = 0;
+
+/// Where the copies stand on a disk of `disk_bytes`.
+#[must_use]
+pub fn copy_offsets(disk_bytes: u64) -> [u64; COPIES] {
+    [64 << 10, 1 << 20, disk_bytes - END_BYTES, disk_bytes - (64 << 10)]
+}
+
+/// What is remembered of one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ShardHint {
+    /// Shard number.
+    pub shard: U32,
+    /// 1: stopped cleanly, `closed_end` holds.
+    pub state: U32,
+    /// Trimmed below this log offset.
+    pub trim_off: U64,
+    /// Reserved for retention.
+    pub trim_seq: U64,
+    /// Log offset of the end at a clean stop.
+    pub end_off: U64,
+    /// Chain value at the end.
+    pub end_chain: U64,
+    /// The last batch at a clean stop.
+    pub closed_end: U64,
+}
+
+/// The block, little-endian.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Superblock {
+    magic: [u8; 8],
+    checksum: [u8; 16],
+    copy: [u8; 2],
+    format: [u8; 6],
+    /// Counts the writes of the superblock.
+    pub sequence: U64,
+    parent: [u8; 16],
+    /// Identity of the log.
+    pub cluster: [u8; 16],
+    /// Identity of this leg.
+    pub leg: [u8; 16],
+    /// NGUID of the device, zero where it has none.
+    pub nguid: [u8; 16],
+    eui64: [u8; 8],
+    serial: [u8; 20],
+    nsid: U32,
+    /// Logical block size.
+    pub block_bytes: U32,
+    /// Binary logarithm of the segment size.
+    pub segment_log2: U32,
+    /// Segments.
+    pub segment_count: U64,
+    area_block: U64,
+    /// Random, never on the wire.
+    pub salt: [u8; 16],
+    view: U64,
+    /// The highest epoch that was ever given out.
+    pub last_epoch: U64,
+    /// [`crate::ids::Durability`] at format.
+    pub durability: U32,
+    compat: U32,
+    incompat: U32,
+    /// 1: stopped cleanly.
+    pub clean: U32,
+    key: [u8; 48],
+    /// Per shard.
+    pub hints: [ShardHint; 64],
+    /// Shards the segments are shared by.
+    pub shards: U32,
+    reserved: [u8; 764],
+}
+
+const _: () = assert!(size_of::<ShardHint>() == 48 && size_of::<Superblock>() == BLOCK_BYTES);
+
+/// What is said of a log when it is formatted.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Identity of the log.
+    pub cluster: [u8; 16],
+    /// Identity of this leg.
+    pub leg: [u8; 16],
+    /// Random.
+    pub salt: [u8; 16],
+    /// Of the device.
+    pub nguid: [u8; 16],
+}
+
+impl Superblock {
+    /// The first superblock of a new log.
+    #[must_use]
+    pub fn new(identity: &Identity, segment_log2: u32, segments: u64, durability: u8) -> Self {
+        let mut hints = [ShardHint::default(); 64];
+        for (shard, hint) in (0u32..).zip(&mut hints) {
+            hint.shard = shard.into();
+        }
+        Self {
+            magic: MAGIC,
+            checksum: [0; 16],
+            copy: [0; 2],
+            format: [1, 0, 0, 0, 0, 16],
+            sequence: 1.into(),
+            parent: [0; 16],
+            cluster: identity.cluster,
+            leg: identity.leg,
+            nguid: identity.nguid,
+            eui64: [0; 8],
+            serial: [0; 20],
+            nsid: 0.into(),
+            block_bytes: u32::try_from(BLOCK_BYTES).expect("4096").into(),
+            segment_log2: segment_log2.into(),
+            segment_count: segments.into(),
+            area_block: (AREA_OFFSET / BLOCK_BYTES as u64).into(),
+            salt: identity.salt,
+            view: 0.into(),
+            last_epoch: 0.into(),
+            durability: u32::from(durability).into(),
+            compat: 0.into(),
+            incompat: 0.into(),
+            clean: 1.into(),
+            key: [0; 48],
+            hints,
+            shards: 1.into(),
+            reserved: [0; 764],
+        }
+    }
+
+    /// Segment size in bytes.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        1 << self.segment_log2.get()
+    }
+
+    fn checksum_now(&self) -> [u8; 16] {
+        let hash = blake3::hash(&self.as_bytes()[26..]);
+        hash.as_bytes()[..16].try_into().expect("16 of 32 bytes")
+    }
+
+    /// The successor of this superblock, to be changed and then written.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        let mut next = *self;
+        next.parent = self.checksum_now();
+        next.sequence = (self.sequence.get() + 1).into();
+        next
+    }
+
+    /// Reads one copy.
+    ///
+    /// # Errors
+    /// What the device said, or that the bytes are not that copy.
+    pub fn check(bytes: &[u8], copy: usize) -> Result<Self, CopyDamage> {
+        let block = Self::read_from_bytes(bytes).map_err(|_| CopyDamage::NotOurs)?;
+        if block.magic != MAGIC {
+            return Err(CopyDamage::NotOurs);
+        }
+        if block.checksum_now() != block.checksum {
+            return Err(CopyDamage::Checksum);
+        }
+        if block.copy != [u8::try_from(copy).expect("4 copies"), 0] {
+            return Err(CopyDamage::Copy);
+        }
+        if block.format[0] != 1 || block.incompat.get() & !INCOMPAT_KNOWN != 0 {
+            return Err(CopyDamage::Release(block.format[0]));
+        }
+        if block.reserved != [0; 764]
+            || !(20..=30).contains(&block.segment_log2.get())
+            || block.block_bytes.get() as usize != BLOCK_BYTES
+        {
+            return Err(CopyDamage::Checksum);
+        }
+        Ok(block)
+    }
+
+    /// Writes all copies: the first alone, then the others, so that no crash leaves fewer than two
+    /// equal ones.
+    ///
+    /// # Errors
+    /// When fewer than three copies could be written.
+    pub fn write<D: Disk>(&self, disk: &mut D) -> Result<(), DiskFault> {
+        let mut failed = 0;
+        for (copy, disk_offset) in copy_offsets(disk.info().bytes).into_iter().enumerate() {
+            let mut block = *self;
+            block.checksum = self.checksum_now();
+            block.copy = [u8::try_from(copy).expect("4 copies"), 0];
+            disk.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(block.as_bytes());
+            let operation = Operation::Write;
+            let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
+            if let Err(fault) = run(disk, io) {
+                failed += 1;
+                if failed > 1 {
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyDamage {
+    /// not a superblock
+    #[error("not a superblock of Buslane")]
+    NotOurs,
+    /// damaged
+    #[error("damaged")]
+    Checksum,
+    /// a copy that belongs elsewhere
+    #[error("a copy that belongs elsewhere on the disk")]
+    Copy,
+    /// written by a later release, format {0}
+    #[error("written by a later release of Buslane (format {0}); use that release")]
+    Release(u8),
+    /// cannot be read
+    #[error("cannot be read: {0}")]
+    Read(DiskFault),
+}
+
+/// Reads all copies, each by itself.
+pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
+    let offsets = copy_offsets(disk.info().bytes);
+    let mut copies = [Err(CopyDamage::NotOurs); COPIES];
+    for (copy, disk_offset) in offsets.into_iter().enumerate() {
+        let operation = Operation::Read;
+        let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
+        copies[copy] = match run(disk, io) {
+            Ok(()) => Superblock::check(disk.memory().bytes(0..BLOCK_BYTES), copy),
+            Err(fault) => Err(CopyDamage::Read(fault)),
+        };
+    }
+    copies
+}
+
+/// The superblock that counts: of those with at least two equal copies the newest. `None` when no two
+/// agree.
+#[must_use]
+pub fn quorum(copies: &[Result<Superblock, CopyDamage>; COPIES]) -> Option<Superblock> {
+    let valid = || copies.iter().flatten();
+    let agreeing = |block: &&Superblock| {
+        valid().filter(|other| other.checksum == block.checksum).count() >= 2
+    };
+    valid().filter(agreeing).max_by_key(|block| block.sequence.get()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(sequence: u64, copy: u8) -> Superblock {
+        let identity =
+            Identity { cluster: [1; 16], leg: [2; 16], salt: [3; 16], nguid: [0; 16] };
+        let mut block = Superblock::new(&identity, 24, 9, 5);
+        block.sequence = sequence.into();
+        block.checksum = block.checksum_now();
+        block.copy = [copy, 0];
+        block
+    }
+
+    /// All states a crash, a torn write or damage can leave four copies in.
+    #[test]
+    fn the_newest_with_two_equal_copies_counts_in_every_state() {
+        for state in 0..3u32.pow(4) {
+            let mut copies = [Err(CopyDamage::Checksum); COPIES];
+            let mut count = [0; 3];
+            for (copy, place) in copies.iter_mut().enumerate() {
+                let what = state / 3u32.pow(u32::try_from(copy).unwrap()) % 3;
+                count[what as usize] += 1;
+                if what > 0 {
+                    *place = Ok(sealed(u64::from(what), u8::try_from(copy).unwrap()));
+                }
+            }
+            let expected = if count[2] >= 2 { Some(2) } else { (count[1] >= 2).then_some(1) };
+            assert_eq!(quorum(&copies).map(|block| block.sequence.get()), expected, "{count:?}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let block = sealed(1, 2);
+        assert!(Superblock::check(block.as_bytes(), 2).is_ok());
+        for bit in 0..BLOCK_BYTES * 8 {
+            let mut bytes = block.as_bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Superblock::check(&bytes, 2).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What a shard knows beside its messages: the catalog of streams and the producers. Rebuilt at
+//! recovery from the checkpoint that opens a segment and the records after it.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::batch::BATCH_HEADER_BYTES;
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::{BATCH_BYTES_MAX, PRODUCERS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+
+/// A producer that was not heard of for so long is forgotten.
+const PRODUCER_IDLE_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// Its number.
+    pub id: StreamId,
+    /// Its name.
+    pub name: String,
+    /// The oldest sequence that is kept.
+    pub first_sequence: u64,
+    /// The next sequence to be given out.
+    pub next_sequence: u64,
+    /// The sequence after the newest durable one.
+    pub durable_next: u64,
+    /// Unix time of creation.
+    pub created_ns: u64,
+    /// Payload bytes since creation.
+    pub bytes: u64,
+    /// The granule of the log its last index entry is for.
+    pub(super) indexed_granule: u64,
+    /// The batch in which it was last noted as touched.
+    pub(super) touched_batch: u64,
+}
+
+/// One producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerFacts {
+    /// Its identity; 0 where the place is free.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: u32,
+    /// The last number accepted from it.
+    pub last_seq: u64,
+    /// Unix time of its last message or registration.
+    pub last_active_ns: u64,
+}
+
+/// Both tables.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    streams: Vec<StreamFacts>,
+    producers: Vec<ProducerFacts>,
+    next_producer: u64,
+}
+
+impl Tables {
+    /// Empty tables; allocates what they will ever need, but for the names.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            streams: Vec::with_capacity(STREAMS_MAX),
+            producers: Vec::with_capacity(PRODUCERS_MAX),
+            next_producer: 1,
+        }
+    }
+
+    /// All streams, by id.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamFacts> {
+        self.streams.iter()
+    }
+
+    /// Producers that are known.
+    pub fn producers(&self) -> impl Iterator<Item = &ProducerFacts> {
+        self.producers.iter().filter(|producer| producer.id.0 != 0)
+    }
+
+    /// A stream.
+    #[must_use]
+    #[inline]
+    pub fn stream(&self, id: StreamId) -> Option<&StreamFacts> {
+        let index = usize::try_from(id.0.checked_sub(1)?).ok()?;
+        self.streams.get(index)
+    }
+
+    /// The same, to change.
+    #[inline]
+    pub(super) fn stream_mut(&mut self, id: StreamId) -> Option<&mut StreamFacts> {
+        let index = usize::try_from(id.0.checked_sub(1)?).ok()?;
+        self.streams.get_mut(index)
+    }
+
+    /// The stream of this name.
+    #[must_use]
+    pub fn stream_by_name(&self, name: &str) -> Option<&StreamFacts> {
+        self.streams.iter().find(|stream| stream.name == name)
+    }
+
+    /// The id a new stream would get; `None` when the table is full.
+    #[must_use]
+    pub fn next_stream(&self) -> Option<StreamId> {
+        let next = self.streams.len() + 1;
+        (next <= STREAMS_MAX).then(|| StreamId(u32::try_from(next).expect("few streams")))
+    }
+
+    /// Adds a stream; the ids are dense from 1.
+    pub(super) fn add_stream(&mut self, id: StreamId, name: &str, created_ns: u64) {
+        assert_eq!(self.next_stream(), Some(id), "stream ids are dense");
+        self.streams.push(StreamFacts {
+            id,
+            name: name.to_owned(),
+            first_sequence: 1,
+            next_sequence: 1,
+            durable_next: 1,
+            created_ns,
+            bytes: 0,
+            indexed_granule: u64::MAX,
+            touched_batch: 0,
+        });
+    }
+
+    /// The producer at a place of the table.
+    #[must_use]
+    #[inline]
+    pub fn producer_at(&self, slot: usize) -> &ProducerFacts {
+        &self.producers[slot]
+    }
+
+    #[inline]
+    pub(super) fn producer_at_mut(&mut self, slot: usize) -> &mut ProducerFacts {
+        &mut self.producers[slot]
+    }
+
+    /// The place of a producer.
+    #[must_use]
+    pub fn producer_slot(&self, id: ProducerId) -> Option<usize> {
+        self.producers.iter().position(|producer| producer.id == id && id.0 != 0)
+    }
+
+    /// The id for a new producer.
+    #[must_use]
+    pub fn next_producer(&self) -> ProducerId {
+        ProducerId(self.next_producer)
+    }
+
+    /// Registers a producer, new or known, and returns its place; `None` when the table is full of
+    /// producers that may still come back. Forgotten are, first, those idle for a week, and then one
+    /// that never published, which has nothing to lose.
+    pub(super) fn register(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        now_ns: u64,
+    ) -> Option<usize> {
+        let slot = self.producer_slot(id).or_else(|| self.place(now_ns))?;
+        let producer = &mut self.producers[slot];
+        if producer.id != id {
+            *producer = ProducerFacts { id, epoch, last_seq: 0, last_active_ns: now_ns };
+        }
+        producer.epoch = epoch;
+        producer.last_active_ns = now_ns;
+        self.next_producer = self.next_producer.max(id.0 + 1);
+        Some(slot)
+    }
+
+    fn place(&mut self, now_ns: u64) -> Option<usize> {
+        if self.producers.len() < PRODUCERS_MAX {
+            let none = ProducerFacts {
+                id: ProducerId(0),
+                epoch: 0,
+                last_seq: 0,
+                last_active_ns: 0,
+            };
+            self.producers.push(none);
+            return Some(self.producers.len() - 1);
+        }
+        let idle = |producer: &ProducerFacts| {
+            now_ns.saturating_sub(producer.last_active_ns) > PRODUCER_IDLE_NS
+        };
+        let oldest = |(_, producer): &(usize, &ProducerFacts)| producer.last_active_ns;
+        let places = || self.producers.iter().enumerate();
+        places()
+            .filter(|(_, producer)| idle(producer))
+            .min_by_key(oldest)
+            .or_else(|| places().filter(|(_, p)| p.last_seq == 0).min_by_key(oldest))
+            .map(|(slot, _)| slot)
+    }
+
+    /// Parts of a checkpoint of these tables.
+    #[must_use]
+    pub(super) fn checkpoint_parts(&self) -> usize {
+        let streams = self.streams.len().div_ceil(STREAMS_A_PART);
+        let producers = self.producers.len().div_ceil(PRODUCERS_A_PART);
+        (streams + producers).max(1)
+    }
+
+    /// Writes part `part` of the checkpoint into `body` and returns its length.
+    pub(super) fn write_checkpoint(&self, part: usize, body: &mut [u8]) -> usize {
+        let stream_parts = self.streams.len().div_ceil(STREAMS_A_PART);
+        let (streams, producers): (&[StreamFacts], &[ProducerFacts]) = if part < stream_parts {
+            let start = part * STREAMS_A_PART;
+            (&self.streams[start..self.streams.len().min(start + STREAMS_A_PART)], &[])
+        } else {
+            let start = (part - stream_parts) * PRODUCERS_A_PART;
+            (&[], &self.producers[start..self.producers.len().min(start + PRODUCERS_A_PART)])
+        };
+        let head = CheckpointHead {
+            part: u16::try_from(part).expect("few parts").into(),
+            parts: u16::try_from(self.checkpoint_parts()).expect("few parts").into(),
+            streams: u32::try_from(streams.len()).expect("few streams").into(),
+            producers: u32::try_from(producers.len()).expect("few producers").into(),
+            reserved: 0.into(),
+            next_producer: self.next_producer.into(),
+        };
+        let mut len = put(body, 0, head.as_bytes());
+        for stream in streams {
+            len = put(body, len, StreamEntry::of(stream).as_bytes());
+        }
+        for producer in producers {
+            len = put(body, len, ProducerEntry::of(producer).as_bytes());
+        }
+        len
+    }
+
+    /// Takes part of a checkpoint in; `Some(true)` once it was the last part, `None` when it makes no
+    /// sense after the parts before.
+    pub(super) fn read_checkpoint(&mut self, body: &[u8], expected_part: u16) -> Option<bool> {
+        let (head, rest) = CheckpointHead::ref_from_prefix(body).ok()?;
+        if head.part.get() != expected_part || head.part >= head.parts {
+            return None;
+        }
+        let count = usize::try_from(head.streams.get()).ok()?;
+        let (streams, rest) = <[StreamEntry]>::ref_from_prefix_with_elems(rest, count).ok()?;
+        let count = usize::try_from(head.producers.get()).ok()?;
+        let producers = <[ProducerEntry]>::ref_from_bytes_with_elems(rest, count).ok()?;
+        for entry in streams {
+            if self.next_stream() != Some(StreamId(entry.id.get())) {
+                return None;
+            }
+            self.streams.push(entry.facts()?);
+        }
+        for entry in producers {
+            if self.producers.len() == PRODUCERS_MAX {
+                return None;
+            }
+            self.producers.push(entry.facts());
+        }
+        self.next_producer = head.next_producer.get();
+        Some(head.part.get() + 1 == head.parts.get())
+    }
+
+    /// After recovery all that was found is durable.
+    pub(super) fn all_durable(&mut self) {
+        for stream in &mut self.streams {
+            stream.durable_next = stream.next_sequence;
+            stream.touched_batch = 0;
+        }
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn put(body: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    body[at..at + bytes.len()].copy_from_slice(bytes);
+    at + bytes.len()
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct CheckpointHead {
+    part: U16,
+    parts: U16,
+    streams: U32,
+    producers: U32,
+    reserved: U32,
+    next_producer: U64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct StreamEntry {
+    id: U32,
+    name_len: U32,
+    first_sequence: U64,
+    next_sequence: U64,
+    created_ns: U64,
+    bytes: U64,
+    name: [u8; STREAM_NAME_BYTES_MAX],
+}
+
+impl StreamEntry {
+    fn of(stream: &StreamFacts) -> Self {
+        let mut name = [0; STREAM_NAME_BYTES_MAX];
+        name[..stream.name.len()].copy_from_slice(stream.name.as_bytes());
+        Self {
+            id: stream.id.0.into(),
+            name_len: u32::try_from(stream.name.len()).expect("a short name").into(),
+            first_sequence: stream.first_sequence.into(),
+            next_sequence: stream.next_sequence.into(),
+            created_ns: stream.created_ns.into(),
+            bytes: stream.bytes.into(),
+            name,
+        }
+    }
+
+    fn facts(&self) -> Option<StreamFacts> {
+        let name = self.name.get(..usize::try_from(self.name_len.get()).ok()?)?;
+        Some(StreamFacts {
+            id: StreamId(self.id.get()),
+            name: std::str::from_utf8(name).ok()?.to_owned(),
+            first_sequence: self.first_sequence.get(),
+            next_sequence: self.next_sequence.get(),
+            durable_next: self.next_sequence.get(),
+            created_ns: self.created_ns.get(),
+            bytes: self.bytes.get(),
+            indexed_granule: u64::MAX,
+            touched_batch: 0,
+        })
+    }
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct ProducerEntry {
+    id: U64,
+    last_seq: U64,
+    last_active_ns: U64,
+    epoch: U32,
+    reserved: U32,
+}
+
+impl ProducerEntry {
+    fn of(producer: &ProducerFacts) -> Self {
+        Self {
+            id: producer.id.0.into(),
+            last_seq: producer.last_seq.into(),
+            last_active_ns: producer.last_active_ns.into(),
+            epoch: producer.epoch.into(),
+            reserved: 0.into(),
+        }
+    }
+
+    fn facts(&self) -> ProducerFacts {
+        ProducerFacts {
+            id: ProducerId(self.id.get()),
+            epoch: self.epoch.get(),
+            last_seq: self.last_seq.get(),
+            last_active_ns: self.last_active_ns.get(),
+        }
+    }
+}
+
+const PART_BYTES: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES - size_of::<CheckpointHead>();
+const STREAMS_A_PART: usize = PART_BYTES / size_of::<StreamEntry>();
+const PRODUCERS_A_PART: usize = PART_BYTES / size_of::<ProducerEntry>();
+
+/// Parts of the largest checkpoint.
+pub(super) const CHECKPOINT_PARTS_MAX: usize =
+    STREAMS_MAX.div_ceil(STREAMS_A_PART) + PRODUCERS_MAX.div_ceil(PRODUCERS_A_PART);
