@@ -362,12 +362,12 @@ uint64_t buslane_dpdk_now_ms(void)
 static int set_mtu(const struct buslane_port_request *request, const struct rte_eth_dev_info *info,
 		   struct rte_eth_conf *conf, struct buslane_port_facts *facts, bool memif)
 {
-	const uint32_t mtu = request->frame_bytes - RTE_ETHER_HDR_LEN;
+	const uint32_t mtu = request->frame_bytes - RTE_ETHER_HDR_LEN - RTE_VLAN_HLEN;
 
 	/* net_memif says 1518 and carries whatever its bsize holds. */
 	if (mtu <= RTE_ETHER_MTU || memif)
 		return 0;
-	if (mtu > info->max_mtu || request->frame_bytes + RTE_ETHER_CRC_LEN > info->max_rx_pktlen) {
+	if (mtu > info->max_mtu || mtu + RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN > info->max_rx_pktlen) {
 		facts->mtu_max = RTE_MIN((uint32_t)info->max_mtu,
 					 info->max_rx_pktlen - RTE_ETHER_HDR_LEN - RTE_ETHER_CRC_LEN);
 		return -EMSGSIZE;

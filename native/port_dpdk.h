@@ -28,7 +28,7 @@ _Static_assert(sizeof(struct buslane_frame) == 24, "as src/port/dpdk.rs has it")
 
 /* What to open. */
 struct buslane_port_request {
-	uint32_t frame_bytes;	 /* longest frame, Ethernet header included */
+	uint32_t frame_bytes;	 /* longest frame, Ethernet header and VLAN tag included */
 	uint32_t buffer_bytes;	 /* room of a buffer, at least frame_bytes */
 	uint32_t mbufs;		 /* buffers in the pool of this port */
 	uint16_t port;		 /* from buslane_dpdk_find */

@@ -549,11 +549,12 @@ impl Device {
             ));
         }
         let (why, mend) = match -result {
+            libc::ENODEV => return Err(no_such_device(name)),
             libc::EMSGSIZE => (
                 format!("it takes an MTU of at most {}", facts.mtu_max),
                 "lower datagram_bytes to 28 less than that",
             ),
-            libc::ENOMEM => (
+            libc::ENOMEM | libc::ENOBUFS => (
                 format!(
                     "no memory for {} buffers of {} bytes",
                     request.mbufs, request.buffer_bytes
@@ -674,14 +675,18 @@ fn find(device: &str) -> Result<u16, PortError> {
     if unsafe { native::buslane_dpdk_find(name.as_ptr(), &raw mut number) } == 0 {
         return Ok(number);
     }
+    Err(no_such_device(device))
+}
+
+fn no_such_device(device: &str) -> PortError {
     // SAFETY: no arguments; EAL is started.
     let count = unsafe { native::buslane_dpdk_count() };
     let names: Vec<String> = (0..count).map(device_name).collect();
-    Err(device_error(
+    device_error(
         device,
         &format!("DPDK has no such device; it has: [{}]", names.join(", ")),
         "bind the NIC to vfio-pci, or add a `--vdev=` argument for it",
-    ))
+    )
 }
 
 fn device_name(index: u16) -> String {
