@@ -49,6 +49,7 @@ struct buslane_port {
 	uint16_t id;
 	bool memif;
 	bool up;
+	bool called;		/* a memif whose start succeeded: its sockets say when it is over */
 	bool registered;	/* rte_thread_register was tried on the thread that polls */
 	int control_fds;
 	struct pollfd control[CONTROL_FDS_MAX];
@@ -210,15 +211,25 @@ static void note_link(struct buslane_port *port)
 	port->up = up;
 }
 
-/* A memif client connects when it is started, and only then. Failing is normal: the server is away. */
+/*
+ * A memif client connects when it is started, and only then; failing is normal: the server is away. While
+ * a connection stands it is left alone, however long the other side takes: starting over would fill the
+ * server's backlog, and then connecting blocks. A server is started once, since its listener stands.
+ */
 static void call_server(struct buslane_port *port, uint64_t now)
 {
 	if (now < port->connect_at)
 		return;
 	port->connect_at = now + rte_get_tsc_hz() / CONNECT_PER_S;
+	if (port->called) {
+		find_control_fds(port);
+		port->called = port->control_fds > 0;
+		if (port->called)
+			return;
+	}
 	rte_log_set_level_pattern(MEMIF_LOG, RTE_LOG_CRIT);
 	rte_eth_dev_stop(port->id);
-	rte_eth_dev_start(port->id);
+	port->called = rte_eth_dev_start(port->id) == 0;
 	rte_log_set_level_pattern(MEMIF_LOG, RTE_LOG_WARNING);
 }
 
@@ -232,10 +243,8 @@ static void look_after_memif(struct buslane_port *port, uint64_t now)
 	note_link(port);
 	if (port->up && !was_up)
 		find_control_fds(port);
-	if (!port->up) {
-		/* A server's dev_start is of no consequence; a client's is the way to its server. */
+	if (!port->up)
 		call_server(port, now);
-	}
 }
 
 static void look_after_link(struct buslane_port *port)
