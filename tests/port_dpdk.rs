@@ -4,6 +4,11 @@
 //! EAL starts once a process, so every end is a process of its own: this binary again, running the test
 //! `role` with the part to play in the environment.
 #![cfg(feature = "dpdk")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and its parts talk by lines"
+)]
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::{Ipv4Addr, SocketAddrV4};

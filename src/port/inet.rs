@@ -180,7 +180,8 @@ fn parse_ipv4(
     if usize::from(packet.header_len()) < IPV4_BYTES {
         return Err(Reason::Short);
     }
-    if check != Check::Nothing && !packet.verify_checksum() {
+    let header = &frame[start..start + usize::from(packet.header_len())];
+    if check != Check::Nothing && fold(sum(header)) != u16::MAX {
         return Err(Reason::Checksum);
     }
     if packet.more_frags() || packet.frag_offset() != 0 {
@@ -225,17 +226,20 @@ fn parse_udp(
     if udp.src_port() == 0 {
         return Err(Reason::Sender);
     }
-    // `verify_checksum` takes 0 as absent; the partial sum of 0 cannot be told from it and need not be.
+    // 0 means that the sender made none; a partial sum of 0 cannot be told from it and need not be.
     let (from, to) = (
         IpAddress::Ipv4(*peer.addr.ip()),
         IpAddress::Ipv4(*local.addr.ip()),
     );
+    let whole = || {
+        let pseudo = pseudo_sum(*peer.addr.ip(), *local.addr.ip(), udp.len());
+        let bytes = &frame[message.start..message.start + usize::from(udp.len())];
+        udp.checksum() == 0 || fold(pseudo + sum(bytes)) == u16::MAX
+    };
     let good = match check {
         Check::Nothing => true,
-        Check::All => udp.verify_checksum(&from, &to),
-        Check::AllOrPartial => {
-            udp.verify_partial_checksum(&from, &to) || udp.verify_checksum(&from, &to)
-        }
+        Check::All => whole(),
+        Check::AllOrPartial => udp.verify_partial_checksum(&from, &to) || whole(),
     };
     if !good {
         return Err(Reason::Checksum);
@@ -302,7 +306,10 @@ pub fn emit_udp(frame: &mut [u8], local: &Local, peer: Peer, checksum: UdpChecks
     match checksum {
         UdpChecksum::Absent => udp.set_checksum(0),
         UdpChecksum::Software => {
-            udp.fill_checksum(&(*local.addr.ip()).into(), &(*peer.addr.ip()).into());
+            udp.set_checksum(0);
+            let pseudo = pseudo_sum(*local.addr.ip(), *peer.addr.ip(), len);
+            let checksum = !fold(pseudo + sum(udp.as_ref()));
+            udp.set_checksum(if checksum == 0 { u16::MAX } else { checksum });
         }
         UdpChecksum::Device => udp.set_checksum(smoltcp::wire::checksum::pseudo_header_v4(
             local.addr.ip(),
@@ -311,6 +318,42 @@ pub fn emit_udp(frame: &mut [u8], local: &Local, peer: Peer, checksum: UdpChecks
             u32::from(len),
         )),
     }
+}
+
+/// The ones' complement sum of a UDP pseudo-header, not folded.
+#[inline]
+fn pseudo_sum(from: Ipv4Addr, to: Ipv4Addr, udp_len: u16) -> u64 {
+    let halves =
+        |ip: Ipv4Addr| (u64::from(u32::from(ip)) >> 16) + u64::from(u32::from(ip) & 0xffff);
+    halves(from) + halves(to) + u64::from(u8::from(IpProtocol::Udp)) + u64::from(udp_len)
+}
+
+/// The ones' complement sum of `bytes` as 16-bit words in network order, folded to 16 bits. In the
+/// place of `smoltcp::wire::checksum::data`, of which it takes a seventh of the time on a jumbo frame: that
+/// one adds with overflow checks, which our release profile keeps, and which cannot be vectorised.
+#[inline]
+fn sum(bytes: &[u8]) -> u64 {
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    // 32-bit words: their sum cannot overflow 64 bits below 2^32 words, and a frame has 2^14 at most.
+    // Summed in little-endian order and swapped at the end, as RFC 1071 section 2(B) allows.
+    let total = chunks
+        .iter()
+        .fold(u64::from(u32::from_le_bytes(last)), |total, chunk| {
+            total.wrapping_add(u64::from(u32::from_le_bytes(*chunk)))
+        });
+    u64::from(fold(total).swap_bytes())
+}
+
+/// Adds the 16-bit words of `total` with end-around carry.
+#[inline]
+fn fold(total: u64) -> u16 {
+    let mut total = total;
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    u16::try_from(total).expect("folded")
 }
 
 /// Turns `frame`, which holds an echo request's ICMP message from byte `ETHERNET_BYTES + IPV4_BYTES`
@@ -380,7 +423,9 @@ fn emit_ipv4(frame: &mut [u8], local: &Local, mac: [u8; 6], to: Ipv4Addr, protoc
     packet.set_next_header(protocol);
     packet.set_src_addr(*local.addr.ip());
     packet.set_dst_addr(to);
-    packet.fill_checksum();
+    packet.set_checksum(0);
+    let checksum = !fold(sum(&packet.as_ref()[..IPV4_BYTES]));
+    packet.set_checksum(checksum);
 }
 
 #[cfg(test)]
@@ -673,6 +718,10 @@ mod tests {
             let expected = Parsed::Udp { peer: peer(&from), payload: HEADER_BYTES..frame.len() };
             prop_assert_eq!(parse(&frame, &US, Check::All), expected);
             prop_assert_eq!(&frame[HEADER_BYTES..], &payload[..]);
+            // smoltcp is the oracle for our own sum.
+            let udp = UdpPacket::new_checked(&frame[ETHERNET_BYTES + IPV4_BYTES..]).unwrap();
+            prop_assert!(Ipv4Packet::new_unchecked(&frame[ETHERNET_BYTES..]).verify_checksum());
+            prop_assert!(udp.verify_checksum(&ip.into(), &(*US.addr.ip()).into()));
         }
     }
 }
