@@ -8,6 +8,10 @@
 pub mod udp;
 pub mod inet;
 #[cfg(feature = "dpdk")]
+pub mod neighbours;
+#[cfg(feature = "dpdk")]
+pub mod eal;
+#[cfg(feature = "dpdk")]
 pub mod dpdk;
 
 use std::net::SocketAddrV4;

@@ -1,0 +1,105 @@
+/*
+ * The DPDK port as Rust sees it: plain C types, no rte_ names, one crossing a burst.
+ *
+ * Errors are negative errno values in the return value. One port is used by one thread at a time; every
+ * function but buslane_dpdk_start, _open and _close returns within microseconds (see _receive for the
+ * one exception) and allocates nothing. Who owns a frame is said at each function.
+ */
+#ifndef BUSLANE_PORT_DPDK_H
+#define BUSLANE_PORT_DPDK_H
+
+#include <stdint.h>
+
+/* A frame in one contiguous buffer. Between two calls it belongs to whoever the last call gave it to. */
+struct buslane_frame {
+	uint8_t *data;	 /* first byte of the frame: received, or room for one to send */
+	void *handle;	 /* the driver's buffer; not to be looked into */
+	uint32_t length; /* received: bytes of the frame; allocated: room; to transmit: bytes to send */
+	uint32_t flags;	 /* BUSLANE_FRAME_* */
+};
+_Static_assert(sizeof(struct buslane_frame) == 24, "as src/port/dpdk.rs has it");
+
+/* Received: the device checked the IPv4 and UDP checksums and found them good. */
+#define BUSLANE_FRAME_CHECKED 1u
+/* Received: the device found a checksum wrong, or the frame spans buffers. Only good for freeing. */
+#define BUSLANE_FRAME_BAD 2u
+/* To transmit: the device shall complete the UDP checksum. */
+#define BUSLANE_FRAME_UDP_CHECKSUM 4u
+
+/* What to open. */
+struct buslane_port_request {
+	uint32_t frame_bytes;	 /* longest frame, Ethernet header and VLAN tag included */
+	uint32_t buffer_bytes;	 /* room of a buffer, at least frame_bytes */
+	uint32_t mbufs;		 /* buffers in the pool of this port */
+	uint16_t port;		 /* from buslane_dpdk_find */
+	uint16_t rx_descriptors; /* asked for; the device may round */
+	uint16_t tx_descriptors;
+	uint8_t mac[6];
+	uint8_t set_mac;	 /* 1: program `mac` into the device */
+	uint8_t padding[3];
+};
+_Static_assert(sizeof(struct buslane_port_request) == 28, "as src/port/dpdk.rs has it");
+
+/* What was opened. */
+struct buslane_port_facts {
+	char driver[32];
+	uint32_t mtu_max;	     /* when -EMSGSIZE was returned: the largest MTU the device takes */
+	uint16_t rx_descriptors;
+	uint16_t tx_descriptors;
+	uint8_t mac[6];
+	uint8_t checks_received;     /* 1: received frames may carry BUSLANE_FRAME_CHECKED */
+	uint8_t makes_udp_checksums; /* 1: BUSLANE_FRAME_UDP_CHECKSUM is understood */
+};
+_Static_assert(sizeof(struct buslane_port_facts) == 48, "as src/port/dpdk.rs has it");
+
+struct buslane_port;
+
+/*
+ * Starts the environment, once a process: a second call returns what the first did. `argv` is argc
+ * strings, the first a program name; copied. Affinity of the calling thread and standard output are as
+ * before when it returns. May take seconds. Log lines of level warning and above go to stderr.
+ */
+int buslane_dpdk_start(int argc, const char *const *argv);
+
+/* The number of the device of that name, or -ENODEV. */
+int buslane_dpdk_find(const char *name, uint16_t *port);
+
+/* How many devices there are, and the name of each by index (empty when there is none); for messages. */
+uint16_t buslane_dpdk_count(void);
+void buslane_dpdk_name(uint16_t index, char *name, uint32_t name_bytes);
+
+/*
+ * Opens queue pair 0 of a device with a pool of its own. On success *port is the caller's until
+ * buslane_dpdk_close; on failure nothing is left open. A device whose link is down opens all the same.
+ * -EBUSY: a process has one memif port at most.
+ */
+int buslane_dpdk_open(const struct buslane_port_request *request, struct buslane_port_facts *facts,
+		      struct buslane_port **port);
+
+/* Stops and closes the device, which is gone for this process. Every frame must have been freed or transmitted. */
+void buslane_dpdk_close(struct buslane_port *port);
+
+/*
+ * Fills frames[0..n) with at most `count` received frames and returns n; they are the caller's until
+ * freed. Also does what the link needs: net_memif comes and goes with its peer, and its set-up is handled
+ * here (tens of microseconds, only when the peer came or went or is away).
+ */
+uint16_t buslane_dpdk_receive(struct buslane_port *port, struct buslane_frame *frames, uint16_t count);
+
+/* Gives frames back to the pool. */
+void buslane_dpdk_free(const struct buslane_frame *frames, uint16_t count);
+
+/* Fills all of frames[0..count) with empty ones, the caller's from then on, or none: -ENOBUFS. */
+int buslane_dpdk_allocate(struct buslane_port *port, struct buslane_frame *frames, uint16_t count);
+
+/* Transmits frames[0..n) and returns n; those are the device's. The rest stay the caller's. */
+uint16_t buslane_dpdk_transmit(struct buslane_port *port, const struct buslane_frame *frames,
+			       uint16_t count);
+
+/* 1 while frames can pass, as of the last receive; ups counts how often the link has come up. */
+int buslane_dpdk_link(const struct buslane_port *port, uint32_t *ups);
+
+/* Milliseconds since an arbitrary start, monotonic. */
+uint64_t buslane_dpdk_now_ms(void);
+
+#endif
