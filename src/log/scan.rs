@@ -7,13 +7,13 @@ use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
 
 /// Bytes read at once; the memory of any disk is at least so large.
-pub const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
+pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
 
 /// Reads `bytes` at `disk_offset` into the start of the disk's memory.
 ///
 /// # Errors
 /// What the device said.
-pub fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+pub(super) fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
     assert!(bytes <= CHUNK_BYTES, "at most a chunk");
     let step = disk.info().transfer_bytes_max.min(CHUNK_BYTES);
     let mut done = 0;
@@ -33,22 +33,22 @@ pub fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(),
 
 /// Where a walk ended, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub(super) struct Stop {
     /// The end of what is good.
-    pub end: End,
+    pub(super) end: End,
     /// What stands there instead of the next batch; `None` at the end of the segment's room.
-    pub damage: Option<BatchDamage>,
+    pub(super) damage: Option<BatchDamage>,
     /// The last batch that later headers, with their checksums right, name as durable.
-    pub lac_ahead: u64,
+    pub(super) lac_ahead: u64,
     /// The segment ended with a roll.
-    pub rolled: bool,
+    pub(super) rolled: bool,
 }
 
 /// Walks from `from` on over all batches that follow each other without a flaw and gives each to `visit`.
 ///
 /// # Errors
 /// When the device cannot be read even block by block.
-pub fn walk<D: Disk>(
+pub(super) fn walk<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     header: &SegmentHeader,
@@ -118,13 +118,13 @@ fn look_ahead<D: Disk>(
 }
 
 /// What a block is shown to: the bytes from it to the end of the chunk, the key, its log offset.
-pub type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, u64) + 'a;
+pub(super) type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, u64) + 'a;
 
 /// Shows every block of a segment's data between two offsets to `visit`.
 ///
 /// # Errors
 /// What the device said.
-pub fn for_each_block<D: Disk>(
+pub(super) fn for_each_block<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     header: &SegmentHeader,

@@ -7,11 +7,11 @@ use crate::ids::{ConnId, Peer, StreamId};
 use crate::wire::control::ErrorCode;
 
 /// Replies noted in one turn, at most.
-pub const OUTBOX_MAX: usize = 256;
+pub(super) const OUTBOX_MAX: usize = 256;
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(super) enum Reply {
     /// The session at `slot` is open.
     Registered {
         /// Session.
@@ -100,19 +100,19 @@ pub enum Reply {
 
 /// The replies of this turn.
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     replies: Vec<Reply>,
 }
 
 impl Outbox {
     /// An empty outbox; allocates what it will ever need.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { replies: Vec::with_capacity(OUTBOX_MAX) }
     }
 
     /// Notes a reply; `false` when there is no room and it was dropped.
-    pub fn push(&mut self, reply: Reply) -> bool {
+    pub(super) fn push(&mut self, reply: Reply) -> bool {
         let room = self.replies.len() < OUTBOX_MAX;
         if room {
             self.replies.push(reply);
@@ -122,13 +122,13 @@ impl Outbox {
 
 
     /// Removes the oldest `count` replies.
-    pub fn consume(&mut self, count: usize) {
+    pub(super) fn consume(&mut self, count: usize) {
         self.replies.drain(..count);
     }
 
     /// Reply `index`.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<Reply> {
+    pub(super) fn get(&self, index: usize) -> Option<Reply> {
         self.replies.get(index).copied()
     }
 }
