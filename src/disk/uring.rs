@@ -1,1 +1,418 @@
-//! To come.
+#![allow(unsafe_code, reason = "the kernel is handed addresses of memory it reads and writes")]
+//! A disk that is a file or a block device, through io_uring.
+//!
+//! Direct and synchronous (`O_DIRECT | O_DSYNC`): a write completes once the kernel has seen the device's
+//! cache flushed, so a completed write is on media. Memory and file are registered once; completions
+//! are polled from the ring that is shared with the kernel.
+//!
+//! The file is initialised by writing: the first write to an unwritten extent would cost a commit of
+//! the file system's journal.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation, run};
+use crate::ids::Durability;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
+use crate::memory::Memory;
+
+/// Bytes one operation moves at most.
+const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
+
+/// Operations in flight at most: all writes and all replay reads.
+const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
+
+/// How a disk is opened.
+#[derive(Clone, Debug)]
+pub struct UringConfig {
+    /// File or block device.
+    pub path: PathBuf,
+    /// Memory to work in.
+    pub memory_bytes: usize,
+    /// For tools that look at a log: nothing can be written, and several may look.
+    pub read_only: bool,
+    /// Bypass the page cache. Off only where the file system cannot: writes are still synchronous.
+    pub direct: bool,
+}
+
+/// A file or block device.
+pub struct UringDisk {
+    info: DiskInfo,
+    /// Before `memory`: the ring goes first, and with it all the kernel knows of the memory.
+    ring: IoUring,
+    file: File,
+    memory: Memory,
+    /// The memory is registered as buffer 0.
+    registered: bool,
+    slots: Vec<Option<Io>>,
+    free: Vec<usize>,
+}
+
+impl std::fmt::Debug for UringDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UringDisk").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl UringDisk {
+    /// Opens a file or block device.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn open(config: &UringConfig) -> Result<Self, DiskError> {
+        let path = &config.path;
+        let file = open_file(config)?;
+        lock(&file, config)?;
+        let bytes = size_of_file(&file, path)?;
+        let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        let ring = new_ring().map_err(|error| uring_error(path, &error))?;
+        let memory = Memory::allocate(config.memory_bytes).map_err(|error| {
+            failed(path, format!("{} bytes of memory: {error}", config.memory_bytes), "lower disk.ring in the profile")
+        })?;
+        ring.submitter()
+            .register_files(&[file.as_raw_fd()])
+            .map_err(|error| uring_error(path, &error))?;
+        let buffer = libc::iovec {
+            iov_base: memory.address(0).as_ptr().cast(),
+            iov_len: memory.len(),
+        };
+        // A user's limit on locked memory may be too low for this; plain reads and writes do as well.
+        // SAFETY: the buffer is the whole mapping of `memory`, which outlives the ring (field order).
+        let registered = unsafe { ring.submitter().register_buffers(&[buffer]) }.is_ok();
+        let info = DiskInfo {
+            name: path.display().to_string(),
+            driver: "uring",
+            bytes,
+            transfer_bytes_max: TRANSFER_BYTES,
+            queue_depth: QUEUE_DEPTH_MAX,
+            durability: Durability::KernelSync,
+            identity: [0; 16],
+        };
+        let free = (0..OPERATIONS_MAX).rev().collect();
+        Ok(Self { info, ring, file, memory, registered, slots: vec![None; OPERATIONS_MAX], free })
+    }
+
+    /// Creates a file of `bytes` and writes all of it, telling `progress` how far it is (done, all).
+    ///
+    /// # Errors
+    /// [`DiskError::Open`]; a file that could not be finished is removed.
+    pub fn create(
+        path: &Path,
+        bytes: u64,
+        direct: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), DiskError> {
+        let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or_else(|| Path::new("."));
+        std::fs::create_dir_all(dir)
+            .map_err(|error| failed(dir, error.to_string(), "choose another disk.path"))?;
+        let free = free_bytes(dir)?;
+        if free < bytes {
+            return Err(failed(
+                path,
+                format!("{bytes} bytes are needed, the file system has {free} free"),
+                "make room, or lower disk.size in the profile",
+            ));
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|error| open_error(path, &error))?;
+        let filled = fill(&file, path, bytes, direct, progress);
+        if filled.is_err() {
+            // What could not be finished must not be taken for a disk later.
+            let _ = std::fs::remove_file(path);
+        }
+        filled?;
+        let synced = file.sync_all().and_then(|()| File::open(dir)?.sync_all());
+        synced.map_err(|error| failed(path, error.to_string(), "see the system's log"))
+    }
+
+    fn entry(&self, slot: usize, io: &Io) -> squeue::Entry {
+        let address = self.memory.address(io.memory_offset).as_ptr();
+        let len = u32::try_from(io.bytes).expect("at most 1 MiB");
+        let file = types::Fixed(0);
+        let entry = match (io.operation, self.registered) {
+            (Operation::Write, true) => {
+                opcode::WriteFixed::new(file, address, len, 0).offset(io.disk_offset).build()
+            }
+            (Operation::Write, false) => {
+                opcode::Write::new(file, address, len).offset(io.disk_offset).build()
+            }
+            (Operation::Read, true) => {
+                opcode::ReadFixed::new(file, address, len, 0).offset(io.disk_offset).build()
+            }
+            (Operation::Read, false) => {
+                opcode::Read::new(file, address, len).offset(io.disk_offset).build()
+            }
+        };
+        entry.user_data(slot as u64)
+    }
+
+    fn finish(&mut self, entry: &cqueue::Entry) -> Completion {
+        let slot = usize::try_from(entry.user_data()).expect("a slot's number");
+        let io = self.slots[slot].take().expect("an operation completes once");
+        self.free.push(slot);
+        self.memory.unpin(&io.memory());
+        let result = match usize::try_from(entry.result()) {
+            Ok(done) if done == io.bytes => Ok(()),
+            Ok(done) => Err(DiskFault::Short { done, asked: io.bytes }),
+            Err(_) => Err(DiskFault::Errno(-entry.result())),
+        };
+        Completion { io, result }
+    }
+}
+
+impl Disk for UringDisk {
+    fn info(&self) -> &DiskInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        io.assert_valid(&self.info);
+        let Some(slot) = self.free.pop() else { return Err(io) };
+        io.pin(&mut self.memory);
+        self.slots[slot] = Some(io);
+        let entry = self.entry(slot, &io);
+        // SAFETY: the entry's memory is pinned until its completion is taken in `finish`, and the
+        // memory outlives the ring; its file is registered.
+        unsafe { self.ring.submission().push(&entry) }.expect("as many entries as slots");
+        // What an interrupted or refused call leaves in the queue goes with the next poll.
+        let _ = self.ring.submit();
+        Ok(())
+    }
+
+    fn poll(&mut self, done: &mut [Completion]) -> usize {
+        if self.free.len() == OPERATIONS_MAX {
+            return 0;
+        }
+        let left_over = {
+            let queue = self.ring.submission();
+            queue.taskrun() || !queue.is_empty()
+        };
+        if left_over {
+            // The kernel has completions to hand over, or entries to take.
+            // SAFETY: no argument is passed; the call only makes the kernel look at the rings.
+            let _ = unsafe {
+                self.ring.submitter().enter::<libc::sigset_t>(
+                    u32::try_from(OPERATIONS_MAX).expect("small"),
+                    0,
+                    IORING_ENTER_GETEVENTS,
+                    None,
+                )
+            };
+        }
+        let mut count = 0;
+        while count < done.len() {
+            let Some(entry) = self.ring.completion().next() else { break };
+            done[count] = self.finish(&entry);
+            count += 1;
+        }
+        count
+    }
+
+    fn in_flight(&self) -> usize {
+        OPERATIONS_MAX - self.free.len()
+    }
+}
+
+impl Drop for UringDisk {
+    fn drop(&mut self) {
+        // The kernel must be done with the memory before it is unmapped.
+        let nothing = Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
+        let mut done = [Completion { io: nothing, result: Ok(()) }; 8];
+        while self.in_flight() > 0 {
+            self.poll(&mut done);
+            std::hint::spin_loop();
+        }
+        let _ = &self.file;
+    }
+}
+
+/// `IORING_ENTER_GETEVENTS`.
+const IORING_ENTER_GETEVENTS: u32 = 1;
+
+fn new_ring() -> io::Result<IoUring> {
+    let entries = u32::try_from(OPERATIONS_MAX.next_power_of_two()).expect("small");
+    // Completions are handed over when we ask, not by interrupting the core that polls.
+    IoUring::builder()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_single_issuer()
+        .build(entries)
+        .or_else(|_| IoUring::new(entries))
+}
+
+fn failed(path: &Path, why: String, mend: &str) -> DiskError {
+    DiskError::Open { name: path.display().to_string(), why, mend: mend.into() }
+}
+
+fn uring_error(path: &Path, error: &io::Error) -> DiskError {
+    let mend = "allow io_uring (sysctl kernel.io_uring_disabled=0, or the container's seccomp profile)";
+    failed(path, format!("io_uring: {error}"), mend)
+}
+
+fn open_error(path: &Path, error: &io::Error) -> DiskError {
+    let mend = match error.raw_os_error() {
+        Some(libc::ENOENT) => "make it with: buslane log format, or let serve create it",
+        Some(libc::EACCES | libc::EPERM) => "give this user the right to read and write it",
+        Some(libc::EROFS) => "mount the file system for writing, or choose another disk.path",
+        Some(libc::EINVAL) => {
+            "the file system takes no direct I/O (tmpfs?): choose another, or set disk.direct = false"
+        }
+        Some(libc::EISDIR) => "name a file or a block device",
+        Some(libc::EBUSY) => "it is mounted or in use: unmount it, or name another device",
+        Some(libc::EEXIST) => "it is there already: use it, or remove it first",
+        Some(_) | None => "see the system's log",
+    };
+    failed(path, error.to_string(), mend)
+}
+
+fn open_file(config: &UringConfig) -> Result<File, DiskError> {
+    let path = &config.path;
+    let meta = std::fs::metadata(path).map_err(|error| open_error(path, &error))?;
+    let is_device = meta.file_type().is_block_device();
+    if !is_device && !meta.is_file() {
+        return Err(failed(path, "is neither a file nor a block device".into(), "name one of these"));
+    }
+    let mut flags = libc::O_DSYNC;
+    if config.direct {
+        flags |= libc::O_DIRECT;
+    }
+    if is_device && !config.read_only {
+        // The kernel refuses a device that is mounted.
+        flags |= libc::O_EXCL;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(!config.read_only).custom_flags(flags);
+    options.open(path).map_err(|error| open_error(path, &error))
+}
+
+fn lock(file: &File, config: &UringConfig) -> Result<(), DiskError> {
+    let locked = if config.read_only { file.try_lock_shared() } else { file.try_lock() };
+    locked.map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => failed(
+            &config.path,
+            "another Buslane process uses it".into(),
+            "stop that one first (SIGTERM), or name another disk",
+        ),
+        std::fs::TryLockError::Error(error) => open_error(&config.path, &error),
+    })
+}
+
+fn size_of_file(file: &File, path: &Path) -> Result<u64, DiskError> {
+    use std::io::Seek;
+    // Seeking to the end gives the size of files and block devices alike.
+    let mut file = file;
+    file.seek(io::SeekFrom::End(0)).map_err(|error| open_error(path, &error))
+}
+
+fn free_bytes(dir: &Path) -> Result<u64, DiskError> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(dir.as_os_str().as_bytes())
+        .map_err(|_| failed(dir, "a path with a zero byte".into(), "choose another disk.path"))?;
+    let mut facts = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the name is a C string and the room is that of the structure.
+    let answer = unsafe { libc::statvfs(name.as_ptr(), facts.as_mut_ptr()) };
+    if answer != 0 {
+        return Err(open_error(dir, &io::Error::last_os_error()));
+    }
+    // SAFETY: the call succeeded, so it filled the structure.
+    let facts = unsafe { facts.assume_init() };
+    Ok(facts.f_bavail * facts.f_frsize)
+}
+
+fn fill(
+    file: &File,
+    path: &Path,
+    bytes: u64,
+    direct: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), DiskError> {
+    file.set_len(bytes).map_err(|error| open_error(path, &error))?;
+    let size = libc::off_t::try_from(bytes).expect("a file's size");
+    // SAFETY: a valid descriptor and a range of the file; a file system without the call says so.
+    let _ = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) };
+    let config = UringConfig {
+        path: path.to_owned(),
+        memory_bytes: TRANSFER_BYTES,
+        read_only: false,
+        direct,
+    };
+    let mut disk = UringDisk::open(&config)?;
+    let mut at = 0;
+    while at < bytes {
+        let step = usize::try_from((bytes - at).min(TRANSFER_BYTES as u64)).expect("at most 1 MiB");
+        let io = Io { operation: Operation::Write, tag: 0, disk_offset: at, memory_offset: 0, bytes: step };
+        run(&mut disk, io).map_err(|fault| failed(path, fault.to_string(), "make room"))?;
+        at += step as u64;
+        progress(at, bytes);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+        std::fs::create_dir_all(&target).unwrap();
+        let dir = tempfile::tempdir_in(target).unwrap();
+        let path = dir.path().join("disk");
+        UringDisk::create(&path, bytes, true, &mut |_, _| {}).unwrap();
+        (dir, path)
+    }
+
+    fn open(path: &Path, read_only: bool) -> Result<UringDisk, DiskError> {
+        let path = path.to_owned();
+        UringDisk::open(&UringConfig { path, memory_bytes: 1 << 20, read_only, direct: true })
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_reopening() {
+        let (_dir, path) = file(1 << 20);
+        let io = |operation| Io { operation, tag: 7, disk_offset: 8192, memory_offset: 4096, bytes: 4096 };
+        let mut disk = open(&path, false).unwrap();
+        disk.memory_mut().bytes_mut(4096..8192).fill(0xab);
+        run(&mut disk, io(Operation::Write)).unwrap();
+        drop(disk);
+        let mut disk = open(&path, true).unwrap();
+        run(&mut disk, io(Operation::Read)).unwrap();
+        assert!(disk.memory().bytes(4096..8192).iter().all(|&byte| byte == 0xab));
+        assert!(run(&mut disk, io(Operation::Write)).is_err(), "a read-only disk takes no write");
+    }
+
+    #[test]
+    fn two_processes_do_not_share_a_disk() {
+        let (_dir, path) = file(1 << 20);
+        let _first = open(&path, false).unwrap();
+        let error = open(&path, false).unwrap_err().to_string();
+        assert!(error.contains("another Buslane process"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let missing = open(Path::new("/nonexistent/disk"), false).unwrap_err().to_string();
+        assert!(missing.contains("/nonexistent/disk") && missing.contains("log format"), "{missing}");
+        let directory = open(Path::new("/"), false).unwrap_err().to_string();
+        assert!(directory.contains("neither a file nor a block device"), "{directory}");
+        let (_dir, path) = file(1 << 20);
+        let again = UringDisk::create(&path, 1 << 20, true, &mut |_, _| {}).unwrap_err().to_string();
+        assert!(again.contains("there already"), "{again}");
+        let huge = UringDisk::create(&path.with_extension("2"), 1 << 60, true, &mut |_, _| {});
+        assert!(huge.unwrap_err().to_string().contains("free"), "room is checked first");
+    }
+}
