@@ -1,1 +1,243 @@
-//! To come.
+//! Clients: the same session code as in the server, over a [`Port`](crate::port::Port).
+//!
+//! [`polled::Client`] is for gateways that run their own loop: `offer` a message, `poll` the port, take
+//! completions with their receipts; nothing blocks, back-pressure is a value. [`blocking::Client`]
+//! wraps it for everyone else.
+//!
+//! A publish has two outcomes only: durable, with its receipt, or still being retried. A server that is
+//! killed and started again is waited for; what it has not made durable is sent again under the same
+//! number, and what it has is not appended twice.
+
+pub mod polled;
+pub mod blocking;
+
+use std::num::NonZeroU64;
+
+use crate::ids::{Durability, Epoch, ProducerId, StreamId};
+use crate::limits::WINDOW_MESSAGES_MAX;
+use crate::wire::control::{ErrorCode, From};
+use crate::wire::publish::PublishState;
+
+/// Whom a client publishes as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publisher {
+    /// It does not publish.
+    No,
+    /// A new producer.
+    New,
+    /// A producer the server knows; another instance of it is fenced.
+    Known(ProducerId),
+}
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientOptions {
+    /// Whom it publishes as.
+    pub publisher: Publisher,
+    /// Messages offered and not completed, at most; a power of two.
+    pub window_messages: usize,
+    /// Bytes of these.
+    pub window_bytes: usize,
+    /// The server is given up after so long a silence; `u64::MAX` waits for ever.
+    pub dead_after_ns: u64,
+    /// Random, different for each client.
+    pub nonce: u64,
+}
+
+impl ClientOptions {
+    /// A client that publishes as `publisher`, waits 10 s for a silent server, and has a random nonce.
+    ///
+    /// # Panics
+    /// When the operating system gives no random bytes.
+    #[must_use]
+    pub fn new(publisher: Publisher) -> Self {
+        let nonce = getrandom::u64().expect("the operating system gives random bytes");
+        Self {
+            publisher,
+            window_messages: WINDOW_MESSAGES_MAX,
+            window_bytes: 16 << 20,
+            dead_after_ns: 10_000_000_000,
+            nonce,
+        }
+    }
+}
+
+/// What the server said of a durable message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Stream.
+    pub stream: StreamId,
+    /// Its sequence in the stream; `None` only where the receipt was lost with a server that was killed.
+    pub sequence: Option<NonZeroU64>,
+    /// The epoch of the writer.
+    pub epoch: Epoch,
+    /// Why it is safe.
+    pub durability: Durability,
+    /// Nanoseconds from receive to durable in the server.
+    pub server_ns: u32,
+    /// Nanoseconds of these in the device.
+    pub device_ns: u32,
+}
+
+/// A message that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The number `offer` returned.
+    pub producer_seq: u64,
+    /// What the server said.
+    pub receipt: Receipt,
+    /// When it was offered, on the client's clock.
+    pub offered_ns: u64,
+    /// When it was last sent.
+    pub sent_ns: u64,
+}
+
+/// Why a message was not taken by `offer`; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OfferError {
+    /// poll, take completions, and offer again
+    #[error("back-pressure: {0:?}")]
+    BackPressure(BackPressure),
+    /// the session is not open (again) yet
+    #[error("the session is not open yet")]
+    NotConnected,
+    /// the message is too large
+    #[error("a message of {bytes} bytes; this server takes {max} at most")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What fits.
+        max: usize,
+    },
+    /// this client does not publish
+    #[error("this client does not publish")]
+    NotAPublisher,
+}
+
+/// What a publisher waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackPressure {
+    /// Acknowledgements of what was offered before.
+    Window,
+    /// The server: the log is full, it is draining, or its disk failed.
+    Server(PublishState),
+}
+
+/// Something a client was told beside completions and messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The session is open, for the first time or again.
+    Connected {
+        /// The producer it publishes as.
+        producer: ProducerId,
+    },
+    /// A subscription stands.
+    Subscribed {
+        /// Stream.
+        stream: StreamId,
+        /// First sequence that comes.
+        start: u64,
+        /// The sequence after the newest durable one.
+        durable_next: u64,
+    },
+    /// Facts of a stream, asked for or in a list.
+    Stream {
+        /// The request it answers.
+        request: u32,
+        /// The facts.
+        info: StreamDescription,
+    },
+    /// A list is complete.
+    ListEnd {
+        /// The request it answers.
+        request: u32,
+    },
+    /// A request was refused.
+    Refused {
+        /// Which.
+        request: u32,
+        /// Why.
+        code: ErrorCode,
+        /// A number that belongs to the reason.
+        detail: u64,
+    },
+    /// The position asked for is gone.
+    Trimmed {
+        /// Stream.
+        stream: StreamId,
+        /// The oldest sequence kept.
+        log_start: u64,
+    },
+    /// Sequences are damaged on the media; the subscription ends here.
+    DataLoss {
+        /// Stream.
+        stream: StreamId,
+        /// First.
+        first: u64,
+        /// Last, as far as is known.
+        last: u64,
+    },
+}
+
+/// Facts of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamDescription {
+    /// Its number.
+    pub id: StreamId,
+    /// Its name.
+    pub name: String,
+    /// The oldest sequence kept.
+    pub log_start: u64,
+    /// The sequence after the newest durable one.
+    pub durable_next: u64,
+    /// Unix time of creation in nanoseconds.
+    pub created_ns: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// The shard it lives on.
+    pub shard: u32,
+}
+
+/// Why a client can go on no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// the server does not answer
+    #[error("{server} does not answer: is the appliance running, and is this its address?")]
+    Unreachable {
+        /// Where it was looked for.
+        server: std::net::SocketAddrV4,
+    },
+    /// the server refused
+    #[error("the server refused: {code} ({detail})")]
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// A number that belongs to the reason.
+        detail: u64,
+    },
+    /// the server ended the session
+    #[error("the server ended the session: it is stopping")]
+    Closed,
+    /// a message is damaged at its source
+    #[error("stream {stream}, sequence {sequence}: the message fails its checksum")]
+    DamagedMessage {
+        /// Stream.
+        stream: StreamId,
+        /// Sequence.
+        sequence: u64,
+    },
+}
+
+/// What a client asks for, repeated until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Make a stream, or find the one of this name.
+    CreateStream(String),
+    /// Find a stream.
+    DescribeStream(String),
+    /// All streams.
+    ListStreams,
+}
+
+/// Where a subscription starts; see [`From`].
+pub type StartFrom = From;

@@ -44,6 +44,17 @@ impl RamDisk {
     }
 }
 
+#[cfg(test)]
+impl RamDisk {
+    /// The process is gone: operations in flight are forgotten, what was written stays.
+    pub(crate) fn crash(mut self) -> Self {
+        for io in self.queue.drain(..) {
+            self.memory.unpin(&io.memory());
+        }
+        self
+    }
+}
+
 impl Disk for RamDisk {
     fn info(&self) -> &DiskInfo {
         &self.info

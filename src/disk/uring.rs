@@ -27,6 +27,10 @@ const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
+/// How often, and how far apart, a locked file is tried again: for a second.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// How a disk is opened.
 #[derive(Clone, Debug)]
 pub struct UringConfig {
@@ -237,7 +241,8 @@ impl Drop for UringDisk {
             self.poll(&mut done);
             std::hint::spin_loop();
         }
-        let _ = &self.file;
+        // The kernel takes the ring down in its own time, and keeps the file until then.
+        let _ = self.file.unlock();
     }
 }
 
@@ -301,7 +306,16 @@ fn open_file(config: &UringConfig) -> Result<File, DiskError> {
 }
 
 fn lock(file: &File, config: &UringConfig) -> Result<(), DiskError> {
-    let locked = if config.read_only { file.try_lock_shared() } else { file.try_lock() };
+    let try_lock = || if config.read_only { file.try_lock_shared() } else { file.try_lock() };
+    let mut locked = try_lock();
+    // The lock of a process that was killed goes when the kernel has taken its ring down.
+    for _ in 0..LOCK_TRIES {
+        if !matches!(locked, Err(std::fs::TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+        locked = try_lock();
+    }
     locked.map_err(|error| match error {
         std::fs::TryLockError::WouldBlock => failed(
             &config.path,

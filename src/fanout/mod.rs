@@ -25,6 +25,8 @@ pub enum Replay {
     Reading {
         /// Replay buffer.
         buffer: usize,
+        /// Log offset of its first byte; the cursor may be elsewhere by the time it is read.
+        log_off: u64,
     },
     /// This buffer holds the log from one offset to another.
     Ready {
@@ -275,7 +277,8 @@ impl Fanout {
     /// The subscription that waits for a read into `buffer`, if it is still there.
     #[must_use]
     pub fn waiting_for(&self, buffer: usize) -> Option<usize> {
-        self.subscriptions.iter().position(|sub| sub.replay == Replay::Reading { buffer })
+        let waits = |replay| matches!(replay, Replay::Reading { buffer: own, .. } if own == buffer);
+        self.subscriptions.iter().position(|subscription| waits(subscription.replay))
     }
 }
 

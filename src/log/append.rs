@@ -71,7 +71,7 @@ impl Log {
         Ok((id, self.next_batch))
     }
 
-    /// Registers a producer, a new one where `id` is `None`.
+    /// Registers a producer, a new one where `id` is `None`, under an epoch and for an instance.
     ///
     /// # Errors
     /// See [`ControlError`]; nothing was changed.
@@ -79,18 +79,19 @@ impl Log {
         &mut self,
         memory: &mut Memory,
         id: Option<ProducerId>,
-        epoch: u32,
+        (epoch, instance): (u32, u64),
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
         let id = id.unwrap_or(self.tables.next_producer());
         // Room first: the table is changed only for a record that is written.
-        self.make_room(memory, record_bytes(0), unix_ns)?;
+        let payload = instance.to_le_bytes();
+        self.make_room(memory, record_bytes(payload.len()), unix_ns)?;
         let limit = PRODUCERS_MAX;
         let slot = self
             .tables
-            .register(id, epoch, unix_ns)
+            .register(id, (epoch, instance), unix_ns)
             .ok_or(ControlError::TableFull { limit })?;
-        self.put_control(memory, CONTROL_PRODUCER, id.0, u64::from(epoch), &[], unix_ns)?;
+        self.put_control(memory, CONTROL_PRODUCER, id.0, u64::from(epoch), &payload, unix_ns)?;
         let last_seq = self.tables.producer_at(slot).last_seq;
         Ok(Registration { id, producer_slot: slot, last_seq, batch_seq: self.next_batch })
     }

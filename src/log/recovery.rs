@@ -508,7 +508,9 @@ impl Reader {
             self.tables.add_stream(id, name, unix_ns);
         } else if header.flags.get() == CONTROL_PRODUCER {
             let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
-            let _ = self.tables.register(ProducerId(id), epoch, unix_ns);
+            let instance = record.payload.try_into().expect("an instance's number");
+            let said = (epoch, u64::from_le_bytes(instance));
+            let _ = self.tables.register(ProducerId(id), said, unix_ns);
         }
     }
 

@@ -41,6 +41,8 @@ pub struct ProducerFacts {
     pub id: ProducerId,
     /// Its epoch.
     pub epoch: u32,
+    /// The instance that registered last.
+    pub instance: u64,
     /// The last number accepted from it.
     pub last_seq: u64,
     /// Unix time of its last message or registration.
@@ -150,15 +152,16 @@ impl Tables {
     pub(super) fn register(
         &mut self,
         id: ProducerId,
-        epoch: u32,
+        (epoch, instance): (u32, u64),
         now_ns: u64,
     ) -> Option<usize> {
         let slot = self.producer_slot(id).or_else(|| self.place(now_ns))?;
         let producer = &mut self.producers[slot];
         if producer.id != id {
-            *producer = ProducerFacts { id, epoch, last_seq: 0, last_active_ns: now_ns };
+            *producer = ProducerFacts { id, epoch, instance, last_seq: 0, last_active_ns: now_ns };
         }
         producer.epoch = epoch;
+        producer.instance = instance;
         producer.last_active_ns = now_ns;
         self.next_producer = self.next_producer.max(id.0 + 1);
         Some(slot)
@@ -169,6 +172,7 @@ impl Tables {
             let none = ProducerFacts {
                 id: ProducerId(0),
                 epoch: 0,
+                instance: 0,
                 last_seq: 0,
                 last_active_ns: 0,
             };
@@ -328,6 +332,7 @@ impl StreamEntry {
 #[repr(C)]
 struct ProducerEntry {
     id: U64,
+    instance: U64,
     last_seq: U64,
     last_active_ns: U64,
     epoch: U32,
@@ -338,6 +343,7 @@ impl ProducerEntry {
     fn of(producer: &ProducerFacts) -> Self {
         Self {
             id: producer.id.0.into(),
+            instance: producer.instance.into(),
             last_seq: producer.last_seq.into(),
             last_active_ns: producer.last_active_ns.into(),
             epoch: producer.epoch.into(),
@@ -349,6 +355,7 @@ impl ProducerEntry {
         ProducerFacts {
             id: ProducerId(self.id.get()),
             epoch: self.epoch.get(),
+            instance: self.instance.get(),
             last_seq: self.last_seq.get(),
             last_active_ns: self.last_active_ns.get(),
         }

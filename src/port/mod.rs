@@ -7,6 +7,7 @@
 
 pub mod udp;
 pub mod inet;
+pub mod memory;
 #[cfg(feature = "dpdk")]
 pub mod neighbours;
 #[cfg(feature = "dpdk")]

@@ -12,3 +12,5 @@
 pub mod receive;
 pub mod receipts;
 pub mod table;
+pub mod send;
+pub mod consume;

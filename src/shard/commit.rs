@@ -79,8 +79,10 @@ impl<D: Disk> Stations<D> {
             return;
         }
         let subscription = self.fanout.get_mut(index);
-        let (log_off, bytes) = (subscription.cursor, completion.io.bytes);
-        subscription.replay = Replay::Ready { buffer, log_off, bytes };
+        if let Replay::Reading { log_off, .. } = subscription.replay {
+            let bytes = completion.io.bytes;
+            subscription.replay = Replay::Ready { buffer, log_off, bytes };
+        }
     }
 
     fn on_durable(&mut self, batch: &DurableBatch) {

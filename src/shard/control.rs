@@ -84,7 +84,9 @@ impl<D: Disk> Stations<D> {
         } else {
             let id = ProducerId(asked);
             let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
-            if held != 0 && held < known.epoch {
+            // The same instance may have missed the answer to its last registration.
+            let same = known.instance == register.instance.get();
+            if held != 0 && held < known.epoch && !same {
                 return Err((ErrorCode::Fenced, asked));
             }
             (Some(id), known.epoch + 1)
@@ -93,7 +95,8 @@ impl<D: Disk> Stations<D> {
             .open_session(peer, register)
             .ok_or((ErrorCode::LimitReached, SESSIONS_MAX as u64))?;
         let memory = self.disk.memory_mut();
-        let registered = match self.log.register_producer(memory, id, epoch, self.unix_ns) {
+        let said = (epoch, register.instance.get());
+        let registered = match self.log.register_producer(memory, id, said, self.unix_ns) {
             Ok(registered) => registered,
             Err(error) => {
                 self.close_session(slot);

@@ -244,7 +244,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         self.counters.add(Counter::ReplayReads, 1);
-        self.fanout.get_mut(index).replay = Replay::Reading { buffer };
+        self.fanout.get_mut(index).replay = Replay::Reading { buffer, log_off: cursor };
     }
 
     /// Acknowledged data is not what was written: say which, and acknowledge nothing more.

@@ -18,6 +18,9 @@ mod receive;
 mod timers;
 mod transmit;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Clock;
@@ -26,9 +29,10 @@ use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::log::Log;
+use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
 use crate::port::Port;
-use crate::session::receipts::Run;
+use crate::session::receipts::{RUNS_MAX, Run};
 use crate::session::receive::HoldPool;
 use crate::session::table::Sessions;
 use crate::wire::control::ErrorCode;
@@ -149,6 +153,30 @@ struct Stations<D> {
     registering: usize,
     /// Next session whose timers are looked at.
     timer_slot: usize,
+}
+
+/// Notes a message that recovery has seen, for the receipts of its producer; the newest runs are kept.
+pub fn recovered_run(runs: &mut BTreeMap<u64, Vec<Run>>, message: &RecoveredMessage) {
+    let of_producer = runs.entry(message.producer_id.0).or_default();
+    if let Some(last) = of_producer.last_mut() {
+        let goes_on = last.stream == message.stream.0
+            && last.end_seq() == message.producer_seq
+            && last.first_sequence + u64::from(last.count) == message.sequence;
+        if goes_on {
+            last.count += 1;
+            return;
+        }
+    }
+    if of_producer.len() == RUNS_MAX {
+        of_producer.remove(0);
+    }
+    of_producer.push(Run {
+        first_seq: message.producer_seq,
+        first_sequence: message.sequence,
+        count: 1,
+        stream: message.stream.0,
+        ..Run::default()
+    });
 }
 
 /// One shard.

@@ -23,8 +23,10 @@ pub struct Register {
     pub datagram_bytes: U16,
     /// [`REGISTER_PUBLISHER`] or 0.
     pub flags: U16,
+    /// Random, the same over the life of one client: tells its own second try from another instance.
+    pub instance: U64,
     /// Must be zero.
-    pub padding: [u8; 48],
+    pub padding: [u8; 40],
 }
 
 /// REGISTERED: the session is open.

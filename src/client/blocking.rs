@@ -1,0 +1,353 @@
+//! The blocking client: for everyone who has no loop of their own.
+//!
+//! ```no_run
+//! use buslane::client::blocking::Client;
+//! use buslane::client::{ClientOptions, Publisher, StartFrom};
+//!
+//! let mut client = Client::connect("127.0.0.1:9310".parse()?, ClientOptions::new(Publisher::New))?;
+//! let orders = client.create_stream("orders")?.id;
+//! let receipt = client.publish(orders, b"NewOrderSingle")?;
+//! println!("on media as {:?}", receipt.sequence);
+//!
+//! client.subscribe(orders, StartFrom::Start)?;
+//! let message = client.next_message()?;
+//! assert_eq!(message.payload, b"NewOrderSingle");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::polled;
+use super::{
+    BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Receipt, Request,
+    StartFrom, StreamDescription,
+};
+use crate::clock::HostClock;
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::port::udp::UdpPort;
+use crate::port::{Port, PortError};
+use crate::wire::control::ErrorCode;
+use crate::wire::publish::PublishState;
+
+/// Messages that may be on their way to a consumer.
+const WINDOW: u32 = 4096;
+
+/// Polls without work before the thread offers its core to others.
+const SPINS: u32 = 2_000;
+
+/// A message as a consumer gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Stream.
+    pub stream: StreamId,
+    /// Its sequence.
+    pub sequence: u64,
+    /// Who published it.
+    pub producer: ProducerId,
+    /// The producer's number.
+    pub producer_seq: u64,
+    /// Unix time at which the appliance received it, nanoseconds.
+    pub received_ns: u64,
+    /// What was published.
+    pub payload: Vec<u8>,
+}
+
+/// What a blocking call can end with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// the port could not be opened
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// the session ended
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// the message was not taken
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// the request was refused
+    #[error("{what}: {code} ({detail})")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        code: ErrorCode,
+        /// A number that belongs to the reason.
+        detail: u64,
+    },
+    /// the position asked for is gone
+    #[error("stream {stream}: the oldest message kept is {log_start}")]
+    Trimmed {
+        /// Stream.
+        stream: StreamId,
+        /// The oldest sequence kept.
+        log_start: u64,
+    },
+    /// sequences are damaged on the media
+    #[error("stream {stream}: sequences {first} to {last} are damaged on the media")]
+    DataLoss {
+        /// Stream.
+        stream: StreamId,
+        /// First.
+        first: u64,
+        /// Last, as far as is known.
+        last: u64,
+    },
+}
+
+/// Whether an error means that the server cannot be reached.
+impl Error {
+    /// Whether the server could not be reached.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Unreachable { .. }))
+    }
+}
+
+/// A blocking client.
+#[derive(Debug)]
+pub struct Client<P = UdpPort> {
+    client: polled::Client<P, HostClock>,
+    arrived: VecDeque<Message>,
+    spins: u32,
+}
+
+impl Client<UdpPort> {
+    /// Connects over kernel UDP from any local port.
+    ///
+    /// # Errors
+    /// When no socket can be opened, or the server does not answer or refuses.
+    pub fn connect(server: SocketAddrV4, options: ClientOptions) -> Result<Self, Error> {
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        Self::over(UdpPort::open(any, DATAGRAM_BYTES_MAX)?, server, options)
+    }
+}
+
+impl<P: Port> Client<P> {
+    /// Connects over a port of the caller's.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub fn over(port: P, server: SocketAddrV4, options: ClientOptions) -> Result<Self, Error> {
+        let client = polled::Client::new(port, HostClock::new(), server, options);
+        let mut client = Self { client, arrived: VecDeque::new(), spins: 0 };
+        while !client.client.is_connected() {
+            client.turn()?;
+        }
+        Ok(client)
+    }
+
+    /// The polled client inside.
+    pub fn polled(&mut self) -> &mut polled::Client<P, HostClock> {
+        &mut self.client
+    }
+
+    /// One turn; offers the core to others after many without work. Returns the work done.
+    ///
+    /// # Errors
+    /// When the session ended, or a subscription met trimmed or damaged messages.
+    pub fn turn(&mut self) -> Result<usize, Error> {
+        let arrived = &mut self.arrived;
+        let work = self.client.poll(&mut |record| {
+            let header = record.header;
+            arrived.push_back(Message {
+                stream: StreamId(header.stream.get()),
+                sequence: header.sequence.get(),
+                producer: ProducerId(header.producer_id.get()),
+                producer_seq: header.producer_seq.get(),
+                received_ns: header.received_ns.get(),
+                payload: record.payload[usize::from(header.ext_len.get())..].to_vec(),
+            });
+        })?;
+        self.spins = if work > 0 { 0 } else { self.spins + 1 };
+        if self.spins > SPINS {
+            self.spins = 0;
+            std::thread::yield_now();
+        }
+        Ok(work)
+    }
+
+    /// Offers a message without waiting for it, but for room.
+    ///
+    /// # Errors
+    /// When the session ended, the message is too large, or the server takes none.
+    pub fn offer(&mut self, stream: StreamId, payload: &[u8]) -> Result<u64, Error> {
+        loop {
+            match self.client.offer(stream, payload) {
+                Ok(seq) => return Ok(seq),
+                Err(
+                    OfferError::NotConnected
+                    | OfferError::BackPressure(
+                        BackPressure::Window | BackPressure::Server(PublishState::Draining),
+                    ),
+                ) => {
+                    self.turn()?;
+                }
+                Err(OfferError::BackPressure(BackPressure::Server(state))) => {
+                    let code = match state {
+                        PublishState::NoSpace => ErrorCode::NoSpace,
+                        PublishState::Open | PublishState::Failed | PublishState::Draining => {
+                            ErrorCode::DiskFailed
+                        }
+                    };
+                    return Err(ClientError::Refused { code, detail: 0 }.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The next completion that is there already.
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        self.client.next_completion()
+    }
+
+    /// Publishes one message and waits until it is durable.
+    ///
+    /// # Errors
+    /// As [`Client::offer`]; the message may then still become durable.
+    pub fn publish(&mut self, stream: StreamId, payload: &[u8]) -> Result<Receipt, Error> {
+        let seq = self.offer(stream, payload)?;
+        loop {
+            self.turn()?;
+            while let Some(completion) = self.client.next_completion() {
+                if completion.producer_seq == seq {
+                    return Ok(completion.receipt);
+                }
+            }
+        }
+    }
+
+    /// Waits until everything offered is durable and gives each completion to `done`.
+    ///
+    /// # Errors
+    /// When the session ended before.
+    pub fn flush(&mut self, mut done: impl FnMut(&Completion)) -> Result<(), Error> {
+        loop {
+            while let Some(completion) = self.client.next_completion() {
+                done(&completion);
+            }
+            if self.client.outstanding() == 0 {
+                return Ok(());
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Makes a stream, or finds the one of this name.
+    ///
+    /// # Errors
+    /// When the session ended or the server refuses.
+    pub fn create_stream(&mut self, name: &str) -> Result<StreamDescription, Error> {
+        self.one(Request::CreateStream(name.into()), format!("stream {name}"))
+    }
+
+    /// Finds a stream.
+    ///
+    /// # Errors
+    /// When the session ended or there is no such stream.
+    pub fn describe_stream(&mut self, name: &str) -> Result<StreamDescription, Error> {
+        self.one(Request::DescribeStream(name.into()), format!("stream {name}"))
+    }
+
+    /// All streams, by id.
+    ///
+    /// # Errors
+    /// When the session ended.
+    pub fn list_streams(&mut self) -> Result<Vec<StreamDescription>, Error> {
+        let mut streams = Vec::new();
+        let asked = self.client.request(Request::ListStreams);
+        loop {
+            match self.wait_event("streams")? {
+                Event::Stream { request, info } if request == asked => streams.push(info),
+                Event::ListEnd { request } if request == asked => return Ok(streams),
+                _ => {}
+            }
+        }
+    }
+
+    fn one(&mut self, request: Request, what: String) -> Result<StreamDescription, Error> {
+        let asked = self.client.request(request);
+        loop {
+            match self.wait_event(&what)? {
+                Event::Stream { request, info } if request == asked => return Ok(info),
+                _ => {}
+            }
+        }
+    }
+
+    /// Subscribes and waits until the subscription stands; returns the first sequence to come and the
+    /// one after the newest durable.
+    ///
+    /// # Errors
+    /// When the session ended, there is no such stream, or the position is gone.
+    pub fn subscribe(&mut self, stream: StreamId, from: StartFrom) -> Result<(u64, u64), Error> {
+        self.client.subscribe(stream, from, WINDOW);
+        let asked = stream;
+        loop {
+            match self.wait_event(&format!("stream {stream}"))? {
+                Event::Subscribed { stream, start, durable_next } if stream == asked => {
+                    return Ok((start, durable_next));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn wait_event(&mut self, what: &str) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.client.next_event() {
+                return check(event, what);
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// When the session ended, or messages are trimmed or damaged.
+    pub fn next_message(&mut self) -> Result<Message, Error> {
+        loop {
+            if let Some(message) = self.try_message()? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message, if one has arrived; otherwise one turn.
+    ///
+    /// # Errors
+    /// As [`Client::next_message`].
+    pub fn try_message(&mut self) -> Result<Option<Message>, Error> {
+        if let Some(message) = self.arrived.pop_front() {
+            return Ok(Some(message));
+        }
+        while let Some(event) = self.client.next_event() {
+            check(event, "subscription")?;
+        }
+        self.turn()?;
+        Ok(self.arrived.pop_front())
+    }
+
+    /// Ends the session.
+    pub fn close(self) {
+        self.client.close();
+    }
+}
+
+/// Events that are refusals become errors.
+fn check(event: Event, what: &str) -> Result<Event, Error> {
+    match event {
+        Event::Refused { code, detail, .. } => {
+            Err(Error::Refused { what: what.to_owned(), code, detail })
+        }
+        Event::Trimmed { stream, log_start } => Err(Error::Trimmed { stream, log_start }),
+        Event::DataLoss { stream, first, last } => Err(Error::DataLoss { stream, first, last }),
+        Event::Connected { .. }
+        | Event::Subscribed { .. }
+        | Event::Stream { .. }
+        | Event::ListEnd { .. } => Ok(event),
+    }
+}

@@ -1,0 +1,657 @@
+//! The polled client: for gateways that run their own loop.
+//!
+//! ```no_run
+//! use buslane::client::polled::Client;
+//! use buslane::client::{ClientOptions, Publisher};
+//! use buslane::clock::HostClock;
+//! use buslane::ids::StreamId;
+//! use buslane::port::udp::UdpPort;
+//!
+//! let port = UdpPort::open("127.0.0.1:0".parse()?, 1472)?;
+//! let server = "127.0.0.1:9310".parse()?;
+//! let mut client = Client::new(port, HostClock::new(), server, ClientOptions::new(Publisher::New));
+//! let mut offered = false;
+//! loop {
+//!     client.poll(&mut |_| {})?;
+//!     if !offered {
+//!         offered = client.offer(StreamId(1), b"NewOrderSingle").is_ok();
+//!     }
+//!     if let Some(completion) = client.next_completion() {
+//!         println!("on media: {:?}", completion.receipt);
+//!         break;
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::num::NonZeroU64;
+
+use zerocopy::IntoBytes;
+
+use super::{
+    BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Publisher, Receipt,
+    Request, StartFrom, StreamDescription,
+};
+use crate::clock::Clock;
+use crate::ids::{ConnId, Durability, Epoch, Peer, ProducerId, StreamId};
+use crate::port::Port;
+use crate::session::consume::Subscription;
+use crate::session::send::{Blocked, Sender};
+use crate::wire::control::{
+    ErrorCode, ErrorFrame, Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register,
+    Registered, StreamInfo, Unsubscribe,
+};
+use crate::wire::frame::Kind;
+use crate::wire::publish::PublishState;
+use crate::wire::record::Record;
+use crate::wire::{DatagramWriter, Frame, parse};
+
+/// Repetition of REGISTER: first, and at most.
+const REGISTER_NS: (u64, u64) = (2_000_000, 200_000_000);
+/// Repetition of a request: first, and at most.
+const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
+/// After so long without a word from us, a heartbeat.
+const HEARTBEAT_NS: u64 = 1_000_000_000;
+/// After so long without a word from the server, register again: it may have been restarted.
+const SILENCE_NS: u64 = 2_500_000_000;
+/// Datagrams sent in one poll, at most.
+const DATAGRAMS_A_POLL: usize = 32;
+
+/// A request that is not answered.
+#[derive(Debug)]
+struct Asked {
+    id: u32,
+    request: Request,
+    /// How far a list has come.
+    after: u32,
+    asked_ns: u64,
+    wait_ns: u64,
+}
+
+/// How far the session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Registering { asked_ns: u64, wait_ns: u64 },
+    Open,
+}
+
+/// A client that its owner polls.
+#[derive(Debug)]
+pub struct Client<P, C> {
+    port: P,
+    link: Link<C>,
+}
+
+/// Everything but the port, so that a received datagram can be read in place.
+#[derive(Debug)]
+struct Link<C> {
+    clock: C,
+    server: SocketAddrV4,
+    options: ClientOptions,
+    phase: Phase,
+    nonce: u64,
+    conn_id: ConnId,
+    packet_no: u64,
+    epoch: u64,
+    durability: Durability,
+    producer: (ProducerId, u32),
+    message_bytes_max: usize,
+    server_datagram_bytes: usize,
+    sender: Sender,
+    subscriptions: Vec<Subscription>,
+    asked: Vec<Asked>,
+    next_request: u32,
+    events: VecDeque<Event>,
+    failed: Option<ClientError>,
+    now_ns: u64,
+    heard_ns: u64,
+    said_ns: u64,
+    /// Datagrams that were not the server's, or made no sense.
+    dropped: u64,
+    delivered: u64,
+}
+
+impl<P: Port, C: Clock> Client<P, C> {
+    /// A client for the appliance at `server`; it connects while it is polled.
+    pub fn new(port: P, clock: C, server: SocketAddrV4, options: ClientOptions) -> Self {
+        let now_ns = clock.now_ns();
+        let producer = match options.publisher {
+            Publisher::No | Publisher::New => ProducerId(0),
+            Publisher::Known(id) => id,
+        };
+        let (messages, bytes) = match options.publisher {
+            Publisher::No => (1, 1),
+            Publisher::New | Publisher::Known(_) => (options.window_messages, options.window_bytes),
+        };
+        let link = Link {
+            clock,
+            server,
+            options,
+            phase: Phase::Registering { asked_ns: 0, wait_ns: 0 },
+            nonce: options.nonce,
+            conn_id: ConnId(0),
+            packet_no: 0,
+            epoch: 0,
+            durability: Durability::Volatile,
+            producer: (producer, 0),
+            message_bytes_max: 0,
+            server_datagram_bytes: port.datagram_bytes(),
+            sender: Sender::new(messages, bytes),
+            subscriptions: Vec::new(),
+            asked: Vec::new(),
+            next_request: 1,
+            events: VecDeque::with_capacity(64),
+            failed: None,
+            now_ns,
+            heard_ns: now_ns,
+            said_ns: 0,
+            dropped: 0,
+            delivered: 0,
+        };
+        Self { port, link }
+    }
+
+    /// One bounded turn: takes what has arrived, sends what is due. Messages of subscriptions go to
+    /// `sink` in sequence. Returns the work done.
+    ///
+    /// # Errors
+    /// When the client can go on no more; every later call says the same.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(&Record<'_>)) -> Result<usize, ClientError> {
+        let received = self.port.receive();
+        self.link.now_ns = self.link.clock.now_ns();
+        for index in 0..received {
+            let (peer, bytes) = self.port.datagram(index);
+            self.link.on_datagram(peer, bytes, sink);
+        }
+        if let Some(error) = self.link.failed {
+            return Err(error);
+        }
+        let sent = self.link.transmit(&mut self.port);
+        self.port.flush();
+        self.link.check_silence();
+        Ok(received + sent)
+    }
+
+    /// Takes a message to publish; it goes out with the next [`Client::poll`], together with others
+    /// offered before. Returns its number.
+    ///
+    /// # Errors
+    /// See [`OfferError`]; nothing was changed.
+    #[inline]
+    pub fn offer(&mut self, stream: StreamId, payload: &[u8]) -> Result<u64, OfferError> {
+        let link = &mut self.link;
+        if link.options.publisher == Publisher::No {
+            return Err(OfferError::NotAPublisher);
+        }
+        if link.message_bytes_max == 0 {
+            return Err(OfferError::NotConnected);
+        }
+        if payload.len() > link.message_bytes_max {
+            let (bytes, max) = (payload.len(), link.message_bytes_max);
+            return Err(OfferError::TooLarge { bytes, max });
+        }
+        link.sender.offer(stream, payload, link.now_ns).map_err(|blocked| {
+            OfferError::BackPressure(match blocked {
+                Blocked::Window => BackPressure::Window,
+                Blocked::Server(state) => BackPressure::Server(state),
+            })
+        })
+    }
+
+    /// The next message that is durable, in the order of their numbers.
+    #[inline]
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        let link = &mut self.link;
+        let sent = link.sender.next_sent()?;
+        Some(Completion {
+            producer_seq: sent.producer_seq,
+            receipt: Receipt {
+                stream: sent.stream,
+                sequence: sent.sequence.and_then(NonZeroU64::new),
+                epoch: Epoch(link.epoch),
+                durability: link.durability,
+                server_ns: sent.server_ns,
+                device_ns: sent.device_ns,
+            },
+            offered_ns: sent.offered_ns,
+            sent_ns: sent.sent_ns,
+        })
+    }
+
+    /// Asks for a stream from somewhere on; its messages come through [`Client::poll`]. `window` is
+    /// how many may be on their way.
+    pub fn subscribe(&mut self, stream: StreamId, from: StartFrom, window: u32) {
+        let request = self.link.take_request();
+        self.unsubscribe(stream);
+        self.link.subscriptions.push(Subscription::new(stream, request, from, window));
+    }
+
+    /// Ends a subscription.
+    pub fn unsubscribe(&mut self, stream: StreamId) {
+        let link = &mut self.link;
+        let before = link.subscriptions.len();
+        link.subscriptions.retain(|subscription| subscription.stream != stream);
+        if link.subscriptions.len() < before && link.phase == Phase::Open {
+            let body = Unsubscribe { stream: stream.0.into() };
+            link.send(&mut self.port, |writer| {
+                let _ = writer.frame(Kind::Unsubscribe, body.as_bytes(), &[]);
+            });
+        }
+    }
+
+    /// The next sequence a subscription wants; 0 before it stands.
+    #[must_use]
+    pub fn position(&self, stream: StreamId) -> u64 {
+        let found = self.link.subscriptions.iter().find(|sub| sub.stream == stream);
+        found.map_or(0, Subscription::expected)
+    }
+
+    /// Asks the server; answered by events that carry the number returned.
+    pub fn request(&mut self, request: Request) -> u32 {
+        let id = self.link.take_request();
+        self.link.asked.push(Asked { id, request, after: 0, asked_ns: 0, wait_ns: 0 });
+        id
+    }
+
+    /// The next thing the client was told.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.link.events.pop_front()
+    }
+
+    /// Whether the session is open.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link.phase == Phase::Open
+    }
+
+    /// The producer this client publishes as, 0 before it is known, and its epoch.
+    #[must_use]
+    pub fn producer(&self) -> (ProducerId, u32) {
+        self.link.producer
+    }
+
+    /// Why an acknowledged message is safe with this server.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.link.durability
+    }
+
+    /// Messages offered and not completed.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.link.sender.outstanding()
+    }
+
+    /// The number the next message gets.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.link.sender.next_seq()
+    }
+
+    /// What the server last said of publishing.
+    #[must_use]
+    pub fn publish_state(&self) -> PublishState {
+        self.link.sender.state()
+    }
+
+    /// Payload bytes of one message, at most; 0 before the session is open.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        self.link.message_bytes_max
+    }
+
+    /// Datagrams dropped because they were not the server's or made no sense.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.link.dropped
+    }
+
+    /// The clock it reads.
+    #[must_use]
+    pub fn clock(&self) -> &C {
+        &self.link.clock
+    }
+
+    /// Says goodbye and gives the port back.
+    pub fn close(mut self) -> P {
+        if self.link.phase == Phase::Open {
+            self.link.send(&mut self.port, |writer| {
+                let _ = writer.frame(Kind::Close, &[], &[]);
+            });
+            self.port.flush();
+        }
+        self.port
+    }
+}
+
+impl<C: Clock> Link<C> {
+    fn take_request(&mut self) -> u32 {
+        let id = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1).max(1);
+        id
+    }
+
+    fn on_datagram(&mut self, peer: Peer, bytes: &[u8], sink: &mut dyn FnMut(&Record<'_>)) {
+        let ours = |conn_id: ConnId| conn_id == self.conn_id || self.phase != Phase::Open;
+        let frames = match parse(bytes) {
+            Ok((conn_id, _, frames)) if peer.addr == self.server && ours(conn_id) => frames,
+            Ok(_) | Err(_) => {
+                self.dropped += 1;
+                return;
+            }
+        };
+        for frame in frames {
+            let Ok(frame) = frame else {
+                self.dropped += 1;
+                return;
+            };
+            self.heard_ns = self.now_ns;
+            self.on_frame(&frame, sink);
+        }
+    }
+
+    fn on_frame(&mut self, frame: &Frame<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
+        match frame {
+            Frame::Registered(registered) => self.on_registered(registered),
+            Frame::Error(error) => self.on_error(error),
+            _ if self.phase != Phase::Open => self.dropped += 1,
+            Frame::Ack(ack) => {
+                // An ACK of an earlier epoch is of a server that is no longer the writer.
+                if ack.head.epoch.get() >= self.epoch {
+                    self.sender.on_ack(ack, self.now_ns);
+                }
+            }
+            Frame::Nak(nak) => self.sender.on_nak(nak, self.now_ns),
+            Frame::Data(data) => {
+                let stream = StreamId(data.head.stream.get());
+                let Some(subscription) = self.subscription(stream) else { return };
+                match subscription.on_data(data, sink) {
+                    Ok(count) => self.delivered += count,
+                    Err(damaged) => {
+                        let sequence = damaged.sequence;
+                        self.failed = Some(ClientError::DamagedMessage { stream, sequence });
+                    }
+                }
+            }
+            Frame::Heartbeat(heartbeat) => {
+                if let Some(subscription) = self.subscription(StreamId(heartbeat.stream.get())) {
+                    subscription.on_heartbeat(heartbeat.durable_next.get());
+                }
+            }
+            Frame::Subscribed(subscribed) => {
+                let stream = StreamId(subscribed.stream.get());
+                let (start, durable_next) = (subscribed.start.get(), subscribed.durable_next.get());
+                let request = subscribed.request.get();
+                let waiting = self.subscription(stream).filter(|sub| sub.request() == request);
+                if waiting.is_some_and(|subscription| subscription.on_subscribed(start)) {
+                    self.events.push_back(Event::Subscribed { stream, start, durable_next });
+                }
+            }
+            Frame::Trimmed(trimmed) => {
+                let stream = StreamId(trimmed.stream.get());
+                self.subscriptions.retain(|subscription| subscription.stream != stream);
+                let log_start = trimmed.log_start.get();
+                self.events.push_back(Event::Trimmed { stream, log_start });
+            }
+            Frame::DataLoss(loss) => {
+                let stream = StreamId(loss.stream.get());
+                self.subscriptions.retain(|subscription| subscription.stream != stream);
+                let (first, last) = (loss.first.get(), loss.last.get());
+                self.events.push_back(Event::DataLoss { stream, first, last });
+            }
+            Frame::StreamInfo(info) => self.on_stream_info(info),
+            Frame::ListEnd(end) => {
+                let (request, after) = (end.request.get(), end.after.get());
+                let Some(index) = self.asked.iter().position(|asked| asked.id == request) else {
+                    return;
+                };
+                if after == 0 {
+                    self.asked.swap_remove(index);
+                    self.events.push_back(Event::ListEnd { request });
+                } else if after > self.asked[index].after {
+                    (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
+                }
+            }
+            Frame::Close => self.failed = Some(ClientError::Closed),
+            Frame::Register(_)
+            | Frame::Publish(_)
+            | Frame::Probe(_)
+            | Frame::Subscribe(_)
+            | Frame::Status(_)
+            | Frame::Unsubscribe(_)
+            | Frame::CreateStream(_)
+            | Frame::DescribeStream(_)
+            | Frame::ListStreams(_) => self.dropped += 1,
+        }
+    }
+
+    fn subscription(&mut self, stream: StreamId) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.stream == stream)
+    }
+
+    fn on_registered(&mut self, registered: &Registered) {
+        let stale = registered.nonce.get() != self.nonce || registered.epoch.get() < self.epoch;
+        if self.phase == Phase::Open || stale {
+            return;
+        }
+        self.phase = Phase::Open;
+        self.conn_id = ConnId(registered.conn_id.get());
+        self.packet_no = 0;
+        self.epoch = registered.epoch.get();
+        self.durability =
+            Durability::from_code(registered.durability).unwrap_or(Durability::Volatile);
+        self.message_bytes_max =
+            usize::try_from(registered.message_bytes_max.get()).expect("32 bits fit");
+        self.server_datagram_bytes = usize::from(registered.datagram_bytes.get());
+        if self.options.publisher != Publisher::No {
+            self.producer =
+                (ProducerId(registered.producer_id.get()), registered.producer_epoch.get());
+            let credit = (registered.max_seq_allowed.get(), registered.max_bytes_allowed.get());
+            let durable_to = registered.durable_to.get();
+            self.sender.begin(self.producer.0, durable_to, credit, self.now_ns);
+        }
+        for index in 0..self.subscriptions.len() {
+            let request = self.take_request();
+            self.subscriptions[index].restart(request);
+        }
+        for asked in &mut self.asked {
+            asked.wait_ns = 0;
+        }
+        self.events.push_back(Event::Connected { producer: self.producer.0 });
+    }
+
+    fn on_error(&mut self, error: &ErrorFrame<'_>) {
+        let (request, detail) = (error.head.request.get(), error.head.detail.get());
+        let Some(code) = ErrorCode::from_code(error.head.code.get()) else {
+            self.dropped += 1;
+            return;
+        };
+        if code == ErrorCode::UnknownSession {
+            if self.phase == Phase::Open {
+                self.register_again();
+            }
+            return;
+        }
+        let retried = matches!(code, ErrorCode::Draining | ErrorCode::NoSpace);
+        if request == 0 && retried && self.options.dead_after_ns == u64::MAX {
+            // A client that waits for ever waits for these too.
+            return;
+        }
+        if request == 0 {
+            self.failed = Some(ClientError::Refused { code, detail });
+            return;
+        }
+        let asked = self.asked.iter().position(|asked| asked.id == request);
+        if let Some(index) = asked {
+            self.asked.swap_remove(index);
+        }
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|subscription| subscription.request() != request);
+        if asked.is_some() || self.subscriptions.len() < before {
+            self.events.push_back(Event::Refused { request, code, detail });
+        }
+    }
+
+    fn on_stream_info(&mut self, info: &StreamInfo<'_>) {
+        let request = info.head.request.get();
+        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
+        let id = info.head.stream.get();
+        if self.asked[index].request == Request::ListStreams {
+            // A repeated part of a list was told before.
+            if id <= self.asked[index].after {
+                return;
+            }
+            self.asked[index].after = id;
+        } else {
+            self.asked.swap_remove(index);
+        }
+        let info = StreamDescription {
+            id: StreamId(id),
+            name: info.name.to_owned(),
+            log_start: info.head.log_start.get(),
+            durable_next: info.head.durable_next.get(),
+            created_ns: info.head.created_ns.get(),
+            bytes: info.head.bytes.get(),
+            shard: info.head.shard.get(),
+        };
+        self.events.push_back(Event::Stream { request, info });
+    }
+
+    fn register_again(&mut self) {
+        // Another nonce: an answer to the old REGISTER that comes late must not be taken.
+        self.nonce = self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.phase = Phase::Registering { asked_ns: 0, wait_ns: 0 };
+    }
+
+    fn check_silence(&mut self) {
+        let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
+        if silent_ns > self.options.dead_after_ns {
+            self.failed = Some(ClientError::Unreachable { server: self.server });
+        } else if silent_ns > SILENCE_NS && self.phase == Phase::Open {
+            self.register_again();
+        }
+    }
+
+    fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
+        if let Phase::Registering { asked_ns, wait_ns } = self.phase {
+            if self.now_ns.saturating_sub(asked_ns) >= wait_ns {
+                return self.register(port, wait_ns);
+            }
+            return 0;
+        }
+        let mut sent = 0;
+        while sent < DATAGRAMS_A_POLL && self.send_publishes(port) {
+            sent += 1;
+        }
+        sent + self.send_small(port)
+    }
+
+    fn register<P: Port>(&mut self, port: &mut P, wait_ns: u64) -> usize {
+        let publishes = self.options.publisher != Publisher::No;
+        let datagram_bytes = u16::try_from(port.datagram_bytes()).expect("below 64 KiB");
+        let body = Register {
+            nonce: self.nonce.into(),
+            producer_id: self.producer.0.0.into(),
+            producer_epoch: self.producer.1.into(),
+            datagram_bytes: datagram_bytes.into(),
+            flags: if publishes { REGISTER_PUBLISHER } else { 0 }.into(),
+            instance: self.options.nonce.into(),
+            padding: [0; 40],
+        };
+        self.conn_id = ConnId(0);
+        let sent = self.send(port, |writer| {
+            let _ = writer.frame(Kind::Register, body.as_bytes(), &[]);
+        });
+        if sent {
+            let wait_ns = (wait_ns * 2).clamp(REGISTER_NS.0, REGISTER_NS.1);
+            self.phase = Phase::Registering { asked_ns: self.now_ns, wait_ns };
+        }
+        usize::from(sent)
+    }
+
+    fn send_publishes<P: Port>(&mut self, port: &mut P) -> bool {
+        let Some(peer) = port.resolve(self.server) else { return false };
+        let Some(buffer) = port.reserve(peer) else { return false };
+        let room = buffer.len().min(self.server_datagram_bytes);
+        let mut writer = DatagramWriter::new(&mut buffer[..room], self.conn_id, self.packet_no + 1);
+        if !self.sender.pack(&mut writer, self.now_ns) {
+            return false;
+        }
+        let len = writer.len();
+        self.packet_no += 1;
+        self.said_ns = self.now_ns;
+        port.commit(len);
+        true
+    }
+
+    /// Sends what fits a datagram of small frames, when any is due.
+    fn send_small<P: Port>(&mut self, port: &mut P) -> usize {
+        let now_ns = self.now_ns;
+        let mut sent = 0;
+        if self.options.publisher != Publisher::No {
+            if let Some(probe) = self.sender.probe(now_ns) {
+                sent += usize::from(self.send(port, |writer| {
+                    let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
+                }));
+            }
+        }
+        for index in 0..self.subscriptions.len() {
+            if let Some(subscribe) = self.subscriptions[index].ask(now_ns) {
+                sent += usize::from(self.send(port, |writer| {
+                    let _ = writer.frame(Kind::Subscribe, subscribe.as_bytes(), &[]);
+                }));
+            }
+            if let Some(status) = self.subscriptions[index].status(now_ns) {
+                sent += usize::from(self.send(port, |writer| {
+                    let _ = writer.frame(Kind::Status, status.as_bytes(), &[]);
+                }));
+            }
+        }
+        for index in 0..self.asked.len() {
+            sent += self.ask(index, port);
+        }
+        if now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
+            let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
+            sent += usize::from(self.send(port, |writer| {
+                let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
+            }));
+        }
+        sent
+    }
+
+    fn ask<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
+        let asked = &mut self.asked[index];
+        if self.now_ns.saturating_sub(asked.asked_ns) < asked.wait_ns {
+            return 0;
+        }
+        asked.asked_ns = self.now_ns;
+        asked.wait_ns = (asked.wait_ns * 2).clamp(REQUEST_NS.0, REQUEST_NS.1);
+        let (id, after, request) = (asked.id, asked.after, asked.request.clone());
+        let named = |writer: &mut DatagramWriter<'_>, kind, name: &str| {
+            let head = NameRequestHead { request: id.into() };
+            let _ = writer.frame(kind, head.as_bytes(), name.as_bytes());
+        };
+        usize::from(self.send(port, |writer| match &request {
+            Request::CreateStream(name) => named(writer, Kind::CreateStream, name),
+            Request::DescribeStream(name) => named(writer, Kind::DescribeStream, name),
+            Request::ListStreams => {
+                let body = ListStreams { request: id.into(), after: after.into() };
+                let _ = writer.frame(Kind::ListStreams, body.as_bytes(), &[]);
+            }
+        }))
+    }
+
+    fn send<P: Port>(&mut self, port: &mut P, fill: impl FnOnce(&mut DatagramWriter<'_>)) -> bool {
+        let Some(peer) = port.resolve(self.server) else { return false };
+        let Some(buffer) = port.reserve(peer) else { return false };
+        self.packet_no += 1;
+        let mut writer = DatagramWriter::new(buffer, self.conn_id, self.packet_no);
+        fill(&mut writer);
+        let len = writer.len();
+        port.commit(len);
+        self.said_ns = self.now_ns;
+        true
+    }
+}

@@ -1,0 +1,188 @@
+//! The consuming half of a session: one subscription, gap-free whatever happens on the way.
+
+use crate::ids::StreamId;
+use crate::wire::control::{From, STATUS_REWIND, Status, Subscribe};
+use crate::wire::publish::Data;
+use crate::wire::record::Record;
+
+/// The first repetition of a SUBSCRIBE; each next one waits twice as long.
+const ASK_NS_MIN: u64 = 5_000_000;
+/// The longest wait between repetitions.
+const ASK_NS_MAX: u64 = 100_000_000;
+/// A gap is not reported again before this.
+const REWIND_NS: u64 = 200_000;
+/// The credit is told again after so long without another reason: the last telling may be lost.
+const TELL_NS: u64 = 50_000_000;
+/// A record damaged so often in a row is not damaged on the way.
+const DAMAGED_MAX: u32 = 3;
+
+/// One subscription as the consumer sees it.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Stream.
+    pub stream: StreamId,
+    request: u32,
+    from: From,
+    window: u32,
+    open: bool,
+    /// The next sequence wanted.
+    expected: u64,
+    /// What the server was told it may send up to.
+    limit: u64,
+    ask_wait_ns: u64,
+    asked_ns: u64,
+    rewound_ns: u64,
+    told_ns: u64,
+    rewind_due: bool,
+    damaged: u32,
+}
+
+/// A record arrives damaged again and again: it is damaged where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its sequence.
+    pub sequence: u64,
+}
+
+impl Subscription {
+    /// A subscription that is still to be asked for.
+    #[must_use]
+    pub fn new(stream: StreamId, request: u32, from: From, window: u32) -> Self {
+        Self {
+            stream,
+            request,
+            from,
+            window: window.max(2),
+            open: false,
+            expected: 0,
+            limit: 0,
+            ask_wait_ns: 0,
+            asked_ns: 0,
+            rewound_ns: 0,
+            told_ns: 0,
+            rewind_due: false,
+            damaged: 0,
+        }
+    }
+
+    /// Of its SUBSCRIBE.
+    #[must_use]
+    pub fn request(&self) -> u32 {
+        self.request
+    }
+
+    /// The next sequence wanted; 0 before the subscription stands.
+    #[must_use]
+    pub fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// The session was lost: ask again, from where we are.
+    pub fn restart(&mut self, request: u32) {
+        if self.open {
+            self.from = From::Sequence(self.expected);
+        }
+        self.open = false;
+        self.request = request;
+        self.ask_wait_ns = 0;
+        self.rewind_due = false;
+    }
+
+    /// The SUBSCRIBE to send now, if one is due.
+    pub fn ask(&mut self, now_ns: u64) -> Option<Subscribe> {
+        if self.open || now_ns.saturating_sub(self.asked_ns) < self.ask_wait_ns {
+            return None;
+        }
+        self.ask_wait_ns = (self.ask_wait_ns * 2).clamp(ASK_NS_MIN, ASK_NS_MAX);
+        self.asked_ns = now_ns;
+        let (kind, value) = self.from.encode();
+        Some(Subscribe {
+            request: self.request.into(),
+            stream: self.stream.0.into(),
+            from_kind: kind.into(),
+            window: self.window.into(),
+            from_value: value.into(),
+        })
+    }
+
+    /// The server says where delivery starts; `true` the first time.
+    pub fn on_subscribed(&mut self, start: u64) -> bool {
+        if self.open {
+            return false;
+        }
+        self.open = true;
+        self.expected = start;
+        self.limit = start.saturating_add(u64::from(self.window));
+        true
+    }
+
+    /// Takes the records of a DATA frame that are next and gives them to `sink`.
+    ///
+    /// # Errors
+    /// When the same record has come damaged several times.
+    #[inline]
+    pub fn on_data(
+        &mut self,
+        data: &Data<'_>,
+        sink: &mut dyn FnMut(&Record<'_>),
+    ) -> Result<u64, Damaged> {
+        if !self.open {
+            return Ok(0);
+        }
+        if data.head.first_sequence.get() > self.expected {
+            self.rewind_due = true;
+            return Ok(0);
+        }
+        let before = self.expected;
+        for record in data.records() {
+            if record.header.sequence.get() < self.expected {
+                continue;
+            }
+            if !record.is_intact() {
+                self.rewind_due = true;
+                self.damaged += 1;
+                if self.damaged >= DAMAGED_MAX {
+                    return Err(Damaged { sequence: self.expected });
+                }
+                break;
+            }
+            self.damaged = 0;
+            sink(&record);
+            self.expected += 1;
+        }
+        Ok(self.expected - before)
+    }
+
+    /// The server says where the durable end is: what we lack below it was lost.
+    pub fn on_heartbeat(&mut self, durable_next: u64) {
+        if self.open && durable_next > self.expected && self.limit > self.expected {
+            self.rewind_due = true;
+        }
+    }
+
+    /// The STATUS to send now, if one is due.
+    pub fn status(&mut self, now_ns: u64) -> Option<Status> {
+        if !self.open {
+            return None;
+        }
+        let window = u64::from(self.window);
+        let rewind = self.rewind_due && now_ns.saturating_sub(self.rewound_ns) >= REWIND_NS;
+        let credit = self.expected.saturating_add(window) >= self.limit.saturating_add(window / 2);
+        let stale = now_ns.saturating_sub(self.told_ns) >= TELL_NS;
+        if !rewind && !credit && !stale {
+            return None;
+        }
+        self.told_ns = now_ns;
+        if rewind {
+            self.rewind_due = false;
+            self.rewound_ns = now_ns;
+        }
+        self.limit = self.limit.max(self.expected.saturating_add(window));
+        Some(Status {
+            stream: self.stream.0.into(),
+            flags: if rewind { STATUS_REWIND } else { 0 }.into(),
+            position: self.expected.into(),
+            limit: self.limit.into(),
+        })
+    }
+}

@@ -1,0 +1,300 @@
+//! Clients and a shard over a network that loses, doubles, reorders and damages, and a server that is
+//! thrown away at any moment.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::*;
+use crate::client::polled::Client;
+use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
+use crate::clock::ManualClock;
+use crate::disk::ram::RamDisk;
+use crate::ids::ProducerId;
+use crate::log::create::{FormatOptions, format};
+use crate::log::recovery::{OpenOptions, RecoveredMessage};
+use crate::metrics::Counter;
+use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
+
+const RING: usize = 4 << 20;
+
+fn address(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+fn new_disk(bytes: u64) -> RamDisk {
+    let mut disk = RamDisk::new(bytes, Log::memory_bytes(RING), 8).unwrap();
+    format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
+    disk
+}
+
+struct World {
+    clock: ManualClock,
+    net: MemoryNet,
+    shard: Option<Shard<MemoryPort, RamDisk, ManualClock>>,
+    clients: Vec<Client<MemoryPort, ManualClock>>,
+    received: Vec<Vec<(u64, u64, Vec<u8>)>>,
+    next_port: u16,
+}
+
+impl World {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let clock = ManualClock::new();
+        clock.advance_ns(1_000_000);
+        let net = MemoryNet::new(clock.clone(), seed, faults);
+        let mut world =
+            Self { clock, net, shard: None, clients: Vec::new(), received: Vec::new(), next_port: 100 };
+        world.start(new_disk(64 << 20));
+        world
+    }
+
+    fn start(&mut self, mut disk: RamDisk) {
+        let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
+        let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
+        let (log, _) = Log::open(&mut disk, &options, &mut |message: &RecoveredMessage| {
+            super::recovered_run(&mut runs, message);
+        })
+        .unwrap();
+        let port = self.net.port(address(1), 1472);
+        let options = ShardOptions::default();
+        self.shard = Some(Shard::new(port, disk, self.clock.clone(), log, runs, options));
+    }
+
+    /// The process is gone; what the disk has, it keeps. Writes in flight may or may not have landed.
+    fn crash(&mut self) {
+        let shard = self.shard.take().unwrap();
+        self.start(shard.stations.disk.crash());
+    }
+
+    fn client(&mut self, publisher: Publisher) -> usize {
+        let index = self.clients.len();
+        self.next_port += 1;
+        let port = self.net.port(address(self.next_port), 1472);
+        let options = ClientOptions {
+            publisher,
+            window_messages: 1024,
+            window_bytes: 1 << 20,
+            dead_after_ns: u64::MAX,
+            nonce: u64::from(self.next_port) * 1_000,
+        };
+        self.clients.push(Client::new(port, self.clock.clone(), address(1), options));
+        self.received.push(Vec::new());
+        index
+    }
+
+    fn turn(&mut self) {
+        self.clock.advance_ns(10_000);
+        if let Some(shard) = &mut self.shard {
+            shard.turn();
+        }
+        for (client, received) in self.clients.iter_mut().zip(&mut self.received) {
+            client
+                .poll(&mut |record| {
+                    let header = record.header;
+                    let row = (header.sequence.get(), header.producer_seq.get(), record.payload.to_vec());
+                    received.push(row);
+                })
+                .unwrap();
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..2_000_000 {
+            if done(self) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("never came true: {what}");
+    }
+
+    fn create(&mut self, client: usize, name: &str) -> StreamId {
+        let asked = self.clients[client].request(Request::CreateStream(name.into()));
+        let mut found = None;
+        self.until("the stream is made", |world| {
+            while let Some(event) = world.clients[client].next_event() {
+                if let Event::Stream { request, info } = event {
+                    assert_eq!(request, asked);
+                    found = Some(info.id);
+                }
+            }
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+/// Publishes and consumes under faults, with crashes; everything arrives once and in order.
+fn exactly_once(seed: u64, faults: Faults, crashes: usize) {
+    let mut random = Random::new(seed ^ 0xc0ffee);
+    let mut world = World::new(seed, faults);
+    let publisher = world.client(Publisher::New);
+    let consumer = world.client(Publisher::No);
+    let stream = world.create(publisher, "orders");
+    world.clients[consumer].subscribe(stream, StartFrom::Start, 256);
+    let total = 2_000u64;
+    let (mut offered, mut completed, mut crashed) = (0u64, Vec::new(), 0);
+    world.until("all is acknowledged and consumed", |world| {
+        if random.one_of_thousand(300) {
+            for _ in 0..random.below(20) {
+                let payload = vec![u8::try_from(offered % 251).unwrap(); 20 + random.below(300) as usize];
+                if offered < total && world.clients[publisher].offer(stream, &payload).is_ok() {
+                    offered += 1;
+                }
+            }
+        }
+        if crashed < crashes && offered > total * (crashed as u64 + 1) / (crashes as u64 + 1) {
+            world.crash();
+            crashed += 1;
+        }
+        while let Some(completion) = world.clients[publisher].next_completion() {
+            completed.push(completion);
+        }
+        completed.len() as u64 == total && world.received[consumer].len() as u64 == total
+    });
+    for (index, completion) in (1u64..).zip(&completed) {
+        assert_eq!(completion.producer_seq, index, "seed {seed}: completions are in order");
+        if let Some(sequence) = completion.receipt.sequence {
+            assert_eq!(sequence.get(), index, "seed {seed}: one publisher, so the numbers agree");
+        }
+    }
+    for (index, (sequence, producer_seq, payload)) in (1u64..).zip(&world.received[consumer]) {
+        assert_eq!((*sequence, *producer_seq), (index, index), "seed {seed}");
+        assert!(payload.iter().all(|&byte| u64::from(byte) == (index - 1) % 251), "seed {seed}");
+    }
+    let known = completed.iter().filter(|completion| completion.receipt.sequence.is_some()).count();
+    assert!(known > 0, "receipts say sequences");
+    if crashes == 0 {
+        assert_eq!(known as u64, total, "without a crash every receipt says its sequence");
+    }
+}
+
+#[test]
+fn a_quiet_network_delivers_in_order() {
+    exactly_once(1, Faults { delay_ns: 20_000, ..Faults::default() }, 0);
+}
+
+#[test]
+fn loss_duplication_and_reordering_lose_nothing() {
+    for seed in 0..8 {
+        let faults = Faults {
+            loss: 40 * seed,
+            duplication: 60 * seed,
+            reordering: 300,
+            corruption: 0,
+            delay_ns: 20_000,
+        };
+        exactly_once(seed, faults, 0);
+    }
+}
+
+#[test]
+fn damaged_datagrams_are_as_good_as_lost() {
+    for seed in 20..24 {
+        let faults =
+            Faults { loss: 20, duplication: 20, reordering: 100, corruption: 0, delay_ns: 20_000 };
+        exactly_once(seed, faults, 0);
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_again_and_again_loses_nothing() {
+    for seed in 40..46 {
+        let faults =
+            Faults { loss: 20, duplication: 50, reordering: 100, corruption: 0, delay_ns: 20_000 };
+        exactly_once(seed, faults, 10);
+    }
+}
+
+#[test]
+fn random_bytes_change_nothing() {
+    let mut world = World::new(3, Faults { delay_ns: 1_000, ..Faults::default() });
+    let client = world.client(Publisher::New);
+    let stream = world.create(client, "orders");
+    let mut random = Random::new(5);
+    for round in 0..20_000u64 {
+        let mut bytes: Vec<u8> =
+            (0..random.below(200)).map(|_| random.next_u64().to_le_bytes()[0]).collect();
+        // Half of them get past the first checks: our version, a live session, a kind that exists.
+        if round % 2 == 0 && bytes.len() > 20 {
+            bytes[..4].copy_from_slice(&[0x10, 0, 0, 0]);
+            bytes[16] = u8::try_from(round % 23).unwrap();
+            bytes[17] = 0;
+            let len = u16::try_from(bytes.len() - 20).unwrap();
+            bytes[18..20].copy_from_slice(&len.to_le_bytes());
+        }
+        world.net.inject(address(9), address(1), &bytes);
+        if round % 64 == 0 {
+            world.turn();
+        }
+    }
+    let shard = world.shard.as_ref().unwrap();
+    assert!(shard.counters().get(Counter::DroppedMalformed) > 0);
+    assert_eq!(shard.counters().get(Counter::MessagesAccepted), 0);
+    let seq = world.clients[client].offer(stream, b"still here").unwrap();
+    world.until("the message is durable", |world| {
+        world.clients[client].next_completion().is_some_and(|done| done.producer_seq == seq)
+    });
+}
+
+#[test]
+fn a_second_instance_fences_the_first() {
+    let mut world = World::new(4, Faults { delay_ns: 1_000, ..Faults::default() });
+    let first = world.client(Publisher::New);
+    let stream = world.create(first, "orders");
+    world.clients[first].offer(stream, b"one").unwrap();
+    world.until("the first is acknowledged", |world| {
+        world.clients[first].next_completion().is_some()
+    });
+    let id = world.clients[first].producer().0;
+    assert_ne!(id, ProducerId(0));
+    let old = world.clients.remove(first);
+    world.received.remove(first);
+    let second = world.client(Publisher::Known(id));
+    world.until("the second is connected", |world| world.clients[second].is_connected());
+    assert_eq!(world.clients[second].next_seq(), 2, "it goes on behind what is durable");
+    let mut old = old;
+    let mut fenced = None;
+    for _ in 0..1_000 {
+        world.clock.advance_ns(10_000_000);
+        world.shard.as_mut().unwrap().turn();
+        if let Err(error) = old.poll(&mut |_| {}) {
+            fenced = Some(error);
+            break;
+        }
+        let _ = old.offer(stream, b"zombie");
+    }
+    let fenced = fenced.expect("the first instance is told").to_string();
+    assert!(fenced.contains("another instance"), "{fenced}");
+}
+
+#[test]
+fn sixteen_subscribers_replay_and_tail_without_a_gap() {
+    let mut world = World::new(6, Faults { delay_ns: 5_000, loss: 30, ..Faults::default() });
+    let publisher = world.client(Publisher::New);
+    let stream = world.create(publisher, "orders");
+    let total = 6_000u64;
+    let (mut offered, mut done) = (0u64, 0u64);
+    let mut consumers = Vec::new();
+    world.until("all is consumed by all", |world| {
+        while offered < total && world.clients[publisher].offer(stream, &[7; 1000]).is_ok() {
+            offered += 1;
+        }
+        while world.clients[publisher].next_completion().is_some() {
+            done += 1;
+        }
+        // The ring holds 4 MiB: the late ones start on the disk and end in memory.
+        if consumers.len() < 16 && done > total * consumers.len() as u64 / 16 {
+            let consumer = world.client(Publisher::No);
+            world.clients[consumer].subscribe(stream, StartFrom::Start, 512);
+            consumers.push(consumer);
+        }
+        done == total && consumers.iter().all(|&c| world.received[c].len() as u64 == total)
+    });
+    for &consumer in &consumers {
+        for (index, (sequence, _, _)) in (1u64..).zip(&world.received[consumer]) {
+            assert_eq!(*sequence, index);
+        }
+    }
+    let counters = world.shard.as_ref().unwrap().counters();
+    assert!(counters.get(Counter::ReplayReads) > 0, "some came from the disk");
+}
