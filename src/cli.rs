@@ -1,1 +1,233 @@
-//! To come.
+//! The command line: what can be asked, and how it is written.
+//!
+//! Noun, then verb: `buslane stream create orders`. Data goes to stdout, everything else to stderr.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 done with warnings under
+//! `--strict`, 130 interrupted. This module only says what was asked; `command` does it.
+
+pub mod arguments;
+pub mod parse;
+
+use std::net::SocketAddrV4;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use arguments::{
+    BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand,
+    StreamCommand,
+};
+
+/// Where an appliance listens unless told otherwise.
+pub const SERVER_DEFAULT: &str = "127.0.0.1:9310";
+
+/// The profile of `serve`, `log` and `bench` unless told otherwise.
+pub const PROFILE_DEFAULT: &str = "loopback";
+
+/// A durable, low-latency message appliance for order flow: acknowledged means on media.
+#[derive(Debug, Parser)]
+#[command(
+    name = "buslane",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+EXAMPLES
+  buslane serve                                        serve on 127.0.0.1:9310, log in a file
+  buslane stream create orders
+  buslane sample orders --count 10k --out orders.itch50
+  buslane publish orders --itch orders.itch50 --rate 1000
+  buslane consume orders --from start --count 10
+  buslane bench run --rate 1000 --floor                latency, with the floor beside it
+
+`buslane help COMMAND` says more about one command."
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// Appliance to talk to [default: where the profile listens, or 127.0.0.1:9310]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "BUSLANE_SERVER",
+        value_name = "HOST:PORT"
+    )]
+    #[arg(value_parser = parse::server)]
+    pub server: Option<SocketAddrV4>,
+    /// How results are written [default: text]
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    pub output: Option<Output>,
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice says most
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Do not ask before what cannot be undone
+    #[arg(long, global = true)]
+    pub yes: bool,
+    /// Profile: the name of a shipped one (loopback, memif, memif-ram, veth) or a file
+    #[arg(long, global = true, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Override one key of the profile, as in shard.core=3; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Globals {
+    /// How results are written.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        self.output.unwrap_or(Output::Text)
+    }
+
+    /// The profile asked for, or the one that needs nothing.
+    #[must_use]
+    pub fn profile_or_default(&self) -> &str {
+        self.profile.as_deref().unwrap_or(PROFILE_DEFAULT)
+    }
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object, or one a line.
+    Json,
+    /// Payloads as they were published, nothing between them (`consume` only).
+    Raw,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: open the log, recover it, listen
+    #[command(after_help = "\
+Stops cleanly on SIGTERM or SIGINT, at once on a second one. A log file that does not exist is made.
+
+EXAMPLES
+  buslane serve
+  buslane serve --set disk.path=/mnt/nvme/orders.log --set disk.size=64GiB
+  buslane serve --profile memif --set shard.core=3")]
+    Serve,
+    /// Publish messages; done when all are on media
+    Publish(PublishArgs),
+    /// Consume messages in sequence, from any point of the stream
+    Consume(ConsumeArgs),
+    /// Create, list and describe streams
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// Format and inspect the log of an appliance that is not running
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Write input to play with
+    #[command(subcommand)]
+    Sample(SampleCommand),
+    /// Measure latency and throughput, and the floor below them
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+    /// Print the version and what this binary was built with
+    #[command(after_help = "EXAMPLES\n  buslane version\n  buslane version -o json")]
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::arguments::*;
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("buslane").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_in_the_help_texts_parses() {
+        let mut count = 0;
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  buslane "))
+            {
+                let (line, _) = line.split_once("  ").unwrap_or((line, ""));
+                let (line, _) = line.split_once(['|', '>']).unwrap_or((line, ""));
+                parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+                count += 1;
+            }
+            let leaf = !command.has_subcommands();
+            assert!(
+                !leaf || !help.is_empty(),
+                "{} has no example",
+                command.get_name()
+            );
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(count > 20, "only {count} examples were found");
+    }
+
+    #[test]
+    fn globals_stand_before_or_after_the_command() {
+        for line in [
+            "-s 10.0.0.1:1 stream list -o json --set a=b",
+            "stream list --server 10.0.0.1:1 -ojson",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.globals.server.unwrap().to_string(), "10.0.0.1:1");
+            assert_eq!(cli.globals.output(), Output::Json);
+            assert_eq!(cli.globals.profile_or_default(), "loopback");
+        }
+    }
+
+    #[test]
+    fn a_publish_has_one_source() {
+        assert!(parse("publish orders").is_err());
+        assert!(parse("publish orders --itch a --lines b").is_err());
+        assert!(
+            parse("publish orders --lines - --pace").is_err(),
+            "lines carry no time"
+        );
+        assert!(parse("publish orders --itch a --pace --rate 1").is_err());
+        let cli = parse("publish orders --itch a --rate 1.5k").unwrap();
+        let Command::Publish(args) = cli.command else {
+            panic!("publish")
+        };
+        assert_eq!(args.rate, Some(1_500.0));
+    }
+
+    #[test]
+    fn a_bench_has_a_rate_or_goes_as_fast_as_it_can() {
+        assert!(parse("bench run --max --rate 1k").is_err());
+        assert!(parse("bench run --count 10 --duration 1s").is_err());
+        let cli = parse("bench run --rate 1k/s --size 1KiB --duration 500ms").unwrap();
+        let Command::Bench(BenchCommand::Run(args)) = cli.command else {
+            panic!("bench run")
+        };
+        assert_eq!((args.size, args.duration), (1024, Some(500_000_000)));
+    }
+}

@@ -1,0 +1,258 @@
+//! What each command takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
+
+use super::parse::{self, From};
+use crate::profile::units::{parse_count, parse_duration_ns, parse_rate};
+
+/// `publish`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every message is on media when the command ends. When the appliance goes away, the command waits for it
+and goes on where it stood: nothing is lost, nothing is stored twice.
+
+EXAMPLES
+  buslane publish orders --itch orders.itch50
+  buslane publish orders --itch orders.itch50 --pace
+  buslane publish orders --lines - --rate 10k")]
+pub struct PublishArgs {
+    /// Stream to publish to
+    pub stream: String,
+    /// Where messages come from.
+    #[command(flatten)]
+    pub source: PublishSource,
+    /// Messages a second, as 1000, 10k or 1.5M [default: as fast as the appliance takes them]
+    #[arg(long, value_parser = parse_rate, value_name = "RATE")]
+    pub rate: Option<f64>,
+    /// At the pace of the recording (ITCH time stamps)
+    #[arg(long, conflicts_with_all = ["rate", "lines"])]
+    pub pace: bool,
+    /// End after this many messages [default: all]
+    #[arg(long, value_parser = parse_count, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// Where published messages come from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PublishSource {
+    /// An ITCH 5.0 file, one message a message; - is stdin
+    #[arg(long, value_name = "FILE|-")]
+    pub itch: Option<PathBuf>,
+    /// A text file, one message a line; - is stdin
+    #[arg(long, value_name = "FILE|-")]
+    pub lines: Option<PathBuf>,
+}
+
+/// `consume`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends at the end of the stream as it stood when the command began, or after --count messages;
+--follow waits for more. -o raw writes payloads and nothing else.
+
+EXAMPLES
+  buslane consume orders --from start --count 10
+  buslane consume orders --from 12_000 -o json
+  buslane consume orders --from @2026-01-30T14:30:00Z --follow
+  buslane consume orders --from start -o raw > orders.bin")]
+pub struct ConsumeArgs {
+    /// Stream to consume
+    pub stream: String,
+    /// Where to begin: start, end, a sequence, or @TIME (RFC 3339 or seconds since 1970)
+    #[arg(long, default_value = "start", value_parser = parse::from, value_name = "POSITION")]
+    pub from: From,
+    /// End after this many messages
+    #[arg(long, value_parser = parse_count, value_name = "N")]
+    pub count: Option<u64>,
+    /// Wait for messages that are not there yet
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `stream`.
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Create a stream; one that exists is left as it is
+    #[command(after_help = "EXAMPLES\n  buslane stream create orders")]
+    Create {
+        /// Name: 1 to 64 bytes
+        name: String,
+    },
+    /// List all streams
+    #[command(after_help = "EXAMPLES\n  buslane stream list\n  buslane stream list -o json")]
+    List,
+    /// Describe one stream
+    #[command(after_help = "EXAMPLES\n  buslane stream describe orders")]
+    Describe {
+        /// Name
+        name: String,
+    },
+}
+
+/// `log`. Each works on the disk of the profile, or on the one named.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Make an empty log; refuses a disk that holds anything
+    #[command(after_help = "\
+EXAMPLES
+  buslane log format --set disk.size=64GiB /mnt/nvme/orders.log
+  buslane log format /dev/nvme1n1 --force /dev/nvme1n1")]
+    Format {
+        /// File or block device [default: disk.path of the profile]
+        path: Option<PathBuf>,
+        /// Overwrite what is there; the path again, so that it cannot be the wrong one
+        #[arg(long, value_name = "PATH")]
+        force: Option<PathBuf>,
+    },
+    /// Say what the log holds: superblock, epochs, segments, streams
+    #[command(after_help = "EXAMPLES\n  buslane log describe buslane-data/loopback.log")]
+    Describe {
+        /// File or block device [default: disk.path of the profile]
+        path: Option<PathBuf>,
+    },
+    /// Read everything and check every sum; names what is hurt
+    #[command(after_help = "EXAMPLES\n  buslane log verify buslane-data/loopback.log -o json")]
+    Verify {
+        /// File or block device [default: disk.path of the profile]
+        path: Option<PathBuf>,
+    },
+    /// Print the records of the log
+    #[command(after_help = "\
+EXAMPLES
+  buslane log dump buslane-data/loopback.log --stream orders --count 10
+  buslane log dump -o json")]
+    Dump {
+        /// File or block device [default: disk.path of the profile]
+        path: Option<PathBuf>,
+        /// Only this stream
+        #[arg(long)]
+        stream: Option<String>,
+        /// First sequence
+        #[arg(long, value_parser = parse_count, default_value = "1", value_name = "N")]
+        from: u64,
+        /// End after this many records
+        #[arg(long, value_parser = parse_count, value_name = "N")]
+        count: Option<u64>,
+    },
+}
+
+/// `sample`.
+#[derive(Debug, Subcommand)]
+pub enum SampleCommand {
+    /// Write a plausible ITCH 5.0 order flow of our own making
+    #[command(after_help = "\
+The same seed gives the same flow, byte for byte. No real order, price or symbol is in it.
+
+EXAMPLES
+  buslane sample orders --count 10k --out orders.itch50
+  buslane sample orders --count 1M --seed 7 | buslane publish orders --itch -")]
+    Orders(SampleOrdersArgs),
+}
+
+/// `sample orders`.
+#[derive(Debug, Args)]
+pub struct SampleOrdersArgs {
+    /// Messages to write
+    #[arg(long, value_parser = parse_count, value_name = "N")]
+    pub count: u64,
+    /// Which flow
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Where to; - is stdout
+    #[arg(long, default_value = "-", value_name = "FILE|-")]
+    pub out: PathBuf,
+}
+
+/// `bench`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Publish and consume on a fixed schedule; latency, throughput, and proof that nothing was lost
+    #[command(after_help = "\
+Response is acknowledgement minus intended send, and the number to quote; service is acknowledgement minus
+actual send; delay is actual minus intended send. Nothing is corrected by formula. Ends with 1 when a
+message was lost, duplicated or reordered, or less than 99 % of the rate was achieved.
+
+EXAMPLES
+  buslane bench run --rate 1000 --floor
+  buslane bench run --rate 100k --batch 8 --duration 30s -o json
+  buslane bench run --profile memif-ram --max --count 10M")]
+    Run(BenchRunArgs),
+    /// The bare port's round trip and the bare disk's write, with nothing of the engine in between
+    #[command(after_help = "\
+EXAMPLES
+  buslane bench floor --rate 1000
+  buslane bench floor --profile memif -o json")]
+    Floor(BenchFloorArgs),
+}
+
+/// `bench run`.
+#[derive(Debug, Args)]
+pub struct BenchRunArgs {
+    /// Messages a second, all publishers together [default: 1000]
+    #[arg(long, value_parser = parse_rate, value_name = "RATE")]
+    pub rate: Option<f64>,
+    /// As fast as the appliance takes them
+    #[arg(long, conflicts_with = "rate")]
+    pub max: bool,
+    /// Bytes of a message
+    #[arg(long, default_value = "128B", value_parser = parse::message_bytes, value_name = "BYTES")]
+    pub size: usize,
+    /// Messages sent together
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Publishers, each with a session of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub publishers: u16,
+    /// Consumers, each with a session of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub consumers: u16,
+    /// Messages to measure [default: as --duration says]
+    #[arg(long, value_parser = parse_count, value_name = "N", conflicts_with = "duration")]
+    pub count: Option<u64>,
+    /// How long to measure [default: 10s]
+    #[arg(long, value_parser = parse_duration_ns, value_name = "TIME")]
+    pub duration: Option<u64>,
+    /// How long to run before measuring
+    #[arg(long, default_value = "1s", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub warmup: u64,
+    /// Measure the floor as well, in turns with the run
+    #[arg(long)]
+    pub floor: bool,
+    /// Directory for the report (.json, .hlog, .hgrm)
+    #[arg(long, default_value = "buslane-report", value_name = "DIR")]
+    pub out: PathBuf,
+    /// End with 4 when there are warnings, such as a host that is not set up for low latency
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `bench floor`.
+#[derive(Debug, Args)]
+pub struct BenchFloorArgs {
+    /// Round trips and writes a second: a disk asked rarely answers slower
+    #[arg(long, default_value = "1000", value_parser = parse_rate, value_name = "RATE")]
+    pub rate: f64,
+    /// Bytes of a message
+    #[arg(long, default_value = "128B", value_parser = parse::message_bytes, value_name = "BYTES")]
+    pub size: usize,
+    /// Round trips and writes to measure
+    #[arg(long, default_value = "5000", value_parser = parse_count, value_name = "N")]
+    pub count: u64,
+    /// Directory for the report (.hlog, .hgrm)
+    #[arg(long, default_value = "buslane-report", value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+EXAMPLES
+  buslane completion bash > ~/.local/share/bash-completion/completions/buslane
+  buslane completion fish > ~/.config/fish/completions/buslane.fish")]
+pub struct CompletionArgs {
+    /// Which shell
+    pub shell: Shell,
+}

@@ -1,0 +1,226 @@
+//! Whether the values of a profile are in range, and whether this host and binary have what it names.
+
+use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, IN_FLIGHT_BYTES_MAX,
+    QUEUE_DEPTH_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_MESSAGES_MAX,
+};
+use crate::profile::units::format_bytes;
+
+/// A log has at least this many segments, so that some can be free while others are read.
+const SEGMENTS_MIN: u64 = 8;
+
+/// A path of a socket, at most: the kernel keeps it in 108 bytes with a zero at the end.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+const SEGMENT_MIN: u64 = SEGMENT_BYTES_MIN as u64;
+const SEGMENT_MAX: u64 = SEGMENT_BYTES_MAX as u64;
+/// Live consumers read what is not being written.
+const RING_MIN: u64 = 2 * IN_FLIGHT_BYTES_MAX as u64;
+const RING_MAX: u64 = 64 << 30;
+
+const _: () = assert!(RING_MIN >= 2 * BATCH_BYTES_MAX as u64 && RING_MIN <= RING_MAX);
+
+impl Profile {
+    /// Everything that can be said without looking at the host.
+    pub(super) fn check_ranges(&self) -> Result<(), ProfileError> {
+        self.check_words()?;
+        self.check_port("port", &self.port)?;
+        self.check_port("client.port", &self.client.port)?;
+        if self.port.address.port() == 0 && self.port.driver == PortDriver::Dpdk {
+            return Err(self.wrong(
+                "port.address",
+                "an appliance on DPDK needs a UDP port of its own; write one, as in 10.0.0.1:9310",
+            ));
+        }
+        self.check_disk()?;
+        self.check_between(
+            "limits.window_messages",
+            self.limits.window_messages,
+            (1, WINDOW_MESSAGES_MAX),
+        )
+    }
+
+    /// Whether this host and this binary can serve with the profile; `cores` are those the process may
+    /// use.
+    ///
+    /// # Errors
+    /// `ProfileError` that names the key, what it asks for, and how to mend it.
+    pub fn check_serve(&self, cores: &[usize]) -> Result<(), ProfileError> {
+        self.check_core("shard.core", self.shard.core, cores)?;
+        self.check_driver("port", &self.port)?;
+        if self.disk.driver == DiskDriver::Spdk {
+            return Err(self.host("disk.driver", "spdk is not built yet; use uring"));
+        }
+        if self.disk.driver == DiskDriver::Ram && !self.disk.accept_volatile {
+            return Err(self.wrong(
+                "disk.driver",
+                "a log in memory is lost with the process; use uring, or accept it with \
+                 disk.accept_volatile = true",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a client on this host can use the profile; `cores` are those the process may use.
+    ///
+    /// # Errors
+    /// `ProfileError` that names the key, what it asks for, and how to mend it.
+    pub fn check_client(&self, cores: &[usize]) -> Result<(), ProfileError> {
+        self.check_core("client.core", self.client.core, cores)?;
+        self.check_driver("client.port", &self.client.port)
+    }
+
+    fn check_words(&self) -> Result<(), ProfileError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+        for (key, word) in [("name", &self.name), ("instance", &self.instance)] {
+            if word.is_empty() || word.len() > 32 || !word.chars().all(plain) {
+                let what = format!(
+                    "{key} is `{word}`, wanted 1 to 32 letters, digits, `-`, `_` or `.`, because it \
+                     becomes part of file names"
+                );
+                return Err(self.wrong(key, &what));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_port(&self, name: &str, port: &PortProfile) -> Result<(), ProfileError> {
+        let bytes = (DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        self.check_between(
+            &format!("{name}.datagram_bytes"),
+            port.datagram_bytes,
+            bytes,
+        )?;
+        let Some(dpdk) = &port.dpdk else {
+            if port.driver == PortDriver::Dpdk {
+                let what = format!("driver dpdk needs to know the device; add a [{name}.dpdk]");
+                return Err(self.wrong(&format!("{name}.driver"), &what));
+            }
+            return Ok(());
+        };
+        let key = |key: &str| format!("{name}.dpdk.{key}");
+        if port.driver == PortDriver::Dpdk && dpdk.device.is_empty() {
+            let what = "a DPDK port needs a device; write its name, as in \"net_memif0\"";
+            return Err(self.wrong(&key("device"), what));
+        }
+        if port.driver == PortDriver::Dpdk && port.address.ip().is_unspecified() {
+            let what = "a DPDK port has no address but this one; write it, as in 10.0.0.1:9310";
+            return Err(self.wrong(&format!("{name}.address"), what));
+        }
+        self.check_between(&key("prefix_len"), usize::from(dpdk.prefix_len), (0, 32))?;
+        for (descriptors, count) in [
+            ("rx_descriptors", dpdk.rx_descriptors),
+            ("tx_descriptors", dpdk.tx_descriptors),
+        ] {
+            self.check_between(&key(descriptors), usize::from(count), (64, 32_768))?;
+        }
+        self.check_eal(&key("eal"), &dpdk.eal)
+    }
+
+    fn check_eal(&self, key: &str, eal: &[String]) -> Result<(), ProfileError> {
+        for argument in eal {
+            let socket = argument
+                .split(',')
+                .find_map(|part| part.strip_prefix("socket="));
+            if socket.is_some_and(|path| path.len() > SOCKET_PATH_BYTES_MAX) {
+                let what = format!(
+                    "a socket's path has {SOCKET_PATH_BYTES_MAX} bytes at most; shorten it in \
+                     `{argument}`"
+                );
+                return Err(self.wrong(key, &what));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_disk(&self) -> Result<(), ProfileError> {
+        let disk = &self.disk;
+        if disk.path.is_empty() && disk.driver != DiskDriver::Ram {
+            return Err(self.wrong("disk.path", "is empty; name a file or a block device"));
+        }
+        self.check_size("disk.segment", disk.segment, (SEGMENT_MIN, SEGMENT_MAX))?;
+        self.check_size("disk.ring", disk.ring, (RING_MIN, RING_MAX))?;
+        self.check_size("disk.size", disk.size, (BLOCK, u64::MAX))?;
+        let size_min = SEGMENTS_MIN * disk.segment;
+        if disk.size < size_min {
+            let what = format!(
+                "disk.size is {}, wanted at least {SEGMENTS_MIN} segments of {}, {} in all; raise it \
+                 or lower disk.segment",
+                format_bytes(disk.size),
+                format_bytes(disk.segment),
+                format_bytes(size_min)
+            );
+            return Err(self.wrong("disk.size", &what));
+        }
+        self.check_between("disk.queue_depth", disk.queue_depth, (1, QUEUE_DEPTH_MAX))
+    }
+
+    fn check_size(&self, key: &str, bytes: u64, range: (u64, u64)) -> Result<(), ProfileError> {
+        let (least, most) = range;
+        if bytes.is_multiple_of(BLOCK) && (least..=most).contains(&bytes) {
+            return Ok(());
+        }
+        let most = if most == u64::MAX {
+            String::new()
+        } else {
+            format!(" to {}", format_bytes(most))
+        };
+        let what = format!(
+            "{key} is {}, wanted a multiple of {} from {}{most}",
+            format_bytes(bytes),
+            format_bytes(BLOCK),
+            format_bytes(least)
+        );
+        Err(self.wrong(key, &what))
+    }
+
+    fn check_between(
+        &self,
+        key: &str,
+        value: usize,
+        (least, most): (usize, usize),
+    ) -> Result<(), ProfileError> {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        Err(self.wrong(key, &format!("{key} is {value}, wanted {least} to {most}")))
+    }
+
+    fn check_core(
+        &self,
+        key: &str,
+        core: super::Core,
+        cores: &[usize],
+    ) -> Result<(), ProfileError> {
+        let Err(number) = core.resolve(cores) else {
+            return Ok(());
+        };
+        let there: Vec<String> = cores.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "{key} is {number}, but this process may use core {}; choose one of them, or \"last\"",
+            there.join(", ")
+        );
+        Err(self.host(key, &what))
+    }
+
+    fn check_driver(&self, name: &str, port: &PortProfile) -> Result<(), ProfileError> {
+        if port.driver == PortDriver::Dpdk && !cfg!(feature = "dpdk") {
+            let what = format!(
+                "{name}.driver is dpdk, which this binary was built without; build one with \
+                 `cargo build --release --features dpdk`"
+            );
+            return Err(self.host(&format!("{name}.driver"), &what));
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, key: &str, what: &str) -> ProfileError {
+        ProfileError::Wrong(format!("{}: {what}", self.source.place(key)))
+    }
+
+    fn host(&self, key: &str, what: &str) -> ProfileError {
+        ProfileError::Host(format!("{}: {what}", self.source.place(key)))
+    }
+}
