@@ -136,6 +136,32 @@ pub trait Disk {
     fn in_flight(&self) -> usize;
 }
 
+impl<D: Disk + ?Sized> Disk for Box<D> {
+    fn info(&self) -> &DiskInfo {
+        (**self).info()
+    }
+
+    fn memory(&self) -> &Memory {
+        (**self).memory()
+    }
+
+    fn memory_mut(&mut self) -> &mut Memory {
+        (**self).memory_mut()
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        (**self).submit(io)
+    }
+
+    fn poll(&mut self, done: &mut [Completion]) -> usize {
+        (**self).poll(done)
+    }
+
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+}
+
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {

@@ -59,6 +59,44 @@ pub trait Port {
     fn counters(&self) -> PortCounters;
 }
 
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn receive(&mut self) -> usize {
+        (**self).receive()
+    }
+
+    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
+        (**self).datagram(index)
+    }
+
+    fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
+        (**self).reserve(peer)
+    }
+
+    fn commit(&mut self, len: usize) {
+        (**self).commit(len);
+    }
+
+    fn flush(&mut self) -> usize {
+        (**self).flush()
+    }
+
+    fn resolve(&mut self, addr: SocketAddrV4) -> Option<Peer> {
+        (**self).resolve(addr)
+    }
+
+    fn local(&self) -> SocketAddrV4 {
+        (**self).local()
+    }
+
+    fn datagram_bytes(&self) -> usize {
+        (**self).datagram_bytes()
+    }
+
+    fn counters(&self) -> PortCounters {
+        (**self).counters()
+    }
+}
+
 /// What a port moved and dropped since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortCounters {

@@ -1,0 +1,265 @@
+//! Launch: from a profile to a serving shard, and the only place where threads are placed.
+//!
+//! In this order, each missing thing one clear line: check the profile against the host, open the disk
+//! and recover the log, open the port, pin the thread, serve. The shard runs on the calling thread: DPDK's
+//! buffer caches belong to the thread that started its environment.
+
+#[cfg(feature = "dpdk")]
+#[path = "dpdk.rs"]
+mod dpdk_port;
+#[cfg(not(feature = "dpdk"))]
+#[path = "no_dpdk.rs"]
+mod dpdk_port;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::{Clock, HostClock};
+use crate::cpu;
+use crate::disk::ram::RamDisk;
+use crate::disk::uring::{UringConfig, UringDisk};
+use crate::disk::{Disk, DiskError};
+use crate::limits::QUEUE_DEPTH_MAX;
+use crate::log::Log;
+use crate::log::create::{FormatError, FormatOptions, format};
+use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::port::udp::UdpPort;
+use crate::port::{Port, PortError};
+use crate::profile::{
+    Core, DiskDriver, DiskProfile, PortDriver, PortProfile, Profile, ProfileError,
+};
+use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
+
+/// A port of any kind.
+pub type AnyPort = Box<dyn Port>;
+/// A disk of any kind.
+pub type AnyDisk = Box<dyn Disk>;
+
+/// Turns between two looks at the signals.
+const TURNS_A_LOOK: u32 = 1024;
+
+/// How long a stop waits for what is in flight.
+const DRAIN_NS: u64 = 5_000_000_000;
+
+/// Why an appliance did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// the profile does not fit the host
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// the port could not be opened
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// the disk could not be opened
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// the log could not be made
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// the log could not be opened
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// the thread could not be pinned
+    #[error("core {0}: the operating system does not let this thread run there; choose another shard.core")]
+    Pin(usize),
+    /// signals could not be caught
+    #[error("catching signals: {0}")]
+    Signals(std::io::Error),
+    /// serving ended with a failure
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What happens while an appliance starts and runs, for whoever watches.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A log file is written: bytes done, bytes in all.
+    Creating(&'a Path, u64, u64),
+    /// The log is open.
+    Opened(&'a str, &'a Recovery, u64),
+    /// Serving: the port's address, the disk, why it is durable, the core.
+    Ready(std::net::SocketAddrV4, &'a str, crate::ids::Durability, Option<usize>),
+    /// Nothing more is acknowledged.
+    Failing(String),
+    /// The log is full.
+    Full,
+    /// Finishing what is in flight.
+    Stopping,
+}
+
+/// Opens the port a profile names.
+///
+/// # Errors
+/// What keeps it from being opened, and how to mend it.
+pub fn open_port(profile: &PortProfile) -> Result<AnyPort, PortError> {
+    match profile.driver {
+        PortDriver::Udp => Ok(Box::new(UdpPort::open(profile.address, profile.datagram_bytes)?)),
+        PortDriver::Dpdk => dpdk_port::open(profile),
+    }
+}
+
+/// Opens the disk a profile names, with `memory_bytes` to work in. A file that does not exist is made,
+/// initialised and formatted.
+///
+/// # Errors
+/// What keeps it from being opened, and how to mend it.
+pub fn open_disk(
+    profile: &DiskProfile,
+    memory_bytes: usize,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> Result<AnyDisk, LaunchError> {
+    let options = FormatOptions { segment_bytes: profile.segment, force: false };
+    if profile.driver == DiskDriver::Ram {
+        let mut disk = RamDisk::new(profile.size, memory_bytes, QUEUE_DEPTH_MAX)?;
+        format(&mut disk, &options)?;
+        return Ok(Box::new(disk));
+    }
+    let path = Path::new(&profile.path);
+    let is_new = !path.exists();
+    if is_new {
+        // Under another name until it is whole: a start that was interrupted leaves nothing to mend.
+        let draft = path.with_extension("being-made");
+        let _ = std::fs::remove_file(&draft);
+        UringDisk::create(&draft, profile.size, true, &mut |done, all| {
+            watch(Progress::Creating(path, done, all));
+        })?;
+        let mut disk = open_uring(&draft, memory_bytes, false)?;
+        format(&mut disk, &options)?;
+        drop(disk);
+        std::fs::rename(&draft, path).map_err(|error| DiskError::Open {
+            name: profile.path.clone(),
+            why: error.to_string(),
+            mend: "choose another disk.path".into(),
+        })?;
+    }
+    Ok(Box::new(open_uring(path, memory_bytes, false)?))
+}
+
+/// Opens a file or block device, for looking only where `read_only`.
+///
+/// # Errors
+/// What keeps it from being opened, and how to mend it.
+pub fn open_uring(
+    path: &Path,
+    memory_bytes: usize,
+    read_only: bool,
+) -> Result<UringDisk, DiskError> {
+    UringDisk::open(&UringConfig { path: path.to_owned(), memory_bytes, read_only, direct: true })
+}
+
+/// Pins the calling thread to the core a profile names, if it names one.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn pin(core: Core, cores: &[usize]) -> Result<Option<usize>, LaunchError> {
+    let core = core.resolve(cores).map_err(LaunchError::Pin)?;
+    match core {
+        Some(number) if !cpu::pin_to_core(number) => Err(LaunchError::Pin(number)),
+        Some(_) | None => Ok(core),
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; a second one ends the process at once.
+///
+/// # Errors
+/// Why it did not start, or how it failed.
+pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(), LaunchError> {
+    let cores = cpu::available_cores();
+    profile.check_serve(&cores)?;
+    let stop = catch_signals()?;
+    let clock = HostClock::new();
+    let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
+    let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), watch)?;
+    let options = OpenOptions {
+        queue_depth: profile.disk.queue_depth,
+        ring_bytes,
+        unix_ns: clock.unix_ns(),
+    };
+    let begin_ns = clock.now_ns();
+    let mut runs = BTreeMap::new();
+    let (log, recovery) =
+        Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
+    watch(Progress::Opened(&disk.info().name, &recovery, clock.now_ns() - begin_ns));
+    let port = open_port(&profile.port)?;
+    let core = pin(profile.shard.core, &cores)?;
+    let (name, durability) = (disk.info().name.clone(), disk.info().durability);
+    let options = ShardOptions { window_messages: profile.limits.window_messages };
+    let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
+    watch(Progress::Ready(shard.port().local(), &name, durability, core));
+    run(&mut shard, &stop, watch);
+    watch(Progress::Stopping);
+    stop_shard(shard, &clock)
+}
+
+fn run<C: Clock>(
+    shard: &mut Shard<AnyPort, AnyDisk, C>,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Progress<'_>),
+) {
+    let mut told = shard.condition();
+    loop {
+        for _ in 0..TURNS_A_LOOK {
+            shard.turn();
+        }
+        // Only a flag: it orders nothing but itself.
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let condition = shard.condition();
+        if condition != told {
+            told = condition;
+            match condition {
+                Condition::Failed(code) => watch(Progress::Failing(failure(shard, code))),
+                Condition::Full => watch(Progress::Full),
+                Condition::Serving | Condition::Draining => {}
+            }
+        }
+    }
+}
+
+fn failure<P: Port, D: Disk, C: Clock>(
+    shard: &Shard<P, D, C>,
+    code: crate::wire::control::ErrorCode,
+) -> String {
+    if let Some(damage) = shard.damage() {
+        let stream = shard.log().stream(damage.stream).map_or("?", |facts| facts.name.as_str());
+        let (first, last) = (damage.first, damage.last);
+        return format!(
+            "acknowledged data is damaged: stream {stream}, sequences {first} to {last}; nothing more \
+             is acknowledged; see: buslane log verify"
+        );
+    }
+    match shard.log().fault() {
+        Some(fault) => format!("{fault}; nothing more is acknowledged; restart once it is mended"),
+        None => code.to_string(),
+    }
+}
+
+fn stop_shard<C: Clock>(
+    mut shard: Shard<AnyPort, AnyDisk, C>,
+    clock: &C,
+) -> Result<(), LaunchError> {
+    shard.drain();
+    let begin_ns = clock.now_ns();
+    while !shard.is_drained() && clock.now_ns() - begin_ns < DRAIN_NS {
+        shard.turn();
+    }
+    shard.close().map(|_| ()).map_err(LaunchError::Failed)
+}
+
+/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process.
+///
+/// # Errors
+/// What the operating system said.
+pub fn catch_signals() -> Result<Arc<AtomicBool>, LaunchError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // In this order: the first signal finds the flag unset, and sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .map_err(LaunchError::Signals)?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(LaunchError::Signals)?;
+    }
+    Ok(stop)
+}

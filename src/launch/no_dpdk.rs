@@ -1,0 +1,13 @@
+//! In a binary without DPDK: say so.
+
+use crate::launch::AnyPort;
+use crate::port::PortError;
+use crate::profile::PortProfile;
+
+pub(super) fn open(_profile: &PortProfile) -> Result<AnyPort, PortError> {
+    Err(PortError::Device {
+        what: "port.driver = \"dpdk\"".into(),
+        why: "this binary was built without DPDK".into(),
+        mend: "build it with: cargo build --release --features dpdk".into(),
+    })
+}
