@@ -1,1 +1,128 @@
-//! To come.
+//! Commands: one file each, and what they share.
+//!
+//! A command writes its data through [`Out`], everything else to stderr, and ends with a
+//! [`CommandError`] whose kind is the exit code.
+
+pub mod itch;
+pub mod orders;
+pub mod out;
+pub mod progress;
+mod completion;
+mod sample;
+mod version;
+
+use std::io;
+
+use crate::cli::arguments::SampleCommand;
+use crate::cli::{Cli, Command, Output};
+use crate::profile::ProfileError;
+
+pub use out::Out;
+
+/// Why a command did not do all that was asked. The message is what is printed after `error: `.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It failed: {0}
+    #[error("{0}")]
+    Failed(String),
+    /// It was asked the wrong way: {0}
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answered: {0}
+    #[error("{0}")]
+    Unreachable(String),
+    /// It is done, with warnings that `--strict` does not allow: {0}
+    #[error("{0}")]
+    Warnings(String),
+    /// It was interrupted before it was done
+    #[error("interrupted")]
+    Interrupted,
+    /// Whoever read our output stopped reading, as `head` does; nothing to complain about
+    #[error("the output was closed")]
+    OutputClosed,
+}
+
+impl CommandError {
+    /// The exit code scripts rely on.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Warnings(_) => 4,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// A failure to write results.
+    #[must_use]
+    pub fn output(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::OutputClosed
+        } else {
+            Self::Failed(format!("cannot write the result: {error}"))
+        }
+    }
+}
+
+impl From<ProfileError> for CommandError {
+    fn from(error: ProfileError) -> Self {
+        if error.is_usage() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// `CommandError`, whose kind is the exit code.
+pub fn run(cli: &Cli) -> Result<(), CommandError> {
+    let globals = &cli.globals;
+    if globals.output() == Output::Raw && !matches!(cli.command, Command::Consume(_)) {
+        let what = "-o raw is for consume: other results are not payloads; use text or json";
+        return Err(CommandError::Usage(what.to_owned()));
+    }
+    match &cli.command {
+        Command::Sample(SampleCommand::Orders(args)) => sample::orders(globals, args),
+        Command::Completion(args) => completion::completion(args),
+        Command::Version => version::version(globals),
+        // ENGINE: the commands that need the engine are put in here; until then they say so.
+        Command::Serve
+        | Command::Publish(_)
+        | Command::Consume(_)
+        | Command::Stream(_)
+        | Command::Log(_)
+        | Command::Bench(_) => Err(CommandError::Failed(
+            "this command is not in this build".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_the_design() {
+        let text = String::new;
+        for (error, code) in [
+            (CommandError::OutputClosed, 0),
+            (CommandError::Failed(text()), 1),
+            (CommandError::Usage(text()), 2),
+            (CommandError::Unreachable(text()), 3),
+            (CommandError::Warnings(text()), 4),
+            (CommandError::Interrupted, 130),
+            (ProfileError::Wrong(text()).into(), 2),
+            (ProfileError::Host(text()).into(), 1),
+            (CommandError::output(&io::ErrorKind::BrokenPipe.into()), 0),
+            (CommandError::output(&io::ErrorKind::StorageFull.into()), 1),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error:?}");
+        }
+    }
+}
