@@ -7,28 +7,13 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::metrics::latency::Percentiles;
+
 /// The version of [`BenchReport`]; it changes when a field goes or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// A run that achieved less of its target rate than this has failed.
 pub const RATE_SHARE_MIN: f64 = 0.99;
-
-/// What of a latency histogram is quoted, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Percentiles {
-    /// Half are at most this.
-    pub p50: u64,
-    /// 90 % are at most this.
-    pub p90: u64,
-    /// 99 % are at most this.
-    pub p99: u64,
-    /// 99.9 % are at most this.
-    pub p99_9: u64,
-    /// 99.99 % are at most this.
-    pub p99_99: u64,
-    /// All are at most this.
-    pub max: u64,
-}
 
 /// What of a floor is quoted, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -201,6 +186,36 @@ impl BenchReport {
 }
 
 impl Host {
+    /// Reads them below `root`, which is `/` but in tests.
+    #[must_use]
+    pub fn read(root: &std::path::Path) -> Self {
+        let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+        let cpuinfo = text("proc/cpuinfo");
+        let field = |name: &str| {
+            let line = cpuinfo.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
+        };
+        let is_virtual = field("flags").split(' ').any(|flag| flag == "hypervisor");
+        let clock = text("sys/devices/system/clocksource/clocksource0/current_clocksource");
+        let governor = text("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+        let thp = text("sys/kernel/mm/transparent_hugepage/enabled");
+        let isolated = std::fs::read_to_string(root.join("sys/devices/system/cpu/isolated"));
+        let checks = [
+            ("virtualization", is_virtual),
+            ("clocksource", !clock.is_empty() && clock.trim() != "tsc"),
+            ("cpu.governor", !governor.is_empty() && governor.trim() != "performance"),
+            ("thp", thp.contains("[always]")),
+            ("cpu.isolated", isolated.is_ok_and(|cores| cores.trim().is_empty())),
+        ];
+        let failed = checks.into_iter().filter(|(_, failed)| *failed);
+        Self {
+            cpu: field("model name").to_owned(),
+            kernel: text("proc/sys/kernel/osrelease").trim().to_owned(),
+            r#virtual: is_virtual,
+            checks_failed: failed.map(|(name, _)| name.to_owned()).collect(),
+        }
+    }
+
     /// One line, and one more for each thing that is wrong with it.
     #[must_use]
     pub fn text(&self) -> String {
@@ -483,5 +498,23 @@ mod tests {
             (thousands_f64(0.5), thousands_f64(1e6)),
             ("0.50".into(), "1,000,000".into())
         );
+    }
+
+    #[test]
+    fn facts_of_a_captured_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(Host::read(dir.path()).checks_failed, [""; 0], "unknown is not failed");
+        write("proc/cpuinfo", "model name\t: A CPU\nflags\t\t: fpu hypervisor\n");
+        write("proc/sys/kernel/osrelease", "6.1.0\n");
+        write("sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never\n");
+        write("sys/devices/system/cpu/isolated", "\n");
+        let facts = Host::read(dir.path());
+        assert_eq!((facts.cpu.as_str(), facts.kernel.as_str()), ("A CPU", "6.1.0"));
+        assert_eq!(facts.checks_failed, ["virtualization", "thp", "cpu.isolated"]);
     }
 }

@@ -308,6 +308,11 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.dropped
     }
 
+    /// Changes after how long a silence the server is given up; `u64::MAX` waits for ever.
+    pub fn set_dead_after_ns(&mut self, dead_after_ns: u64) {
+        self.link.options.dead_after_ns = dead_after_ns;
+    }
+
     /// The clock it reads.
     #[must_use]
     pub fn clock(&self) -> &C {

@@ -7,6 +7,11 @@ pub mod itch;
 pub mod orders;
 pub mod out;
 pub mod progress;
+mod connect;
+mod serve;
+mod publish;
+mod consume;
+mod stream;
 mod completion;
 mod sample;
 mod version;
@@ -91,12 +96,12 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Sample(SampleCommand::Orders(args)) => sample::orders(globals, args),
         Command::Completion(args) => completion::completion(args),
         Command::Version => version::version(globals),
+        Command::Serve => serve::serve(globals),
+        Command::Publish(args) => publish::publish(globals, args),
+        Command::Consume(args) => consume::consume(globals, args),
+        Command::Stream(command) => stream::stream(globals, command),
         // ENGINE: the commands that need the engine are put in here; until then they say so.
-        Command::Serve
-        | Command::Publish(_)
-        | Command::Consume(_)
-        | Command::Stream(_)
-        | Command::Log(_)
+        Command::Log(_)
         | Command::Bench(_) => Err(CommandError::Failed(
             "this command is not in this build".to_owned(),
         )),

@@ -1,0 +1,60 @@
+//! `buslane serve`: an appliance until it is told to stop.
+
+use std::io::Write;
+
+use super::CommandError;
+use super::progress::Progress as Bar;
+use crate::cli::Globals;
+use crate::launch::{self, Progress};
+use crate::profile;
+use crate::report::{micros, thousands};
+
+pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
+    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
+    let quiet = globals.quiet;
+    let mut bar = None;
+    launch::serve(&profile, &mut |progress| match progress {
+        Progress::Creating(path, done, all) => {
+            if bar.is_none() {
+                tell(quiet, &format!("making {} ({})", path.display(), bytes(all)));
+            }
+            bar.get_or_insert_with(|| Bar::new(quiet, "bytes", Some(all))).set(done);
+        }
+        Progress::Opened(disk, recovery, took_ns) => {
+            bar = None;
+            let stopped = if recovery.clean { "stopped cleanly" } else { "recovered" };
+            let cut = if recovery.cut { ", an unacknowledged tail was cut" } else { "" };
+            tell(
+                quiet,
+                &format!(
+                    "{disk}: epoch {}, {stopped}, {} messages in {} segments, {} scanned in {} us{cut}",
+                    recovery.epoch,
+                    thousands(recovery.messages),
+                    recovery.segments,
+                    bytes(recovery.scanned_bytes),
+                    micros(took_ns)
+                ),
+            );
+        }
+        Progress::Ready(address, disk, durability, core) => {
+            let core = core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
+            // Said even when quiet: scripts wait for it.
+            tell(false, &format!("ready on {address}, {disk} ({durability}), {core}"));
+        }
+        Progress::Failing(why) => tell(false, &format!("error: {why}")),
+        Progress::Full => tell(false, "warning: the log is full; publishers wait, consumers are served"),
+        Progress::Stopping => tell(quiet, "stopping"),
+    })?;
+    Ok(())
+}
+
+fn bytes(bytes: u64) -> String {
+    crate::profile::units::format_bytes(bytes)
+}
+
+fn tell(quiet: bool, what: &str) {
+    if !quiet {
+        // Where stderr is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{what}");
+    }
+}
