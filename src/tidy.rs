@@ -1,1 +1,454 @@
-//! To come.
+//! The rules of the house, as a test over the source tree.
+//!
+//! Each rule is a function of a file's path and text and returns what is wrong, with the line and what
+//! to do instead; each is tested on a planted violation too, because a rule that finds nothing may be
+//! blind. Adding to a list here is a decision: say why in the commit.
+
+use std::fs;
+use std::path::Path;
+
+/// Files that may say `unsafe`: memory shared with devices, system calls, foreign code.
+const UNSAFE_FILES: [&str; 7] = [
+    "src/memory.rs",
+    "src/cpu.rs",
+    "src/port/udp.rs",
+    "src/port/dpdk.rs",
+    "src/disk/uring.rs",
+    "src/disk/spdk.rs",
+    "src/client/abi.rs",
+];
+
+/// Modules from the ground up; those of one row do not use each other unless `PEERS` says so.
+const LAYERS: [&[&str]; 8] = [
+    &["ids", "limits", "clock", "memory", "cpu", "ring", "metrics"],
+    &["wire"],
+    &["port", "disk"],
+    &["session", "log", "fanout"],
+    &["shard"],
+    &["profile", "client", "report", "admin"],
+    &["launch", "measure"],
+    &["cli", "command"],
+];
+
+/// Rows of `LAYERS` within which modules may use each other.
+const PEERS: [usize; 4] = [0, 5, 6, 7];
+
+/// Lines of a file at most, its test module not counted.
+const LINES_MAX: usize = 600;
+
+/// Lines of a file wanted: above, a warning.
+const LINES_WANTED: usize = 450;
+
+/// Characters of a line at most, outside strings and comments. rustfmt breaks what it can; this finds what
+/// it leaves alone. Headers of property tests are such, and stay.
+const LINE_CHARS_MAX: usize = 100;
+
+/// Words that stand for work not done.
+const UNFINISHED: [&str; 4] = ["TODO", "FIXME", "XXX", "HACK"];
+
+/// What is wrong in one place.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    line: usize,
+    says: String,
+}
+
+fn finding(line: usize, says: impl Into<String>) -> Finding {
+    Finding {
+        line,
+        says: says.into(),
+    }
+}
+
+type Rule = fn(&str, &str) -> Vec<Finding>;
+
+const RULES: [(&str, Rule); 8] = [
+    ("unsafe-files", unsafe_files),
+    ("layers", layers),
+    ("file-length", file_length),
+    ("line-length", line_length),
+    ("unfinished", unfinished),
+    ("module-doc", module_doc),
+    ("whitespace", whitespace),
+    ("places", places),
+];
+
+/// What a file says outside its test module.
+fn own(text: &str) -> &str {
+    &text[..text.find("#[cfg(test)]\nmod ").unwrap_or(text.len())]
+}
+
+/// Lines of code outside the test module, without comments. Strings stay.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    own(text).lines().enumerate().filter_map(|(at, line)| {
+        let line = line.trim();
+        (!line.starts_with("//")).then(|| (at + 1, line.split(" // ").next().unwrap_or(line)))
+    })
+}
+
+/// Whether `line` has `word` with no letter, digit or `_` beside it.
+fn has_word(line: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_some_and(part);
+        let after = line[at + word.len()..].chars().next().is_some_and(part);
+        !before && !after
+    })
+}
+
+fn unsafe_files(path: &str, text: &str) -> Vec<Finding> {
+    if UNSAFE_FILES.contains(&path) || path == "src/tidy.rs" || path.starts_with("tests/") {
+        return Vec::new();
+    }
+    code(text)
+        .filter(|(_, line)| has_word(line, "unsafe") || line.contains("allow(unsafe_code"))
+        .map(|(at, _)| {
+            finding(
+                at,
+                "unsafe is for the seven files of UNSAFE_FILES: use a safe function of one of them",
+            )
+        })
+        .collect()
+}
+
+/// The module a file belongs to: `src/wire/frame.rs` to `wire`.
+fn module(path: &str) -> Option<&str> {
+    path.strip_prefix("src/")?
+        .split('/')
+        .next()
+        .map(|name| name.trim_end_matches(".rs"))
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|row| row.contains(&module))
+}
+
+fn layers(path: &str, text: &str) -> Vec<Finding> {
+    let Some(own) = module(path).filter(|own| !["lib", "main", "tidy"].contains(own)) else {
+        return Vec::new();
+    };
+    let Some(own_layer) = layer(own) else {
+        return vec![finding(
+            1,
+            format!("module {own} is in no layer: give it a row in LAYERS"),
+        )];
+    };
+    if path.ends_with("_tests.rs") || path.ends_with("/tests.rs") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (at, line) in code(text) {
+        for used in used_modules(line) {
+            let Some(used_layer) = layer(used).filter(|_| used != own) else {
+                continue;
+            };
+            if used_layer > own_layer {
+                findings.push(finding(
+                    at,
+                    format!("{own} uses {used}, a layer above it: move what it needs down, or the caller up"),
+                ));
+            } else if used_layer == own_layer && !PEERS.contains(&own_layer) {
+                findings.push(finding(
+                    at,
+                    format!("{own} names its neighbour {used}: let shard, which knows both, hand it over"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// The modules named by `crate::x` and `crate::{x, y::z}` in a line.
+fn used_modules(line: &str) -> Vec<&str> {
+    let mut used = Vec::new();
+    for (at, prefix) in line.match_indices("crate::") {
+        let rest = &line[at + prefix.len()..];
+        let group = rest
+            .strip_prefix('{')
+            .map(|group| group.split('}').next().unwrap_or(group));
+        let names: Vec<&str> = group.map_or_else(|| vec![rest], |group| group.split(',').collect());
+        for name in names {
+            let name = name.trim();
+            let end = name
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(name.len());
+            used.push(&name[..end]);
+        }
+    }
+    used
+}
+
+fn file_length(_path: &str, text: &str) -> Vec<Finding> {
+    let lines = own(text).lines().count();
+    if lines <= LINES_MAX {
+        return Vec::new();
+    }
+    vec![finding(
+        LINES_MAX + 1,
+        format!("{lines} lines: split the file where a second subject begins"),
+    )]
+}
+
+fn line_length(_path: &str, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let exempt = ["\"", "//", "proptest::"]
+            .iter()
+            .any(|part| line.contains(part));
+        let chars = line.chars().count();
+        if chars > LINE_CHARS_MAX && !exempt {
+            let says = format!("{chars} characters: break the line at {LINE_CHARS_MAX}");
+            findings.push(finding(at + 1, says));
+        }
+    }
+    findings
+}
+
+fn unfinished(path: &str, text: &str) -> Vec<Finding> {
+    // This file names what it forbids.
+    if path == "src/tidy.rs" {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let macros = ["todo!", "unimplemented!"]
+            .iter()
+            .find(|name| line.contains(*name));
+        let words = UNFINISHED.iter().find(|word| has_word(line, word));
+        if let Some(word) = macros.or(words) {
+            let says =
+                format!("{word}: finish it, return an error, or file an issue and leave it out");
+            findings.push(finding(at + 1, says));
+        }
+    }
+    findings
+}
+
+fn module_doc(path: &str, text: &str) -> Vec<Finding> {
+    let opening = text
+        .lines()
+        .find(|line| !line.starts_with("#!["))
+        .unwrap_or("");
+    if !path.starts_with("src/") || opening.starts_with("//!") {
+        return Vec::new();
+    }
+    vec![finding(
+        1,
+        "a file opens with `//!` and says what it is for, before the code",
+    )]
+}
+
+fn whitespace(_path: &str, text: &str) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| line.contains('\t') || line.ends_with(' ') || line.ends_with('\r'))
+        .map(|(at, _)| {
+            finding(
+                at + 1,
+                "tab, carriage return or space at the end: remove it",
+            )
+        })
+        .collect();
+    if !text.is_empty() && !text.ends_with('\n') {
+        findings.push(finding(
+            text.lines().count(),
+            "the last line has no end: add one",
+        ));
+    }
+    findings
+}
+
+/// Names that belong to one machine are no help to anybody else.
+fn places(path: &str, text: &str) -> Vec<Finding> {
+    if path == "src/tidy.rs" {
+        return Vec::new();
+    }
+    let lines = text.lines().enumerate();
+    lines
+        .filter(|(_, line)| line.contains("/home/") || line.contains("/work/"))
+        .map(|(at, _)| {
+            finding(
+                at + 1,
+                "a path of one machine: make it relative to the repository",
+            )
+        })
+        .collect()
+}
+
+/// Every Rust file under `directory`, with its path from the repository's root.
+fn files(root: &Path, directory: &str, found: &mut Vec<(String, String)>) {
+    let Ok(entries) = fs::read_dir(root.join(directory)) else {
+        return;
+    };
+    let mut entries: Vec<_> = entries.map(|entry| entry.unwrap()).collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = format!("{directory}/{}", entry.file_name().into_string().unwrap());
+        if entry.path().is_dir() {
+            files(root, &path, found);
+        } else if path.ends_with(".rs") {
+            found.push((path, fs::read_to_string(entry.path()).unwrap()));
+        }
+    }
+}
+
+mod tests {
+    use super::*;
+
+    fn tree() -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for directory in ["src", "tests", "benches"] {
+            files(Path::new(env!("CARGO_MANIFEST_DIR")), directory, &mut found);
+        }
+        found
+    }
+
+    #[test]
+    fn the_tree_keeps_the_rules_of_the_house() {
+        let tree = tree();
+        assert!(tree.len() > 30, "only {} files were found", tree.len());
+        let mut wrong = Vec::new();
+        for (path, text) in &tree {
+            for (rule, check) in RULES {
+                for Finding { line, says } in check(path, text) {
+                    wrong.push(format!("{path}:{line}: [{rule}] {says}"));
+                }
+            }
+        }
+        for (path, text) in &tree {
+            let lines = own(text).lines().count();
+            if (LINES_WANTED + 1..=LINES_MAX).contains(&lines) {
+                println!("warning: {path}: {lines} lines, {LINES_WANTED} are wanted");
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "{} findings:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+    }
+
+    #[test]
+    fn every_file_of_a_list_is_in_a_layer_of_its_own() {
+        let all: Vec<&str> = LAYERS.iter().flat_map(|row| row.iter().copied()).collect();
+        let mut unique = all.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(all.len(), unique.len(), "a module is in two layers");
+        for file in UNSAFE_FILES {
+            assert!(layer(module(file).unwrap()).is_some(), "{file}");
+        }
+    }
+
+    /// A violation of each rule is found, at its line; its correction is not.
+    #[test]
+    #[allow(clippy::too_many_lines, reason = "a table, a few lines a rule")]
+    fn planted_violations_are_found() {
+        let long = format!("let x = {};\n", "a + ".repeat(40));
+        let many = "x();\n".repeat(LINES_MAX + 1);
+        let cases: [(Rule, &str, &str, usize, &str); 13] = [
+            (
+                unsafe_files,
+                "src/wire/mod.rs",
+                "\nlet x = unsafe { y };\n",
+                2,
+                "let unsafely = y;\n",
+            ),
+            (
+                unsafe_files,
+                "src/log/mod.rs",
+                "#![allow(unsafe_code)]\n",
+                1,
+                "// unsafe\n",
+            ),
+            (
+                layers,
+                "src/wire/mod.rs",
+                "use crate::log::Log;\n",
+                1,
+                "use crate::ids::Peer;\n",
+            ),
+            (
+                layers,
+                "src/log/mod.rs",
+                "\nuse crate::session::X;\n",
+                2,
+                "use crate::log::X;\n",
+            ),
+            (
+                layers,
+                "src/fanout/mod.rs",
+                "use crate::{ids::A, log::B};\n",
+                1,
+                "use crate::{ids::A};\n",
+            ),
+            (
+                layers,
+                "src/port/udp.rs",
+                "f(crate::shard::X);\n",
+                1,
+                "//! crate::shard\n",
+            ),
+            (
+                layers,
+                "src/other.rs",
+                "x\n",
+                1,
+                "use crate::ids::A; // planted\n",
+            ),
+            (file_length, "src/x.rs", &many, LINES_MAX + 1, "x\n"),
+            (line_length, "src/x.rs", &long, 1, "let x = 1;\n"),
+            (
+                unfinished,
+                "src/x.rs",
+                "\n// TODO: later\n",
+                2,
+                "// nothing to do\n",
+            ),
+            (
+                unfinished,
+                "src/x.rs",
+                "fn f() { todo!() }\n",
+                1,
+                "fn mastodon() {}\n",
+            ),
+            (
+                module_doc,
+                "src/x/mod.rs",
+                "use std::fmt;\n",
+                1,
+                "//! What it is for.\n",
+            ),
+            (
+                places,
+                "src/x.rs",
+                "open(\"/home/me/x\");\n",
+                1,
+                "open(\"x\");\n",
+            ),
+        ];
+        for (rule, path, bad, line, good) in cases {
+            let found = rule(path, bad);
+            assert_eq!(found.len(), 1, "{path}: {bad}");
+            assert_eq!(found[0].line, line, "{bad}");
+            assert!(
+                found[0].says.contains(": ") || found[0].says.contains(", "),
+                "says the mend"
+            );
+            // A module nobody knows stays unknown whatever it says.
+            if path != "src/other.rs" {
+                assert_eq!(rule(path, good), [], "{good}");
+            }
+        }
+        assert_eq!(whitespace("x", "a\t\nb \nc").len(), 3);
+        assert_eq!(whitespace("x", "a\nb\n"), []);
+    }
+
+    #[test]
+    fn tests_may_use_what_their_module_may_not() {
+        let text = "use crate::ids::X;\n#[cfg(test)]\nmod tests {\n use crate::shard::Shard;\n}\n";
+        assert_eq!(layers("src/wire/mod.rs", text), []);
+    }
+}

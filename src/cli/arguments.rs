@@ -11,8 +11,8 @@ use crate::profile::units::{parse_count, parse_duration_ns, parse_rate};
 /// `publish`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every message is on media when the command ends. When the appliance goes away, the command waits for it
-and goes on where it stood: nothing is lost, nothing is stored twice.
+Every message is on media when the command ends. When the appliance goes away, the command waits
+for it and goes on where it stood: nothing is lost, nothing is stored twice.
 
 EXAMPLES
   buslane publish orders --itch orders.itch50
@@ -171,9 +171,10 @@ pub struct SampleOrdersArgs {
 pub enum BenchCommand {
     /// Publish and consume on a fixed schedule; latency, throughput, and proof that nothing was lost
     #[command(after_help = "\
-Response is acknowledgement minus intended send, and the number to quote; service is acknowledgement minus
-actual send; delay is actual minus intended send. Nothing is corrected by formula. Ends with 1 when a
-message was lost, duplicated or reordered, or less than 99 % of the rate was achieved.
+Response is acknowledgement minus intended send, and the number to quote; service is
+acknowledgement minus actual send; delay is actual minus intended send. Nothing is corrected by
+formula. Ends with 1 when a message was lost, duplicated or reordered, or less than 99 % of the
+rate was achieved.
 
 EXAMPLES
   buslane bench run --rate 1000 --floor
