@@ -34,32 +34,19 @@ mod dpdk {
 
     fn compile(library: &pkg_config::Library) {
         let mut build = cc::Build::new();
-        build
-            .file(SOURCE)
-            .includes(&library.include_paths)
-            .flag("-include")
-            .flag("rte_config.h");
-        build
-            .flag_if_supported("-std=gnu11")
-            .warnings(true)
-            .extra_warnings(true);
+        build.file(SOURCE).includes(&library.include_paths).flag("-include").flag("rte_config.h");
+        build.flag_if_supported("-std=gnu11").warnings(true).extra_warnings(true);
         // pkg-config's crate drops `-march`, without which the vendor's inline code does not compile.
         for flag in pkg_config_flags() {
             build.flag(&flag);
         }
         // Vendor headers are not ours to warn about.
         for path in &library.include_paths {
-            build
-                .flag("-isystem")
-                .flag(path.to_str().expect("pkg-config speaks UTF-8"));
+            build.flag("-isystem").flag(path.to_str().expect("pkg-config speaks UTF-8"));
         }
-        build
-            .try_compile("buslane_port_dpdk")
-            .unwrap_or_else(|error| {
-                fail(&format!(
-                    "{SOURCE} does not compile against the installed DPDK: {error}"
-                ))
-            });
+        build.try_compile("buslane_port_dpdk").unwrap_or_else(|error| {
+            fail(&format!("{SOURCE} does not compile against the installed DPDK: {error}"))
+        });
     }
 
     fn pkg_config_flags() -> Vec<String> {

@@ -24,12 +24,7 @@ pub const PROFILE_DEFAULT: &str = "loopback";
 
 /// A durable, low-latency message appliance for order flow: acknowledged means on media.
 #[derive(Debug, Parser)]
-#[command(
-    name = "buslane",
-    version,
-    propagate_version = true,
-    max_term_width = 100
-)]
+#[command(name = "buslane", version, propagate_version = true, max_term_width = 100)]
 #[command(
     arg_required_else_help = true,
     after_help = "\
@@ -57,13 +52,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
     /// Appliance to talk to [default: where the profile listens, or 127.0.0.1:9310]
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "BUSLANE_SERVER",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(short, long, global = true, env = "BUSLANE_SERVER", value_name = "HOST:PORT")]
     #[arg(value_parser = parse::server)]
     pub server: Option<SocketAddrV4>,
     /// How results are written [default: text]
@@ -167,25 +156,15 @@ mod tests {
         let mut count = 0;
         let mut commands = vec![Cli::command()];
         while let Some(command) = commands.pop() {
-            let help = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            for line in help
-                .lines()
-                .filter_map(|line| line.strip_prefix("  buslane "))
-            {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  buslane ")) {
                 let (line, _) = line.split_once("  ").unwrap_or((line, ""));
                 let (line, _) = line.split_once(['|', '>']).unwrap_or((line, ""));
                 parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
                 count += 1;
             }
             let leaf = !command.has_subcommands();
-            assert!(
-                !leaf || !help.is_empty(),
-                "{} has no example",
-                command.get_name()
-            );
+            assert!(!leaf || !help.is_empty(), "{} has no example", command.get_name());
             commands.extend(command.get_subcommands().cloned());
         }
         assert!(count > 20, "only {count} examples were found");
@@ -208,15 +187,10 @@ mod tests {
     fn a_publish_has_one_source() {
         assert!(parse("publish orders").is_err());
         assert!(parse("publish orders --itch a --lines b").is_err());
-        assert!(
-            parse("publish orders --lines - --pace").is_err(),
-            "lines carry no time"
-        );
+        assert!(parse("publish orders --lines - --pace").is_err(), "lines carry no time");
         assert!(parse("publish orders --itch a --pace --rate 1").is_err());
         let cli = parse("publish orders --itch a --rate 1.5k").unwrap();
-        let Command::Publish(args) = cli.command else {
-            panic!("publish")
-        };
+        let Command::Publish(args) = cli.command else { panic!("publish") };
         assert_eq!(args.rate, Some(1_500.0));
     }
 
@@ -225,9 +199,7 @@ mod tests {
         assert!(parse("bench run --max --rate 1k").is_err());
         assert!(parse("bench run --count 10 --duration 1s").is_err());
         let cli = parse("bench run --rate 1k/s --size 1KiB --duration 500ms").unwrap();
-        let Command::Bench(BenchCommand::Run(args)) = cli.command else {
-            panic!("bench run")
-        };
+        let Command::Bench(BenchCommand::Run(args)) = cli.command else { panic!("bench run") };
         assert_eq!((args.size, args.duration), (1024, Some(500_000_000)));
     }
 }

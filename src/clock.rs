@@ -40,15 +40,9 @@ impl HostClock {
     pub fn new() -> Self {
         let clock = quanta::Clock::new();
         let start = clock.now();
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("system clock after 1970");
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("system clock after 1970");
         let unix_ns_at_start = u64::try_from(unix.as_nanos()).expect("before the year 2554");
-        Self {
-            clock,
-            start,
-            unix_ns_at_start,
-        }
+        Self { clock, start, unix_ns_at_start }
     }
 }
 

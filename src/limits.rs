@@ -57,10 +57,7 @@ pub const SEGMENT_BYTES_MIN: usize = 1 << 20;
 /// Segment size at most.
 pub const SEGMENT_BYTES_MAX: usize = 1 << 30;
 
-const _: () = assert!(
-    BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES),
-    "a batch is whole blocks"
-);
+const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES), "a batch is whole blocks");
 const _: () = assert!(
     QUEUE_DEPTH_MAX * BATCH_BYTES_MAX <= IN_FLIGHT_BYTES_MAX,
     "a full queue of full batches is within what recovery looks ahead"

@@ -1,7 +1,4 @@
-#![allow(
-    unsafe_code,
-    reason = "memory that devices read and write is mapped by hand"
-)]
+#![allow(unsafe_code, reason = "memory that devices read and write is mapped by hand")]
 //! Memory that a device may read and write: page-aligned, populated at start, never moved.
 //!
 //! A range is pinned while a device uses it. Pinned for the device to write (a disk read), nobody may
@@ -27,9 +24,7 @@ pub struct Memory {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("Memory").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
@@ -92,10 +87,7 @@ impl Memory {
     #[inline]
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         self.check(&range);
-        assert!(
-            !overlaps(&self.written_by_device, &range),
-            "a device is writing {range:?}"
-        );
+        assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
         // SAFETY: in bounds (checked above), and `&self` keeps other writers out.
         let start = unsafe { self.base.as_ptr().add(range.start) };
         // SAFETY: initialised at allocation, in bounds, no device writes it, lifetime tied to `&self`.
@@ -109,14 +101,8 @@ impl Memory {
     #[inline]
     pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         self.check(&range);
-        assert!(
-            !overlaps(&self.written_by_device, &range),
-            "a device is writing {range:?}"
-        );
-        assert!(
-            !overlaps(&self.read_by_device, &range),
-            "a device is reading {range:?}"
-        );
+        assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
+        assert!(!overlaps(&self.read_by_device, &range), "a device is reading {range:?}");
         // SAFETY: in bounds (checked above), and `&mut self` keeps everybody else out.
         let start = unsafe { self.base.as_ptr().add(range.start) };
         // SAFETY: initialised at allocation, in bounds, no device uses it, lifetime tied to `&mut self`.
@@ -137,24 +123,15 @@ impl Memory {
     /// Says that a device reads `range` until it is unpinned.
     pub fn pin_for_device_to_read(&mut self, range: Range<usize>) {
         self.check(&range);
-        assert!(
-            !overlaps(&self.written_by_device, &range),
-            "a device is writing {range:?}"
-        );
+        assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
         self.read_by_device.push(range);
     }
 
     /// Says that a device writes `range` until it is unpinned.
     pub fn pin_for_device_to_write(&mut self, range: Range<usize>) {
         self.check(&range);
-        assert!(
-            !overlaps(&self.written_by_device, &range),
-            "a device is writing {range:?}"
-        );
-        assert!(
-            !overlaps(&self.read_by_device, &range),
-            "a device is reading {range:?}"
-        );
+        assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
+        assert!(!overlaps(&self.read_by_device, &range), "a device is reading {range:?}");
         self.written_by_device.push(range);
     }
 
@@ -174,18 +151,13 @@ impl Memory {
 
     #[inline]
     fn check(&self, range: &Range<usize>) {
-        assert!(
-            range.start <= range.end && range.end <= self.bytes,
-            "{range:?} of {}",
-            self.bytes
-        );
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
     }
 }
 
 #[inline]
 fn overlaps(pins: &[Range<usize>], range: &Range<usize>) -> bool {
-    pins.iter()
-        .any(|pin| pin.start < range.end && range.start < pin.end)
+    pins.iter().any(|pin| pin.start < range.end && range.start < pin.end)
 }
 
 impl Drop for Memory {

@@ -26,10 +26,7 @@ pub struct FloorPercentiles {
 
 impl From<Percentiles> for FloorPercentiles {
     fn from(all: Percentiles) -> Self {
-        Self {
-            p50: all.p50,
-            p99: all.p99,
-        }
+        Self { p50: all.p50, p99: all.p99 }
     }
 }
 
@@ -108,11 +105,9 @@ impl BenchReport {
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
-        for (count, what) in [
-            (self.lost, "lost"),
-            (self.duplicated, "duplicated"),
-            (self.reordered, "reordered"),
-        ] {
+        for (count, what) in
+            [(self.lost, "lost"), (self.duplicated, "duplicated"), (self.reordered, "reordered")]
+        {
             if count > 0 {
                 failures.push(format!("{} messages {what}", thousands(count)));
             }
@@ -145,23 +140,14 @@ impl BenchReport {
             || "as fast as it goes".to_owned(),
             |rate| format!("target {}/s", thousands_f64(rate)),
         );
-        line(
-            &mut text,
-            &format!("achieved {}/s, {target}", thousands_f64(self.achieved_rate)),
-        );
+        line(&mut text, &format!("achieved {}/s, {target}", thousands_f64(self.achieved_rate)));
         text.push('\n');
         text.push_str(&self.table().text());
         if let Some(floor) = self.floor.filter(|floor| floor.sum_p50_ns() > 0) {
-            #[allow(
-                clippy::cast_precision_loss,
-                reason = "latencies are far below 2^53 ns"
-            )]
+            #[allow(clippy::cast_precision_loss, reason = "latencies are far below 2^53 ns")]
             let ratio = self.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
             line(&mut text, "");
-            line(
-                &mut text,
-                &format!("response p50 is {ratio:.2} times the floor's sum"),
-            );
+            line(&mut text, &format!("response p50 is {ratio:.2} times the floor's sum"));
         }
         text.push('\n');
         text.push_str(&self.host.text());
@@ -219,11 +205,7 @@ impl Host {
     /// One line, and one more for each thing that is wrong with it.
     #[must_use]
     pub fn text(&self) -> String {
-        let kind = if self.r#virtual {
-            "virtual"
-        } else {
-            "bare metal"
-        };
+        let kind = if self.r#virtual { "virtual" } else { "bare metal" };
         let mut text = format!("host {}, Linux {}, {kind}\n", self.cpu, self.kernel);
         for check in &self.checks_failed {
             line(&mut text, &format!("warning: {check}"));
@@ -250,12 +232,8 @@ impl LatencyTable {
     /// Adds what a floor has: the port, the disk, and the sum of their medians.
     pub fn floor(&mut self, floor: &Floor) {
         let cells = |of: FloorPercentiles| [Some(of.p50), None, Some(of.p99), None, None, None];
-        self.rows.push((
-            "floor: port round trip".to_owned(),
-            cells(floor.port_rtt_ns),
-        ));
-        self.rows
-            .push(("floor: disk write".to_owned(), cells(floor.disk_write_ns)));
+        self.rows.push(("floor: port round trip".to_owned(), cells(floor.port_rtt_ns)));
+        self.rows.push(("floor: disk write".to_owned(), cells(floor.disk_write_ns)));
         let sum = [Some(floor.sum_p50_ns()), None, None, None, None, None];
         self.rows.push(("floor: sum".to_owned(), sum));
     }
@@ -263,13 +241,7 @@ impl LatencyTable {
     /// The table, numbers right-aligned.
     #[must_use]
     pub fn text(&self) -> String {
-        let width = self
-            .rows
-            .iter()
-            .map(|(name, _)| name.len())
-            .max()
-            .unwrap_or(0)
-            .max(12);
+        let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(12);
         let mut text = format!("{:<width$}", "LATENCY (us)");
         for column in Self::COLUMNS {
             write!(text, " {column:>11}").expect("a String takes everything");
@@ -361,14 +333,8 @@ mod tests {
             server_ns: times(100_000),
             device_ns: times(90_000),
             floor: Some(Floor {
-                port_rtt_ns: FloorPercentiles {
-                    p50: 20_000,
-                    p99: 30_000,
-                },
-                disk_write_ns: FloorPercentiles {
-                    p50: 90_000,
-                    p99: 200_000,
-                },
+                port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
+                disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
             }),
             host: Host {
                 cpu: "Some CPU".to_owned(),
@@ -385,53 +351,30 @@ mod tests {
         let widths: Vec<usize> = text.lines().map(str::len).collect();
         assert_eq!(widths.len(), 9);
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
-        assert!(
-            text.contains("123.5") && text.contains("12,345.6"),
-            "{text}"
-        );
+        assert!(text.contains("123.5") && text.contains("12,345.6"), "{text}");
         let sum = text.lines().last().unwrap();
-        assert!(
-            sum.starts_with("floor: sum") && sum.contains("110.0"),
-            "{text}"
-        );
+        assert!(sum.starts_with("floor: sum") && sum.contains("110.0"), "{text}");
     }
 
     #[test]
     fn the_text_says_what_matters_first() {
         let text = report().text();
-        assert!(
-            text.starts_with("profile loopback, durability kernel-sync, 128 B"),
-            "{text}"
-        );
+        assert!(text.starts_with("profile loopback, durability kernel-sync, 128 B"), "{text}");
         assert!(text.contains("lost 0 duplicated 0 reordered 0"), "{text}");
         assert!(text.contains("1.12 times the floor's sum"), "{text}");
-        assert!(
-            text.contains("warning: the shard's core is not isolated"),
-            "{text}"
-        );
+        assert!(text.contains("warning: the shard's core is not isolated"), "{text}");
         assert!(!text.contains("FAIL"), "{text}");
     }
 
     #[test]
     fn a_run_that_lost_or_fell_behind_has_failed() {
-        let bad = BenchReport {
-            lost: 1_234,
-            achieved_rate: 980.0,
-            ..report()
-        };
+        let bad = BenchReport { lost: 1_234, achieved_rate: 980.0, ..report() };
         assert_eq!(
             bad.failures(),
-            [
-                "1,234 messages lost",
-                "achieved 98.0 % of the target rate, wanted 99 %"
-            ]
+            ["1,234 messages lost", "achieved 98.0 % of the target rate, wanted 99 %"]
         );
         assert!(bad.text().contains("FAIL: 1,234 messages lost"));
-        let max = BenchReport {
-            target_rate: None,
-            achieved_rate: 5.0,
-            ..report()
-        };
+        let max = BenchReport { target_rate: None, achieved_rate: 5.0, ..report() };
         assert!(max.failures().is_empty());
     }
 
@@ -469,20 +412,9 @@ mod tests {
         assert_eq!(percentiles, ["max", "p50", "p90", "p99", "p99_9", "p99_99"]);
         assert_eq!(value["floor"]["port_rtt_ns"]["p99"], 30_000);
         assert_eq!(value["host"]["virtual"], true);
-        assert_eq!(
-            serde_json::from_value::<BenchReport>(value.take()).unwrap(),
-            report()
-        );
-        let without = BenchReport {
-            floor: None,
-            ..report()
-        };
-        assert!(
-            serde_json::to_value(without)
-                .unwrap()
-                .get("floor")
-                .is_none()
-        );
+        assert_eq!(serde_json::from_value::<BenchReport>(value.take()).unwrap(), report());
+        let without = BenchReport { floor: None, ..report() };
+        assert!(serde_json::to_value(without).unwrap().get("floor").is_none());
     }
 
     #[test]
@@ -494,10 +426,7 @@ mod tests {
         assert_eq!(micros(49), "0.0");
         assert_eq!(micros(50), "0.1");
         assert_eq!(micros(1_234_567_890), "1,234,567.9");
-        assert_eq!(
-            (thousands_f64(0.5), thousands_f64(1e6)),
-            ("0.50".into(), "1,000,000".into())
-        );
+        assert_eq!((thousands_f64(0.5), thousands_f64(1e6)), ("0.50".into(), "1,000,000".into()));
     }
 
     #[test]

@@ -54,10 +54,7 @@ struct Finding {
 }
 
 fn finding(line: usize, says: impl Into<String>) -> Finding {
-    Finding {
-        line,
-        says: says.into(),
-    }
+    Finding { line, says: says.into() }
 }
 
 type Rule = fn(&str, &str) -> Vec<Finding>;
@@ -113,10 +110,7 @@ fn unsafe_files(path: &str, text: &str) -> Vec<Finding> {
 
 /// The module a file belongs to: `src/wire/frame.rs` to `wire`.
 fn module(path: &str) -> Option<&str> {
-    path.strip_prefix("src/")?
-        .split('/')
-        .next()
-        .map(|name| name.trim_end_matches(".rs"))
+    path.strip_prefix("src/")?.split('/').next().map(|name| name.trim_end_matches(".rs"))
 }
 
 fn layer(module: &str) -> Option<usize> {
@@ -128,10 +122,7 @@ fn layers(path: &str, text: &str) -> Vec<Finding> {
         return Vec::new();
     };
     let Some(own_layer) = layer(own) else {
-        return vec![finding(
-            1,
-            format!("module {own} is in no layer: give it a row in LAYERS"),
-        )];
+        return vec![finding(1, format!("module {own} is in no layer: give it a row in LAYERS"))];
     };
     if path.ends_with("_tests.rs") || path.ends_with("/tests.rs") {
         return Vec::new();
@@ -163,15 +154,11 @@ fn used_modules(line: &str) -> Vec<&str> {
     let mut used = Vec::new();
     for (at, prefix) in line.match_indices("crate::") {
         let rest = &line[at + prefix.len()..];
-        let group = rest
-            .strip_prefix('{')
-            .map(|group| group.split('}').next().unwrap_or(group));
+        let group = rest.strip_prefix('{').map(|group| group.split('}').next().unwrap_or(group));
         let names: Vec<&str> = group.map_or_else(|| vec![rest], |group| group.split(',').collect());
         for name in names {
             let name = name.trim();
-            let end = name
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(name.len());
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
             used.push(&name[..end]);
         }
     }
@@ -192,9 +179,7 @@ fn file_length(_path: &str, text: &str) -> Vec<Finding> {
 fn line_length(_path: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, line) in text.lines().enumerate() {
-        let exempt = ["\"", "//", "proptest::"]
-            .iter()
-            .any(|part| line.contains(part));
+        let exempt = ["\"", "//", "proptest::"].iter().any(|part| line.contains(part));
         let chars = line.chars().count();
         if chars > LINE_CHARS_MAX && !exempt {
             let says = format!("{chars} characters: break the line at {LINE_CHARS_MAX}");
@@ -211,9 +196,7 @@ fn unfinished(path: &str, text: &str) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for (at, line) in text.lines().enumerate() {
-        let macros = ["todo!", "unimplemented!"]
-            .iter()
-            .find(|name| line.contains(*name));
+        let macros = ["todo!", "unimplemented!"].iter().find(|name| line.contains(*name));
         let words = UNFINISHED.iter().find(|word| has_word(line, word));
         if let Some(word) = macros.or(words) {
             let says =
@@ -225,17 +208,11 @@ fn unfinished(path: &str, text: &str) -> Vec<Finding> {
 }
 
 fn module_doc(path: &str, text: &str) -> Vec<Finding> {
-    let opening = text
-        .lines()
-        .find(|line| !line.starts_with("#!["))
-        .unwrap_or("");
+    let opening = text.lines().find(|line| !line.starts_with("#![")).unwrap_or("");
     if !path.starts_with("src/") || opening.starts_with("//!") {
         return Vec::new();
     }
-    vec![finding(
-        1,
-        "a file opens with `//!` and says what it is for, before the code",
-    )]
+    vec![finding(1, "a file opens with `//!` and says what it is for, before the code")]
 }
 
 fn whitespace(_path: &str, text: &str) -> Vec<Finding> {
@@ -243,18 +220,10 @@ fn whitespace(_path: &str, text: &str) -> Vec<Finding> {
         .lines()
         .enumerate()
         .filter(|(_, line)| line.contains('\t') || line.ends_with(' ') || line.ends_with('\r'))
-        .map(|(at, _)| {
-            finding(
-                at + 1,
-                "tab, carriage return or space at the end: remove it",
-            )
-        })
+        .map(|(at, _)| finding(at + 1, "tab, carriage return or space at the end: remove it"))
         .collect();
     if !text.is_empty() && !text.ends_with('\n') {
-        findings.push(finding(
-            text.lines().count(),
-            "the last line has no end: add one",
-        ));
+        findings.push(finding(text.lines().count(), "the last line has no end: add one"));
     }
     findings
 }
@@ -267,12 +236,7 @@ fn places(path: &str, text: &str) -> Vec<Finding> {
     let lines = text.lines().enumerate();
     lines
         .filter(|(_, line)| line.contains("/home/") || line.contains("/work/"))
-        .map(|(at, _)| {
-            finding(
-                at + 1,
-                "a path of one machine: make it relative to the repository",
-            )
-        })
+        .map(|(at, _)| finding(at + 1, "a path of one machine: make it relative to the repository"))
         .collect()
 }
 
@@ -322,12 +286,7 @@ mod tests {
                 println!("warning: {path}: {lines} lines, {LINES_WANTED} are wanted");
             }
         }
-        assert!(
-            wrong.is_empty(),
-            "{} findings:\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
+        assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
     }
 
     #[test]
@@ -356,27 +315,9 @@ mod tests {
                 2,
                 "let unsafely = y;\n",
             ),
-            (
-                unsafe_files,
-                "src/log/mod.rs",
-                "#![allow(unsafe_code)]\n",
-                1,
-                "// unsafe\n",
-            ),
-            (
-                layers,
-                "src/wire/mod.rs",
-                "use crate::log::Log;\n",
-                1,
-                "use crate::ids::Peer;\n",
-            ),
-            (
-                layers,
-                "src/log/mod.rs",
-                "\nuse crate::session::X;\n",
-                2,
-                "use crate::log::X;\n",
-            ),
+            (unsafe_files, "src/log/mod.rs", "#![allow(unsafe_code)]\n", 1, "// unsafe\n"),
+            (layers, "src/wire/mod.rs", "use crate::log::Log;\n", 1, "use crate::ids::Peer;\n"),
+            (layers, "src/log/mod.rs", "\nuse crate::session::X;\n", 2, "use crate::log::X;\n"),
             (
                 layers,
                 "src/fanout/mod.rs",
@@ -384,59 +325,20 @@ mod tests {
                 1,
                 "use crate::{ids::A};\n",
             ),
-            (
-                layers,
-                "src/port/udp.rs",
-                "f(crate::shard::X);\n",
-                1,
-                "//! crate::shard\n",
-            ),
-            (
-                layers,
-                "src/other.rs",
-                "x\n",
-                1,
-                "use crate::ids::A; // planted\n",
-            ),
+            (layers, "src/port/udp.rs", "f(crate::shard::X);\n", 1, "//! crate::shard\n"),
+            (layers, "src/other.rs", "x\n", 1, "use crate::ids::A; // planted\n"),
             (file_length, "src/x.rs", &many, LINES_MAX + 1, "x\n"),
             (line_length, "src/x.rs", &long, 1, "let x = 1;\n"),
-            (
-                unfinished,
-                "src/x.rs",
-                "\n// TODO: later\n",
-                2,
-                "// nothing to do\n",
-            ),
-            (
-                unfinished,
-                "src/x.rs",
-                "fn f() { todo!() }\n",
-                1,
-                "fn mastodon() {}\n",
-            ),
-            (
-                module_doc,
-                "src/x/mod.rs",
-                "use std::fmt;\n",
-                1,
-                "//! What it is for.\n",
-            ),
-            (
-                places,
-                "src/x.rs",
-                "open(\"/home/me/x\");\n",
-                1,
-                "open(\"x\");\n",
-            ),
+            (unfinished, "src/x.rs", "\n// TODO: later\n", 2, "// nothing to do\n"),
+            (unfinished, "src/x.rs", "fn f() { todo!() }\n", 1, "fn mastodon() {}\n"),
+            (module_doc, "src/x/mod.rs", "use std::fmt;\n", 1, "//! What it is for.\n"),
+            (places, "src/x.rs", "open(\"/home/me/x\");\n", 1, "open(\"x\");\n"),
         ];
         for (rule, path, bad, line, good) in cases {
             let found = rule(path, bad);
             assert_eq!(found.len(), 1, "{path}: {bad}");
             assert_eq!(found[0].line, line, "{bad}");
-            assert!(
-                found[0].says.contains(": ") || found[0].says.contains(", "),
-                "says the mend"
-            );
+            assert!(found[0].says.contains(": ") || found[0].says.contains(", "), "says the mend");
             // A module nobody knows stays unknown whatever it says.
             if path != "src/other.rs" {
                 assert_eq!(rule(path, good), [], "{good}");

@@ -37,12 +37,7 @@ struct Part {
 
 impl Part {
     fn start(role: &str, socket: &Path, core: usize) -> Self {
-        Self::start_with(
-            Command::new(std::env::current_exe().unwrap()),
-            role,
-            socket,
-            core,
-        )
+        Self::start_with(Command::new(std::env::current_exe().unwrap()), role, socket, core)
     }
 
     fn start_with(mut command: Command, role: &str, socket: &Path, core: usize) -> Self {
@@ -98,14 +93,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let name = self
-            .0
-            .path()
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let name = self.0.path().file_name().unwrap().to_str().unwrap().to_owned();
         let runtime = std::env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| "/tmp".to_owned());
         for base in ["/var/run", &runtime] {
             for role in ["server", "client"] {
@@ -146,13 +134,7 @@ fn role() {
 }
 
 fn memif(socket: &str, role: &str, datagram_bytes: usize) -> DpdkPort {
-    let place = Path::new(socket)
-        .parent()
-        .unwrap()
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap();
+    let place = Path::new(socket).parent().unwrap().file_name().unwrap().to_str().unwrap();
     let prefix = format!("buslane-test{place}-{role}");
     let eal = [
         "--no-huge".to_owned(),
@@ -169,10 +151,7 @@ fn memif(socket: &str, role: &str, datagram_bytes: usize) -> DpdkPort {
 }
 
 fn pinned<P>(core: usize, port: P) -> P {
-    assert!(
-        core_affinity::set_for_current(core_affinity::CoreId { id: core }),
-        "core {core}"
-    );
+    assert!(core_affinity::set_for_current(core_affinity::CoreId { id: core }), "core {core}");
     port
 }
 
@@ -229,20 +208,12 @@ fn one_round(port: &mut impl Port, first: u32, server: SocketAddrV4) {
     let mut sent_ns = heard_ns;
     while back < first + ROUND {
         let now = clock.now_ns();
-        assert!(
-            now - heard_ns < 10 * SECOND_NS,
-            "no answer to {back}: {:?}",
-            port.counters()
-        );
+        assert!(now - heard_ns < 10 * SECOND_NS, "no answer to {back}: {:?}", port.counters());
         for index in 0..port.receive() {
             let (from, bytes) = port.datagram(index);
             let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
             assert_eq!(from.addr, server);
-            assert_eq!(
-                bytes,
-                content(number, port.datagram_bytes()),
-                "datagram {number}"
-            );
+            assert_eq!(bytes, content(number, port.datagram_bytes()), "datagram {number}");
             if number == back {
                 (back, heard_ns) = (back + 1, now);
             }
@@ -340,26 +311,17 @@ fn round_trip_times() {
         let socket = place.join(&format!("{run}.sock"));
         let mut server = Part::start("memif-echo", &socket, 0);
         server.expect("ready");
-        println!(
-            "memif {}",
-            Part::start("memif-ping", &socket, 1).expect("rtt ")
-        );
+        println!("memif {}", Part::start("memif-ping", &socket, 1).expect("rtt "));
         drop(server);
         let mut server = Part::start("udp-echo", &socket, 0);
         let at = server.expect("at ");
         let address = at.rsplit(' ').next().unwrap().to_owned();
-        println!(
-            "udp   {}",
-            Part::start("udp-ping", Path::new(&address), 1).expect("rtt ")
-        );
+        println!("udp   {}", Part::start("udp-ping", Path::new(&address), 1).expect("rtt "));
     }
 }
 
 fn shell(line: &str) -> bool {
-    Command::new("sh")
-        .args(["-c", line])
-        .status()
-        .is_ok_and(|status| status.success())
+    Command::new("sh").args(["-c", line]).status().is_ok_and(|status| status.success())
 }
 
 /// Within a network namespace of its own: a veth whose one end is the kernel's, the other ours.
@@ -370,9 +332,7 @@ fn veth() {
     }
     let kernel = SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 1), 0);
     let ours = SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 2), 7000);
-    assert!(shell(
-        "ip addr add 10.9.1.1/24 dev bl0 && ip link set bl0 up && ip link set bl1 up"
-    ));
+    assert!(shell("ip addr add 10.9.1.1/24 dev bl0 && ip link set bl0 up && ip link set bl1 up"));
     let eal = [
         "--no-huge",
         "-m128",
@@ -397,11 +357,7 @@ fn veth() {
         let start = clock.now_ns();
         while socket.receive() == 0 {
             echo_once(&mut port);
-            assert!(
-                clock.now_ns() - start < 5 * SECOND_NS,
-                "{number}: {:?}",
-                port.counters()
-            );
+            assert!(clock.now_ns() - start < 5 * SECOND_NS, "{number}: {:?}", port.counters());
         }
         assert_eq!(socket.datagram(0), (far, &bytes[..]));
     }
@@ -418,10 +374,7 @@ fn veth() {
     port.commit(5);
     port.flush();
     while socket.receive() == 0 {
-        assert!(
-            clock.now_ns() - start < 5 * SECOND_NS,
-            "our datagram was not accepted"
-        );
+        assert!(clock.now_ns() - start < 5 * SECOND_NS, "our datagram was not accepted");
     }
     assert_eq!(socket.datagram(0).1, b"first");
     println!("the kernel was asked");
@@ -431,23 +384,15 @@ fn veth() {
 
 /// Pings from the kernel with whatever this host has to ping with.
 fn pinged(port: &mut DpdkPort) -> &'static str {
-    let commands: [&[&str]; 2] = [
-        &["ping", "-c2", "-i0.2", "-W3", "10.9.1.2"],
-        &["python3", "-c", PING, "10.9.1.2"],
-    ];
+    let commands: [&[&str]; 2] =
+        [&["ping", "-c2", "-i0.2", "-W3", "10.9.1.2"], &["python3", "-c", PING, "10.9.1.2"]];
     for command in commands {
-        let spawned = Command::new(command[0])
-            .args(&command[1..])
-            .stdout(Stdio::null())
-            .spawn();
+        let spawned = Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).spawn();
         let Ok(mut child) = spawned else { continue };
         while child.try_wait().unwrap().is_none() {
             port.receive();
         }
-        assert!(
-            child.wait().unwrap().success(),
-            "{command:?} was not answered"
-        );
+        assert!(child.wait().unwrap().success(), "{command:?} was not answered");
         return "ping was answered";
     }
     "SKIPPED ping: neither ping nor python3 is here"
@@ -493,29 +438,11 @@ fn af_packet_on_a_veth_talks_to_the_kernel() {
 /// What is missing is named, in an error and not by the end of the process.
 fn eal_fails(case: &str) {
     let (eal, device): (&[&str], &str) = match case {
-        "driver" => (
-            &[
-                "--no-huge",
-                "-m64",
-                "--no-pci",
-                "--no-shconf",
-                "--vdev=net_nothing0",
-            ],
-            "0",
-        ),
-        "device" => (
-            &["--no-huge", "-m64", "--no-pci", "--no-shconf"],
-            "0000:03:00.0",
-        ),
+        "driver" => (&["--no-huge", "-m64", "--no-pci", "--no-shconf", "--vdev=net_nothing0"], "0"),
+        "device" => (&["--no-huge", "-m64", "--no-pci", "--no-shconf"], "0000:03:00.0"),
         "number" => (&["--no-huge", "-m64", "--no-pci", "--no-shconf"], "7"),
         "memory" => (
-            &[
-                "--no-huge",
-                "-m4",
-                "--no-pci",
-                "--no-shconf",
-                "--vdev=net_memif0,role=client",
-            ],
+            &["--no-huge", "-m4", "--no-pci", "--no-shconf", "--vdev=net_memif0,role=client"],
             "net_memif0",
         ),
         "argument" => (&["--no-such-argument"], "0"),

@@ -40,10 +40,7 @@ pub(super) fn from(text: &str) -> Result<From, String> {
 
 /// Nanoseconds since 1970-01-01 UTC, from RFC 3339 with an offset, or from seconds as a decimal.
 fn unix_ns(text: &str) -> Option<u64> {
-    if text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return crate::profile::units::parse_duration_ns(&format!("{text}s")).ok();
     }
     let parsed: Datetime = text.parse().ok()?;
@@ -52,18 +49,11 @@ fn unix_ns(text: &str) -> Option<u64> {
         Offset::Z => 0,
         Offset::Custom { minutes } => i64::from(minutes),
     };
-    let days = days_since_1970(
-        i64::from(date.year),
-        i64::from(date.month),
-        i64::from(date.day),
-    );
+    let days = days_since_1970(i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let minutes = (days * 24 + i64::from(time.hour)) * 60 + i64::from(time.minute) - offset_minutes;
     let seconds = minutes * 60 + i64::from(time.second.unwrap_or(0));
     let nanos = u64::from(time.nanosecond.unwrap_or(0));
-    u64::try_from(seconds)
-        .ok()?
-        .checked_mul(1_000_000_000)?
-        .checked_add(nanos)
+    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// Days from 1970-01-01 in the proleptic Gregorian calendar (Howard Hinnant, `days_from_civil`): years
@@ -114,16 +104,7 @@ mod tests {
         assert_eq!(from("start"), Ok(From::Start));
         assert_eq!(from("end"), Ok(From::End));
         assert_eq!(from("12_012"), Ok(From::Sequence(12_012)));
-        for bad in [
-            "",
-            "0",
-            "-1",
-            "begin",
-            "@",
-            "@soon",
-            "@2026-01-30",
-            "@2026-01-30T09:30:00",
-        ] {
+        for bad in ["", "0", "-1", "begin", "@", "@soon", "@2026-01-30", "@2026-01-30T09:30:00"] {
             assert!(from(bad).is_err(), "{bad}");
         }
     }
@@ -138,10 +119,7 @@ mod tests {
             ("@1970-01-01T00:00:00Z", 0),
             ("@2000-02-29T12:00:00Z", 951_825_600 * second),
             ("@2026-01-30T14:30:00Z", 1_769_783_400 * second),
-            (
-                "@2026-01-30T09:30:00.5-05:00",
-                1_769_783_400 * second + second / 2,
-            ),
+            ("@2026-01-30T09:30:00.5-05:00", 1_769_783_400 * second + second / 2),
         ] {
             assert_eq!(from(text), Ok(From::Time(ns)), "{text}");
         }
@@ -150,14 +128,8 @@ mod tests {
 
     #[test]
     fn servers() {
-        assert_eq!(
-            server("127.0.0.1:9310").unwrap().to_string(),
-            "127.0.0.1:9310"
-        );
-        assert_eq!(
-            server("localhost:9310").unwrap().to_string(),
-            "127.0.0.1:9310"
-        );
+        assert_eq!(server("127.0.0.1:9310").unwrap().to_string(), "127.0.0.1:9310");
+        assert_eq!(server("localhost:9310").unwrap().to_string(), "127.0.0.1:9310");
         for bad in ["127.0.0.1", "127.0.0.1:99999", ":", "[::1]:9310"] {
             assert!(server(bad).is_err(), "{bad}");
         }

@@ -27,7 +27,8 @@ struct Row<'a> {
 
 pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), CommandError> {
     let mut client = connect(globals, Publisher::No)?;
-    let stream = client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
+    let stream =
+        client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = catch_signals()?;

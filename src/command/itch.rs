@@ -60,11 +60,7 @@ pub struct ItchReader<R> {
 impl<R: Read> ItchReader<R> {
     /// A reader at the beginning of a file; `input` should be buffered.
     pub fn new(input: R) -> Self {
-        Self {
-            input,
-            offset: 0,
-            message: Vec::with_capacity(usize::from(u16::MAX)),
-        }
+        Self { input, offset: 0, message: Vec::with_capacity(usize::from(u16::MAX)) }
     }
 
     /// The next message without its length; `None` at the end of the file.
@@ -89,11 +85,7 @@ impl<R: Read> ItchReader<R> {
         self.message = message;
         let found = found?;
         if found < wanted {
-            return Err(ItchError::TruncatedMessage {
-                offset,
-                found,
-                wanted,
-            });
+            return Err(ItchError::TruncatedMessage { offset, found, wanted });
         }
         self.offset += 2 + u64::try_from(wanted).expect("a u16");
         Ok(Some(&self.message))
@@ -114,10 +106,7 @@ impl<R: Read> ItchReader<R> {
                 Ok(bytes) => found += bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(ItchError::Io {
-                        offset: self.offset,
-                        source,
-                    });
+                    return Err(ItchError::Io { offset: self.offset, source });
                 }
             }
         }
@@ -129,11 +118,7 @@ impl<R: Read> ItchReader<R> {
 #[must_use]
 pub fn timestamp_ns(message: &[u8]) -> Option<u64> {
     let bytes = message.get(TIMESTAMP)?;
-    Some(
-        bytes
-            .iter()
-            .fold(0, |time, byte| time << 8 | u64::from(*byte)),
-    )
+    Some(bytes.iter().fold(0, |time, byte| time << 8 | u64::from(*byte)))
 }
 
 /// The length that ITCH 5.0 gives messages of this type; `None` for an unknown type.

@@ -101,10 +101,9 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Consume(args) => consume::consume(globals, args),
         Command::Stream(command) => stream::stream(globals, command),
         // ENGINE: the commands that need the engine are put in here; until then they say so.
-        Command::Log(_)
-        | Command::Bench(_) => Err(CommandError::Failed(
-            "this command is not in this build".to_owned(),
-        )),
+        Command::Log(_) | Command::Bench(_) => {
+            Err(CommandError::Failed("this command is not in this build".to_owned()))
+        }
     }
 }
 

@@ -150,11 +150,7 @@ impl OrderFlow {
             }
             _ => {
                 let symbol = usize::try_from((index - 2) % symbols).expect("below 8");
-                if index - 2 < symbols {
-                    self.directory(symbol)
-                } else {
-                    self.action(symbol)
-                }
+                if index - 2 < symbols { self.directory(symbol) } else { self.action(symbol) }
             }
         }
     }
@@ -194,8 +190,7 @@ impl OrderFlow {
         self.message.push(kind);
         self.message.extend_from_slice(&locate.to_be_bytes());
         self.message.extend_from_slice(&[0; 2]);
-        self.message
-            .extend_from_slice(&self.now_ns.to_be_bytes()[2..]);
+        self.message.extend_from_slice(&self.now_ns.to_be_bytes()[2..]);
     }
 
     fn put_u32(&mut self, value: u32) {
@@ -230,21 +225,11 @@ impl OrderFlow {
 
     fn add(&mut self) {
         let symbol = self.random.index(SYMBOLS.len());
-        let side = if self.random.below(2) == 0 {
-            b'B'
-        } else {
-            b'S'
-        };
+        let side = if self.random.below(2) == 0 { b'B' } else { b'S' };
         let price = self.price(symbol, side);
         let shares = LOT * (1 + self.random.halving(9));
         self.reference += 1 + u64::from(self.random.below(4));
-        let order = Order {
-            reference: self.reference,
-            symbol,
-            side,
-            shares,
-            price,
-        };
+        let order = Order { reference: self.reference, symbol, side, shares, price };
         let firm = (self.random.below(16) == 0).then(|| FIRMS[self.random.index(FIRMS.len())]);
         self.header(if firm.is_some() { b'F' } else { b'A' }, Some(symbol));
         self.put_u64(order.reference);
@@ -252,8 +237,7 @@ impl OrderFlow {
         self.put_u32(shares);
         self.message.extend_from_slice(SYMBOLS[symbol]);
         self.put_u32(price);
-        self.message
-            .extend_from_slice(firm.map_or(&[][..], |firm| firm));
+        self.message.extend_from_slice(firm.map_or(&[][..], |firm| firm));
         self.live.push(order);
     }
 
@@ -266,11 +250,7 @@ impl OrderFlow {
             _ => {}
         }
         let away = TICK * (1 + self.random.halving(12));
-        if side == b'B' {
-            *middle - away
-        } else {
-            *middle + away
-        }
+        if side == b'B' { *middle - away } else { *middle + away }
     }
 
     fn delete(&mut self, at: usize) {
@@ -322,12 +302,7 @@ impl OrderFlow {
         let price = self.price(old.symbol, old.side);
         let shares = LOT * (1 + self.random.halving(9));
         self.reference += 1;
-        self.live[at] = Order {
-            reference: self.reference,
-            shares,
-            price,
-            ..old
-        };
+        self.live[at] = Order { reference: self.reference, shares, price, ..old };
         self.header(b'U', Some(old.symbol));
         self.put_u64(old.reference);
         self.put_u64(self.reference);
@@ -358,9 +333,7 @@ mod tests {
     use crate::command::itch::{message_bytes, timestamp_ns};
 
     fn number(bytes: &[u8]) -> u64 {
-        bytes
-            .iter()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte))
+        bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
     fn flow(count: u64, seed: u64) -> Vec<Vec<u8>> {
@@ -385,12 +358,7 @@ mod tests {
     fn lengths_times_and_types_are_those_of_itch() {
         let (mut kinds, mut last_ns) = (BTreeSet::new(), 0);
         for message in flow(20_000, 3) {
-            assert_eq!(
-                message_bytes(message[0]),
-                Some(message.len()),
-                "{}",
-                message[0]
-            );
+            assert_eq!(message_bytes(message[0]), Some(message.len()), "{}", message[0]);
             let now_ns = timestamp_ns(&message).unwrap();
             assert!(now_ns >= last_ns, "time goes forward");
             last_ns = now_ns;
@@ -412,9 +380,8 @@ mod tests {
                 }
                 b'D' => assert!(live.remove(&reference).is_some()),
                 b'E' | b'C' | b'X' => {
-                    let left = live[&reference]
-                        .checked_sub(shares(19))
-                        .expect("no more than it has");
+                    let left =
+                        live[&reference].checked_sub(shares(19)).expect("no more than it has");
                     if left == 0 {
                         live.remove(&reference)
                     } else {
@@ -438,9 +405,6 @@ mod tests {
             long.next_message().unwrap();
         }
         let used_ns = long.now_ns - OPEN_NS;
-        assert!(
-            used_ns < (CLOSE_NS - OPEN_NS) / 2_000,
-            "{used_ns} of the day is used"
-        );
+        assert!(used_ns < (CLOSE_NS - OPEN_NS) / 2_000, "{used_ns} of the day is used");
     }
 }

@@ -26,9 +26,7 @@ impl Out {
     #[must_use]
     pub fn stdout() -> Self {
         let writer = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
-        Self {
-            writer: Writer::Stdout(writer),
-        }
+        Self { writer: Writer::Stdout(writer) }
     }
 
     /// Results to a file, made or overwritten; `-` is stdout.
@@ -41,9 +39,7 @@ impl Out {
         }
         let file = File::create(path)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
-        Ok(Self {
-            writer: Writer::File(BufWriter::with_capacity(BUFFER_BYTES, file)),
-        })
+        Ok(Self { writer: Writer::File(BufWriter::with_capacity(BUFFER_BYTES, file)) })
     }
 
     /// Writes bytes as they are.
@@ -51,9 +47,7 @@ impl Out {
     /// # Errors
     /// `CommandError`, `OutputClosed` when nobody reads any more.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
-        self.writer()
-            .write_all(bytes)
-            .map_err(|error| CommandError::output(&error))
+        self.writer().write_all(bytes).map_err(|error| CommandError::output(&error))
     }
 
     /// Writes text and a line end.
@@ -79,9 +73,7 @@ impl Out {
     /// # Errors
     /// As [`Out::bytes`].
     pub fn flush(&mut self) -> Result<(), CommandError> {
-        self.writer()
-            .flush()
-            .map_err(|error| CommandError::output(&error))
+        self.writer().flush().map_err(|error| CommandError::output(&error))
     }
 
     /// The last call: hands on what is buffered.

@@ -57,7 +57,9 @@ impl Source {
             Ok((BufReader::with_capacity(1 << 20, input), name))
         };
         match (&args.source.itch, &args.source.lines) {
-            (Some(path), _) => open(path).map(|(input, name)| (Self::Itch(ItchReader::new(input)), name)),
+            (Some(path), _) => {
+                open(path).map(|(input, name)| (Self::Itch(ItchReader::new(input)), name))
+            }
             (None, Some(path)) => {
                 open(path).map(|(input, name)| (Self::Lines(input, Vec::new()), name))
             }
@@ -106,7 +108,8 @@ impl Tally {
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
     let (mut source, name) = Source::open(args)?;
     let mut client = connect(globals, Publisher::New)?;
-    let stream = client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
+    let stream =
+        client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = catch_signals()?;
@@ -124,7 +127,8 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     let (mut published, mut first_time_ns) = (0, None);
     let limit = args.count.unwrap_or(u64::MAX);
     while published < limit {
-        let message = source.next().map_err(|why| CommandError::Failed(format!("{name}: {why}")))?;
+        let message =
+            source.next().map_err(|why| CommandError::Failed(format!("{name}: {why}")))?;
         let Some(message) = message else { break };
         let due_ns = if args.pace {
             let time_ns = timestamp_ns(message).unwrap_or(0);

@@ -37,12 +37,15 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             );
         }
         Progress::Ready(address, disk, durability, core) => {
-            let core = core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
+            let core =
+                core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
             // Said even when quiet: scripts wait for it.
             tell(false, &format!("ready on {address}, {disk} ({durability}), {core}"));
         }
         Progress::Failing(why) => tell(false, &format!("error: {why}")),
-        Progress::Full => tell(false, "warning: the log is full; publishers wait, consumers are served"),
+        Progress::Full => {
+            tell(false, "warning: the log is full; publishers wait, consumers are served")
+        }
         Progress::Stopping => tell(quiet, "stopping"),
     })?;
     Ok(())

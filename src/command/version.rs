@@ -15,18 +15,11 @@ struct Version {
 
 /// Prints the version, the features and the shipped profiles.
 pub(super) fn version(globals: &Globals) -> Result<(), CommandError> {
-    let features = [
-        ("dpdk", cfg!(feature = "dpdk")),
-        ("spdk", cfg!(feature = "spdk")),
-    ];
+    let features = [("dpdk", cfg!(feature = "dpdk")), ("spdk", cfg!(feature = "spdk"))];
     let version = Version {
         schema_version: 1,
         version: env!("CARGO_PKG_VERSION"),
-        features: features
-            .iter()
-            .filter(|(_, built)| *built)
-            .map(|(name, _)| *name)
-            .collect(),
+        features: features.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect(),
         profiles: crate::profile::SHIPPED.map(|(name, _)| name).to_vec(),
     };
     let mut out = Out::stdout();
@@ -34,11 +27,8 @@ pub(super) fn version(globals: &Globals) -> Result<(), CommandError> {
         Output::Json => out.json(&version)?,
         Output::Text | Output::Raw => {
             let none = "none".to_owned();
-            let features = if version.features.is_empty() {
-                none
-            } else {
-                version.features.join(", ")
-            };
+            let features =
+                if version.features.is_empty() { none } else { version.features.join(", ") };
             out.line(&format!("buslane {}", version.version))?;
             out.line(&format!("features: {features}"))?;
             out.line(&format!("profiles: {}", version.profiles.join(", ")))?;

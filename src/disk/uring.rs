@@ -76,15 +76,17 @@ impl UringDisk {
         let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let ring = new_ring().map_err(|error| uring_error(path, &error))?;
         let memory = Memory::allocate(config.memory_bytes).map_err(|error| {
-            failed(path, format!("{} bytes of memory: {error}", config.memory_bytes), "lower disk.ring in the profile")
+            failed(
+                path,
+                format!("{} bytes of memory: {error}", config.memory_bytes),
+                "lower disk.ring in the profile",
+            )
         })?;
         ring.submitter()
             .register_files(&[file.as_raw_fd()])
             .map_err(|error| uring_error(path, &error))?;
-        let buffer = libc::iovec {
-            iov_base: memory.address(0).as_ptr().cast(),
-            iov_len: memory.len(),
-        };
+        let buffer =
+            libc::iovec { iov_base: memory.address(0).as_ptr().cast(), iov_len: memory.len() };
         // A user's limit on locked memory may be too low for this; plain reads and writes do as well.
         // SAFETY: the buffer is the whole mapping of `memory`, which outlives the ring (field order).
         let registered = unsafe { ring.submitter().register_buffers(&[buffer]) }.is_ok();
@@ -235,7 +237,8 @@ impl Disk for UringDisk {
 impl Drop for UringDisk {
     fn drop(&mut self) {
         // The kernel must be done with the memory before it is unmapped.
-        let nothing = Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
+        let nothing =
+            Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
         let mut done = [Completion { io: nothing, result: Ok(()) }; 8];
         while self.in_flight() > 0 {
             self.poll(&mut done);
@@ -265,7 +268,8 @@ fn failed(path: &Path, why: String, mend: &str) -> DiskError {
 }
 
 fn uring_error(path: &Path, error: &io::Error) -> DiskError {
-    let mend = "allow io_uring (sysctl kernel.io_uring_disabled=0, or the container's seccomp profile)";
+    let mend =
+        "allow io_uring (sysctl kernel.io_uring_disabled=0, or the container's seccomp profile)";
     failed(path, format!("io_uring: {error}"), mend)
 }
 
@@ -290,7 +294,11 @@ fn open_file(config: &UringConfig) -> Result<File, DiskError> {
     let meta = std::fs::metadata(path).map_err(|error| open_error(path, &error))?;
     let is_device = meta.file_type().is_block_device();
     if !is_device && !meta.is_file() {
-        return Err(failed(path, "is neither a file nor a block device".into(), "name one of these"));
+        return Err(failed(
+            path,
+            "is neither a file nor a block device".into(),
+            "name one of these",
+        ));
     }
     let mut flags = libc::O_DSYNC;
     if config.direct {
@@ -369,7 +377,13 @@ fn fill(
     let mut at = 0;
     while at < bytes {
         let step = usize::try_from((bytes - at).min(TRANSFER_BYTES as u64)).expect("at most 1 MiB");
-        let io = Io { operation: Operation::Write, tag: 0, disk_offset: at, memory_offset: 0, bytes: step };
+        let io = Io {
+            operation: Operation::Write,
+            tag: 0,
+            disk_offset: at,
+            memory_offset: 0,
+            bytes: step,
+        };
         run(&mut disk, io).map_err(|fault| failed(path, fault.to_string(), "make room"))?;
         at += step as u64;
         progress(at, bytes);
@@ -398,7 +412,13 @@ mod tests {
     #[test]
     fn what_was_written_is_there_after_reopening() {
         let (_dir, path) = file(1 << 20);
-        let io = |operation| Io { operation, tag: 7, disk_offset: 8192, memory_offset: 4096, bytes: 4096 };
+        let io = |operation| Io {
+            operation,
+            tag: 7,
+            disk_offset: 8192,
+            memory_offset: 4096,
+            bytes: 4096,
+        };
         let mut disk = open(&path, false).unwrap();
         disk.memory_mut().bytes_mut(4096..8192).fill(0xab);
         run(&mut disk, io(Operation::Write)).unwrap();
@@ -420,11 +440,15 @@ mod tests {
     #[test]
     fn what_cannot_be_opened_is_named() {
         let missing = open(Path::new("/nonexistent/disk"), false).unwrap_err().to_string();
-        assert!(missing.contains("/nonexistent/disk") && missing.contains("log format"), "{missing}");
+        assert!(
+            missing.contains("/nonexistent/disk") && missing.contains("log format"),
+            "{missing}"
+        );
         let directory = open(Path::new("/"), false).unwrap_err().to_string();
         assert!(directory.contains("neither a file nor a block device"), "{directory}");
         let (_dir, path) = file(1 << 20);
-        let again = UringDisk::create(&path, 1 << 20, true, &mut |_, _| {}).unwrap_err().to_string();
+        let again =
+            UringDisk::create(&path, 1 << 20, true, &mut |_, _| {}).unwrap_err().to_string();
         assert!(again.contains("there already"), "{again}");
         let huge = UringDisk::create(&path.with_extension("2"), 1 << 60, true, &mut |_, _| {});
         assert!(huge.unwrap_err().to_string().contains("free"), "room is checked first");

@@ -62,7 +62,9 @@ pub enum LaunchError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// the thread could not be pinned
-    #[error("core {0}: the operating system does not let this thread run there; choose another shard.core")]
+    #[error(
+        "core {0}: the operating system does not let this thread run there; choose another shard.core"
+    )]
     Pin(usize),
     /// signals could not be caught
     #[error("catching signals: {0}")]
@@ -172,11 +174,8 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let clock = HostClock::new();
     let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
     let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), watch)?;
-    let options = OpenOptions {
-        queue_depth: profile.disk.queue_depth,
-        ring_bytes,
-        unix_ns: clock.unix_ns(),
-    };
+    let options =
+        OpenOptions { queue_depth: profile.disk.queue_depth, ring_bytes, unix_ns: clock.unix_ns() };
     let begin_ns = clock.now_ns();
     let mut runs = BTreeMap::new();
     let (log, recovery) =

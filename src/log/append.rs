@@ -3,7 +3,9 @@
 use zerocopy::IntoBytes;
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
-use super::segment::{Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing};
+use super::segment::{
+    Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
+};
 use super::tables::CHECKPOINT_PARTS_MAX;
 use super::{
     AppendError, Appended, ControlError, Flight, GRANULES, Log, Message, OpenBatch,

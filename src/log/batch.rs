@@ -233,8 +233,7 @@ impl<'a> BatchView<'a> {
         key: &SegmentKey,
         log_off: u64,
     ) -> Result<(Self, &'a [u8]), BatchDamage> {
-        let (header, _) =
-            BatchHeader::ref_from_prefix(bytes).map_err(|_| BatchDamage::CutShort)?;
+        let (header, _) = BatchHeader::ref_from_prefix(bytes).map_err(|_| BatchDamage::CutShort)?;
         if !is_header(header, key, log_off) {
             return Err(BatchDamage::Header);
         }

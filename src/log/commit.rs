@@ -137,13 +137,8 @@ impl Log {
 
     /// Waits until nothing is in flight; for start and stop.
     pub(super) fn drain<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
-        let nothing = Io {
-            operation: Operation::Read,
-            tag: 0,
-            disk_offset: 0,
-            memory_offset: 0,
-            bytes: 0,
-        };
+        let nothing =
+            Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
         let mut done = [Completion { io: nothing, result: Ok(()) }; QUEUE_DEPTH_MAX];
         while !self.flights.is_empty() {
             self.submit(disk, 0, 0);

@@ -438,7 +438,8 @@ fn look_at<D: Disk>(
             && (stopped || header.epoch.get() < superblock.last_epoch.get()),
     };
     if let Decision::Halt(because) = decide(facts) {
-        let last = later_base.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
+        let last =
+            later_base.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
         let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {
@@ -559,15 +560,16 @@ impl Reader {
         let mut found: Vec<(StreamId, u64)> = Vec::new();
         let range = (off, u64::MAX);
         // What cannot be read tells nothing.
-        let _ = scan::for_each_block(disk, superblock, header, range, &mut |bytes, key, log_off| {
-            let Ok(batch) = BatchView::check(bytes, key, log_off) else { return };
-            for record in batch.records() {
-                let stream = StreamId(record.header.stream.get());
-                if stream.0 != 0 && found.iter().all(|(known, _)| *known != stream) {
-                    found.push((stream, record.header.sequence.get()));
+        let _ =
+            scan::for_each_block(disk, superblock, header, range, &mut |bytes, key, log_off| {
+                let Ok(batch) = BatchView::check(bytes, key, log_off) else { return };
+                for record in batch.records() {
+                    let stream = StreamId(record.header.stream.get());
+                    if stream.0 != 0 && found.iter().all(|(known, _)| *known != stream) {
+                        found.push((stream, record.header.sequence.get()));
+                    }
                 }
-            }
-        });
+            });
         let say = |stream: &super::StreamFacts| {
             let next = found.iter().find(|(id, _)| *id == stream.id).map(|(_, next)| *next);
             match next {
@@ -611,7 +613,10 @@ fn close_found<D: Disk>(
     run(disk, Io { operation: Operation::Write, tag: 0, disk_offset, memory_offset: 0, bytes })?;
     disk.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(header.as_bytes());
     let bytes = BLOCK_BYTES;
-    run(disk, Io { operation: Operation::Write, tag: 0, disk_offset: segment, memory_offset: 0, bytes })
+    run(
+        disk,
+        Io { operation: Operation::Write, tag: 0, disk_offset: segment, memory_offset: 0, bytes },
+    )
 }
 
 #[cfg(test)]

@@ -23,8 +23,9 @@ pub const INDEX_BLOCKS: usize = 8;
 pub const INDEX_BYTES: usize = INDEX_BLOCKS * BLOCK_BYTES;
 
 /// The header, one block, little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct SegmentHeader {
     magic: [u8; 8],
@@ -160,10 +161,7 @@ impl Geometry {
     /// Of a formatted disk.
     #[must_use]
     pub fn of(superblock: &Superblock) -> Self {
-        Self {
-            segment_bytes: superblock.segment_bytes(),
-            segments: superblock.segment_count.get(),
-        }
+        Self { segment_bytes: superblock.segment_bytes(), segments: superblock.segment_count.get() }
     }
 
     /// Disk offset of a segment.
@@ -193,8 +191,19 @@ impl Geometry {
 }
 
 /// One entry of the sparse index: from this block on, look for the stream's messages from this sequence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct IndexEntry {
     /// Stream.

@@ -29,8 +29,19 @@ pub fn copy_offsets(disk_bytes: u64) -> [u64; COPIES] {
 }
 
 /// What is remembered of one shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct ShardHint {
     /// Shard number.
@@ -261,9 +272,8 @@ pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; CO
 #[must_use]
 pub fn quorum(copies: &[Result<Superblock, CopyDamage>; COPIES]) -> Option<Superblock> {
     let valid = || copies.iter().flatten();
-    let agreeing = |block: &&Superblock| {
-        valid().filter(|other| other.checksum == block.checksum).count() >= 2
-    };
+    let agreeing =
+        |block: &&Superblock| valid().filter(|other| other.checksum == block.checksum).count() >= 2;
     valid().filter(agreeing).max_by_key(|block| block.sequence.get()).copied()
 }
 
@@ -272,8 +282,7 @@ mod tests {
     use super::*;
 
     fn sealed(sequence: u64, copy: u8) -> Superblock {
-        let identity =
-            Identity { cluster: [1; 16], leg: [2; 16], salt: [3; 16], nguid: [0; 16] };
+        let identity = Identity { cluster: [1; 16], leg: [2; 16], salt: [3; 16], nguid: [0; 16] };
         let mut block = Superblock::new(&identity, 24, 9, 5);
         block.sequence = sequence.into();
         block.checksum = block.checksum_now();

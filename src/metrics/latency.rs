@@ -90,7 +90,11 @@ impl LatencyHistogram {
     #[allow(clippy::cast_precision_loss, reason = "microseconds for people")]
     pub fn write_hgrm(&self, out: &mut dyn Write) -> io::Result<()> {
         let us = |ns: u64| ns as f64 / 1e3;
-        writeln!(out, "{:>12} {:>14} {:>10} {:>14}", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
+        writeln!(
+            out,
+            "{:>12} {:>14} {:>10} {:>14}",
+            "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+        )?;
         writeln!(out)?;
         let mut total = 0;
         for value in self.histogram.iter_quantiles(5) {
@@ -190,13 +194,19 @@ mod tests {
         let mut text = Vec::new();
         thousand().write_hgrm(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert!(text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"), "{text}");
+        assert!(
+            text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"),
+            "{text}"
+        );
         assert!(text.contains("Total count    =         1000]"), "{text}");
         let mut log = Vec::new();
         let second = Duration::from_secs(1);
         write_hlog(&mut log, UNIX_EPOCH + second, second, &[("response", &thousand())]).unwrap();
         let log = String::from_utf8(log).unwrap();
-        assert!(log.contains("#[Histogram log format version 1.3]") || log.contains("Tag=response,"), "{log}");
+        assert!(
+            log.contains("#[Histogram log format version 1.3]") || log.contains("Tag=response,"),
+            "{log}"
+        );
         assert!(log.contains("Tag=response,") && log.contains("HISTF"), "{log}");
     }
 }

@@ -192,11 +192,7 @@ impl DpdkPort {
             .unwrap_or(0)
             .max(config.frame_bytes())
             .max(BUFFER_BYTES_MIN);
-        let mbufs = if config.mbufs == 0 {
-            config.mbufs_needed()
-        } else {
-            config.mbufs
-        };
+        let mbufs = if config.mbufs == 0 { config.mbufs_needed() } else { config.mbufs };
         let request = native::buslane_port_request {
             frame_bytes: to_u32(config.frame_bytes()),
             buffer_bytes: to_u32(buffer_bytes),
@@ -215,30 +211,19 @@ impl DpdkPort {
     fn with(device: Device, facts: &native::buslane_port_facts, config: &DpdkConfig) -> Self {
         let driver = text(&facts.driver);
         let [a, b, c, d] = config.address.ip().octets();
-        let own_mac = if driver == "net_memif" {
-            [2, 0, a, b, c, d]
-        } else {
-            facts.mac
-        };
+        let own_mac = if driver == "net_memif" { [2, 0, a, b, c, d] } else { facts.mac };
         let mut addr = config.address;
         if addr.port() == 0 {
             addr.set_port(dynamic_port(std::process::id()));
         }
         Self {
             device,
-            local: Local {
-                mac: config.mac.unwrap_or(own_mac),
-                addr,
-            },
+            local: Local { mac: config.mac.unwrap_or(own_mac), addr },
             prefix_len: config.prefix_len,
             gateway: config.gateway,
             datagram_bytes: config.datagram_bytes,
             // The kernel leaves the sum of what it sends into a veth to a device that is not there.
-            check: if driver == "net_af_packet" {
-                Check::AllOrPartial
-            } else {
-                Check::All
-            },
+            check: if driver == "net_af_packet" { Check::AllOrPartial } else { Check::All },
             checksum: match (config.udp_checksum, facts.makes_udp_checksums != 0) {
                 (false, _) => UdpChecksum::Absent,
                 (true, true) => UdpChecksum::Device,
@@ -248,12 +233,7 @@ impl DpdkPort {
             neighbours: Neighbours::default(),
             link_ups: 0,
             received: Frames::new(),
-            good: [Good {
-                peer: Peer::ip_only(addr),
-                frame: 0,
-                start: 0,
-                end: 0,
-            }; RECEIVE_BURST],
+            good: [Good { peer: Peer::ip_only(addr), frame: 0, start: 0, end: 0 }; RECEIVE_BURST],
             good_count: 0,
             spare: Frames::new(),
             queued: Frames::new(),
@@ -285,12 +265,7 @@ impl DpdkPort {
         match parsed {
             Parsed::Udp { peer, payload } if payload.len() <= self.datagram_bytes => {
                 let Range { start, end } = payload;
-                self.good[self.good_count] = Good {
-                    peer,
-                    frame: index,
-                    start,
-                    end,
-                };
+                self.good[self.good_count] = Good { peer, frame: index, start, end };
                 self.good_count += 1;
             }
             Parsed::Udp { .. } | Parsed::Drop(_) => self.counters.receive_dropped += 1,
@@ -342,9 +317,7 @@ impl DpdkPort {
     }
 
     fn next_hop(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-        let mask = u32::MAX
-            .checked_shl(32 - u32::from(self.prefix_len))
-            .unwrap_or(0);
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
         let near = (u32::from(ip) ^ u32::from(*self.local.addr.ip())) & mask == 0;
         if near { Some(ip) } else { self.gateway }
     }
@@ -368,17 +341,8 @@ impl Port for DpdkPort {
     }
 
     fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        assert!(
-            index < self.good_count,
-            "datagram {index} of {}",
-            self.good_count
-        );
-        let Good {
-            peer,
-            frame,
-            start,
-            end,
-        } = self.good[index];
+        assert!(index < self.good_count, "datagram {index} of {}", self.good_count);
+        let Good { peer, frame, start, end } = self.good[index];
         (peer, &self.received.bytes(frame)[start..end])
     }
 
@@ -393,11 +357,7 @@ impl Port for DpdkPort {
 
     fn commit(&mut self, len: usize) {
         let peer = self.reserved.take().expect("nothing is reserved");
-        assert!(
-            len <= self.datagram_bytes,
-            "{len} of {} bytes",
-            self.datagram_bytes
-        );
+        assert!(len <= self.datagram_bytes, "{len} of {} bytes", self.datagram_bytes);
         let bytes = &mut self.spare.last_bytes_mut()[..HEADER_BYTES + len];
         inet::emit_udp(bytes, &self.local, peer, self.checksum);
         let mut frame = self.spare.pop().expect("reserve found one");
@@ -464,16 +424,8 @@ struct Frames<const N: usize> {
 
 impl<const N: usize> Frames<N> {
     fn new() -> Self {
-        let none = Frame {
-            data: ptr::null_mut(),
-            handle: ptr::null_mut(),
-            length: 0,
-            flags: 0,
-        };
-        Self {
-            frames: [none; N],
-            count: 0,
-        }
+        let none = Frame { data: ptr::null_mut(), handle: ptr::null_mut(), length: 0, flags: 0 };
+        Self { frames: [none; N], count: 0 }
     }
 
     fn as_slice(&self) -> &[Frame] {
@@ -543,10 +495,7 @@ impl Device {
         // SAFETY: EAL is started (`find` needs it too); all three pointers lead to live values.
         let result = unsafe { native::buslane_dpdk_open(request, &raw mut facts, &raw mut handle) };
         if result == 0 {
-            return Ok((
-                Self(NonNull::new(handle).expect("the shim sets it on success")),
-                facts,
-            ));
+            return Ok((Self(NonNull::new(handle).expect("the shim sets it on success")), facts));
         }
         let (why, mend) = match -result {
             libc::ENODEV => return Err(no_such_device(name)),
@@ -561,10 +510,9 @@ impl Device {
                 ),
                 "give EAL more (`-m MEGABYTES` with --no-huge, else more huge pages) or lower descriptors",
             ),
-            libc::EBUSY => (
-                "the process has a memif port already".to_owned(),
-                "use one memif a process",
-            ),
+            libc::EBUSY => {
+                ("the process has a memif port already".to_owned(), "use one memif a process")
+            }
             code => (
                 io::Error::from_raw_os_error(code).to_string(),
                 "see what DPDK wrote to standard error",
@@ -649,10 +597,7 @@ fn start(config: &DpdkConfig, arguments: &[CString]) -> Result<(), PortError> {
     let error = io::Error::from_raw_os_error(-result);
     Err(device_error(
         "DPDK",
-        &format!(
-            "its environment did not start with `{}`: {error}",
-            config.eal.join(" ")
-        ),
+        &format!("its environment did not start with `{}`: {error}", config.eal.join(" ")),
         "see the EAL lines on standard error; without huge pages pass `--no-huge -m MEGABYTES`, a second \
          process needs another `--file-prefix`, a missing driver its package, and this process a restart",
     ))
@@ -715,11 +660,7 @@ fn dynamic_port(process: u32) -> u16 {
 }
 
 fn device_error(what: &str, why: &str, mend: &str) -> PortError {
-    PortError::Device {
-        what: what.to_owned(),
-        why: why.to_owned(),
-        mend: mend.to_owned(),
-    }
+    PortError::Device { what: what.to_owned(), why: why.to_owned(), mend: mend.to_owned() }
 }
 
 fn to_u16(count: usize) -> u16 {
@@ -749,10 +690,7 @@ mod tests {
         let changes: [(Change, &str); 6] = [
             (|config| config.datagram_bytes = 9000, "datagram_bytes"),
             (|config| config.prefix_len = 33, "prefix_len"),
-            (
-                |config| config.address.set_ip(Ipv4Addr::UNSPECIFIED),
-                "0.0.0.0",
-            ),
+            (|config| config.address.set_ip(Ipv4Addr::UNSPECIFIED), "0.0.0.0"),
             (|config| config.mac = Some([1, 0, 0, 0, 0, 0]), "mac"),
             (|config| config.mbufs = 100, "mbufs"),
             (|config| config.eal.push("--help".to_owned()), "--help"),

@@ -94,11 +94,7 @@ fn clear_stale_socket(path: &Path) -> Result<(), PortError> {
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)
             .map_err(|error| {
-                wrong(
-                    &what,
-                    &format!("a stale socket cannot be removed: {error}"),
-                    "remove it",
-                )
+                wrong(&what, &format!("a stale socket cannot be removed: {error}"), "remove it")
             }),
         Ok(_) | Err(_) => Err(wrong(
             &what,
@@ -114,11 +110,7 @@ fn refuse_fatal(argument: &str) -> Result<(), PortError> {
     let short = argument == "-h" || argument == "-v" || argument == "-hv" || argument == "-vh";
     if short || long("--help", 4) || long("--version", 5) {
         let mend = "remove it from `eal`";
-        return Err(wrong(
-            argument,
-            "this EAL argument would end the process",
-            mend,
-        ));
+        return Err(wrong(argument, "this EAL argument would end the process", mend));
     }
     Ok(())
 }
@@ -129,10 +121,7 @@ fn with_buffer_size(argument: &str, frame_bytes: usize) -> Result<String, PortEr
     }
     let Some(given) = value(argument, "bsize") else {
         // Rings of whole cache lines, and at least what the driver's own default is.
-        return Ok(format!(
-            "{argument},bsize={}",
-            frame_bytes.next_multiple_of(256).max(2048)
-        ));
+        return Ok(format!("{argument},bsize={}", frame_bytes.next_multiple_of(256).max(2048)));
     };
     match given.parse::<usize>() {
         Ok(bytes) if (frame_bytes..=MEMIF_BUFFER_BYTES_MAX).contains(&bytes) => {
@@ -149,15 +138,11 @@ fn with_buffer_size(argument: &str, frame_bytes: usize) -> Result<String, PortEr
 }
 
 fn is_memif(argument: &str) -> bool {
-    argument
-        .trim_start_matches("--vdev=")
-        .starts_with("net_memif")
+    argument.trim_start_matches("--vdev=").starts_with("net_memif")
 }
 
 fn value<'a>(argument: &'a str, key: &str) -> Option<&'a str> {
-    argument
-        .split(',')
-        .find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
+    argument.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
 }
 
 fn says_cores(argument: &str) -> bool {
@@ -170,19 +155,11 @@ fn says_cores(argument: &str) -> bool {
 fn cores() -> String {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let list: Vec<String> = cores.iter().map(|core| core.id.to_string()).collect();
-    if list.is_empty() {
-        "0".to_owned()
-    } else {
-        list.join(",")
-    }
+    if list.is_empty() { "0".to_owned() } else { list.join(",") }
 }
 
 fn wrong(what: &str, why: &str, mend: &str) -> PortError {
-    PortError::Device {
-        what: what.to_owned(),
-        why: why.to_owned(),
-        mend: mend.to_owned(),
-    }
+    PortError::Device { what: what.to_owned(), why: why.to_owned(), mend: mend.to_owned() }
 }
 
 #[cfg(test)]
@@ -196,15 +173,9 @@ mod tests {
 
     #[test]
     fn defaults_are_added_only_where_nothing_was_said() {
-        let completed = complete(
-            &strings(&["--no-huge", "--vdev=net_memif0,role=server"]),
-            1514,
-        );
-        let completed: Vec<String> = completed
-            .unwrap()
-            .into_iter()
-            .map(|c| c.into_string().unwrap())
-            .collect();
+        let completed = complete(&strings(&["--no-huge", "--vdev=net_memif0,role=server"]), 1514);
+        let completed: Vec<String> =
+            completed.unwrap().into_iter().map(|c| c.into_string().unwrap()).collect();
         assert_eq!(completed[2], "--vdev=net_memif0,role=server,bsize=2048");
         assert!(completed[3].starts_with("--lcores=0@("), "{completed:?}");
         assert_eq!(completed[4], "--no-telemetry");
@@ -216,14 +187,7 @@ mod tests {
 
     #[test]
     fn arguments_that_end_the_process_or_do_not_fit_are_refused() {
-        for bad in [
-            "-h",
-            "--help",
-            "--hel",
-            "--version",
-            "--vdev=net_memif0,bsize=100",
-            "a\0b",
-        ] {
+        for bad in ["-h", "--help", "--hel", "--version", "--vdev=net_memif0,bsize=100", "a\0b"] {
             assert!(complete(&strings(&[bad]), 1514).is_err(), "{bad}");
         }
         for good in ["--huge-dir=/x", "--vdev=net_null0", "-v1"] {

@@ -227,10 +227,7 @@ fn parse_udp(
         return Err(Reason::Sender);
     }
     // 0 means that the sender made none; a partial sum of 0 cannot be told from it and need not be.
-    let (from, to) = (
-        IpAddress::Ipv4(*peer.addr.ip()),
-        IpAddress::Ipv4(*local.addr.ip()),
-    );
+    let (from, to) = (IpAddress::Ipv4(*peer.addr.ip()), IpAddress::Ipv4(*local.addr.ip()));
     let whole = || {
         let pseudo = pseudo_sum(*peer.addr.ip(), *local.addr.ip(), udp.len());
         let bytes = &frame[message.start..message.start + usize::from(udp.len())];
@@ -273,19 +270,12 @@ fn parse_arp(packet: &[u8], local: &Local) -> Result<Parsed, Reason> {
         ArpOperation::Reply => false,
         ArpOperation::Unknown(_) => return Err(Reason::Protocol),
     };
-    Ok(Parsed::Arp {
-        request,
-        mac: source_hardware_addr.0,
-        ip: source_protocol_addr,
-    })
+    Ok(Parsed::Arp { request, mac: source_hardware_addr.0, ip: source_protocol_addr })
 }
 
 impl Peer {
     fn of(mac: [u8; 6], ip: Ipv4Addr) -> Self {
-        Self {
-            addr: SocketAddrV4::new(ip, 0),
-            mac,
-        }
+        Self { addr: SocketAddrV4::new(ip, 0), mac }
     }
 }
 
@@ -338,11 +328,9 @@ fn sum(bytes: &[u8]) -> u64 {
     last[..rest.len()].copy_from_slice(rest);
     // 32-bit words: their sum cannot overflow 64 bits below 2^32 words, and a frame has 2^14 at most.
     // Summed in little-endian order and swapped at the end, as RFC 1071 section 2(B) allows.
-    let total = chunks
-        .iter()
-        .fold(u64::from(u32::from_le_bytes(last)), |total, chunk| {
-            total.wrapping_add(u64::from(u32::from_le_bytes(*chunk)))
-        });
+    let total = chunks.iter().fold(u64::from(u32::from_le_bytes(last)), |total, chunk| {
+        total.wrapping_add(u64::from(u32::from_le_bytes(*chunk)))
+    });
     u64::from(fold(total).swap_bytes())
 }
 
@@ -377,19 +365,13 @@ pub fn emit_arp(frame: &mut [u8], local: &Local, mac: Option<[u8; 6]>, ip: Ipv4A
     let to = mac.map_or(EthernetAddress::BROADCAST, EthernetAddress);
     emit_ethernet(frame, local.mac, to, EthernetProtocol::Arp);
     let repr = ArpRepr::EthernetIpv4 {
-        operation: if mac.is_some() {
-            ArpOperation::Reply
-        } else {
-            ArpOperation::Request
-        },
+        operation: if mac.is_some() { ArpOperation::Reply } else { ArpOperation::Request },
         source_hardware_addr: EthernetAddress(local.mac),
         source_protocol_addr: *local.addr.ip(),
         target_hardware_addr: mac.map_or(EthernetAddress([0; 6]), EthernetAddress),
         target_protocol_addr: ip,
     };
-    repr.emit(&mut ArpPacket::new_unchecked(
-        &mut frame[ETHERNET_BYTES..ARP_FRAME_BYTES],
-    ));
+    repr.emit(&mut ArpPacket::new_unchecked(&mut frame[ETHERNET_BYTES..ARP_FRAME_BYTES]));
 }
 
 #[inline]
@@ -402,12 +384,7 @@ fn emit_ethernet(frame: &mut [u8], from: [u8; 6], to: EthernetAddress, kind: Eth
 
 #[inline]
 fn emit_ipv4(frame: &mut [u8], local: &Local, mac: [u8; 6], to: Ipv4Addr, protocol: IpProtocol) {
-    emit_ethernet(
-        frame,
-        local.mac,
-        EthernetAddress(mac),
-        EthernetProtocol::Ipv4,
-    );
+    emit_ethernet(frame, local.mac, EthernetAddress(mac), EthernetProtocol::Ipv4);
     let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_BYTES..]);
     let len = u16::try_from(packet.as_ref().len()).expect("a frame of ours is below 64 KiB");
     packet.set_version(4);
@@ -445,10 +422,7 @@ mod tests {
     };
 
     fn peer(of: &Local) -> Peer {
-        Peer {
-            addr: of.addr,
-            mac: of.mac,
-        }
+        Peer { addr: of.addr, mac: of.mac }
     }
 
     fn datagram(payload: &[u8], checksum: UdpChecksum) -> Vec<u8> {
@@ -495,10 +469,7 @@ mod tests {
             let payload = HEADER_BYTES..frame.len();
             assert_eq!(
                 parse(&frame, &US, Check::All),
-                Parsed::Udp {
-                    peer: peer(&THEM),
-                    payload: payload.clone()
-                }
+                Parsed::Udp { peer: peer(&THEM), payload: payload.clone() }
             );
             assert_eq!(&frame[payload], b"payload");
         }
@@ -509,10 +480,7 @@ mod tests {
         let frame = datagram(b"payload", UdpChecksum::Device);
         assert_eq!(reason(&frame), Some(Reason::Checksum));
         for check in [Check::AllOrPartial, Check::Nothing] {
-            assert!(
-                matches!(parse(&frame, &US, check), Parsed::Udp { .. }),
-                "{check:?}"
-            );
+            assert!(matches!(parse(&frame, &US, check), Parsed::Udp { .. }), "{check:?}");
         }
     }
 
@@ -535,21 +503,11 @@ mod tests {
     fn a_question_for_our_address_is_understood_and_so_is_an_answer() {
         let them = (THEM.mac, *THEM.addr.ip());
         for (to, request) in [(None, true), (Some(US.mac), false)] {
-            let expected = Parsed::Arp {
-                request,
-                mac: them.0,
-                ip: them.1,
-            };
+            let expected = Parsed::Arp { request, mac: them.0, ip: them.1 };
             assert_eq!(parse(&arp(to), &US, Check::All), expected);
         }
-        let other = Local {
-            addr: THEM.addr,
-            ..US
-        };
-        assert_eq!(
-            parse(&arp(None), &other, Check::All),
-            Parsed::Drop(Reason::NotForUs)
-        );
+        let other = Local { addr: THEM.addr, ..US };
+        assert_eq!(parse(&arp(None), &other, Check::All), Parsed::Drop(Reason::NotForUs));
     }
 
     #[test]
@@ -564,19 +522,10 @@ mod tests {
         let ethernet = EthernetFrame::new_checked(&reply[..]).unwrap();
         assert_eq!(ethernet.dst_addr().0, THEM.mac);
         let packet = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
-        assert_eq!(
-            (packet.dst_addr(), packet.verify_checksum()),
-            (*THEM.addr.ip(), true)
-        );
+        assert_eq!((packet.dst_addr(), packet.verify_checksum()), (*THEM.addr.ip(), true));
         let icmp = Icmpv4Packet::new_checked(packet.payload()).unwrap();
-        assert_eq!(
-            (icmp.msg_type(), icmp.verify_checksum()),
-            (Icmpv4Message::EchoReply, true)
-        );
-        assert_eq!(
-            (icmp.echo_ident(), icmp.echo_seq_no(), icmp.data()),
-            (7, 8, &b"ping data"[..])
-        );
+        assert_eq!((icmp.msg_type(), icmp.verify_checksum()), (Icmpv4Message::EchoReply, true));
+        assert_eq!((icmp.echo_ident(), icmp.echo_seq_no(), icmp.data()), (7, 8, &b"ping data"[..]));
     }
 
     /// Applies `change` to the IPv4 header and makes its checksum good again.
@@ -593,30 +542,12 @@ mod tests {
     #[test]
     fn every_drop_has_its_reason() {
         assert_eq!(reason(&[]), Some(Reason::Short));
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_more_frags(true))),
-            Some(Reason::Fragment)
-        );
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_frag_offset(8))),
-            Some(Reason::Fragment)
-        );
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_total_len(500))),
-            Some(Reason::Short)
-        );
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_total_len(24))),
-            Some(Reason::Short)
-        );
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_header_len(4))),
-            Some(Reason::Short)
-        );
-        assert_eq!(
-            reason(&with_header(|ip| ip.set_version(5))),
-            Some(Reason::Protocol)
-        );
+        assert_eq!(reason(&with_header(|ip| ip.set_more_frags(true))), Some(Reason::Fragment));
+        assert_eq!(reason(&with_header(|ip| ip.set_frag_offset(8))), Some(Reason::Fragment));
+        assert_eq!(reason(&with_header(|ip| ip.set_total_len(500))), Some(Reason::Short));
+        assert_eq!(reason(&with_header(|ip| ip.set_total_len(24))), Some(Reason::Short));
+        assert_eq!(reason(&with_header(|ip| ip.set_header_len(4))), Some(Reason::Short));
+        assert_eq!(reason(&with_header(|ip| ip.set_version(5))), Some(Reason::Protocol));
         assert_eq!(
             reason(&with_header(|ip| ip.set_next_header(IpProtocol::Tcp))),
             Some(Reason::Protocol)
@@ -626,9 +557,7 @@ mod tests {
             Some(Reason::Sender)
         );
         assert_eq!(
-            reason(&with_header(
-                |ip| ip.set_dst_addr(Ipv4Addr::new(10, 0, 0, 9))
-            )),
+            reason(&with_header(|ip| ip.set_dst_addr(Ipv4Addr::new(10, 0, 0, 9)))),
             Some(Reason::NotForUs)
         );
         let mut other_mac = datagram(b"payload", UdpChecksum::Absent);
@@ -640,10 +569,7 @@ mod tests {
         let mut frame = vec![0; HEADER_BYTES];
         emit_udp(
             &mut frame,
-            &Local {
-                addr: SocketAddrV4::new(*THEM.addr.ip(), 0),
-                ..THEM
-            },
+            &Local { addr: SocketAddrV4::new(*THEM.addr.ip(), 0), ..THEM },
             peer(&US),
             UdpChecksum::Absent,
         );

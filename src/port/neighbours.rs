@@ -44,17 +44,8 @@ pub enum Found {
 impl Neighbours {
     /// The address of `ip`; after `Ask` the question counts as asked.
     pub fn find(&mut self, ip: Ipv4Addr, now_ms: u64) -> Found {
-        let Some(entry) = self
-            .entries
-            .iter_mut()
-            .flatten()
-            .find(|entry| entry.ip == ip)
-        else {
-            self.entries[self.oldest] = Some(Neighbour {
-                ip,
-                asked_ms: now_ms,
-                heard: None,
-            });
+        let Some(entry) = self.entries.iter_mut().flatten().find(|entry| entry.ip == ip) else {
+            self.entries[self.oldest] = Some(Neighbour { ip, asked_ms: now_ms, heard: None });
             self.oldest = (self.oldest + 1) % NEIGHBOURS_MAX;
             return Found::Ask;
         };
@@ -72,12 +63,7 @@ impl Neighbours {
 
     /// Somebody said that `ip` is at `mac`.
     pub fn hear(&mut self, ip: Ipv4Addr, mac: [u8; 6], now_ms: u64) {
-        if let Some(entry) = self
-            .entries
-            .iter_mut()
-            .flatten()
-            .find(|entry| entry.ip == ip)
-        {
+        if let Some(entry) = self.entries.iter_mut().flatten().find(|entry| entry.ip == ip) {
             entry.heard = Some((mac, now_ms));
         }
     }

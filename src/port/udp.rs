@@ -73,10 +73,7 @@ impl UdpPort {
     /// # Panics
     /// When `datagram_bytes` is 0 or above `limits::DATAGRAM_BYTES_MAX`.
     pub fn open(addr: SocketAddrV4, datagram_bytes: usize) -> Result<Self, PortError> {
-        assert!(
-            (1..=DATAGRAM_BYTES_MAX).contains(&datagram_bytes),
-            "{datagram_bytes}"
-        );
+        assert!((1..=DATAGRAM_BYTES_MAX).contains(&datagram_bytes), "{datagram_bytes}");
         let listen = |source| PortError::Listen { addr, source };
         let socket = open_socket().map_err(listen)?;
         bind(&socket, addr).map_err(listen)?;
@@ -146,16 +143,9 @@ impl Port for UdpPort {
     }
 
     fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        assert!(
-            index < self.received,
-            "datagram {index} of {}",
-            self.received
-        );
+        assert!(index < self.received, "datagram {index} of {}", self.received);
         let slot = self.good[index];
-        (
-            Peer::ip_only(self.receive.address(slot)),
-            self.receive.payload(slot),
-        )
+        (Peer::ip_only(self.receive.address(slot)), self.receive.payload(slot))
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
@@ -170,11 +160,7 @@ impl Port for UdpPort {
 
     fn commit(&mut self, len: usize) {
         assert!(mem::take(&mut self.reserved), "nothing is reserved");
-        assert!(
-            len <= self.datagram_bytes,
-            "{len} of {} bytes",
-            self.datagram_bytes
-        );
+        assert!(len <= self.datagram_bytes, "{len} of {} bytes", self.datagram_bytes);
         let slot = (self.head + self.queued) % TRANSMIT_BURST;
         self.transmit.vectors[slot].iov_len = len;
         self.queued += 1;
@@ -244,13 +230,7 @@ impl Burst {
                 header
             })
             .collect();
-        Self {
-            headers,
-            vectors,
-            addresses,
-            bytes,
-            datagram_bytes,
-        }
+        Self { headers, vectors, addresses, bytes, datagram_bytes }
     }
 
     /// One system call: fills slots from the first on, and returns how many.
@@ -325,9 +305,7 @@ fn to_sockaddr(addr: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::sa_family_t::try_from(libc::AF_INET).expect("a small constant"),
         sin_port: addr.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(*addr.ip()).to_be(),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from(*addr.ip()).to_be() },
         sin_zero: [0; 8],
     }
 }
@@ -352,10 +330,9 @@ fn open_socket() -> io::Result<OwnedFd> {
     }
     // SAFETY: `fd` was just opened and nobody else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    for (force, plain) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
+    for (force, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
         // A small buffer is no error: losses it causes are repaired by the session and seen there.
         if set_option(&socket, force, SOCKET_BUFFER_BYTES).is_err() {
             let _ = set_option(&socket, plain, SOCKET_BUFFER_BYTES);
@@ -375,22 +352,14 @@ fn set_option(socket: &OwnedFd, name: libc::c_int, value: libc::c_int) -> io::Re
             libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4"),
         )
     };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn bind(socket: &OwnedFd, addr: SocketAddrV4) -> io::Result<()> {
     let raw = to_sockaddr(addr);
     // SAFETY: `raw` is a live address and its true size is passed.
     let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), SOCKADDR_BYTES) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn local_address(socket: &OwnedFd) -> io::Result<SocketAddrV4> {
@@ -399,11 +368,7 @@ fn local_address(socket: &OwnedFd) -> io::Result<SocketAddrV4> {
     // SAFETY: `raw` is writable for `len` bytes, both live through the call.
     let result =
         unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut raw).cast(), &raw mut len) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(from_sockaddr(&raw))
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(from_sockaddr(&raw)) }
 }
 
 #[cfg(test)]
@@ -440,10 +405,7 @@ mod tests {
         assert_eq!(client.flush(), 1);
         assert_eq!(client.flush(), 0, "nothing is queued any more");
         let (peer, bytes) = receive(&mut server).remove(0);
-        assert_eq!(
-            (peer, bytes.as_slice()),
-            (Peer::ip_only(client.local()), &b"there"[..])
-        );
+        assert_eq!((peer, bytes.as_slice()), (Peer::ip_only(client.local()), &b"there"[..]));
         send(&mut server, peer.addr, b"and back");
         assert_eq!(server.flush(), 1);
         assert_eq!(receive(&mut client)[0].1, b"and back");
@@ -459,11 +421,7 @@ mod tests {
         let mut expected = 0_u32;
         for burst in [TRANSMIT_BURST, TRANSMIT_BURST - 10, 40, TRANSMIT_BURST] {
             for index in 0..u32::try_from(burst).unwrap() {
-                send(
-                    &mut client,
-                    server.local(),
-                    &(expected + index).to_le_bytes(),
-                );
+                send(&mut client, server.local(), &(expected + index).to_le_bytes());
             }
             if burst == TRANSMIT_BURST {
                 assert!(client.reserve(Peer::ip_only(ANY)).is_none(), "full");
@@ -497,16 +455,8 @@ mod tests {
         let mut server = UdpPort::open(ANY, 576).unwrap();
         let mut client = UdpPort::open(ANY, 576).unwrap();
         // The kernel refuses a broadcast from a socket that did not ask for it, and port 0.
-        send(
-            &mut client,
-            SocketAddrV4::new(Ipv4Addr::BROADCAST, 9),
-            b"never",
-        );
-        send(
-            &mut client,
-            SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
-            b"never",
-        );
+        send(&mut client, SocketAddrV4::new(Ipv4Addr::BROADCAST, 9), b"never");
+        send(&mut client, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), b"never");
         send(&mut client, server.local(), b"rest");
         assert_eq!(client.flush(), 1);
         assert_eq!(client.counters().transmit_dropped, 2);
@@ -528,15 +478,9 @@ mod tests {
     fn an_address_in_use_is_an_error_that_names_it() {
         let first = UdpPort::open(ANY, 576).unwrap();
         let error = UdpPort::open(first.local(), 576).unwrap_err();
-        assert!(
-            error.to_string().contains(&first.local().to_string()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&first.local().to_string()), "{error}");
         let foreign = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
-        assert!(matches!(
-            UdpPort::open(foreign, 576),
-            Err(PortError::Listen { .. })
-        ));
+        assert!(matches!(UdpPort::open(foreign, 576), Err(PortError::Listen { .. })));
     }
 
     #[test]

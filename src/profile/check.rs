@@ -88,11 +88,7 @@ impl Profile {
 
     fn check_port(&self, name: &str, port: &PortProfile) -> Result<(), ProfileError> {
         let bytes = (DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
-        self.check_between(
-            &format!("{name}.datagram_bytes"),
-            port.datagram_bytes,
-            bytes,
-        )?;
+        self.check_between(&format!("{name}.datagram_bytes"), port.datagram_bytes, bytes)?;
         let Some(dpdk) = &port.dpdk else {
             if port.driver == PortDriver::Dpdk {
                 let what = format!("driver dpdk needs to know the device; add a [{name}.dpdk]");
@@ -110,10 +106,9 @@ impl Profile {
             return Err(self.wrong(&format!("{name}.address"), what));
         }
         self.check_between(&key("prefix_len"), usize::from(dpdk.prefix_len), (0, 32))?;
-        for (descriptors, count) in [
-            ("rx_descriptors", dpdk.rx_descriptors),
-            ("tx_descriptors", dpdk.tx_descriptors),
-        ] {
+        for (descriptors, count) in
+            [("rx_descriptors", dpdk.rx_descriptors), ("tx_descriptors", dpdk.tx_descriptors)]
+        {
             self.check_between(&key(descriptors), usize::from(count), (64, 32_768))?;
         }
         self.check_eal(&key("eal"), &dpdk.eal)
@@ -121,9 +116,7 @@ impl Profile {
 
     fn check_eal(&self, key: &str, eal: &[String]) -> Result<(), ProfileError> {
         for argument in eal {
-            let socket = argument
-                .split(',')
-                .find_map(|part| part.strip_prefix("socket="));
+            let socket = argument.split(',').find_map(|part| part.strip_prefix("socket="));
             if socket.is_some_and(|path| path.len() > SOCKET_PATH_BYTES_MAX) {
                 let what = format!(
                     "a socket's path has {SOCKET_PATH_BYTES_MAX} bytes at most; shorten it in \
@@ -162,11 +155,8 @@ impl Profile {
         if bytes.is_multiple_of(BLOCK) && (least..=most).contains(&bytes) {
             return Ok(());
         }
-        let most = if most == u64::MAX {
-            String::new()
-        } else {
-            format!(" to {}", format_bytes(most))
-        };
+        let most =
+            if most == u64::MAX { String::new() } else { format!(" to {}", format_bytes(most)) };
         let what = format!(
             "{key} is {}, wanted a multiple of {} from {}{most}",
             format_bytes(bytes),

@@ -15,10 +15,7 @@ use super::{Profile, ProfileError, runtime};
 pub const SHIPPED: [(&str, &str); 4] = [
     ("loopback", include_str!("../../hw-profiles/loopback.toml")),
     ("memif", include_str!("../../hw-profiles/memif.toml")),
-    (
-        "memif-ram",
-        include_str!("../../hw-profiles/memif-ram.toml"),
-    ),
+    ("memif-ram", include_str!("../../hw-profiles/memif-ram.toml")),
     ("veth", include_str!("../../hw-profiles/veth.toml")),
 ];
 
@@ -98,10 +95,7 @@ pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
 
 /// Reads a profile from `text`; placeholders stay as they are.
 pub(super) fn read(name: &str, text: &str, settings: &[String]) -> Result<Profile, ProfileError> {
-    let mut source = Source {
-        name: name.to_owned(),
-        ..Source::default()
-    };
+    let mut source = Source { name: name.to_owned(), ..Source::default() };
     check_text(text, &mut source)?;
     let mut table = Table::try_from(Profile::default()).expect("the default profile is a table");
     lay_over(&mut table, text.parse().expect("parsed above"));
@@ -162,31 +156,18 @@ fn check_table(
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
 }
 
 fn join(above: &str, name: &str) -> String {
-    if above.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{above}.{name}")
-    }
+    if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") }
 }
 
 /// Every key of a profile, dotted, and every table they stand in.
 pub(super) fn known_keys() -> Vec<String> {
     let ports = ["port", "client.port"];
-    let port_keys = ports
-        .iter()
-        .flat_map(|port| PORT_KEYS.iter().map(move |key| join(port, key)));
-    let mut keys: Vec<String> = KEYS
-        .iter()
-        .map(ToString::to_string)
-        .chain(port_keys)
-        .collect();
+    let port_keys = ports.iter().flat_map(|port| PORT_KEYS.iter().map(move |key| join(port, key)));
+    let mut keys: Vec<String> = KEYS.iter().map(ToString::to_string).chain(port_keys).collect();
     let mut tables = Vec::new();
     for key in &keys {
         let dots = key.match_indices('.').map(|(at, _)| key[..at].to_owned());
@@ -206,9 +187,7 @@ fn check_key(key: &str, known: &[String], place: &str) -> Result<(), ProfileErro
         || "hw-profiles/README.md describes every key".to_owned(),
         |near| format!("did you mean {near}?"),
     );
-    Err(ProfileError::Wrong(format!(
-        "{place}: unknown key {key}; {mend}"
-    )))
+    Err(ProfileError::Wrong(format!("{place}: unknown key {key}; {mend}")))
 }
 
 /// The known key that is most like `key`: a few letters away, or of the same name elsewhere.
@@ -238,16 +217,12 @@ fn lay_over(below: &mut Table, above: Table) {
 /// `a.b=value` as a table; the value is TOML where it can be, and text where it cannot.
 fn parse_setting(setting: &str, source: &mut Source) -> Result<Table, ProfileError> {
     let wrong = |what: &str| ProfileError::Wrong(format!("--set {setting}: {what}"));
-    let (key, text) = setting
-        .split_once('=')
-        .ok_or_else(|| wrong("write key=value, as in shard.core=3"))?;
+    let (key, text) =
+        setting.split_once('=').ok_or_else(|| wrong("write key=value, as in shard.core=3"))?;
     let (key, text) = (key.trim(), text.trim());
     let known = known_keys();
     check_key(key, &known, &format!("--set {setting}"))?;
-    if known
-        .iter()
-        .any(|other| other.starts_with(&format!("{key}.")))
-    {
+    if known.iter().any(|other| other.starts_with(&format!("{key}."))) {
         return Err(wrong("this is a section; name one of its keys"));
     }
     source.settings.insert(key.to_owned(), text.to_owned());
@@ -260,13 +235,10 @@ fn parse_setting(setting: &str, source: &mut Source) -> Result<Table, ProfileErr
 }
 
 fn setting_value(name: &str, text: &str) -> toml::Value {
-    let value = format!("value = {text}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut table| {
-            let alone = table.len() == 1;
-            table.remove("value").filter(|_| alone)
-        });
+    let value = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| {
+        let alone = table.len() == 1;
+        table.remove("value").filter(|_| alone)
+    });
     match value {
         Some(value) if value.is_str() || !TEXT_KEYS.contains(&name) => value,
         _ => toml::Value::String(text.to_owned()),
@@ -276,9 +248,7 @@ fn setting_value(name: &str, text: &str) -> toml::Value {
 /// A value of the wrong type: the place where it was written, not where it was found.
 fn wrong_value(error: &toml::de::Error, source: &Source) -> ProfileError {
     let shown = error.to_string();
-    let key = shown
-        .rsplit_once("in `")
-        .and_then(|(_, rest)| rest.split_once('`'));
+    let key = shown.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`'));
     let what = error.message();
     ProfileError::Wrong(match key {
         Some((key, _)) => format!("{}: {key}: {what}", source.place(key)),

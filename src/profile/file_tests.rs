@@ -58,45 +58,18 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
         "--set disk.sise=1GiB: unknown key disk.sise; did you mean disk.size?"
     );
     let far = said("[quux]\n", &[]);
-    assert_eq!(
-        far,
-        "x.toml:1: unknown key quux; hw-profiles/README.md describes every key"
-    );
+    assert_eq!(far, "x.toml:1: unknown key quux; hw-profiles/README.md describes every key");
 }
 
 #[test]
 fn a_value_of_the_wrong_kind_is_named_with_its_place() {
     for (text, settings, place) in [
-        (
-            "\n[disk]\nqueue_depth = \"many\"\n",
-            &[][..],
-            "x.toml:3: disk.queue_depth: ",
-        ),
-        (
-            "[disk]\nsize = \"1XB\"\n",
-            &[],
-            "x.toml:2: disk.size: `1XB` is not a size",
-        ),
-        (
-            "[port]\ndriver = \"rdma\"\n",
-            &[],
-            "x.toml:2: port.driver: ",
-        ),
-        (
-            "[shard]\ncore = \"fast\"\n",
-            &[],
-            "x.toml:2: shard.core: `fast` is no core",
-        ),
-        (
-            "[port]\naddress = \"localhost\"\n",
-            &[],
-            "x.toml:2: port.address: ",
-        ),
-        (
-            "",
-            &["port.address=here"],
-            "--set port.address=here: port.address: ",
-        ),
+        ("\n[disk]\nqueue_depth = \"many\"\n", &[][..], "x.toml:3: disk.queue_depth: "),
+        ("[disk]\nsize = \"1XB\"\n", &[], "x.toml:2: disk.size: `1XB` is not a size"),
+        ("[port]\ndriver = \"rdma\"\n", &[], "x.toml:2: port.driver: "),
+        ("[shard]\ncore = \"fast\"\n", &[], "x.toml:2: shard.core: `fast` is no core"),
+        ("[port]\naddress = \"localhost\"\n", &[], "x.toml:2: port.address: "),
+        ("", &["port.address=here"], "--set port.address=here: port.address: "),
         ("disk = 1\n", &[], "x.toml:1: disk: "),
         ("", &["disk=1"], "--set disk=1: this is a section"),
         ("", &["disk.size"], "--set disk.size: write key=value"),
@@ -112,10 +85,7 @@ fn a_value_of_the_wrong_kind_is_named_with_its_place() {
 #[test]
 fn values_out_of_range_are_refused_with_the_range() {
     for (settings, part) in [
-        (
-            &["disk.size=4MiB", "disk.segment=1MiB"][..],
-            "8 segments of 1MiB, 8MiB in all",
-        ),
+        (&["disk.size=4MiB", "disk.segment=1MiB"][..], "8 segments of 1MiB, 8MiB in all"),
         (&["disk.segment=64KiB"], "from 1MiB to 1GiB"),
         (&["disk.segment=1048577"], "a multiple of 4KiB"),
         (&["disk.ring=1MiB"], "from 16MiB"),
@@ -127,31 +97,17 @@ fn values_out_of_range_are_refused_with_the_range() {
         (&["instance=../x"], "part of file names"),
         (&["port.driver=dpdk"], "add a [port.dpdk]"),
         (&["port.dpdk.prefix_len=33"], "wanted 0 to 32"),
-        (
-            &["port.dpdk.mac=ff:ff:ff:ff:ff:ff"],
-            "address of one device",
-        ),
+        (&["port.dpdk.mac=ff:ff:ff:ff:ff:ff"], "address of one device"),
         (&["port.dpdk.rx_descriptors=1"], "wanted 64 to 32768"),
         (&["port.driver=dpdk", "port.dpdk.mbufs=0"], "needs a device"),
-        (
-            &["client.port.driver=dpdk", "client.port.dpdk.device=x"],
-            "no address but this one",
-        ),
+        (&["client.port.driver=dpdk", "client.port.dpdk.device=x"], "no address but this one"),
     ] {
         let error = with(settings).unwrap_err();
         assert!(error.is_usage(), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }
-    let long = format!(
-        "port.dpdk.eal=[\"--vdev=net_memif0,socket=/{}\"]",
-        "x".repeat(107)
-    );
-    assert!(
-        with(&[&long])
-            .unwrap_err()
-            .to_string()
-            .contains("107 bytes at most")
-    );
+    let long = format!("port.dpdk.eal=[\"--vdev=net_memif0,socket=/{}\"]", "x".repeat(107));
+    assert!(with(&[&long]).unwrap_err().to_string().contains("107 bytes at most"));
 }
 
 #[test]
@@ -166,10 +122,7 @@ fn what_the_host_or_the_binary_has_not_is_refused_before_serving() {
     );
     let error = said(&with(&["disk.driver=ram"]).unwrap(), &[0]).to_string();
     assert!(error.contains("disk.accept_volatile = true"), "{error}");
-    with(&["disk.driver=ram", "disk.accept_volatile=true"])
-        .unwrap()
-        .check_serve(&[0])
-        .unwrap();
+    with(&["disk.driver=ram", "disk.accept_volatile=true"]).unwrap().check_serve(&[0]).unwrap();
     let error = said(&with(&["disk.driver=spdk"]).unwrap(), &[0]).to_string();
     assert!(error.contains("not built yet"), "{error}");
     let memif = read("memif", SHIPPED[1].1, &[]).unwrap();
@@ -196,10 +149,7 @@ fn settings_are_toml_or_plain_text() {
     .unwrap();
     assert_eq!(profile.instance, "7");
     assert_eq!(profile.disk.path, "/dev/disk/by id");
-    assert_eq!(
-        (profile.shard.core, profile.client.core),
-        (Core::Number(3), Core::None)
-    );
+    assert_eq!((profile.shard.core, profile.client.core), (Core::Number(3), Core::None));
     assert_eq!(profile.disk.size, 2 << 30);
     assert_eq!(profile.disk.driver, DiskDriver::Ram);
     assert_eq!(profile.port.driver, PortDriver::Udp);
@@ -210,10 +160,7 @@ fn settings_are_toml_or_plain_text() {
 #[test]
 fn a_profile_that_is_not_there_is_told_which_are() {
     let error = load("no-such-profile", &[]).unwrap_err().to_string();
-    assert!(
-        error.ends_with("loopback, memif, memif-ram, veth"),
-        "{error}"
-    );
+    assert!(error.ends_with("loopback, memif, memif-ram, veth"), "{error}");
 }
 
 /// The keys in the table of this module, those of the structs and those of the README are the same.

@@ -41,19 +41,15 @@ pub(super) fn expand(profile: &mut Profile) -> Result<(), ProfileError> {
 /// The values in which placeholders have a meaning.
 fn texts(profile: &mut Profile) -> impl Iterator<Item = &mut String> {
     let ports = [&mut profile.port, &mut profile.client.port];
-    let eal = ports
-        .into_iter()
-        .filter_map(|port| port.dpdk.as_mut())
-        .flat_map(|dpdk| &mut dpdk.eal);
+    let eal =
+        ports.into_iter().filter_map(|port| port.dpdk.as_mut()).flat_map(|dpdk| &mut dpdk.eal);
     eal.chain([&mut profile.disk.path])
 }
 
 fn own_user() -> Result<u32, ProfileError> {
     let metadata = Path::new("/proc/self").metadata();
     metadata.map(|metadata| metadata.uid()).map_err(|error| {
-        ProfileError::Host(format!(
-            "/proc/self: {error}; mount /proc, it tells who we are"
-        ))
+        ProfileError::Host(format!("/proc/self: {error}; mount /proc, it tells who we are"))
     })
 }
 
@@ -80,13 +76,9 @@ fn claim(path: &Path, user: u32) -> Result<(), ProfileError> {
     {
         return Err(wrong(format!("cannot be made: {error}")));
     }
-    let metadata = path
-        .symlink_metadata()
-        .map_err(|error| wrong(error.to_string()))?;
+    let metadata = path.symlink_metadata().map_err(|error| wrong(error.to_string()))?;
     if !metadata.is_dir() || metadata.uid() != user || metadata.mode() & 0o077 != 0 {
-        return Err(wrong(
-            "is not a directory of this user alone (mode 0700)".to_owned(),
-        ));
+        return Err(wrong("is not a directory of this user alone (mode 0700)".to_owned()));
     }
     Ok(())
 }
@@ -121,14 +113,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let xdg = Some(place.path().as_os_str().to_owned());
         assert_eq!(choose(xdg.clone(), user), place.path().join("buslane"));
-        assert_eq!(
-            choose(xdg, user + 1),
-            PathBuf::from(format!("/tmp/buslane-{}", user + 1))
-        );
-        assert_eq!(
-            choose(Some("relative".into()), 7),
-            PathBuf::from("/tmp/buslane-7")
-        );
+        assert_eq!(choose(xdg, user + 1), PathBuf::from(format!("/tmp/buslane-{}", user + 1)));
+        assert_eq!(choose(Some("relative".into()), 7), PathBuf::from("/tmp/buslane-7"));
         assert_eq!(choose(None, 7), PathBuf::from("/tmp/buslane-7"));
     }
 }

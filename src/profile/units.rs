@@ -27,12 +27,8 @@ const DURATION_UNITS: [(&str, u64); 6] = [
     ("h", 3_600_000_000_000),
 ];
 
-const COUNT_UNITS: [(&str, u64); 4] = [
-    ("", 1),
-    ("k", 1_000),
-    ("M", 1_000_000),
-    ("G", 1_000_000_000),
-];
+const COUNT_UNITS: [(&str, u64); 4] =
+    [("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
 
 /// Bytes from `4096`, `128B`, `64KiB`, `1GB` or `1.5GiB`.
 ///
@@ -68,22 +64,12 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).trim_end();
     let (digits, unit) = split(number);
-    let factor = COUNT_UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, factor)| *factor);
-    let rate = digits
-        .parse::<f64>()
-        .ok()
-        .zip(factor)
-        .map(|(rate, factor)| {
-            #[allow(
-                clippy::cast_precision_loss,
-                reason = "the factors are small powers of ten"
-            )]
-            let factor = factor as f64;
-            rate * factor
-        });
+    let factor = COUNT_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    let rate = digits.parse::<f64>().ok().zip(factor).map(|(rate, factor)| {
+        #[allow(clippy::cast_precision_loss, reason = "the factors are small powers of ten")]
+        let factor = factor as f64;
+        rate * factor
+    });
     match rate {
         Some(rate) if rate > 0.0 && rate <= 1e9 => Ok(rate),
         _ => Err(format!(
@@ -176,17 +162,7 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for bad in [
-            "",
-            "x",
-            "1XB",
-            "1.2.3",
-            "1.0001KB",
-            "-1",
-            "99999999999TiB",
-            ".5KB",
-            "1mib",
-        ] {
+        for bad in ["", "x", "1XB", "1.2.3", "1.0001KB", "-1", "99999999999TiB", ".5KB", "1mib"] {
             assert!(parse_bytes(bad).unwrap_err().contains("64KiB"), "{bad}");
         }
     }

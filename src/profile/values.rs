@@ -70,9 +70,7 @@ impl TryFrom<CoreText> for Core {
                 _ => word,
             },
         };
-        Err(format!(
-            "`{found}` is no core: write its number, \"first\", \"last\" or \"none\""
-        ))
+        Err(format!("`{found}` is no core: write its number, \"first\", \"last\" or \"none\""))
     }
 }
 

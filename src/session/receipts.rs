@@ -197,7 +197,14 @@ mod tests {
     use super::*;
 
     fn run(first_seq: u64, count: u32, batch_seq: u64) -> Run {
-        Run { first_seq, first_sequence: first_seq + 100, count, stream: 1, batch_seq, ..Run::default() }
+        Run {
+            first_seq,
+            first_sequence: first_seq + 100,
+            count,
+            stream: 1,
+            batch_seq,
+            ..Run::default()
+        }
     }
 
     fn told(receipts: &mut Receipts, max: usize) -> Vec<(u64, u32)> {

@@ -132,11 +132,18 @@ impl Sender {
     }
 
     /// A session began (again): everything up to `durable_to` is durable, the rest is sent again.
-    pub fn begin(&mut self, producer_id: ProducerId, durable_to: u64, credit: (u64, u64), now_ns: u64) {
+    pub fn begin(
+        &mut self,
+        producer_id: ProducerId,
+        durable_to: u64,
+        credit: (u64, u64),
+        now_ns: u64,
+    ) {
         self.producer_id = producer_id;
         if self.next == 1 && durable_to > 0 {
             // Another life of this producer published these.
-            (self.first, self.next, self.receipts_to) = (durable_to + 1, durable_to + 1, durable_to);
+            (self.first, self.next, self.receipts_to) =
+                (durable_to + 1, durable_to + 1, durable_to);
         }
         self.durable_to = self.durable_to.max(durable_to);
         self.received_to = durable_to;
@@ -197,7 +204,13 @@ impl Sender {
         }
         let at = self.position(start);
         self.bytes[at..at + payload.len()].copy_from_slice(payload);
-        let signed = Signed { producer_id: self.producer_id, producer_seq: seq, stream, flags: 0, ext_len: 0 };
+        let signed = Signed {
+            producer_id: self.producer_id,
+            producer_seq: seq,
+            stream,
+            flags: 0,
+            ext_len: 0,
+        };
         let crc32c = signed.crc32c(payload);
         let len = u32::try_from(payload.len()).expect("at most a datagram");
         *self.slot_mut(seq) =

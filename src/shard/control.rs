@@ -57,9 +57,8 @@ impl<D: Disk> Stations<D> {
         let slot = self.sessions.open(peer, register.nonce.get(), self.now_ns)?;
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
-        session.datagram_bytes = datagram_bytes
-            .clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
-            .min(self.datagram_bytes);
+        session.datagram_bytes =
+            datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX).min(self.datagram_bytes);
         self.counters.add(Counter::SessionsOpened, 1);
         Some(slot)
     }
@@ -205,7 +204,8 @@ impl<D: Disk> Stations<D> {
             Condition::Failed(code) => Some(code),
             Condition::Draining => Some(ErrorCode::Draining),
         };
-        let mut error = |code, detail| self.outbox.push(Reply::Error { slot, code, request, detail });
+        let mut error =
+            |code, detail| self.outbox.push(Reply::Error { slot, code, request, detail });
         if let Some(code) = refused {
             error(code, 0);
             return;

@@ -252,8 +252,7 @@ impl<D: Disk> Stations<D> {
         self.release_buffer(index);
         let subscription = self.fanout.get_mut(index);
         subscription.stopped = true;
-        let (slot, stream, first) =
-            (subscription.session, subscription.stream, subscription.next);
+        let (slot, stream, first) = (subscription.session, subscription.stream, subscription.next);
         let last = self.log.next_indexed(stream, first).map_or(first, |next| next - 1);
         self.reply(Reply::DataLoss { slot, stream, range: (first, last) });
         self.damage = Some(super::Damage { stream, first, last });

@@ -50,7 +50,8 @@ const PENDING_MAX: usize = 256;
 
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
 const MESSAGE_OVERHEAD: usize = {
-    let publish = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
+    let publish =
+        DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
     let data = DATAGRAM_HEADER_BYTES
         + FRAME_HEAD_BYTES
         + crate::wire::publish::DATA_HEAD_BYTES

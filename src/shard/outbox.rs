@@ -120,7 +120,6 @@ impl Outbox {
         room
     }
 
-
     /// Removes the oldest `count` replies.
     pub(super) fn consume(&mut self, count: usize) {
         self.replies.drain(..count);

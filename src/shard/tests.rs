@@ -41,15 +41,22 @@ impl World {
         let clock = ManualClock::new();
         clock.advance_ns(1_000_000);
         let net = MemoryNet::new(clock.clone(), seed, faults);
-        let mut world =
-            Self { clock, net, shard: None, clients: Vec::new(), received: Vec::new(), next_port: 100 };
+        let mut world = Self {
+            clock,
+            net,
+            shard: None,
+            clients: Vec::new(),
+            received: Vec::new(),
+            next_port: 100,
+        };
         world.start(new_disk(64 << 20));
         world
     }
 
     fn start(&mut self, mut disk: RamDisk) {
         let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
-        let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
+        let options =
+            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
         let (log, _) = Log::open(&mut disk, &options, &mut |message: &RecoveredMessage| {
             super::recovered_run(&mut runs, message);
         })
@@ -90,7 +97,8 @@ impl World {
             client
                 .poll(&mut |record| {
                     let header = record.header;
-                    let row = (header.sequence.get(), header.producer_seq.get(), record.payload.to_vec());
+                    let row =
+                        (header.sequence.get(), header.producer_seq.get(), record.payload.to_vec());
                     received.push(row);
                 })
                 .unwrap();
@@ -136,7 +144,8 @@ fn exactly_once(seed: u64, faults: Faults, crashes: usize) {
     world.until("all is acknowledged and consumed", |world| {
         if random.one_of_thousand(300) {
             for _ in 0..random.below(20) {
-                let payload = vec![u8::try_from(offered % 251).unwrap(); 20 + random.below(300) as usize];
+                let payload =
+                    vec![u8::try_from(offered % 251).unwrap(); 20 + random.below(300) as usize];
                 if offered < total && world.clients[publisher].offer(stream, &payload).is_ok() {
                     offered += 1;
                 }

@@ -50,8 +50,8 @@ impl<D: Disk> Stations<D> {
         let room = session.datagram_bytes.min(buffer.len());
         let packet_no = session.next_packet_no();
         let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
-        let receipts_max = (room - DATAGRAM_HEADER_BYTES - FRAME_HEAD_BYTES - ACK_HEAD_BYTES)
-            / RECEIPT_RUN_BYTES;
+        let receipts_max =
+            (room - DATAGRAM_HEADER_BYTES - FRAME_HEAD_BYTES - ACK_HEAD_BYTES) / RECEIPT_RUN_BYTES;
         let receipts = session.receipts.untold().min(receipts_max);
         head.receipt_count = u16::try_from(receipts).expect("fewer than RUNS_MAX").into();
         writer.begin(Kind::Ack);
@@ -197,7 +197,9 @@ impl<D: Disk> Stations<D> {
                 };
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
-            Reply::StreamInfo { request, stream, .. } => self.send_info(slot, port, request, stream),
+            Reply::StreamInfo { request, stream, .. } => {
+                self.send_info(slot, port, request, stream)
+            }
             Reply::List { request, after, .. } => self.send_list(slot, port, request, after),
             Reply::Error { code, request, detail, .. } => {
                 let head = error_head(code, request, detail);
@@ -274,13 +276,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
-    fn send_list<P: Port>(
-        &mut self,
-        slot: usize,
-        port: &mut P,
-        request: u32,
-        after: u32,
-    ) -> bool {
+    fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
         let (log, pending) = (&self.log, &self.pending);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
@@ -300,10 +296,8 @@ impl<D: Disk> Stations<D> {
                 let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
                 listed = facts.id.0;
             }
-            let end = ListEnd {
-                request: request.into(),
-                after: if more { listed } else { 0 }.into(),
-            };
+            let end =
+                ListEnd { request: request.into(), after: if more { listed } else { 0 }.into() };
             let _ = writer.frame(Kind::ListEnd, end.as_bytes(), &[]);
         })
     }

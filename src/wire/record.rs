@@ -45,10 +45,7 @@ pub struct RecordHeader {
 /// Size of the fixed part.
 pub const RECORD_HEADER_BYTES: usize = 48;
 
-const _: () = assert!(
-    size_of::<RecordHeader>() == RECORD_HEADER_BYTES,
-    "no padding in a record"
-);
+const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES, "no padding in a record");
 
 /// Bytes a record of `len` payload bytes takes, padding included.
 #[must_use]
@@ -76,13 +73,7 @@ impl<'a> Record<'a> {
         if usize::from(header.ext_len.get()) > len || padded > rest.len() {
             return None;
         }
-        Some((
-            Self {
-                header,
-                payload: &rest[..len],
-            },
-            &rest[padded..],
-        ))
+        Some((Self { header, payload: &rest[..len] }, &rest[padded..]))
     }
 
     /// Whether the producer's checksum agrees.
@@ -140,14 +131,7 @@ mod tests {
     #[test]
     fn checksum_agrees_with_an_independent_implementation() {
         let payload: Vec<u8> = (0..=255).collect();
-        assert_eq!(
-            crc32c(b"123456789", b""),
-            0xe306_9283,
-            "the check value of RFC 3720"
-        );
-        assert_eq!(
-            crc32c(&payload[..24], &payload[24..]),
-            ::crc32c::crc32c(&payload)
-        );
+        assert_eq!(crc32c(b"123456789", b""), 0xe306_9283, "the check value of RFC 3720");
+        assert_eq!(crc32c(&payload[..24], &payload[24..]), ::crc32c::crc32c(&payload));
     }
 }
