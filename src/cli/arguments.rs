@@ -187,6 +187,9 @@ EXAMPLES
   buslane bench floor --rate 1000
   buslane bench floor --profile memif -o json")]
     Floor(BenchFloorArgs),
+    /// Send back every datagram: the other end of the port's floor.
+    #[command(hide = true, after_help = "EXAMPLES\n  buslane bench echo --profile loopback")]
+    Echo,
 }
 
 /// `bench run`.

@@ -174,6 +174,14 @@ impl<P: Port, C: Clock> Client<P, C> {
         Ok(received + sent)
     }
 
+    /// Sends what was offered without looking for what has arrived.
+    pub fn flush(&mut self) -> usize {
+        self.link.now_ns = self.link.clock.now_ns();
+        let sent = self.link.transmit(&mut self.port);
+        self.port.flush();
+        sent
+    }
+
     /// Takes a message to publish; it goes out with the next [`Client::poll`], together with others
     /// offered before. Returns its number.
     ///

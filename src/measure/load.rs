@@ -1,1 +1,420 @@
-//! To come.
+//! The load: publishers on a fixed schedule, consumers that check, all in one thread that never sleeps.
+
+use super::Schedule;
+use super::verify::{Checker, stamp};
+use crate::client::polled::Client;
+use crate::client::{ClientError, Event, OfferError, Request, StartFrom};
+use crate::clock::Clock;
+use crate::ids::{Durability, StreamId};
+use crate::metrics::latency::LatencyHistogram;
+use crate::port::Port;
+
+/// Messages offered in one go with `--max`, so that acknowledgements are taken in between.
+const OFFERS_A_TURN: u64 = 512;
+
+/// How long the end of a run may take.
+const FINISH_NS: u64 = 20_000_000_000;
+
+/// Messages on their way to a consumer at most.
+const WINDOW: u32 = 8192;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Tells the messages of this run from others.
+    pub run: u32,
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Messages a second, all publishers together; `None` as fast as the credit allows.
+    pub rate: Option<f64>,
+    /// Messages that are due at once.
+    pub batch: u64,
+    /// Not measured at the start.
+    pub warmup_ns: u64,
+    /// Measured.
+    pub duration_ns: u64,
+    /// Ends after so many messages, if that is sooner.
+    pub count: u64,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct LoadResult {
+    /// Acknowledgement minus intended send.
+    pub response: LatencyHistogram,
+    /// Acknowledgement minus actual send.
+    pub service: LatencyHistogram,
+    /// Actual minus intended send.
+    pub delay: LatencyHistogram,
+    /// Receive to durable, from receipts.
+    pub server: LatencyHistogram,
+    /// In the device, from receipts.
+    pub device: LatencyHistogram,
+    /// Messages measured.
+    pub messages: u64,
+    /// From the first intended send to the last acknowledgement measured.
+    pub elapsed_ns: u64,
+    /// Lost, duplicated, reordered.
+    pub verdict: (u64, u64, u64),
+    /// As receipts told.
+    pub durability: Option<Durability>,
+}
+
+impl LoadResult {
+    fn new() -> Self {
+        Self {
+            response: LatencyHistogram::new(),
+            service: LatencyHistogram::new(),
+            delay: LatencyHistogram::new(),
+            server: LatencyHistogram::new(),
+            device: LatencyHistogram::new(),
+            messages: 0,
+            elapsed_ns: 0,
+            verdict: (0, 0, 0),
+            durability: None,
+        }
+    }
+
+    /// Adds what another round of the same run brought.
+    pub fn merge(&mut self, other: &Self) {
+        self.response.merge(&other.response);
+        self.service.merge(&other.service);
+        self.delay.merge(&other.delay);
+        self.server.merge(&other.server);
+        self.device.merge(&other.device);
+        self.messages += other.messages;
+        self.elapsed_ns += other.elapsed_ns;
+        let (lost, duplicated, reordered) = other.verdict;
+        self.verdict.0 += lost;
+        self.verdict.1 += duplicated;
+        self.verdict.2 += reordered;
+        self.durability = self.durability.or(other.durability);
+    }
+}
+
+/// Why a load did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// a session ended
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// a message was refused for good
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// something was refused or not answered
+    #[error("{0}")]
+    Other(String),
+}
+
+/// One client of the load.
+#[derive(Debug)]
+pub struct Participant<P, C> {
+    /// Its session.
+    pub client: Client<P, C>,
+    /// It publishes.
+    pub publishes: bool,
+    /// It consumes and checks.
+    pub consumes: bool,
+}
+
+/// A publisher's place in the schedule.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lane {
+    publisher: u64,
+    publishers: u64,
+    /// Number of its next message.
+    next: u64,
+    /// Producer number of its message 0.
+    base_seq: u64,
+    acknowledged: u64,
+}
+
+impl Lane {
+    /// Place of its message `number` among those of all publishers.
+    fn index(&self, number: u64) -> u64 {
+        number * self.publishers + self.publisher
+    }
+}
+
+/// Runs a load on a stream that the participants share; it is made if it is not there.
+///
+/// # Errors
+/// When a session ends or something is refused; what was measured is then worthless.
+pub fn run<P: Port, C: Clock>(
+    participants: &mut [Participant<P, C>],
+    stream_name: &str,
+    options: &LoadOptions,
+) -> Result<LoadResult, LoadError> {
+    let stream = open_stream(&mut participants[0].client, stream_name)?;
+    let publishers = participants.iter().filter(|participant| participant.publishes).count();
+    let mut checkers = Vec::new();
+    for participant in participants.iter_mut() {
+        connect(&mut participant.client)?;
+        checkers.push(Checker::new(options.run, publishers));
+        if participant.consumes {
+            subscribe(&mut participant.client, stream, StartFrom::End)?;
+        }
+    }
+    let from = next_sequence(&mut participants[0].client, stream_name)?;
+    let mut load = Load::new(participants, stream, options);
+    load.go(&mut checkers)?;
+    let acknowledged: Vec<u64> =
+        load.lanes.iter().flatten().map(|lane| lane.acknowledged).collect();
+    let mut result = load.result;
+    let consumers = participants.iter().filter(|participant| participant.consumes).count();
+    if consumers == 0 {
+        // Nobody watched while it ran: read it all back.
+        let client = &mut participants[0].client;
+        subscribe(client, stream, StartFrom::Sequence(from))?;
+        participants[0].consumes = true;
+    }
+    finish_checks(participants, &mut checkers, acknowledged.iter().sum())?;
+    for (participant, checker) in participants.iter().zip(&checkers) {
+        if participant.consumes {
+            let (lost, duplicated, reordered) = checker.verdict(&acknowledged);
+            result.verdict.0 += lost;
+            result.verdict.1 += duplicated;
+            result.verdict.2 += reordered;
+        }
+    }
+    Ok(result)
+}
+
+struct Load<'a, P, C> {
+    participants: &'a mut [Participant<P, C>],
+    /// Per participant; `None` for those that do not publish.
+    lanes: Vec<Option<Lane>>,
+    stream: StreamId,
+    options: LoadOptions,
+    schedule: Schedule,
+    start_ns: u64,
+    measure_ns: u64,
+    end_ns: u64,
+    payload: Vec<u8>,
+    result: LoadResult,
+    last_ns: u64,
+}
+
+impl<'a, P: Port, C: Clock> Load<'a, P, C> {
+    fn new(
+        participants: &'a mut [Participant<P, C>],
+        stream: StreamId,
+        options: &LoadOptions,
+    ) -> Self {
+        let publishers = participants.iter().filter(|participant| participant.publishes).count();
+        let mut next = 0;
+        let lane = |participant: &Participant<P, C>| {
+            participant.publishes.then(|| {
+                next += 1;
+                Lane {
+                    publisher: next - 1,
+                    publishers: publishers as u64,
+                    next: 0,
+                    base_seq: participant.client.next_seq(),
+                    acknowledged: 0,
+                }
+            })
+        };
+        let lanes = participants.iter().map(lane).collect();
+        let start_ns = participants[0].client.clock().now_ns() + 1_000_000;
+        let measure_ns = start_ns + options.warmup_ns;
+        Self {
+            participants,
+            lanes,
+            stream,
+            options: *options,
+            schedule: Schedule::new(start_ns, options.rate, options.batch),
+            start_ns,
+            measure_ns,
+            end_ns: measure_ns + options.duration_ns,
+            payload: vec![0x2e; options.message_bytes],
+            result: LoadResult::new(),
+            last_ns: measure_ns,
+        }
+    }
+
+    fn go(&mut self, checkers: &mut [Checker]) -> Result<(), LoadError> {
+        let mut open = true;
+        loop {
+            let now_ns = self.participants[0].client.clock().now_ns();
+            open = open && now_ns < self.end_ns;
+            let mut waiting = 0;
+            for index in 0..self.participants.len() {
+                if open && now_ns >= self.start_ns {
+                    self.offer_due(index, now_ns)?;
+                }
+                let checker = &mut checkers[index];
+                let client = &mut self.participants[index].client;
+                client.poll(&mut |record| checker.take(record.payload))?;
+                self.complete(index);
+                waiting += self.participants[index].client.outstanding();
+            }
+            let sent = self.lanes.iter().flatten().map(|lane| lane.next).sum::<u64>();
+            open = open && sent < self.options.count;
+            if !open && waiting == 0 {
+                self.result.elapsed_ns = self.last_ns.saturating_sub(self.measure_ns);
+                return Ok(());
+            }
+            if !open && now_ns > self.end_ns.saturating_add(FINISH_NS) {
+                return Err(LoadError::Other(format!("{waiting} messages were not acknowledged")));
+            }
+        }
+    }
+
+    /// Offers what is due, and sends it at once.
+    fn offer_due(&mut self, index: usize, now_ns: u64) -> Result<(), LoadError> {
+        let Some(lane) = &mut self.lanes[index] else { return Ok(()) };
+        let client = &mut self.participants[index].client;
+        let mut offered = 0;
+        let count = self.options.count.div_ceil(lane.publishers);
+        while offered < OFFERS_A_TURN && lane.next < count {
+            let due = self.schedule.intended_ns(lane.index(lane.next));
+            if due.is_some_and(|due_ns| due_ns > now_ns.min(self.end_ns)) {
+                break;
+            }
+            let publisher = u32::try_from(lane.publisher).expect("few publishers");
+            stamp(&mut self.payload, self.options.run, publisher, lane.next);
+            match client.offer(self.stream, &self.payload) {
+                Ok(_) => {}
+                Err(OfferError::BackPressure(crate::client::BackPressure::Server(
+                    state @ (crate::wire::publish::PublishState::NoSpace
+                    | crate::wire::publish::PublishState::Failed),
+                ))) => {
+                    let why = format!(
+                        "the server takes no more messages: {state:?}; a larger disk.size?"
+                    );
+                    return Err(LoadError::Other(why));
+                }
+                Err(OfferError::BackPressure(_) | OfferError::NotConnected) => break,
+                Err(error) => return Err(error.into()),
+            }
+            lane.next += 1;
+            offered += 1;
+        }
+        if offered > 0 {
+            client.flush();
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, index: usize) {
+        let Some(lane) = &mut self.lanes[index] else { return };
+        let client = &mut self.participants[index].client;
+        let mut now_ns = 0;
+        while let Some(done) = client.next_completion() {
+            if now_ns == 0 {
+                now_ns = client.clock().now_ns();
+            }
+            lane.acknowledged += 1;
+            let number = done.producer_seq - lane.base_seq;
+            let intended_ns =
+                self.schedule.intended_ns(lane.index(number)).unwrap_or(done.offered_ns);
+            if intended_ns < self.measure_ns {
+                continue;
+            }
+            let result = &mut self.result;
+            result.response.record(now_ns.saturating_sub(intended_ns));
+            result.service.record(now_ns.saturating_sub(done.sent_ns));
+            result.delay.record(done.sent_ns.saturating_sub(intended_ns));
+            result.server.record(u64::from(done.receipt.server_ns));
+            result.device.record(u64::from(done.receipt.device_ns));
+            result.messages += 1;
+            result.durability = Some(done.receipt.durability);
+            self.last_ns = now_ns;
+        }
+    }
+}
+
+fn connect<P: Port, C: Clock>(client: &mut Client<P, C>) -> Result<(), ClientError> {
+    while !client.is_connected() {
+        client.poll(&mut |_| {})?;
+    }
+    Ok(())
+}
+
+fn wait<P: Port, C: Clock, T>(
+    client: &mut Client<P, C>,
+    mut take: impl FnMut(Event) -> Option<Result<T, String>>,
+) -> Result<T, LoadError> {
+    loop {
+        while let Some(event) = client.next_event() {
+            if let Some(answer) = take(event) {
+                return answer.map_err(LoadError::Other);
+            }
+        }
+        client.poll(&mut |_| {})?;
+    }
+}
+
+fn open_stream<P: Port, C: Clock>(
+    client: &mut Client<P, C>,
+    name: &str,
+) -> Result<StreamId, LoadError> {
+    client.request(Request::CreateStream(name.into()));
+    wait(client, |event| match event {
+        Event::Stream { info, .. } => Some(Ok(info.id)),
+        Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
+        _ => None,
+    })
+}
+
+fn next_sequence<P: Port, C: Clock>(
+    client: &mut Client<P, C>,
+    name: &str,
+) -> Result<u64, LoadError> {
+    client.request(Request::DescribeStream(name.into()));
+    wait(client, |event| match event {
+        Event::Stream { info, .. } => Some(Ok(info.durable_next)),
+        Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
+        _ => None,
+    })
+}
+
+fn subscribe<P: Port, C: Clock>(
+    client: &mut Client<P, C>,
+    stream: StreamId,
+    from: StartFrom,
+) -> Result<(), LoadError> {
+    client.subscribe(stream, from, WINDOW);
+    // No message may come before this returns: the stream is at rest.
+    loop {
+        while let Some(event) = client.next_event() {
+            match event {
+                Event::Subscribed { .. } => return Ok(()),
+                Event::Refused { code, .. } => {
+                    return Err(LoadError::Other(format!("subscribing: {code}")));
+                }
+                _ => {}
+            }
+        }
+        if matches!(from, StartFrom::End) {
+            client.poll(&mut |_| {})?;
+        } else {
+            // Replayed messages are taken by the checks.
+            return Ok(());
+        }
+    }
+}
+
+fn finish_checks<P: Port, C: Clock>(
+    participants: &mut [Participant<P, C>],
+    checkers: &mut [Checker],
+    expected: u64,
+) -> Result<(), LoadError> {
+    for (participant, checker) in participants.iter_mut().zip(checkers) {
+        let client = &mut participant.client;
+        let mut seen = checker.seen();
+        let mut moved_ns = client.clock().now_ns();
+        while participant.consumes && checker.seen() < expected {
+            client.poll(&mut |record| checker.take(record.payload))?;
+            let now_ns = client.clock().now_ns();
+            if checker.seen() > seen {
+                (seen, moved_ns) = (checker.seen(), now_ns);
+            } else if now_ns - moved_ns > FINISH_NS / 4 {
+                // What has not come by now is lost; the verdict says so.
+                break;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! The other end of a benchmark: an appliance, or an echo, in a process of its own on the shard's core.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::{SocketAddrV4, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::CommandError;
+use crate::profile::{PortDriver, Profile};
+
+/// What the other end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A serving appliance.
+    Serve,
+    /// Sends back what it gets.
+    Echo,
+}
+
+/// Starts processes that may run on every core, although the thread that measures is pinned to one: a
+/// process gets the cores of the thread that starts it.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    commands: Sender<Command>,
+    children: Receiver<io::Result<Child>>,
+}
+
+impl Spawner {
+    /// To be made before the calling thread is pinned.
+    #[allow(clippy::disallowed_methods, reason = "a thread that only starts processes")]
+    pub(super) fn new() -> Self {
+        let (commands, asked) = channel::<Command>();
+        let (started, children) = channel();
+        std::thread::spawn(move || {
+            for mut command in asked {
+                if started.send(command.spawn()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { commands, children }
+    }
+
+    fn spawn(&self, command: Command) -> io::Result<Child> {
+        self.commands.send(command).map_err(|_| io::Error::other("the spawner ended"))?;
+        self.children.recv().map_err(|_| io::Error::other("the spawner ended"))?
+    }
+}
+
+/// A process that ends with this value.
+#[derive(Debug)]
+pub(super) struct Other {
+    child: Child,
+}
+
+impl Other {
+    /// Starts it, and waits until an appliance is ready.
+    pub(super) fn start(
+        spawner: &Spawner,
+        role: Role,
+        profile_name: &str,
+        settings: &[String],
+    ) -> Result<Self, CommandError> {
+        let failed = |why: String| CommandError::Failed(format!("starting the other end: {why}"));
+        let binary = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let mut command = Command::new(binary);
+        command.args(match role {
+            Role::Serve => &["serve"][..],
+            Role::Echo => &["bench", "echo"][..],
+        });
+        command.args(["--profile", profile_name]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = spawner.spawn(command).map_err(|error| failed(error.to_string()))?;
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let read = stderr.read_line(&mut line).map_err(|error| failed(error.to_string()))?;
+            if line.starts_with("ready") {
+                // Kept open, so that a later word of its does not end it.
+                child.stderr = Some(stderr.into_inner());
+                return Ok(Self { child });
+            }
+            said.push_str(&line);
+            if read == 0 {
+                let _ = child.wait();
+                return Err(failed(said.trim().to_owned()));
+            }
+        }
+    }
+
+    /// Resident memory in bytes, where the system tells.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        crate::cpu::resident_bytes(self.child.id())
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // SIGKILL: the log's recovery is part of what is measured, and an echo has nothing to save.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The settings that keep a benchmark apart from appliances that run on the same host: an instance, a log
+/// and, on kernel UDP, a port of its own.
+pub(super) fn own_settings(profile: &Profile) -> Result<Vec<String>, CommandError> {
+    let process = std::process::id();
+    let mut settings =
+        vec![format!("instance=bench-{process}"), format!("disk.path={}", log_path(profile))];
+    if profile.port.driver == PortDriver::Udp {
+        let free = UdpSocket::bind(SocketAddrV4::new(*profile.port.address.ip(), 0))
+            .and_then(|socket| socket.local_addr())
+            .map_err(|error| CommandError::Failed(format!("{}: {error}", profile.port.address)))?;
+        settings.push(format!("port.address={free}"));
+    }
+    Ok(settings)
+}
+
+/// The benchmark's log, beside the profile's.
+pub(super) fn log_path(profile: &Profile) -> String {
+    format!("{}.bench-{}", profile.disk.path, std::process::id())
+}

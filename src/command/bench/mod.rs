@@ -1,0 +1,430 @@
+//! `buslane bench`: latency and throughput, the floor beside them, and the proof that nothing was lost.
+//!
+//! The other end runs in a process of its own, on the shard's core and on a log of its own beside the
+//! profile's; with `--server` it is whatever listens there.
+
+mod appliance;
+
+use std::fs::File;
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::{CommandError, Out};
+use crate::cli::arguments::{BenchCommand, BenchFloorArgs, BenchRunArgs};
+use crate::cli::{Globals, Output};
+use crate::client::polled::Client;
+use crate::client::{ClientOptions, Publisher};
+use crate::clock::{Clock, HostClock};
+use crate::cpu;
+use crate::disk::ram::RamDisk;
+use crate::disk::uring::UringDisk;
+use crate::launch::{AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_uring, pin};
+use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use crate::measure::floor::{disk_writes, echo, port_round_trips};
+use crate::measure::load::{self, LoadError, LoadOptions, LoadResult, Participant};
+use crate::metrics::latency::{LatencyHistogram, write_hlog};
+use crate::profile::{self, DiskDriver, PortDriver, Profile};
+use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
+
+use appliance::{Other, Role, Spawner, log_path, own_settings};
+
+/// Rounds of floor and load with `--floor`, alternating.
+const ROUNDS: u64 = 5;
+
+/// What a message costs on the wire besides its payload: datagram, frame and message heads.
+const WIRE_BYTES: usize = 48;
+
+/// Bytes of the file whose writes are the disk's floor.
+const FLOOR_FILE_BYTES: u64 = 64 << 20;
+
+/// Without a rate or `--max`.
+const RATE_DEFAULT: f64 = 1_000.0;
+
+/// Without a count or a duration.
+const DURATION_NS: u64 = 10_000_000_000;
+
+pub(super) fn bench(globals: &Globals, command: &BenchCommand) -> Result<(), CommandError> {
+    match command {
+        BenchCommand::Run(args) => run(globals, args),
+        BenchCommand::Floor(args) => floor(globals, args),
+        BenchCommand::Echo => echo_until_stopped(globals),
+    }
+}
+
+/// What all rounds of a benchmark share.
+struct Bench {
+    profile: Profile,
+    profile_name: String,
+    settings: Vec<String>,
+    server: SocketAddrV4,
+    clock: HostClock,
+    spawner: Spawner,
+    /// A DPDK port can be opened once in a process: it goes from round to round.
+    port: Option<AnyPort>,
+}
+
+impl Bench {
+    fn new(globals: &Globals) -> Result<Self, CommandError> {
+        let profile_name = globals.profile_or_default().to_owned();
+        let mut settings = globals.set.clone();
+        let asked = profile::load(&profile_name, &settings)?;
+        if globals.server.is_none() {
+            settings.extend(own_settings(&asked)?);
+        }
+        let profile = profile::load(&profile_name, &settings)?;
+        let cores = cpu::available_cores();
+        profile.check_client(&cores)?;
+        let server = globals.server.unwrap_or(profile.port.address);
+        let clock = HostClock::new();
+        let spawner = Spawner::new();
+        let mut bench =
+            Self { spawner, profile, profile_name, settings, server, clock, port: None };
+        if bench.profile.client.port.driver == PortDriver::Dpdk {
+            bench.port = Some(open_port(&bench.profile.client.port)?);
+        }
+        pin(bench.profile.client.core, &cores)?;
+        Ok(bench)
+    }
+
+    fn take_port(&mut self) -> Result<AnyPort, CommandError> {
+        match self.port.take() {
+            Some(port) => Ok(port),
+            None => Ok(open_port(&self.profile.client.port)?),
+        }
+    }
+
+    fn give_back(&mut self, port: AnyPort) {
+        if self.profile.client.port.driver == PortDriver::Dpdk {
+            self.port = Some(port);
+        }
+    }
+
+    fn start(&self, role: Role) -> Result<Other, CommandError> {
+        Other::start(&self.spawner, role, &self.profile_name, &self.settings)
+    }
+
+    /// Round trips of the bare port.
+    fn port_floor(
+        &mut self,
+        bytes: usize,
+        pace: (f64, u64),
+        histogram: &mut LatencyHistogram,
+    ) -> Result<(), CommandError> {
+        let _other = self.start(Role::Echo)?;
+        let mut port = self.take_port()?;
+        let bytes = bytes + WIRE_BYTES;
+        port_round_trips(&mut port, &self.clock, self.server, bytes, pace, histogram)
+            .map_err(CommandError::Failed)?;
+        self.give_back(port);
+        Ok(())
+    }
+
+    /// Writes to the bare disk: a file beside the log, or memory.
+    fn disk_floor(
+        &self,
+        pace: (f64, u64),
+        histogram: &mut LatencyHistogram,
+    ) -> Result<(), CommandError> {
+        let path = format!("{}.floor", log_path(&self.profile));
+        let path = Path::new(&path);
+        let mut disk: AnyDisk = match self.profile.disk.driver {
+            DiskDriver::Ram => Box::new(
+                RamDisk::new(FLOOR_FILE_BYTES, BLOCK_BYTES, QUEUE_DEPTH_MAX)
+                    .map_err(LaunchError::from)?,
+            ),
+            DiskDriver::Uring | DiskDriver::Spdk => {
+                UringDisk::create(path, FLOOR_FILE_BYTES, true, &mut |_, _| {})
+                    .map_err(LaunchError::from)?;
+                Box::new(open_uring(path, BLOCK_BYTES, false).map_err(LaunchError::from)?)
+            }
+        };
+        let written = disk_writes(&mut disk, &self.clock, pace, histogram);
+        drop(disk);
+        if self.profile.disk.driver != DiskDriver::Ram {
+            let _ = std::fs::remove_file(path);
+        }
+        written.map_err(|fault| CommandError::Failed(format!("{}: {fault}", path.display())))
+    }
+
+    fn load(
+        &mut self,
+        args: &BenchRunArgs,
+        options: &LoadOptions,
+    ) -> Result<LoadResult, CommandError> {
+        let mut participants = self.participants(args)?;
+        let name = format!("bench-{}", options.run);
+        let result = load::run(&mut participants, &name, options).map_err(CommandError::from);
+        for participant in participants {
+            let port = participant.client.close();
+            self.give_back(port);
+        }
+        result
+    }
+
+    fn participants(
+        &mut self,
+        args: &BenchRunArgs,
+    ) -> Result<Vec<Participant<AnyPort, HostClock>>, CommandError> {
+        let one_session = self.profile.client.port.driver == PortDriver::Dpdk;
+        if one_session && (args.publishers > 1 || args.consumers > 1) {
+            return Err(CommandError::Usage(
+                "over DPDK this process has one port, so one publisher and at most one consumer: use \
+                 --publishers 1 --consumers 1, or run several processes"
+                    .into(),
+            ));
+        }
+        let mut roles = vec![(true, false); usize::from(args.publishers)];
+        if one_session {
+            roles[0].1 = args.consumers > 0;
+        } else {
+            roles.extend(vec![(false, true); usize::from(args.consumers)]);
+        }
+        let mut participants = Vec::new();
+        for (publishes, consumes) in roles {
+            let publisher = if publishes { Publisher::New } else { Publisher::No };
+            let options = ClientOptions::new(publisher);
+            let port = self.take_port()?;
+            let client = Client::new(port, self.clock.clone(), self.server, options);
+            participants.push(Participant { client, publishes, consumes });
+        }
+        Ok(participants)
+    }
+}
+
+impl From<LoadError> for CommandError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Client(error @ crate::client::ClientError::Unreachable { .. }) => {
+                Self::Unreachable(error.to_string())
+            }
+            error @ (LoadError::Client(_) | LoadError::Offer(_) | LoadError::Other(_)) => {
+                Self::Failed(error.to_string())
+            }
+        }
+    }
+}
+
+fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
+    if args.floor && globals.server.is_some() {
+        let what = "--floor measures the profile's own port and disk; leave --server out";
+        return Err(CommandError::Usage(what.into()));
+    }
+    let mut bench = Bench::new(globals)?;
+    let rate = if args.max { None } else { Some(args.rate.unwrap_or(RATE_DEFAULT)) };
+    let rounds = if args.floor { ROUNDS } else { 1 };
+    let duration_ns = args.duration.unwrap_or(match args.count {
+        // A count at a rate takes its time and some; without a rate it takes what it takes.
+        Some(count) => rate.map_or(600_000_000_000, |rate| nanos(count, rate) + DURATION_NS),
+        None => DURATION_NS,
+    });
+    let options = LoadOptions {
+        run: std::process::id(),
+        message_bytes: args.size,
+        rate,
+        batch: u64::from(args.batch),
+        warmup_ns: args.warmup / rounds,
+        duration_ns: duration_ns / rounds,
+        count: args.count.map_or(u64::MAX, |count| count.div_ceil(rounds)),
+    };
+    let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(bench.clock.unix_ns());
+    let measured = measure(&mut bench, globals, args, &options, rounds);
+    remove_log(&bench);
+    let (load, floors) = measured?;
+    let report = report_of(&bench, args, rate, &load, floors.as_ref());
+    write_files(&args.out, started, &report, &load, floors.as_ref())?;
+    print(globals, &report, &args.out)?;
+    let failures = report.failures();
+    if !failures.is_empty() {
+        return Err(CommandError::Failed(failures.join("; ")));
+    }
+    if args.strict && !report.host.checks_failed.is_empty() {
+        let checks = report.host.checks_failed.join(", ");
+        return Err(CommandError::Warnings(format!("host checks failed: {checks}")));
+    }
+    Ok(())
+}
+
+/// Histograms of the floors: port, disk.
+type Floors = (LatencyHistogram, LatencyHistogram);
+
+fn measure(
+    bench: &mut Bench,
+    globals: &Globals,
+    args: &BenchRunArgs,
+    options: &LoadOptions,
+    rounds: u64,
+) -> Result<(LoadResult, Option<Floors>), CommandError> {
+    let mut floors = args.floor.then(|| (LatencyHistogram::new(), LatencyHistogram::new()));
+    let mut load: Option<LoadResult> = None;
+    let mut options = *options;
+    for _ in 0..rounds {
+        if let Some((port, disk)) = &mut floors {
+            let rate = options.rate.unwrap_or(RATE_DEFAULT);
+            let pace = (rate, count_in(rate, options.duration_ns).clamp(100, 100_000));
+            bench.port_floor(args.size, pace, port)?;
+            bench.disk_floor(pace, disk)?;
+        }
+        // Messages of another round must not be taken for this one's.
+        options.run = options.run.wrapping_add(1 << 22);
+        let other = match globals.server {
+            Some(_) => None,
+            None => Some(bench.start(Role::Serve)?),
+        };
+        let result = bench.load(args, &options)?;
+        if let Some(bytes) = other.as_ref().and_then(Other::resident_bytes) {
+            if globals.verbose > 0 {
+                eprintln!("appliance: {} MiB resident", bytes >> 20);
+            }
+        }
+        match &mut load {
+            Some(load) => load.merge(&result),
+            None => load = Some(result),
+        }
+    }
+    Ok((load.expect("at least one round"), floors))
+}
+
+fn remove_log(bench: &Bench) {
+    if bench.settings.iter().any(|setting| setting.starts_with("instance=bench-")) {
+        let _ = std::fs::remove_file(&bench.profile.disk.path);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "rates and seconds for people")]
+fn report_of(
+    bench: &Bench,
+    args: &BenchRunArgs,
+    rate: Option<f64>,
+    load: &LoadResult,
+    floors: Option<&Floors>,
+) -> BenchReport {
+    let seconds = load.elapsed_ns as f64 / 1e9;
+    let (lost, duplicated, reordered) = load.verdict;
+    BenchReport {
+        schema_version: SCHEMA_VERSION,
+        profile: bench.profile.name.clone(),
+        durability: load.durability.map_or("unknown", crate::ids::Durability::name).into(),
+        message_bytes: args.size,
+        messages: load.messages,
+        lost,
+        duplicated,
+        reordered,
+        target_rate: rate,
+        achieved_rate: if seconds > 0.0 { load.messages as f64 / seconds } else { 0.0 },
+        response_ns: load.response.percentiles(),
+        service_ns: load.service.percentiles(),
+        delay_ns: load.delay.percentiles(),
+        server_ns: load.server.percentiles(),
+        device_ns: load.device.percentiles(),
+        floor: floors.map(floor_of),
+        host: Host::read(Path::new("/")),
+    }
+}
+
+fn floor_of((port, disk): &Floors) -> Floor {
+    Floor { port_rtt_ns: port.percentiles().into(), disk_write_ns: disk.percentiles().into() }
+}
+
+fn write_files(
+    dir: &Path,
+    started: SystemTime,
+    report: &BenchReport,
+    load: &LoadResult,
+    floors: Option<&Floors>,
+) -> Result<(), CommandError> {
+    let failed =
+        |error: std::io::Error| CommandError::Failed(format!("{}: {error}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let mut json = Out::file(&dir.join("run.json"))?;
+    json.json(report)?;
+    json.finish()?;
+    let mut hgrm = File::create(dir.join("run.hgrm")).map_err(failed)?;
+    load.response.write_hgrm(&mut hgrm).map_err(failed)?;
+    let mut tagged = vec![
+        ("response", &load.response),
+        ("service", &load.service),
+        ("delay", &load.delay),
+        ("server", &load.server),
+        ("device", &load.device),
+    ];
+    if let Some((port, disk)) = floors {
+        tagged.extend([("floor-port", port), ("floor-disk", disk)]);
+    }
+    let mut hlog = File::create(dir.join("run.hlog")).map_err(failed)?;
+    let took = Duration::from_nanos(load.elapsed_ns);
+    write_hlog(&mut hlog, started, took, &tagged).map_err(failed)
+}
+
+fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), CommandError> {
+    let mut out = Out::stdout();
+    if globals.output() == Output::Json {
+        out.json(report)?;
+    } else {
+        out.bytes(report.text().as_bytes())?;
+        out.line(&format!("files: {0}/run.json {0}/run.hlog {0}/run.hgrm", dir.display()))?;
+    }
+    out.finish()
+}
+
+fn floor(globals: &Globals, args: &BenchFloorArgs) -> Result<(), CommandError> {
+    if globals.server.is_some() {
+        let what = "a floor is of the profile's own port and disk; leave --server out";
+        return Err(CommandError::Usage(what.into()));
+    }
+    let mut bench = Bench::new(globals)?;
+    let mut floors = (LatencyHistogram::new(), LatencyHistogram::new());
+    let pace = (args.rate, args.count);
+    bench.port_floor(args.size, pace, &mut floors.0)?;
+    bench.disk_floor(pace, &mut floors.1)?;
+    let mut out = Out::stdout();
+    if globals.output() == Output::Json {
+        out.json(&floor_of(&floors))?;
+    } else {
+        let mut table = LatencyTable::default();
+        table.row("port round trip", floors.0.percentiles());
+        table.row("disk write", floors.1.percentiles());
+        out.bytes(table.text().as_bytes())?;
+    }
+    out.finish()?;
+    std::fs::create_dir_all(&args.out)
+        .and_then(|()| File::create(args.out.join("floor.hlog")))
+        .and_then(|mut file| {
+            let tagged = [("floor-port", &floors.0), ("floor-disk", &floors.1)];
+            write_hlog(&mut file, SystemTime::UNIX_EPOCH, Duration::ZERO, &tagged)
+        })
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", args.out.display())))
+}
+
+/// The other end of the port's floor.
+fn echo_until_stopped(globals: &Globals) -> Result<(), CommandError> {
+    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
+    let cores = cpu::available_cores();
+    let stop = catch_signals()?;
+    let mut port = open_port(&profile.port)?;
+    pin(profile.shard.core, &cores)?;
+    eprintln!("ready on {}", port.local());
+    echo(&mut port, || stop.load(Ordering::Relaxed));
+    Ok(())
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a benchmark is shorter than 2^53 ns"
+)]
+fn nanos(count: u64, rate: f64) -> u64 {
+    (count as f64 * 1e9 / rate) as u64
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a benchmark is shorter than 2^53 ns"
+)]
+fn count_in(rate: f64, duration_ns: u64) -> u64 {
+    (rate * duration_ns as f64 / 1e9) as u64
+}
