@@ -26,7 +26,8 @@ pub trait Clock {
 #[derive(Clone, Debug)]
 pub struct HostClock {
     clock: quanta::Clock,
-    start: quanta::Instant,
+    /// Raw counter at the start.
+    start: u64,
     unix_ns_at_start: u64,
 }
 
@@ -39,7 +40,7 @@ impl HostClock {
     #[allow(clippy::disallowed_methods, reason = "this is where wall time enters")]
     pub fn new() -> Self {
         let clock = quanta::Clock::new();
-        let start = clock.now();
+        let start = clock.raw();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("system clock after 1970");
         let unix_ns_at_start = u64::try_from(unix.as_nanos()).expect("before the year 2554");
         Self { clock, start, unix_ns_at_start }
@@ -55,8 +56,7 @@ impl Default for HostClock {
 impl Clock for HostClock {
     #[inline]
     fn now_ns(&self) -> u64 {
-        let elapsed = self.clock.now().duration_since(self.start);
-        elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+        self.clock.delta_as_nanos(self.start, self.clock.raw())
     }
 
     #[inline]

@@ -18,6 +18,9 @@ pub const REPLAY_READS_MAX: usize = 8;
 /// Memory that holds the newest part of the log for live consumers, default.
 pub const RING_BYTES: usize = 32 << 20;
 
+/// The same at least: a quarter of it holds the largest checkpoint, so that a segment can always roll.
+pub const RING_BYTES_MIN: usize = 2 << 20;
+
 /// Datagrams taken from a port in one turn, at most.
 pub const RECEIVE_BURST: usize = 32;
 

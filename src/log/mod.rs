@@ -328,6 +328,13 @@ impl Log {
         self.flights.is_empty() && self.open.body_len == 0
     }
 
+    /// Whether something was appended that is not sealed.
+    #[must_use]
+    #[inline]
+    pub fn has_open_batch(&self) -> bool {
+        self.open.body_len > 0
+    }
+
     /// Bytes sealed or being filled that are not durable.
     #[must_use]
     pub fn bytes_in_flight(&self) -> usize {

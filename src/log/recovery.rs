@@ -17,7 +17,7 @@ use super::tables::Tables;
 use super::{Live, Log, LogFault, live_of, new_index};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 use crate::wire::record::Record;
 
 /// How a log is opened.
@@ -256,7 +256,59 @@ pub(super) fn read_segments<D: Disk>(
     Ok(found)
 }
 
-/// What walking over the last segment showed.
+/// A log as it is read, nothing written.
+pub(super) struct Read {
+    pub(super) superblock: Superblock,
+    /// Segments that count, ascending, each with its closing index, read or made.
+    pub(super) found: Vec<Found>,
+    /// Trailing segments that hold nothing worth keeping.
+    pub(super) dropped: Vec<SegmentHeader>,
+    pub(super) tables: Tables,
+    pub(super) recovery: Recovery,
+}
+
+/// Reads a log: finds what counts, decides where it ends, rebuilds the tables.
+pub(super) fn read_log<D: Disk>(
+    disk: &mut D,
+    seen: &mut dyn FnMut(&RecoveredMessage),
+) -> Result<Read, OpenError> {
+    let name = disk.info().name.clone();
+    let superblock = read_superblock(disk)?;
+    let mut found = read_segments(disk, &superblock)
+        .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
+    check_chain(disk, &superblock, &mut found)?;
+    let clean = superblock.clean.get() == 1;
+    let mut read = Read {
+        superblock,
+        found,
+        dropped: Vec::new(),
+        tables: Tables::new(),
+        recovery: Recovery { clean, ..Recovery::default() },
+    };
+    let mut later_base = None;
+    while let Some(last) = read.found.last_mut() {
+        let looked = look_at(disk, &superblock, last, later_base)?;
+        read.recovery.scanned_bytes += looked.stop.end.off;
+        read.recovery.cut |= looked.stop.lac_ahead > 0;
+        if looked.opened && looked.content {
+            looked.messages.iter().for_each(seen);
+            read.tables = looked.tables;
+            read.recovery.messages = looked.stop.end.base.message;
+            last.closing = Some((looked.stop.end, looked.index));
+            break;
+        }
+        // Nothing worth keeping: its catalog and producers, if whole, are those of the one before.
+        later_base = Some(last.header.base_batch_seq.get());
+        read.dropped.push(last.header);
+        if looked.opened && read.found.len() == 1 {
+            read.tables = looked.tables;
+        }
+        read.found.pop();
+    }
+    Ok(read)
+}
+
+/// What walking over a segment showed.
 struct Last {
     tables: Tables,
     stop: Stop,
@@ -282,70 +334,42 @@ impl Log {
         seen: &mut dyn FnMut(&RecoveredMessage),
     ) -> Result<(Self, Recovery), OpenError> {
         assert!(disk.memory().len() >= Self::memory_bytes(options.ring_bytes), "memory as asked");
-        assert!(options.ring_bytes >= 2 << 20, "a ring holds a roll and what is in flight");
+        assert!(options.ring_bytes >= RING_BYTES_MIN, "a ring holds a roll and what is in flight");
         let name = disk.info().name.clone();
-        let device = |fault| OpenError::Device { name: name.clone(), fault };
-        let superblock = read_superblock(disk)?;
-        let mut found = read_segments(disk, &superblock).map_err(device)?;
-        check_chain(disk, &superblock, &mut found)?;
-        let mut recovery = Recovery { clean: superblock.clean.get() == 1, ..Recovery::default() };
-        let mut dropped = Vec::new();
-        let mut dropped_seg_no = 0;
-        let mut tables = Tables::new();
-        let mut later_base = None;
-        while let Some(last) = found.last() {
-            let looked = look_at(disk, &superblock, last, later_base)?;
-            recovery.scanned_bytes += looked.stop.end.off;
-            recovery.cut |= looked.stop.lac_ahead > 0;
-            if looked.opened && looked.content {
-                looked.messages.iter().for_each(&mut *seen);
-                tables = looked.tables;
-                let header = last.header;
-                close_found(disk, &superblock, &header, &looked.stop.end, &looked.index)
-                    .map_err(device)?;
-                let closing = Some((looked.stop.end, looked.index));
-                *found.last_mut().expect("seen above") = Found { header, closing };
-                break;
-            }
-            // Nothing worth keeping: its catalog and producers, if whole, are those of the one before.
-            dropped_seg_no = dropped_seg_no.max(last.header.seg_no.get());
-            dropped.push(last.header.phys_index.get());
-            later_base = Some(last.header.base_batch_seq.get());
-            if looked.opened && found.len() == 1 {
-                tables = looked.tables;
-            }
-            found.pop();
+        let mut read = read_log(disk, seen)?;
+        let superblock = read.superblock;
+        if let Some(last) = read.found.last() {
+            let (end, entries) = last.closing.as_ref().expect("read_log closes what it keeps");
+            close_found(disk, &superblock, &last.header, end, entries)
+                .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
         }
-        tables.all_durable();
+        read.tables.all_durable();
         let segments = superblock.segment_count.get();
         let mut live = Vec::with_capacity(usize::try_from(segments).expect("a disk's segments"));
         let mut index = new_index(segments);
-        for found in &found {
+        for found in &read.found {
             let (end, entries) = found.closing.as_ref().expect("the chain was checked");
             live.push(live_of(&found.header, &superblock, Some(*end)));
             let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
             index[phys].extend_from_slice(entries);
         }
         // What was dropped is used first, so that no header of it stays.
+        let dropped: Vec<u64> = read.dropped.iter().map(|h| h.phys_index.get()).collect();
         let used = |phys: &u64| live.iter().any(|live: &Live| live.phys == *phys);
         let mut free: Vec<u64> =
             (0..segments).rev().filter(|phys| !used(phys) && !dropped.contains(phys)).collect();
         free.extend(dropped.iter().rev());
-        recovery.segments = live.len();
-        let mut log = Self::assemble(
-            &superblock,
-            (options.queue_depth.min(disk.info().queue_depth), options.ring_bytes),
-            tables,
-            live,
-            index,
-            free,
-        );
-        log.dropped_seg_no = dropped_seg_no;
-        recovery.messages = log.messages;
-        log.begin_epoch(disk, &found, options.unix_ns)
+        read.recovery.segments = live.len();
+        let depth = options.queue_depth.min(disk.info().queue_depth);
+        let sizes = (depth, options.ring_bytes);
+        let mut log = Self::assemble(&superblock, sizes, read.tables, live, index, free);
+        let numbers = read.dropped.iter().map(|header| header.seg_no.get());
+        log.dropped_seg_no = numbers.max().unwrap_or(0);
+        read.recovery.messages = log.messages;
+        log.begin_epoch(disk, &read.found, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;
-        recovery.epoch = log.epoch;
-        Ok((log, recovery))
+        read.recovery.epoch = log.epoch;
+        Ok((log, read.recovery))
     }
 
     /// Takes the next epoch and starts a segment for it.

@@ -1,1 +1,435 @@
-//! To come.
+//! Verification: every byte of a log that was written is read and accounted for.
+//!
+//! Nothing is written. Damage does not end it: it goes on at the next batch whose checksums are right,
+//! and what lies between is reported with the streams and sequences that are missing there.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::batch::{BatchKind, BatchView};
+use super::create::{banner, disk_bytes_of};
+use super::recovery::{Decision, Facts, Found, OpenError, decide, read_segments, read_superblock};
+use super::scan::{self, CHUNK_BYTES, Stop, walk};
+use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
+use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, Superblock, copy_offsets, read_copies};
+use super::tables::Tables;
+use crate::disk::{Disk, DiskFault};
+use crate::ids::StreamId;
+use crate::limits::BLOCK_BYTES;
+use crate::wire::record::Record;
+
+/// Sequences of a stream that are damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// Name of the stream.
+    pub stream: String,
+    /// First sequence.
+    pub first: u64,
+    /// Last sequence; absent where nothing after it tells.
+    pub last: Option<u64>,
+}
+
+/// One thing that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether data or what protects it is hurt; otherwise it is worth knowing only.
+    pub is_damage: bool,
+    /// What, for people.
+    pub what: String,
+    /// Where on the disk.
+    pub disk_offset: u64,
+    /// Messages that cannot be read.
+    pub streams: Vec<Missing>,
+}
+
+/// What a verification read and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// Segments that count.
+    pub segments: u64,
+    /// Batches that are whole.
+    pub batches: u64,
+    /// Messages that are whole.
+    pub messages: u64,
+    /// What is not as it was written.
+    pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether anything is damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.findings.iter().any(|finding| finding.is_damage)
+    }
+}
+
+/// Verifies a log; `progress` is told segments done and in all.
+///
+/// # Errors
+/// When it cannot even be told where the log is, or the device fails.
+pub fn verify<D: Disk>(
+    disk: &mut D,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<VerifyReport, OpenError> {
+    let name = disk.info().name.clone();
+    let device = |fault| OpenError::Device { name: name.clone(), fault };
+    let superblock = read_superblock(disk)?;
+    let mut verifier = Verifier {
+        superblock,
+        geometry: Geometry::of(&superblock),
+        report: VerifyReport::default(),
+        next: BTreeMap::new(),
+        expected: Base::default(),
+    };
+    verifier.check_copies(disk);
+    verifier.check_reserved(disk).map_err(device)?;
+    let found = read_segments(disk, &superblock).map_err(device)?;
+    verifier.check_headers(disk, &found).map_err(device)?;
+    let kept = without_replaced(&found);
+    let all = kept.len() as u64;
+    for (position, segment) in kept.iter().enumerate() {
+        let later = kept.get(position + 1).map(|next| next.header.base());
+        verifier.check_segment(disk, segment, later).map_err(device)?;
+        progress(position as u64 + 1, all);
+    }
+    verifier.report.segments = all;
+    Ok(verifier.report)
+}
+
+/// Leaves out segments that held nothing and were replaced by their successor in another place.
+fn without_replaced(found: &[Found]) -> Vec<&Found> {
+    let base = |index: usize| found.get(index).map(|found| found.header.base());
+    let kept = |&(index, _): &(usize, &Found)| base(index) != base(index + 1);
+    found.iter().enumerate().filter(kept).map(|(_, found)| found).collect()
+}
+
+struct Verifier {
+    superblock: Superblock,
+    geometry: Geometry,
+    report: VerifyReport,
+    /// Per stream its name and the next sequence.
+    next: BTreeMap<u32, (String, u64)>,
+    expected: Base,
+}
+
+impl Verifier {
+    fn note(&mut self, is_damage: bool, disk_offset: u64, what: String) {
+        self.report.findings.push(Finding { is_damage, what, disk_offset, streams: Vec::new() });
+    }
+
+    fn check_copies<D: Disk>(&mut self, disk: &mut D) {
+        let offsets = copy_offsets(disk.info().bytes);
+        for (copy, found) in read_copies(disk).into_iter().enumerate() {
+            match found {
+                Ok(block) if block.sequence == self.superblock.sequence => {}
+                Ok(block) => {
+                    let what = format!(
+                        "superblock copy {copy}: of write {}, the others of {}",
+                        block.sequence, self.superblock.sequence
+                    );
+                    self.note(false, offsets[copy], what);
+                }
+                Err(damage) => {
+                    self.note(true, offsets[copy], format!("superblock copy {copy}: {damage}"));
+                }
+            }
+        }
+    }
+
+    /// The banner, and that all around it and the superblock's copies is zero.
+    fn check_reserved<D: Disk>(&mut self, disk: &mut D) -> Result<(), DiskFault> {
+        let end = disk.info().bytes;
+        let block = BLOCK_BYTES as u64;
+        scan::read(disk, 0, BLOCK_BYTES)?;
+        if disk.memory().bytes(0..BLOCK_BYTES) != banner(&self.superblock) {
+            self.note(true, 0, "banner block: not as it was written".into());
+        }
+        let copies = copy_offsets(end);
+        let area_end = disk_bytes_of(&self.geometry) - END_BYTES;
+        let mut at = block;
+        while at < end {
+            if at == AREA_OFFSET {
+                at = area_end;
+            }
+            let next_copy = copies.into_iter().filter(|&copy| copy >= at).min().unwrap_or(end);
+            let next_area = if at < AREA_OFFSET { AREA_OFFSET } else { end };
+            let stop = next_copy.min(next_area);
+            let bytes = (stop - at).min(CHUNK_BYTES as u64);
+            if bytes == 0 {
+                // A superblock stands here; it was checked.
+                at += block;
+                continue;
+            }
+            self.check_zero(disk, at, bytes, "reserved area")?;
+            at += bytes;
+        }
+        debug_assert!(copies.len() == COPIES);
+        Ok(())
+    }
+
+    fn check_zero<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        disk_offset: u64,
+        bytes: u64,
+        what: &str,
+    ) -> Result<(), DiskFault> {
+        let bytes = usize::try_from(bytes).expect("at most a chunk");
+        scan::read(disk, disk_offset, bytes)?;
+        let found = disk.memory().bytes(0..bytes).iter().position(|&byte| byte != 0);
+        if let Some(at) = found {
+            let at = disk_offset + at as u64;
+            self.note(true, at, format!("{what}: not zero at disk offset {at}"));
+        }
+        Ok(())
+    }
+
+    /// Both copies of every segment's header, and that the headers of unused places are empty.
+    fn check_headers<D: Disk>(&mut self, disk: &mut D, found: &[Found]) -> Result<(), DiskFault> {
+        for phys in 0..self.geometry.segments {
+            let start = self.geometry.segment(phys);
+            let used = found.iter().find(|found| found.header.phys_index.get() == phys);
+            for (offset, what) in [(0, "header"), (self.geometry.copy_offset(), "header copy")] {
+                scan::read(disk, start + offset, BLOCK_BYTES)?;
+                let bytes = disk.memory().bytes(0..BLOCK_BYTES);
+                let header = SegmentHeader::check(bytes, &self.superblock, phys);
+                let is_zero = bytes.iter().all(|&byte| byte == 0);
+                match used {
+                    Some(used) if header == Some(used.header) => {}
+                    Some(used) => {
+                        let seg_no = used.header.seg_no;
+                        self.note(true, start + offset, format!("segment {seg_no}: {what}"));
+                    }
+                    None if is_zero => {}
+                    None => {
+                        let what =
+                            format!("unused place {phys}: {what} is neither empty nor valid");
+                        self.note(true, start + offset, what);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_segment<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        segment: &Found,
+        later: Option<Base>,
+    ) -> Result<(), DiskFault> {
+        let header = &segment.header;
+        let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.phys_index.get()));
+        if header.base() != self.expected {
+            let (first, last) = (self.expected.batch_seq + 1, header.base_batch_seq);
+            let what = format!("before segment {seg_no}: batches {first} to {last} are missing");
+            self.note(true, start, what);
+        }
+        let mut from = End { off: BLOCK_BYTES as u64, base: header.base() };
+        let mut tables = Some(Tables::new());
+        let mut parts = 0;
+        loop {
+            let superblock = self.superblock;
+            let stop = walk(disk, &superblock, header, from, &mut |batch| {
+                self.take(batch, &mut tables, &mut parts);
+            })?;
+            self.expected = stop.end.base;
+            let Some(because) = self.should_go_on(segment, &stop, later) else { break };
+            let Some(next) = self.resync(disk, header, &stop, &because)? else { break };
+            from = next;
+        }
+        // The checkpoint that opens the next segment tells what this one held.
+        if later.is_some_and(|later| later.batch_seq >= self.expected.batch_seq) {
+            self.expected = later.expect("just seen");
+        }
+        self.check_closing(disk, segment, later.is_some())
+    }
+
+    /// Why more batches should follow where a walk ended; `None` when all is well.
+    fn should_go_on(&self, segment: &Found, stop: &Stop, later: Option<Base>) -> Option<String> {
+        if stop.rolled {
+            return None;
+        }
+        let next = stop.end.base.batch_seq + 1;
+        let hint = self.superblock.hints[0];
+        let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+        let last_epoch = segment.header.epoch.get() == self.superblock.last_epoch.get();
+        let facts = Facts {
+            later_segment: later.is_some_and(|later| later.batch_seq >= next),
+            later_mark: stop.lac_ahead >= next,
+            closed_later: closed >= next,
+            stopped_later: later.is_none()
+                && hint.closed_end.get() >= next
+                && (self.superblock.clean.get() == 1 || !last_epoch),
+        };
+        match decide(facts) {
+            Decision::Halt(because) => Some(because.to_owned()),
+            Decision::Cut => None,
+        }
+    }
+
+    /// Reports damage where a walk ended and finds the next batch that is whole.
+    fn resync<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        header: &SegmentHeader,
+        stop: &Stop,
+        because: &str,
+    ) -> Result<Option<End>, DiskFault> {
+        let (next, off) = (stop.end.base.batch_seq + 1, stop.end.off);
+        let mut found: Option<(End, u64)> = None;
+        let from = off + BLOCK_BYTES as u64;
+        let superblock = self.superblock;
+        scan::for_each_block(
+            disk,
+            &superblock,
+            header,
+            (from, u64::MAX),
+            &mut |bytes, key, at| {
+                if found.is_some() {
+                    return;
+                }
+                if let Ok(batch) = BatchView::check(bytes, key, at) {
+                    if batch.batch_seq() > next {
+                        let base = Base {
+                            batch_seq: batch.batch_seq() - 1,
+                            message: batch.messages().0,
+                            chain: batch.chain(),
+                        };
+                        let off = at - header.base_log_off.get();
+                        found = Some((End { off, base }, batch.batch_seq() - 1));
+                    }
+                }
+            },
+        )?;
+        let seg_no = header.seg_no;
+        let disk_offset = self.geometry.segment(header.phys_index.get()) + off;
+        let batches = match found {
+            Some((_, last)) if last > next => format!("batches {next} to {last}"),
+            Some(_) => format!("batch {next}"),
+            None => format!("batch {next} and what follows"),
+        };
+        let what = format!("segment {seg_no}: {batches} at disk offset {disk_offset} ({because})");
+        self.note(true, disk_offset, what);
+        if found.is_none() {
+            // Until a later segment tells more: everything from here on may be missing.
+            let streams = self.next.values();
+            let missing = |(name, next): &(String, u64)| Missing {
+                stream: name.clone(),
+                first: *next,
+                last: None,
+            };
+            let streams: Vec<Missing> = streams.map(missing).collect();
+            self.report.findings.last_mut().expect("just noted").streams = streams;
+        }
+        Ok(found.map(|(end, _)| end))
+    }
+
+    fn take(&mut self, batch: &BatchView<'_>, tables: &mut Option<Tables>, parts: &mut u16) {
+        self.report.batches += 1;
+        match batch.kind() {
+            BatchKind::Checkpoint => {
+                let Some(reading) = tables else { return };
+                match reading.read_checkpoint(batch.body(), *parts) {
+                    Some(true) => {
+                        let whole = tables.take().expect("it is being read");
+                        self.take_checkpoint(&whole);
+                    }
+                    Some(false) => *parts += 1,
+                    // A part before it was damaged; that was reported.
+                    None => *tables = None,
+                }
+            }
+            BatchKind::Data => {
+                for record in batch.records() {
+                    self.take_record(batch, &record);
+                }
+            }
+            BatchKind::EpochOpen | BatchKind::Lac | BatchKind::Roll => {}
+        }
+    }
+
+    fn take_checkpoint(&mut self, tables: &Tables) {
+        for facts in tables.streams() {
+            let (id, next) = (facts.id.0, facts.next_sequence);
+            let known = self.next.entry(id).or_insert_with(|| (facts.name.clone(), 1));
+            let first = known.1;
+            known.1 = next;
+            if first < next {
+                let name = facts.name.clone();
+                self.missing(&name, first, next - 1);
+            }
+        }
+    }
+
+    fn take_record(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
+        let header = record.header;
+        let stream = StreamId(header.stream.get());
+        if stream.0 == 0 {
+            if header.flags.get() == super::append::CONTROL_STREAM {
+                let id = u32::try_from(header.producer_id.get()).unwrap_or(0);
+                let name = String::from_utf8_lossy(record.payload).into_owned();
+                self.next.entry(id).or_insert((name, 1));
+            }
+            return;
+        }
+        let sequence = header.sequence.get();
+        let known = self.next.entry(stream.0).or_insert_with(|| (format!("#{stream}"), sequence));
+        let (name, first) = known.clone();
+        known.1 = sequence + 1;
+        if first < sequence {
+            self.missing(&name, first, sequence - 1);
+        }
+        if record.is_intact() {
+            self.report.messages += 1;
+        } else {
+            let what = format!(
+                "batch {}: the producer's checksum of stream {name}, sequence {sequence}",
+                batch.batch_seq()
+            );
+            self.note(true, 0, what);
+            self.missing(&name, sequence, sequence);
+        }
+    }
+
+    /// Adds missing sequences to the damage they belong to: the last one that was noted.
+    fn missing(&mut self, stream: &str, first: u64, last: u64) {
+        let damage = self.report.findings.iter_mut().rev().find(|finding| finding.is_damage);
+        let missing = Missing { stream: stream.to_owned(), first, last: Some(last) };
+        match damage {
+            Some(finding) => {
+                finding.streams.retain(|known| known.stream != stream || known.last.is_some());
+                finding.streams.push(missing);
+            }
+            None => self.report.findings.push(Finding {
+                is_damage: true,
+                what: format!("stream {stream}: sequences {first} to {last} are missing"),
+                disk_offset: 0,
+                streams: vec![missing],
+            }),
+        }
+    }
+
+    fn check_closing<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        segment: &Found,
+        has_later: bool,
+    ) -> Result<(), DiskFault> {
+        let start = self.geometry.segment(segment.header.phys_index.get());
+        let disk_offset = start + self.geometry.index_offset();
+        scan::read(disk, disk_offset, INDEX_BYTES)?;
+        let bytes = disk.memory().bytes(0..INDEX_BYTES);
+        if read_closing(bytes, &segment.header).is_some() {
+            return Ok(());
+        }
+        // The segment being written when the log was killed has none yet.
+        let stopped = self.superblock.clean.get() == 1;
+        if has_later || stopped || bytes.iter().any(|&byte| byte != 0) {
+            let seg_no = segment.header.seg_no;
+            self.note(true, disk_offset, format!("segment {seg_no}: closing index"));
+        }
+        Ok(())
+    }
+}

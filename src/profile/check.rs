@@ -2,8 +2,8 @@
 
 use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, IN_FLIGHT_BYTES_MAX,
-    QUEUE_DEPTH_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_MESSAGES_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX,
+    RING_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_MESSAGES_MAX,
 };
 use crate::profile::units::format_bytes;
 
@@ -17,7 +17,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 const SEGMENT_MIN: u64 = SEGMENT_BYTES_MIN as u64;
 const SEGMENT_MAX: u64 = SEGMENT_BYTES_MAX as u64;
 /// Live consumers read what is not being written.
-const RING_MIN: u64 = 2 * IN_FLIGHT_BYTES_MAX as u64;
+const RING_MIN: u64 = RING_BYTES_MIN as u64;
 const RING_MAX: u64 = 64 << 30;
 
 const _: () = assert!(RING_MIN >= 2 * BATCH_BYTES_MAX as u64 && RING_MIN <= RING_MAX);

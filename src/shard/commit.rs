@@ -14,6 +14,11 @@ use super::{Condition, Reply, Stations};
 /// Completions taken in one turn, at most.
 const COMPLETIONS: usize = 32;
 
+/// Room for the completions of one turn.
+pub(super) fn new_completions() -> Vec<Completion> {
+    vec![NOTHING; COMPLETIONS]
+}
+
 const NOTHING: Completion = Completion {
     io: Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 },
     result: Ok(()),
@@ -23,20 +28,24 @@ impl<D: Disk> Stations<D> {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
         let mut work = 0;
         if !matches!(self.condition, Condition::Failed(_)) {
+            if self.log.has_open_batch() {
+                // What is submitted now was appended in this turn: the device's time begins here.
+                self.now_ns = clock.now_ns();
+            }
             self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
             work += self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
         }
-        let mut done = [NOTHING; COMPLETIONS];
-        let count = self.disk.poll(&mut done);
+        let count = self.disk.poll(&mut self.done);
         if count == 0 {
             return work;
         }
         // The device answered during the poll: what becomes durable, becomes so now.
         self.now_ns = clock.now_ns();
-        for completion in &done[..count] {
+        for index in 0..count {
+            let completion = self.done[index];
             match completion.io.operation {
-                Operation::Write => self.on_written(completion),
-                Operation::Read => self.on_read(completion),
+                Operation::Write => self.on_written(&completion),
+                Operation::Read => self.on_read(&completion),
             }
         }
         while let Some(batch) = self.log.take_durable() {

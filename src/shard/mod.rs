@@ -24,7 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Clock;
-use crate::disk::Disk;
+use crate::disk::{Completion, Disk};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
@@ -140,6 +140,8 @@ struct Stations<D> {
     /// Runs found by recovery, waiting for their producers to come back.
     recovered: BTreeMap<u64, Vec<Run>>,
     counters: Counters,
+    /// Completions of this turn.
+    done: Vec<Completion>,
     condition: Condition,
     damage: Option<Damage>,
     options: ShardOptions,
@@ -215,6 +217,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             pending: Vec::with_capacity(PENDING_MAX),
             recovered: runs,
             counters: Counters::default(),
+            done: commit::new_completions(),
             condition,
             damage: None,
             options,
