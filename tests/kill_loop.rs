@@ -1,5 +1,9 @@
 //! The appliance is killed at any moment, again and again, and loses nothing it acknowledged.
-#![allow(clippy::disallowed_methods, reason = "this test drives real processes in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "drives real processes in real time"
+)]
 
 mod common;
 

@@ -21,6 +21,10 @@ use crate::launch::{AnyPort, catch_signals};
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
 use crate::report::{micros, thousands};
+use crate::wire::publish::PublishState;
+
+/// How long acknowledgements may still come from an appliance that takes no more messages.
+const SETTLE_NS: u64 = 300_000_000;
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -92,11 +96,14 @@ struct Tally {
     last: Option<u64>,
     durability: &'static str,
     ack: LatencyHistogram,
+    /// When something was last acknowledged.
+    moved_ns: u64,
 }
 
 impl Tally {
     fn take(&mut self, now_ns: u64, completion: &Completion) {
         self.acknowledged += 1;
+        self.moved_ns = now_ns;
         let sequence = completion.receipt.sequence.map(std::num::NonZeroU64::get);
         self.first = self.first.or(sequence);
         self.last = sequence.or(self.last);
@@ -123,6 +130,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         last: None,
         durability: "unknown",
         ack: LatencyHistogram::new(),
+        moved_ns: begin_ns,
     };
     let (mut published, mut first_time_ns) = (0, None);
     let limit = args.count.unwrap_or(u64::MAX);
@@ -204,7 +212,20 @@ fn take(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandEr
     while let Some(completion) = client.next_completion() {
         tally.take(now_ns, &completion);
     }
-    Ok(())
+    let why = match client.polled().publish_state() {
+        PublishState::Open | PublishState::Draining => return Ok(()),
+        PublishState::NoSpace => "the log is full",
+        PublishState::Failed => "the appliance's disk failed",
+    };
+    // What is on its way to the media is still acknowledged.
+    if now_ns.saturating_sub(tally.moved_ns) < SETTLE_NS {
+        return Ok(());
+    }
+    Err(CommandError::Failed(format!(
+        "{why}: {} messages are acknowledged, the rest is not stored; make room (a larger disk.size) \
+         and publish the rest",
+        thousands(tally.acknowledged)
+    )))
 }
 
 fn wait_until(

@@ -1,5 +1,9 @@
 //! What whole-process tests share: an appliance in a directory of its own, and the clients' commands.
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a test uses its part, and ends where something fails"
+)]
 #![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
 
 use std::io::{BufRead, BufReader};
@@ -10,12 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The binary under test.
-pub const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
+pub(crate) const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
 
 /// An appliance on kernel UDP and a file, that can be killed and started again.
-pub struct Appliance {
-    pub dir: tempfile::TempDir,
-    pub address: String,
+pub(crate) struct Appliance {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) address: String,
     settings: Vec<String>,
     child: Option<Child>,
     stderr: Option<BufReader<ChildStderr>>,
@@ -23,7 +27,7 @@ pub struct Appliance {
 
 impl Appliance {
     /// Starts one with a fresh log; `settings` are `key=value` for `--set`.
-    pub fn start(settings: &[&str]) -> Self {
+    pub(crate) fn start(settings: &[&str]) -> Self {
         // Not under /tmp: that may be memory, which takes no direct I/O.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
@@ -33,12 +37,12 @@ impl Appliance {
         appliance
     }
 
-    pub fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("test.log")
     }
 
     /// The command that serves, with all settings.
-    pub fn serve_command(&self) -> Command {
+    pub(crate) fn serve_command(&self) -> Command {
         let mut command = Command::new(BUSLANE);
         command.args(["serve", "--profile", "loopback"]);
         command.args(["--set", &format!("port.address={}", self.address)]);
@@ -50,7 +54,7 @@ impl Appliance {
     }
 
     /// Starts it (again) and waits until it says that it is ready.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let mut child = self.serve_command().stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -69,14 +73,14 @@ impl Appliance {
     }
 
     /// SIGKILL, at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// SIGTERM; returns the exit code and what was said on stderr since it was ready.
-    pub fn stop(&mut self) -> (i32, String) {
+    pub(crate) fn stop(&mut self) -> (i32, String) {
         let child = self.child.take().expect("it runs");
         signal(&child, "TERM");
         let mut child = child;
@@ -94,19 +98,19 @@ impl Appliance {
         (status.code().expect("it exits by itself"), said)
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
 
     /// A client's command, to be given arguments.
-    pub fn client(&self, args: &[&str]) -> Command {
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BUSLANE);
         command.args(["--server", &self.address]).args(args);
         command
     }
 
     /// Runs a client's command to its end; it has to succeed.
-    pub fn run(&self, args: &[&str]) -> Vec<u8> {
+    pub(crate) fn run(&self, args: &[&str]) -> Vec<u8> {
         let output = self.client(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output));
         output.stdout
@@ -123,13 +127,13 @@ impl Drop for Appliance {
 }
 
 /// Sends a signal to a child of ours.
-pub fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
 /// Status and both outputs, for a failed assertion.
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}\nstdout: {}\nstderr: {}",
         output.status,
@@ -139,12 +143,12 @@ pub fn text(output: &Output) -> String {
 }
 
 /// A UDP port nobody uses at the moment.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits for a child to end, at most so long.
-pub fn wait(child: &mut Child, limit: Duration) -> std::process::ExitStatus {
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> std::process::ExitStatus {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -156,7 +160,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> std::process::ExitStatus {
 }
 
 /// An order flow: the shared sample where it is there, one of our own making elsewhere.
-pub fn order_flow(dir: &Path) -> PathBuf {
+pub(crate) fn order_flow(dir: &Path) -> PathBuf {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/orders.itch50");
     if shared.exists() {
         return shared;
@@ -172,7 +176,7 @@ pub fn order_flow(dir: &Path) -> PathBuf {
 }
 
 /// The messages of an ITCH file, without their length prefixes.
-pub fn itch_messages(path: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn itch_messages(path: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(path).unwrap();
     let mut rest = bytes.as_slice();
     let mut messages = Vec::new();

@@ -1,0 +1,221 @@
+//! What users and networks do wrong: a clear error where someone asked, a counted drop where nobody did,
+//! and nothing else changes.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "drives real processes in real time"
+)]
+
+mod common;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::{Appliance, BUSLANE, free_port, signal, text, wait};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(BUSLANE).args(args).output().unwrap()
+}
+
+/// Runs a command that has to fail with this code and say all of this.
+#[track_caller]
+fn refused(output: &Output, code: i32, says: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{}", text(output));
+    for word in says {
+        assert!(stderr.contains(word), "`{word}` is not in: {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn small() -> Appliance {
+    Appliance::start(&["disk.size=16MiB", "disk.segment=1MiB"])
+}
+
+#[test]
+fn garbage_from_the_network_changes_nothing() {
+    let appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut state = 0x1234_5678_u32;
+    let mut random = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_le_bytes()[3]
+    };
+    for round in 0..5_000usize {
+        let mut bytes: Vec<u8> = (0..round % 1_400).map(|_| random()).collect();
+        if round % 2 == 0 && bytes.len() >= 20 {
+            // Our version, no session, a frame of some kind with a length that lies.
+            bytes[..8].copy_from_slice(&[0x10, 0, 0, 0, 0, 0, 0, 0]);
+            bytes[16..20].copy_from_slice(&[
+                u8::try_from(round % 25).unwrap(),
+                0,
+                random(),
+                random(),
+            ]);
+        }
+        let _ = socket.send_to(&bytes, &appliance.address);
+    }
+    let lines = appliance.dir.path().join("lines");
+    fs::write(&lines, "one\ntwo\n").unwrap();
+    appliance.run(&["publish", "orders", "--lines", lines.to_str().unwrap()]);
+    assert_eq!(appliance.run(&["consume", "orders", "-o", "raw"]), b"onetwo");
+}
+
+#[test]
+fn what_is_not_there_is_named_with_what_mends_it() {
+    let appliance = small();
+    let lines = appliance.dir.path().join("lines");
+    fs::write(&lines, "one\n").unwrap();
+    let lines = lines.to_str().unwrap();
+    for args in [&["publish", "nope", "--lines", lines][..], &["consume", "nope"]] {
+        let output = appliance.client(args).output().unwrap();
+        refused(&output, 1, &["stream nope", "buslane stream create nope"]);
+    }
+    refused(&appliance.client(&["stream", "create", "a b"]).output().unwrap(), 2, &["cannot name"]);
+    let nobody = format!("127.0.0.1:{}", free_port());
+    refused(&run(&["--server", &nobody, "stream", "list"]), 3, &["does not answer", &nobody]);
+    refused(
+        &appliance.client(&["publish", "x", "--itch", "/nonexistent"]).output().unwrap(),
+        1,
+        &["/nonexistent"],
+    );
+}
+
+#[test]
+fn input_that_is_too_large_or_cut_short_is_named() {
+    let appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let path = appliance.dir.path().join("input");
+    let file = path.to_str().unwrap();
+    fs::write(&path, vec![b'x'; 20_000]).unwrap();
+    let output = appliance.client(&["publish", "orders", "--lines", file]).output().unwrap();
+    refused(&output, 1, &["20000 bytes", "at most"]);
+    fs::write(&path, [0, 3, b'a', b'b', b'c', 0, 9, b'd']).unwrap();
+    let output = appliance.client(&["publish", "orders", "--itch", file]).output().unwrap();
+    refused(&output, 1, &["byte 5", "cut short"]);
+}
+
+#[test]
+fn a_profile_for_what_is_not_there_is_refused() {
+    let serve = |set: &str| run(&["serve", "--set", set]);
+    refused(&serve("shard.coer=1"), 2, &["shard.coer", "shard.core"]);
+    refused(&serve("shard.core=4711"), 1, &["4711"]);
+    refused(&serve("disk.driver=spdk"), 1, &["spdk"]);
+    refused(&serve("disk.driver=ram"), 2, &["accept_volatile"]);
+    refused(&serve("disk.size=1MiB"), 2, &["disk.size"]);
+    refused(&run(&["serve", "--profile", "/nonexistent.toml"]), 2, &["/nonexistent.toml"]);
+    if !cfg!(feature = "dpdk") {
+        refused(&run(&["serve", "--profile", "memif"]), 1, &["--features dpdk"]);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_used_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let port = format!("port.address=127.0.0.1:{}", free_port());
+    let serve = |path: &str| {
+        let path = format!("disk.path={path}");
+        run(&[
+            "serve",
+            "--set",
+            &port,
+            "--set",
+            &path,
+            "--set",
+            "disk.size=16MiB",
+            "--set",
+            "disk.segment=1MiB",
+        ])
+    };
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("foreign"), vec![7; 16 << 20]).unwrap();
+    refused(&serve(&path("foreign")), 1, &["foreign", "log format"]);
+    assert_eq!(fs::read(path("foreign")).unwrap(), vec![7; 16 << 20], "nothing was changed");
+    let format = run(&["log", "format", &path("foreign"), "--set", "disk.segment=1MiB"]);
+    refused(&format, 1, &["not Buslane's", "--force"]);
+    refused(&serve(dir.path().to_str().unwrap()), 1, &["neither a file nor a block device"]);
+    refused(&serve("/proc/nope/log"), 1, &["/proc/nope"]);
+    fs::write(path("short"), vec![0; 4096]).unwrap();
+    refused(&serve(&path("short")), 1, &["short"]);
+    refused(&run(&["log", "describe", &path("missing")]), 1, &["missing", "log format"]);
+}
+
+#[test]
+fn a_port_or_a_log_in_use_is_named() {
+    let appliance = small();
+    let again = appliance.serve_command().output().unwrap();
+    refused(&again, 1, &["test.log", "another Buslane process"]);
+    let log = appliance.log_path();
+    let describe = run(&["log", "describe", log.to_str().unwrap()]);
+    refused(&describe, 1, &["another Buslane process"]);
+    let other = appliance.dir.path().join("other.log");
+    let output = appliance
+        .serve_command()
+        .args(["--set", &format!("disk.path={}", other.display())])
+        .output()
+        .unwrap();
+    refused(&output, 1, &["cannot listen", &appliance.address]);
+}
+
+#[test]
+fn a_full_log_ends_a_publisher_and_loses_nothing() {
+    let mut appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let path = appliance.dir.path().join("lines");
+    let line = "x".repeat(1_000);
+    fs::write(&path, format!("{line}\n").repeat(20_000)).unwrap();
+    let file = path.to_str().unwrap();
+    let output = appliance.client(&["publish", "orders", "--lines", file]).output().unwrap();
+    refused(&output, 1, &["the log is full", "acknowledged"]);
+    let kept = appliance.run(&["consume", "orders", "-o", "raw"]);
+    assert!(kept.len() > 8 << 20 && kept.iter().all(|&byte| byte == b'x'), "{}", kept.len());
+    appliance.kill();
+    appliance.restart();
+    assert_eq!(appliance.run(&["consume", "orders", "-o", "raw"]).len(), kept.len());
+}
+
+#[test]
+fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
+    let mut appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 0, "{said}");
+    let log = appliance.log_path();
+    let log = log.to_str().unwrap();
+    let described = run(&["log", "describe", log, "-o", "json"]);
+    assert!(text(&described).contains("\"clean\":true"), "{}", text(&described));
+    assert!(run(&["log", "verify", log]).status.success());
+    appliance.restart();
+    let mut child = appliance.client(&["consume", "orders", "--follow"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "INT");
+    assert_eq!(wait(&mut child, Duration::from_secs(5)).code(), Some(130));
+}
+
+#[test]
+fn damage_on_the_disk_stops_the_start_with_the_range() {
+    let mut appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let path = appliance.dir.path().join("lines");
+    fs::write(&path, "needle-0001\nneedle-0002\nneedle-0003\n").unwrap();
+    let file = path.to_str().unwrap().to_owned();
+    appliance.run(&["publish", "orders", "--lines", &file, "--rate", "100"]);
+    std::thread::sleep(Duration::from_millis(50));
+    appliance.kill();
+    let log = appliance.log_path();
+    let name = log.to_str().unwrap();
+    assert!(run(&["log", "verify", name]).status.success(), "a killed log verifies clean");
+    let mut bytes = fs::read(&log).unwrap();
+    let at = bytes.windows(11).position(|window| window == b"needle-0002").unwrap();
+    bytes[at] ^= 4;
+    fs::write(&log, &bytes).unwrap();
+    let says = ["damaged", "orders", "sequences 2 to 2"];
+    refused(&appliance.serve_command().output().unwrap(), 1, &says);
+    let verified = run(&["log", "verify", name]);
+    assert_eq!(verified.status.code(), Some(1));
+    let said = text(&verified);
+    assert!(said.contains("stream orders: sequences 2 to 2"), "{said}");
+}

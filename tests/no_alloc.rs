@@ -1,0 +1,123 @@
+//! A shard allocates nothing after launch: it is run, loaded, under an allocator that does not let it.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![allow(unsafe_code, reason = "an allocator that watches one thread")]
+#![allow(clippy::disallowed_methods, reason = "the client runs in a thread of its own")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use buslane::client::polled::Client;
+use buslane::client::{ClientOptions, Event, Publisher, Request, StartFrom};
+use buslane::clock::{Clock, HostClock};
+use buslane::disk::Disk;
+use buslane::disk::ram::RamDisk;
+use buslane::disk::uring::{UringConfig, UringDisk};
+use buslane::log::Log;
+use buslane::log::create::{FormatOptions, format};
+use buslane::log::recovery::OpenOptions;
+use buslane::port::Port;
+use buslane::port::udp::UdpPort;
+use buslane::shard::{Shard, ShardOptions};
+
+thread_local! {
+    static FROZEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Allocations that a frozen thread has made.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Watching;
+
+// SAFETY: every request is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if FROZEN.get() {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's duties are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the memory came from `alloc`, so from the system's allocator.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+const RING: usize = 4 << 20;
+const MESSAGES: u64 = 60_000;
+
+fn run<D: Disk>(mut disk: D) {
+    format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
+    let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+    let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
+    let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
+    let server = port.local();
+    let clock = HostClock::new();
+    let mut shard = Shard::new(port, disk, clock, log, BTreeMap::new(), ShardOptions::default());
+    let (warm, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            client(server, &warm);
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            // Creating the stream allocates its name; that is control, not the path.
+            FROZEN.set(warm.load(Ordering::Relaxed));
+            shard.turn();
+            FROZEN.set(false);
+        }
+    });
+    assert_eq!(ALLOCATIONS.swap(0, Ordering::Relaxed), 0, "the shard allocated");
+}
+
+/// Publishes and consumes, and then replays all of it from the disk.
+fn client(server: SocketAddrV4, warm: &AtomicBool) {
+    let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
+    let options = ClientOptions::new(Publisher::New);
+    let mut client = Client::new(port, HostClock::new(), server, options);
+    client.request(Request::CreateStream("orders".into()));
+    let stream = loop {
+        client.poll(&mut |_| {}).unwrap();
+        if let Some(Event::Stream { info, .. }) = client.next_event() {
+            break info.id;
+        }
+    };
+    warm.store(true, Ordering::Relaxed);
+    for from in [StartFrom::Start, StartFrom::Sequence(1)] {
+        client.subscribe(stream, from, 4096);
+        let publishing = from == StartFrom::Start;
+        let (mut offered, mut completed, mut received) = (0, 0, 0);
+        let start_ns = client.clock().now_ns();
+        while received < MESSAGES || (publishing && completed < MESSAGES) {
+            while publishing && offered < MESSAGES && client.offer(stream, &[7; 200]).is_ok() {
+                offered += 1;
+            }
+            client.poll(&mut |_| received += 1).unwrap();
+            while client.next_completion().is_some() {
+                completed += 1;
+            }
+            thread::yield_now();
+            assert!(client.clock().now_ns() - start_ns < 60_000_000_000, "stuck at {received}");
+        }
+    }
+}
+
+#[test]
+fn a_loaded_shard_allocates_nothing() {
+    run(RamDisk::new(64 << 20, Log::memory_bytes(RING), 8).unwrap());
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = Path::new(dir.path()).join("disk");
+    UringDisk::create(&path, 64 << 20, true, &mut |_, _| {}).unwrap();
+    let memory_bytes = Log::memory_bytes(RING);
+    run(UringDisk::open(&UringConfig { path, memory_bytes, read_only: false, direct: true })
+        .unwrap());
+}
