@@ -56,6 +56,7 @@ pub struct Message {
 
 /// What a blocking call can end with.
 #[derive(Debug, thiserror::Error)]
+#[allow(clippy::error_impl_error, reason = "the module says whose error it is")]
 pub enum Error {
     /// the port could not be opened
     #[error(transparent)]
@@ -96,7 +97,6 @@ pub enum Error {
     },
 }
 
-/// Whether an error means that the server cannot be reached.
 impl Error {
     /// Whether the server could not be reached.
     #[must_use]
@@ -262,7 +262,13 @@ impl<P: Port> Client<P> {
             match self.wait_event("streams")? {
                 Event::Stream { request, info } if request == asked => streams.push(info),
                 Event::ListEnd { request } if request == asked => return Ok(streams),
-                _ => {}
+                Event::Connected { .. }
+                | Event::Subscribed { .. }
+                | Event::Stream { .. }
+                | Event::ListEnd { .. }
+                | Event::Refused { .. }
+                | Event::Trimmed { .. }
+                | Event::DataLoss { .. } => {}
             }
         }
     }
@@ -272,7 +278,13 @@ impl<P: Port> Client<P> {
         loop {
             match self.wait_event(&what)? {
                 Event::Stream { request, info } if request == asked => return Ok(info),
-                _ => {}
+                Event::Connected { .. }
+                | Event::Subscribed { .. }
+                | Event::Stream { .. }
+                | Event::ListEnd { .. }
+                | Event::Refused { .. }
+                | Event::Trimmed { .. }
+                | Event::DataLoss { .. } => {}
             }
         }
     }
@@ -290,7 +302,13 @@ impl<P: Port> Client<P> {
                 Event::Subscribed { stream, start, durable_next } if stream == asked => {
                     return Ok((start, durable_next));
                 }
-                _ => {}
+                Event::Connected { .. }
+                | Event::Subscribed { .. }
+                | Event::Stream { .. }
+                | Event::ListEnd { .. }
+                | Event::Refused { .. }
+                | Event::Trimmed { .. }
+                | Event::DataLoss { .. } => {}
             }
         }
     }

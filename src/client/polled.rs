@@ -40,8 +40,8 @@ use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
 use crate::wire::control::{
-    ErrorCode, ErrorFrame, Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register,
-    Registered, StreamInfo, Unsubscribe,
+    ErrorCode, ErrorFrame, Heartbeat, ListEnd, ListStreams, NameRequestHead, REGISTER_PUBLISHER,
+    Register, Registered, StreamInfo, Unsubscribe,
 };
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
@@ -415,18 +415,7 @@ impl<C: Clock> Link<C> {
                 self.events.push_back(Event::DataLoss { stream, first, last });
             }
             Frame::StreamInfo(info) => self.on_stream_info(info),
-            Frame::ListEnd(end) => {
-                let (request, after) = (end.request.get(), end.after.get());
-                let Some(index) = self.asked.iter().position(|asked| asked.id == request) else {
-                    return;
-                };
-                if after == 0 {
-                    self.asked.swap_remove(index);
-                    self.events.push_back(Event::ListEnd { request });
-                } else if after > self.asked[index].after {
-                    (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
-                }
-            }
+            Frame::ListEnd(end) => self.on_list_end(end),
             Frame::Close => self.failed = Some(ClientError::Closed),
             Frame::Register(_)
             | Frame::Publish(_)
@@ -532,6 +521,17 @@ impl<C: Clock> Link<C> {
         self.events.push_back(Event::Stream { request, info });
     }
 
+    fn on_list_end(&mut self, end: &ListEnd) {
+        let (request, after) = (end.request.get(), end.after.get());
+        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
+        if after == 0 {
+            self.asked.swap_remove(index);
+            self.events.push_back(Event::ListEnd { request });
+        } else if after > self.asked[index].after {
+            (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
+        }
+    }
+
     fn register_again(&mut self) {
         // Another nonce: an answer to the old REGISTER that comes late must not be taken.
         self.nonce = self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -603,12 +603,12 @@ impl<C: Clock> Link<C> {
     fn send_small<P: Port>(&mut self, port: &mut P) -> usize {
         let now_ns = self.now_ns;
         let mut sent = 0;
-        if self.options.publisher != Publisher::No {
-            if let Some(probe) = self.sender.probe(now_ns) {
-                sent += usize::from(self.send(port, |writer| {
-                    let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
-                }));
-            }
+        if self.options.publisher != Publisher::No
+            && let Some(probe) = self.sender.probe(now_ns)
+        {
+            sent += usize::from(self.send(port, |writer| {
+                let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
+            }));
         }
         for index in 0..self.subscriptions.len() {
             if let Some(subscribe) = self.subscriptions[index].ask(now_ns) {

@@ -184,7 +184,12 @@ pub(super) fn missing(error: crate::client::blocking::Error, name: &str) -> Comm
                 "stream {name}: no such stream; make it with: buslane stream create {name}"
             ))
         }
-        error => error.into(),
+        error @ (Error::Port(_)
+        | Error::Client(_)
+        | Error::Offer(_)
+        | Error::Refused { .. }
+        | Error::Trimmed { .. }
+        | Error::DataLoss { .. }) => error.into(),
     }
 }
 

@@ -84,7 +84,7 @@ impl Log {
         (epoch, instance): (u32, u64),
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
-        let id = id.unwrap_or(self.tables.next_producer());
+        let id = id.unwrap_or_else(|| self.tables.next_producer());
         // Room first: the table is changed only for a record that is written.
         let payload = instance.to_le_bytes();
         self.make_room(memory, record_bytes(payload.len()), unix_ns)?;

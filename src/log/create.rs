@@ -90,10 +90,10 @@ pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblo
         return Err(FormatError::TooSmall { name, found, needed, segment_bytes });
     }
     let device = |fault| FormatError::Device { name: name.clone(), fault };
-    if !options.force {
-        if let Some(what) = occupant(disk).map_err(device)? {
-            return Err(FormatError::Occupied { name, what });
-        }
+    if !options.force
+        && let Some(what) = occupant(disk).map_err(device)?
+    {
+        return Err(FormatError::Occupied { name, what });
     }
     let segments = (found - AREA_OFFSET - END_BYTES) / segment_bytes;
     let geometry = Geometry { segment_bytes, segments };

@@ -253,6 +253,7 @@ pub enum CopyDamage {
 }
 
 /// Reads all copies, each by itself.
+#[allow(clippy::large_stack_arrays, reason = "four blocks, at start and in tools only")]
 pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
     let offsets = copy_offsets(disk.info().bytes);
     let mut copies = [Err(CopyDamage::NotOurs); COPIES];
@@ -292,6 +293,7 @@ mod tests {
 
     /// All states a crash, a torn write or damage can leave four copies in.
     #[test]
+    #[allow(clippy::large_stack_arrays, reason = "four blocks")]
     fn the_newest_with_two_equal_copies_counts_in_every_state() {
         for state in 0..3u32.pow(4) {
             let mut copies = [Err(CopyDamage::Checksum); COPIES];

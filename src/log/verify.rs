@@ -290,16 +290,16 @@ impl Verifier {
                 if found.is_some() {
                     return;
                 }
-                if let Ok(batch) = BatchView::check(bytes, key, at) {
-                    if batch.batch_seq() > next {
-                        let base = Base {
-                            batch_seq: batch.batch_seq() - 1,
-                            message: batch.messages().0,
-                            chain: batch.chain(),
-                        };
-                        let off = at - header.base_log_off.get();
-                        found = Some((End { off, base }, batch.batch_seq() - 1));
-                    }
+                if let Ok(batch) = BatchView::check(bytes, key, at)
+                    && batch.batch_seq() > next
+                {
+                    let base = Base {
+                        batch_seq: batch.batch_seq() - 1,
+                        message: batch.messages().0,
+                        chain: batch.chain(),
+                    };
+                    let off = at - header.base_log_off.get();
+                    found = Some((End { off, base }, batch.batch_seq() - 1));
                 }
             },
         )?;

@@ -239,11 +239,10 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             let now_ns = self.participants[0].client.clock().now_ns();
             open = open && now_ns < self.end_ns;
             let mut waiting = 0;
-            for index in 0..self.participants.len() {
+            for (index, checker) in checkers.iter_mut().enumerate() {
                 if open && now_ns >= self.start_ns {
                     self.offer_due(index, now_ns)?;
                 }
-                let checker = &mut checkers[index];
                 let client = &mut self.participants[index].client;
                 client.poll(&mut |record| checker.take(record.payload))?;
                 self.complete(index);
@@ -354,7 +353,11 @@ fn open_stream<P: Port, C: Clock>(
     wait(client, |event| match event {
         Event::Stream { info, .. } => Some(Ok(info.id)),
         Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
-        _ => None,
+        Event::Connected { .. }
+        | Event::Subscribed { .. }
+        | Event::ListEnd { .. }
+        | Event::Trimmed { .. }
+        | Event::DataLoss { .. } => None,
     })
 }
 
@@ -366,7 +369,11 @@ fn next_sequence<P: Port, C: Clock>(
     wait(client, |event| match event {
         Event::Stream { info, .. } => Some(Ok(info.durable_next)),
         Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
-        _ => None,
+        Event::Connected { .. }
+        | Event::Subscribed { .. }
+        | Event::ListEnd { .. }
+        | Event::Trimmed { .. }
+        | Event::DataLoss { .. } => None,
     })
 }
 
@@ -384,7 +391,11 @@ fn subscribe<P: Port, C: Clock>(
                 Event::Refused { code, .. } => {
                     return Err(LoadError::Other(format!("subscribing: {code}")));
                 }
-                _ => {}
+                Event::Connected { .. }
+                | Event::Stream { .. }
+                | Event::ListEnd { .. }
+                | Event::Trimmed { .. }
+                | Event::DataLoss { .. } => {}
             }
         }
         if matches!(from, StartFrom::End) {

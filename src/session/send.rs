@@ -186,7 +186,9 @@ impl Sender {
             // The credit of a healthy server moves with every ACK.
             return Err(match self.state {
                 PublishState::Open => Blocked::Window,
-                state => Blocked::Server(state),
+                state @ (PublishState::NoSpace | PublishState::Failed | PublishState::Draining) => {
+                    Blocked::Server(state)
+                }
             });
         }
         let capacity = self.bytes.len();

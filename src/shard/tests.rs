@@ -144,8 +144,10 @@ fn exactly_once(seed: u64, faults: Faults, crashes: usize) {
     world.until("all is acknowledged and consumed", |world| {
         if random.one_of_thousand(300) {
             for _ in 0..random.below(20) {
-                let payload =
-                    vec![u8::try_from(offered % 251).unwrap(); 20 + random.below(300) as usize];
+                let payload = vec![
+                    u8::try_from(offered % 251).unwrap();
+                    20 + usize::try_from(random.below(300)).unwrap()
+                ];
                 if offered < total && world.clients[publisher].offer(stream, &payload).is_ok() {
                     offered += 1;
                 }

@@ -214,11 +214,14 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     let mut bench = Bench::new(globals)?;
     let rate = if args.max { None } else { Some(args.rate.unwrap_or(RATE_DEFAULT)) };
     let rounds = if args.floor { ROUNDS } else { 1 };
-    let duration_ns = args.duration.unwrap_or(match args.count {
+    let duration_ns = match (args.duration, args.count) {
+        (Some(duration_ns), _) => duration_ns,
         // A count at a rate takes its time and some; without a rate it takes what it takes.
-        Some(count) => rate.map_or(600_000_000_000, |rate| nanos(count, rate) + DURATION_NS),
-        None => DURATION_NS,
-    });
+        (None, Some(count)) => {
+            rate.map_or(600_000_000_000, |rate| nanos(count, rate) + DURATION_NS)
+        }
+        (None, None) => DURATION_NS,
+    };
     let options = LoadOptions {
         run: std::process::id(),
         message_bytes: args.size,
@@ -273,10 +276,10 @@ fn measure(
             None => Some(bench.start(Role::Serve)?),
         };
         let result = bench.load(args, &options)?;
-        if let Some(bytes) = other.as_ref().and_then(Other::resident_bytes) {
-            if globals.verbose > 0 {
-                eprintln!("appliance: {} MiB resident", bytes >> 20);
-            }
+        if let Some(bytes) = other.as_ref().and_then(Other::resident_bytes)
+            && globals.verbose > 0
+        {
+            eprintln!("appliance: {} MiB resident", bytes >> 20);
         }
         match &mut load {
             Some(load) => load.merge(&result),
