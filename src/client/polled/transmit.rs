@@ -1,0 +1,148 @@
+//! The sending side of a polled client: what is due, as few datagrams as fit.
+
+use zerocopy::IntoBytes;
+
+use super::{Link, Phase};
+use crate::client::{Publisher, Request};
+use crate::clock::Clock;
+use crate::ids::ConnId;
+use crate::port::Port;
+use crate::wire::DatagramWriter;
+use crate::wire::control::{Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register};
+use crate::wire::frame::Kind;
+
+/// Repetition of REGISTER: first, and at most.
+const REGISTER_NS: (u64, u64) = (2_000_000, 200_000_000);
+/// Repetition of a request: first, and at most.
+const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
+/// After so long without a word from us, a heartbeat.
+const HEARTBEAT_NS: u64 = 1_000_000_000;
+/// Datagrams sent in one poll, at most.
+const DATAGRAMS_A_POLL: usize = 32;
+
+impl<C: Clock> Link<C> {
+    pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
+        if let Phase::Registering { asked_ns, wait_ns } = self.phase {
+            if self.now_ns.saturating_sub(asked_ns) >= wait_ns {
+                return self.register(port, wait_ns);
+            }
+            return 0;
+        }
+        let mut sent = 0;
+        while sent < DATAGRAMS_A_POLL && self.send_publishes(port) {
+            sent += 1;
+        }
+        sent + self.send_small(port)
+    }
+
+    fn register<P: Port>(&mut self, port: &mut P, wait_ns: u64) -> usize {
+        let publishes = self.options.publisher != Publisher::No;
+        let datagram_bytes = u16::try_from(port.datagram_bytes()).expect("below 64 KiB");
+        let body = Register {
+            nonce: self.nonce.into(),
+            producer_id: self.producer.0.0.into(),
+            producer_epoch: self.producer.1.into(),
+            datagram_bytes: datagram_bytes.into(),
+            flags: if publishes { REGISTER_PUBLISHER } else { 0 }.into(),
+            instance: self.options.nonce.into(),
+            padding: [0; 40],
+        };
+        self.conn_id = ConnId(0);
+        let sent = self.send(port, |writer| {
+            let _ = writer.frame(Kind::Register, body.as_bytes(), &[]);
+        });
+        if sent {
+            let wait_ns = (wait_ns * 2).clamp(REGISTER_NS.0, REGISTER_NS.1);
+            self.phase = Phase::Registering { asked_ns: self.now_ns, wait_ns };
+        }
+        usize::from(sent)
+    }
+
+    fn send_publishes<P: Port>(&mut self, port: &mut P) -> bool {
+        let Some(peer) = port.resolve(self.server) else { return false };
+        let Some(buffer) = port.reserve(peer) else { return false };
+        let room = buffer.len().min(self.server_datagram_bytes);
+        let mut writer = DatagramWriter::new(&mut buffer[..room], self.conn_id, self.packet_no + 1);
+        if !self.sender.pack(&mut writer, self.now_ns) {
+            return false;
+        }
+        let len = writer.len();
+        self.packet_no += 1;
+        self.said_ns = self.now_ns;
+        port.commit(len);
+        true
+    }
+
+    /// Sends what fits a datagram of small frames, when any is due.
+    fn send_small<P: Port>(&mut self, port: &mut P) -> usize {
+        let now_ns = self.now_ns;
+        let mut sent = 0;
+        if self.options.publisher != Publisher::No
+            && let Some(probe) = self.sender.probe(now_ns)
+        {
+            sent += usize::from(self.send(port, |writer| {
+                let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
+            }));
+        }
+        for index in 0..self.subscriptions.len() {
+            if let Some(subscribe) = self.subscriptions[index].ask(now_ns) {
+                sent += usize::from(self.send(port, |writer| {
+                    let _ = writer.frame(Kind::Subscribe, subscribe.as_bytes(), &[]);
+                }));
+            }
+            if let Some(status) = self.subscriptions[index].status(now_ns) {
+                sent += usize::from(self.send(port, |writer| {
+                    let _ = writer.frame(Kind::Status, status.as_bytes(), &[]);
+                }));
+            }
+        }
+        for index in 0..self.asked.len() {
+            sent += self.ask(index, port);
+        }
+        if now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
+            let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
+            sent += usize::from(self.send(port, |writer| {
+                let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
+            }));
+        }
+        sent
+    }
+
+    fn ask<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
+        let asked = &mut self.asked[index];
+        if self.now_ns.saturating_sub(asked.asked_ns) < asked.wait_ns {
+            return 0;
+        }
+        asked.asked_ns = self.now_ns;
+        asked.wait_ns = (asked.wait_ns * 2).clamp(REQUEST_NS.0, REQUEST_NS.1);
+        let (id, after, request) = (asked.id, asked.after, asked.request.clone());
+        let named = |writer: &mut DatagramWriter<'_>, kind, name: &str| {
+            let head = NameRequestHead { request: id.into() };
+            let _ = writer.frame(kind, head.as_bytes(), name.as_bytes());
+        };
+        usize::from(self.send(port, |writer| match &request {
+            Request::CreateStream(name) => named(writer, Kind::CreateStream, name),
+            Request::DescribeStream(name) => named(writer, Kind::DescribeStream, name),
+            Request::ListStreams => {
+                let body = ListStreams { request: id.into(), after: after.into() };
+                let _ = writer.frame(Kind::ListStreams, body.as_bytes(), &[]);
+            }
+        }))
+    }
+
+    pub(super) fn send<P: Port>(
+        &mut self,
+        port: &mut P,
+        fill: impl FnOnce(&mut DatagramWriter<'_>),
+    ) -> bool {
+        let Some(peer) = port.resolve(self.server) else { return false };
+        let Some(buffer) = port.reserve(peer) else { return false };
+        self.packet_no += 1;
+        let mut writer = DatagramWriter::new(buffer, self.conn_id, self.packet_no);
+        fill(&mut writer);
+        let len = writer.len();
+        port.commit(len);
+        self.said_ns = self.now_ns;
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! Rebuilding: tables, index and messages from the batches of one segment.
+
+use super::{Last, RecoveredMessage};
+use crate::disk::Disk;
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::BLOCK_BYTES;
+use crate::log::append::{CONTROL_PRODUCER, CONTROL_STREAM};
+use crate::log::batch::{BatchKind, BatchView};
+use crate::log::scan::{self, Stop};
+use crate::log::segment::{IndexEntry, SegmentHeader};
+use crate::log::superblock::Superblock;
+use crate::log::tables::Tables;
+use crate::wire::record::Record;
+
+/// Rebuilds tables and index from the batches of one segment.
+pub(super) struct Reader {
+    tables: Tables,
+    parts: u16,
+    opened: bool,
+    content: bool,
+    messages: Vec<RecoveredMessage>,
+    index: Vec<IndexEntry>,
+    segment_start: u64,
+    segment_bytes: u64,
+}
+
+impl Reader {
+    pub(super) fn new(header: &SegmentHeader, segment_bytes: u64) -> Self {
+        Self {
+            tables: Tables::new(),
+            parts: 0,
+            opened: false,
+            content: false,
+            messages: Vec::new(),
+            index: Vec::new(),
+            segment_start: header.base_log_off.get(),
+            segment_bytes,
+        }
+    }
+
+    pub(super) fn take(&mut self, batch: &BatchView<'_>) {
+        match batch.kind() {
+            BatchKind::Checkpoint if !self.opened => {
+                // The hash was right, so a part that makes no sense is a bug of the writer.
+                let last = self.tables.read_checkpoint(batch.body(), self.parts);
+                self.opened = last.expect("the checkpoint's parts follow each other");
+                self.parts += 1;
+            }
+            BatchKind::Data => {
+                self.content = true;
+                for record in batch.records() {
+                    self.take_record(batch, &record);
+                }
+            }
+            BatchKind::EpochOpen | BatchKind::Lac | BatchKind::Checkpoint | BatchKind::Roll => {}
+        }
+    }
+
+    fn take_record(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
+        let header = record.header;
+        let (id, unix_ns) = (header.producer_id.get(), header.received_ns.get());
+        if header.stream.get() != 0 {
+            self.take_message(batch, record);
+        } else if header.flags.get() == CONTROL_STREAM {
+            let id = StreamId(u32::try_from(id).expect("a stream's id"));
+            let name = std::str::from_utf8(record.payload).expect("a stream's name");
+            self.tables.add_stream(id, name, unix_ns);
+        } else if header.flags.get() == CONTROL_PRODUCER {
+            let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
+            let instance = record.payload.try_into().expect("an instance's number");
+            let said = (epoch, u64::from_le_bytes(instance));
+            let _ = self.tables.register(ProducerId(id), said, unix_ns);
+        }
+    }
+
+    fn take_message(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
+        let header = record.header;
+        let message = RecoveredMessage {
+            producer_id: ProducerId(header.producer_id.get()),
+            producer_seq: header.producer_seq.get(),
+            stream: StreamId(header.stream.get()),
+            sequence: header.sequence.get(),
+        };
+        let unix_ns = header.received_ns.get();
+        if let Some(slot) = self.tables.producer_slot(message.producer_id) {
+            let producer = self.tables.producer_at_mut(slot);
+            producer.last_seq = message.producer_seq;
+            producer.last_active_ns = unix_ns;
+        }
+        let granule = batch.log_off() / (self.segment_bytes / crate::log::GRANULES);
+        let stream = self.tables.stream_mut(message.stream).expect("a stream of the catalog");
+        assert_eq!(stream.next_sequence, message.sequence, "sequences are dense");
+        stream.next_sequence += 1;
+        stream.bytes += record.payload.len() as u64;
+        let is_new = stream.indexed_granule == u64::MAX;
+        let room = self.index.len() < crate::log::INDEX_ENTRIES - crate::limits::STREAMS_MAX;
+        if stream.indexed_granule != granule && (is_new || room) {
+            stream.indexed_granule = granule;
+            let block = (batch.log_off() - self.segment_start) / BLOCK_BYTES as u64;
+            self.index.push(IndexEntry {
+                stream: message.stream.0.into(),
+                block: u32::try_from(block).expect("a block of a segment").into(),
+                first_sequence: message.sequence.into(),
+                time_ns: unix_ns.into(),
+            });
+        }
+        self.messages.push(message);
+    }
+
+    /// Which sequences are missing, as far as batches behind the damage tell.
+    pub(super) fn missing<D: Disk>(
+        &self,
+        disk: &mut D,
+        superblock: &Superblock,
+        header: &SegmentHeader,
+        off: u64,
+    ) -> Vec<(String, u64, Option<u64>)> {
+        let mut found: Vec<(StreamId, u64)> = Vec::new();
+        let range = (off, u64::MAX);
+        // What cannot be read tells nothing.
+        let _ =
+            scan::for_each_block(disk, superblock, header, range, &mut |bytes, key, log_off| {
+                let Ok(batch) = BatchView::check(bytes, key, log_off) else { return };
+                for record in batch.records() {
+                    let stream = StreamId(record.header.stream.get());
+                    if stream.0 != 0 && found.iter().all(|(known, _)| *known != stream) {
+                        found.push((stream, record.header.sequence.get()));
+                    }
+                }
+            });
+        let say = |stream: &crate::log::StreamFacts| {
+            let next = found.iter().find(|(id, _)| *id == stream.id).map(|(_, next)| *next);
+            match next {
+                Some(next) if next == stream.next_sequence => None,
+                Some(next) => Some((stream.name.clone(), stream.next_sequence, Some(next - 1))),
+                None => Some((stream.name.clone(), stream.next_sequence, None)),
+            }
+        };
+        self.tables.streams().filter_map(say).collect()
+    }
+
+    pub(super) fn finish(self, stop: Stop) -> Last {
+        Last {
+            tables: self.tables,
+            stop,
+            opened: self.opened,
+            content: self.content,
+            messages: self.messages,
+            index: self.index,
+        }
+    }
+}
