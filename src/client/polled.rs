@@ -168,7 +168,10 @@ impl<P: Port, C: Clock> Client<P, C> {
     /// Sends what was offered without looking for what has arrived.
     pub fn flush(&mut self) -> usize {
         self.link.now_ns = self.link.clock.now_ns();
-        let sent = self.link.transmit(&mut self.port);
+        if self.link.phase != Phase::Open {
+            return 0;
+        }
+        let sent = self.link.transmit_publishes(&mut self.port);
         self.port.flush();
         sent
     }

@@ -88,7 +88,7 @@ fn values_out_of_range_are_refused_with_the_range() {
         (&["disk.size=4MiB", "disk.segment=1MiB"][..], "8 segments of 1MiB, 8MiB in all"),
         (&["disk.segment=64KiB"], "from 1MiB to 1GiB"),
         (&["disk.segment=1048577"], "a multiple of 4KiB"),
-        (&["disk.ring=1MiB"], "from 16MiB"),
+        (&["disk.ring=1MiB"], "from 2MiB"),
         (&["disk.queue_depth=65"], "wanted 1 to 64"),
         (&["disk.path="], "name a file"),
         (&["port.datagram_bytes=100"], "wanted 576 to 8972"),

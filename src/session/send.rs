@@ -222,6 +222,13 @@ impl Sender {
         Ok(seq)
     }
 
+    /// Whether something waits to be sent and may be.
+    #[must_use]
+    #[inline]
+    pub fn has_unsent(&self) -> bool {
+        self.unsent < self.next.min(self.max_seq + 1) || !self.resend.is_empty()
+    }
+
     /// Writes what is to be sent, first what was lost; `false` when there was nothing.
     pub fn pack(&mut self, writer: &mut DatagramWriter<'_>, now_ns: u64) -> bool {
         let mut wrote = false;

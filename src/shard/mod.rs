@@ -243,8 +243,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         let committed = self.stations.commit(&self.clock);
         let delivered = self.stations.deliver(&mut self.port);
         let transmitted = self.stations.transmit(&mut self.port);
-        self.stations.keep();
         let flushed = self.port.flush();
+        self.stations.keep();
         received + committed + delivered + transmitted + flushed
     }
 

@@ -28,11 +28,16 @@ impl<C: Clock> Link<C> {
             }
             return 0;
         }
+        self.transmit_publishes(port) + self.send_small(port)
+    }
+
+    /// Sends the messages that may be sent, and nothing else.
+    pub(super) fn transmit_publishes<P: Port>(&mut self, port: &mut P) -> usize {
         let mut sent = 0;
-        while sent < DATAGRAMS_A_POLL && self.send_publishes(port) {
+        while sent < DATAGRAMS_A_POLL && self.sender.has_unsent() && self.send_publishes(port) {
             sent += 1;
         }
-        sent + self.send_small(port)
+        sent
     }
 
     fn register<P: Port>(&mut self, port: &mut P, wait_ns: u64) -> usize {
