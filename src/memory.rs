@@ -172,6 +172,15 @@ impl Drop for Memory {
 // thread once, before the shard starts.
 unsafe impl Send for Memory {}
 
+/// An empty list whose whole capacity has been written once: it takes its page faults at start, and the
+/// process does not grow when the list is first filled.
+#[must_use]
+pub fn resident<T: Clone>(capacity: usize, value: T) -> Vec<T> {
+    let mut list = vec![value; capacity];
+    list.clear();
+    list
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, QUEUE_DEPTH_MAX, REPLAY_READS_MAX,
     STREAMS_MAX,
 };
+use crate::memory::resident;
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
@@ -239,6 +240,19 @@ pub struct Log {
     fault: Option<LogFault>,
 }
 
+const NO_FLIGHT: Flight = Flight {
+    disk_offset: 0,
+    memory_offset: 0,
+    bytes: 0,
+    batch_seq: 0,
+    log_off: 0,
+    submitted_ns: 0,
+    done: false,
+};
+
+const NO_BATCH: DurableBatch =
+    DurableBatch { batch_seq: 0, bytes: 0, submitted_ns: 0, durable_ns: 0 };
+
 /// Flights the queue can hold: all that may be in flight in single blocks, and a roll.
 const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;
 
@@ -292,7 +306,7 @@ impl Log {
             chain: base.chain,
             messages: base.message,
             memory_from: u64::MAX,
-            flights: VecDeque::with_capacity(FLIGHTS_MAX),
+            flights: resident(FLIGHTS_MAX, NO_FLIGHT).into(),
             first_flight: 0,
             submitted: 0,
             in_flight: 0,
@@ -300,9 +314,9 @@ impl Log {
             aux_pending: 0,
             durable_seq: base.batch_seq,
             durable_end,
-            completed: VecDeque::with_capacity(FLIGHTS_MAX),
+            completed: resident(FLIGHTS_MAX, NO_BATCH).into(),
             touched: Vec::with_capacity(STREAMS_MAX),
-            marks: VecDeque::with_capacity(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2)),
+            marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), (0, StreamId(0), 0)).into(),
             told_lac: base.batch_seq,
             content_seq: base.batch_seq,
             last_durable_ns: 0,
@@ -407,7 +421,7 @@ impl Log {
 
 /// Index storage for a disk: one list a segment, as long as it can become.
 fn new_index(segments: u64) -> Vec<Vec<IndexEntry>> {
-    (0..segments).map(|_| Vec::with_capacity(INDEX_ENTRIES)).collect()
+    (0..segments).map(|_| resident(INDEX_ENTRIES, IndexEntry::default())).collect()
 }
 
 /// A header for a segment of this log.

@@ -30,6 +30,7 @@ use crate::ids::{Durability, Epoch, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
+use crate::memory::resident;
 use crate::metrics::Counters;
 use crate::port::Port;
 use crate::session::receipts::{RUNS_MAX, Run};
@@ -212,7 +213,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             outbox: Outbox::new(),
             ack_due: Vec::with_capacity(SESSIONS_MAX),
             gaps: Vec::with_capacity(SESSIONS_MAX),
-            owed: VecDeque::with_capacity((QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX),
+            owed: resident((QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX, (0, 0)).into(),
             owed_batch: vec![0; SESSIONS_MAX],
             pending: Vec::with_capacity(PENDING_MAX),
             recovered: runs,
