@@ -61,6 +61,7 @@ struct Bench {
     server: SocketAddrV4,
     clock: HostClock,
     spawner: Spawner,
+    shard_core: Option<usize>,
     /// A DPDK port can be opened once in a process: it goes from round to round.
     port: Option<AnyPort>,
 }
@@ -79,8 +80,17 @@ impl Bench {
         let server = globals.server.unwrap_or(profile.port.address);
         let clock = HostClock::new();
         let spawner = Spawner::new();
-        let mut bench =
-            Self { spawner, profile, profile_name, settings, server, clock, port: None };
+        let shard_core = profile.shard.core.resolve(&cores).ok().flatten();
+        let mut bench = Self {
+            shard_core,
+            spawner,
+            profile,
+            profile_name,
+            settings,
+            server,
+            clock,
+            port: None,
+        };
         if bench.profile.client.port.driver == PortDriver::Dpdk {
             bench.port = Some(open_port(&bench.profile.client.port)?);
         }
@@ -121,7 +131,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Writes to the bare disk: a file beside the log, or memory.
+    /// Writes to the bare disk, a file beside the log or memory, on the shard's core: which core takes
+    /// the disk's interrupts makes a difference.
     fn disk_floor(
         &self,
         pace: (f64, u64),
@@ -129,23 +140,21 @@ impl Bench {
     ) -> Result<(), CommandError> {
         let path = format!("{}.floor", log_path(&self.profile));
         let path = Path::new(&path);
-        let mut disk: AnyDisk = match self.profile.disk.driver {
-            DiskDriver::Ram => Box::new(
-                RamDisk::new(FLOOR_FILE_BYTES, BLOCK_BYTES, QUEUE_DEPTH_MAX)
-                    .map_err(LaunchError::from)?,
-            ),
-            DiskDriver::Uring | DiskDriver::Spdk => {
-                UringDisk::create(path, FLOOR_FILE_BYTES, true, &mut |_, _| {})
-                    .map_err(LaunchError::from)?;
-                Box::new(open_uring(path, BLOCK_BYTES, false).map_err(LaunchError::from)?)
-            }
-        };
-        let written = disk_writes(&mut disk, &self.clock, pace, histogram);
-        drop(disk);
-        if self.profile.disk.driver != DiskDriver::Ram {
+        let (driver, core, clock) = (self.profile.disk.driver, self.shard_core, self.clock.clone());
+        let measured = std::thread::scope(|scope| {
+            let measuring = scope.spawn(move || {
+                if core.is_some_and(|core| !cpu::pin_to_core(core)) {
+                    return Err("the shard's core cannot be used".to_owned());
+                }
+                let mut disk = floor_disk(driver, path).map_err(|error| error.to_string())?;
+                disk_writes(&mut disk, &clock, pace, histogram).map_err(|fault| fault.to_string())
+            });
+            measuring.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
+        });
+        if driver != DiskDriver::Ram {
             let _ = std::fs::remove_file(path);
         }
-        written.map_err(|fault| CommandError::Failed(format!("{}: {fault}", path.display())))
+        measured.map_err(|why| CommandError::Failed(format!("{}: {why}", path.display())))
     }
 
     fn load(
@@ -191,6 +200,14 @@ impl Bench {
         }
         Ok(participants)
     }
+}
+
+fn floor_disk(driver: DiskDriver, path: &Path) -> Result<AnyDisk, LaunchError> {
+    if driver == DiskDriver::Ram {
+        return Ok(Box::new(RamDisk::new(FLOOR_FILE_BYTES, BLOCK_BYTES, QUEUE_DEPTH_MAX)?));
+    }
+    UringDisk::create(path, FLOOR_FILE_BYTES, true, &mut |_, _| {})?;
+    Ok(Box::new(open_uring(path, BLOCK_BYTES, false)?))
 }
 
 impl From<LoadError> for CommandError {
