@@ -85,6 +85,19 @@ fn what_is_not_there_is_named_with_what_mends_it() {
 }
 
 #[test]
+fn a_stream_is_read_from_any_time_and_a_time_to_come_is_its_end() {
+    let appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let lines = appliance.dir.path().join("lines");
+    fs::write(&lines, "a\nb\nc\n").unwrap();
+    appliance.run(&["publish", "orders", "--lines", lines.to_str().unwrap()]);
+    assert_eq!(appliance.run(&["consume", "orders", "--from", "@0", "-o", "raw"]), b"abc");
+    let future = appliance.run(&["consume", "orders", "--from", "@9999999999", "-o", "raw"]);
+    assert_eq!(future, b"");
+    assert_eq!(appliance.run(&["consume", "orders", "--from", "3", "-o", "raw"]), b"c");
+}
+
+#[test]
 fn input_that_is_too_large_or_cut_short_is_named() {
     let appliance = small();
     appliance.run(&["stream", "create", "orders"]);

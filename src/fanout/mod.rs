@@ -86,11 +86,12 @@ impl Subscription {
         let mut rest = body;
         while let Some((record, after)) = Record::split_first(rest) {
             if record.header.stream.get() == self.stream.0 {
-                self.next = record.header.sequence.get();
+                let sequence = record.header.sequence.get();
                 if record.header.received_ns.get() >= seek_ns {
-                    self.found(self.next);
+                    self.found(sequence);
                     return true;
                 }
+                self.next = sequence + 1;
             }
             rest = after;
         }

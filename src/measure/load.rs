@@ -3,7 +3,7 @@
 use super::Schedule;
 use super::verify::{Checker, stamp};
 use crate::client::polled::Client;
-use crate::client::{ClientError, Event, OfferError, Request, StartFrom};
+use crate::client::{ClientError, Event, OfferError, Request, StartFrom, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::{Durability, StreamId};
 use crate::metrics::latency::LatencyHistogram;
@@ -145,7 +145,8 @@ pub fn run<P: Port, C: Clock>(
     stream_name: &str,
     options: &LoadOptions,
 ) -> Result<LoadResult, LoadError> {
-    let stream = open_stream(&mut participants[0].client, stream_name)?;
+    let create = Request::CreateStream(stream_name.into());
+    let stream = ask(&mut participants[0].client, create)?.id;
     let publishers = participants.iter().filter(|participant| participant.publishes).count();
     let mut checkers = Vec::new();
     for participant in participants.iter_mut() {
@@ -155,7 +156,8 @@ pub fn run<P: Port, C: Clock>(
             subscribe(&mut participant.client, stream, StartFrom::End)?;
         }
     }
-    let from = next_sequence(&mut participants[0].client, stream_name)?;
+    let describe = Request::DescribeStream(stream_name.into());
+    let from = ask(&mut participants[0].client, describe)?.durable_next;
     let mut load = Load::new(participants, stream, options);
     load.go(&mut checkers)?;
     let acknowledged: Vec<u64> =
@@ -331,50 +333,28 @@ fn connect<P: Port, C: Clock>(client: &mut Client<P, C>) -> Result<(), ClientErr
     Ok(())
 }
 
-fn wait<P: Port, C: Clock, T>(
+/// Asks for one stream and waits for the answer.
+fn ask<P: Port, C: Clock>(
     client: &mut Client<P, C>,
-    mut take: impl FnMut(Event) -> Option<Result<T, String>>,
-) -> Result<T, LoadError> {
+    request: Request,
+) -> Result<StreamDescription, LoadError> {
+    client.request(request);
     loop {
         while let Some(event) = client.next_event() {
-            if let Some(answer) = take(event) {
-                return answer.map_err(LoadError::Other);
+            match event {
+                Event::Stream { info, .. } => return Ok(info),
+                Event::Refused { code, .. } => {
+                    return Err(LoadError::Other(format!("the benchmark's stream: {code}")));
+                }
+                Event::Connected { .. }
+                | Event::Subscribed { .. }
+                | Event::ListEnd { .. }
+                | Event::Trimmed { .. }
+                | Event::DataLoss { .. } => {}
             }
         }
         client.poll(&mut |_| {})?;
     }
-}
-
-fn open_stream<P: Port, C: Clock>(
-    client: &mut Client<P, C>,
-    name: &str,
-) -> Result<StreamId, LoadError> {
-    client.request(Request::CreateStream(name.into()));
-    wait(client, |event| match event {
-        Event::Stream { info, .. } => Some(Ok(info.id)),
-        Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
-        Event::Connected { .. }
-        | Event::Subscribed { .. }
-        | Event::ListEnd { .. }
-        | Event::Trimmed { .. }
-        | Event::DataLoss { .. } => None,
-    })
-}
-
-fn next_sequence<P: Port, C: Clock>(
-    client: &mut Client<P, C>,
-    name: &str,
-) -> Result<u64, LoadError> {
-    client.request(Request::DescribeStream(name.into()));
-    wait(client, |event| match event {
-        Event::Stream { info, .. } => Some(Ok(info.durable_next)),
-        Event::Refused { code, .. } => Some(Err(format!("stream {name}: {code}"))),
-        Event::Connected { .. }
-        | Event::Subscribed { .. }
-        | Event::ListEnd { .. }
-        | Event::Trimmed { .. }
-        | Event::DataLoss { .. } => None,
-    })
 }
 
 fn subscribe<P: Port, C: Clock>(

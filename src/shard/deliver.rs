@@ -229,9 +229,12 @@ impl<D: Disk> Stations<D> {
     /// Reads the log from the cursor on. Reads wait while the disk's queue is full: writes go first.
     fn start_read(&mut self, index: usize) {
         self.release_buffer(index);
-        let Some(buffer) = self.fanout.take_buffer() else { return };
         let cursor = self.fanout.get(index).cursor;
         let bytes = self.log.readable_bytes(cursor).min(BATCH_BYTES_MAX);
+        if bytes == 0 {
+            return;
+        }
+        let Some(buffer) = self.fanout.take_buffer() else { return };
         let io = Io {
             operation: Operation::Read,
             tag: buffer as u64,
