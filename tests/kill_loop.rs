@@ -24,7 +24,7 @@ fn an_order_flow_survives_kills_and_arrives_exactly_once() {
     appliance.run(&["stream", "create", "orders"]);
     let itch = flow.to_str().unwrap();
     let mut publisher = appliance
-        .client(&["publish", "orders", "--itch", itch, "--rate", "3000", "-o", "json"])
+        .client(&["publish", "orders", "--itch", itch, "--rate", "700", "-o", "json"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
