@@ -229,7 +229,7 @@ impl Log {
 
     /// Seals the open batch and puts it into the queue.
     pub(super) fn seal_open(&mut self, memory: &mut Memory, kind: BatchKind, unix_ns: u64) {
-        let OpenBatch { body_len, messages } = self.open;
+        let OpenBatch { body_len, messages, blank } = self.open;
         let bytes = batch_bytes(body_len);
         let log_off = self.open_log_off();
         let current = *self.current();
@@ -241,6 +241,7 @@ impl Log {
             first_message: self.messages,
             message_count: messages,
             body_len,
+            padded: blank && bytes == BLOCK_BYTES,
             chain: self.chain,
             lac: self.durable_seq,
             append_ns: unix_ns,
@@ -268,6 +269,17 @@ impl Log {
         self.next_batch += 1;
         self.off += bytes as u64;
         self.open = OpenBatch::default();
+    }
+
+    /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
+    /// padding in place and the block in the cache.
+    pub fn prepare(&mut self, memory: &mut Memory) {
+        if self.open.blank || self.open.body_len > 0 || !self.writable {
+            return;
+        }
+        let start = self.ring_offset(self.open_log_off());
+        memory.bytes_mut(start..start + BLOCK_BYTES).fill(0);
+        self.open.blank = true;
     }
 
     /// Ends the current segment and starts the next.

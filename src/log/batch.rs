@@ -112,6 +112,8 @@ pub struct Seal {
     pub message_count: u32,
     /// Bytes of records.
     pub body_len: usize,
+    /// Whether everything behind the records is zeros already.
+    pub padded: bool,
     /// Hash of the header before.
     pub chain: u64,
     /// The last batch known durable.
@@ -135,7 +137,11 @@ pub fn seal(batch: &mut [u8], key: &SegmentKey, seal: &Seal) -> u64 {
     let end = BATCH_HEADER_BYTES + seal.body_len;
     assert_eq!(batch.len(), batch_bytes(seal.body_len), "whole blocks, no more");
     assert!(batch.len() <= BATCH_BYTES_MAX, "one disk command");
-    batch[end..].fill(0);
+    if seal.padded {
+        debug_assert!(batch[end..].iter().all(|byte| *byte == 0), "padding is zeros");
+    } else {
+        batch[end..].fill(0);
+    }
     let blocks = u32::try_from(batch.len() / BLOCK_BYTES).expect("at most 32 blocks");
     let mut header = BatchHeader {
         magic: MAGIC.into(),

@@ -185,6 +185,8 @@ struct Flight {
 struct OpenBatch {
     body_len: usize,
     messages: u32,
+    /// Whether its first block is zeros behind the body.
+    blank: bool,
 }
 
 /// The log.

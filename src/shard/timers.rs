@@ -1,10 +1,10 @@
-//! The keep station: gaps that are to be reported, sessions that fell silent.
+//! The keep station: the next batch prepared, sessions that fell silent.
 
 use crate::disk::Disk;
 use crate::limits::SESSIONS_MAX;
 use crate::session::table::Phase;
 
-use super::Stations;
+use super::{Condition, Stations};
 
 /// A session that says nothing for this long has ended.
 const SILENCE_NS: u64 = 10_000_000_000;
@@ -14,6 +14,9 @@ const SLOTS_A_TURN: usize = 2;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {
+        if !matches!(self.condition, Condition::Failed(_)) {
+            self.log.prepare(self.disk.memory_mut());
+        }
         for _ in 0..SLOTS_A_TURN {
             self.timer_slot = (self.timer_slot + 1) % SESSIONS_MAX;
             let session = self.sessions.get(self.timer_slot);
