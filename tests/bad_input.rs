@@ -157,6 +157,31 @@ fn a_disk_that_cannot_be_used_is_refused() {
 }
 
 #[test]
+fn a_read_only_disk_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log = dir.path().join("log");
+    let sizes = ["--set", "disk.size=16MiB", "--set", "disk.segment=1MiB"];
+    let path = log.to_str().unwrap();
+    assert!(run(&[&["log", "format", path][..], &sizes].concat()).status.success());
+    // A mount of its own, which ends with the command.
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 77
+        shift; exec \"$@\"";
+    let port = format!("port.address=127.0.0.1:{}", free_port());
+    let set = format!("disk.path={path}");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", dir.path().to_str().unwrap(), BUSLANE])
+        .args(["serve", "--set", &port, "--set", &set])
+        .args(sizes)
+        .output();
+    match output {
+        Ok(output) if output.status.code() == Some(1) => {
+            refused(&output, 1, &[path, "Read-only file system"]);
+        }
+        other => println!("SKIPPED: no read-only mount may be made here: {other:?}"),
+    }
+}
+
+#[test]
 fn a_port_or_a_log_in_use_is_named() {
     let appliance = small();
     let again = appliance.serve_command().output().unwrap();

@@ -33,7 +33,7 @@ pub struct LoadOptions {
     pub warmup_ns: u64,
     /// Measured.
     pub duration_ns: u64,
-    /// Ends after so many messages, if that is sooner.
+    /// Ends after so many messages behind the warm-up, if that is sooner.
     pub count: u64,
 }
 
@@ -124,6 +124,8 @@ struct Lane {
     publishers: u64,
     /// Number of its next message.
     next: u64,
+    /// Number of the first message it does not send; known once the warm-up is over.
+    end: Option<u64>,
     /// Producer number of its message 0.
     base_seq: u64,
     acknowledged: u64,
@@ -133,6 +135,10 @@ impl Lane {
     /// Place of its message `number` among those of all publishers.
     fn index(&self, number: u64) -> u64 {
         number * self.publishers + self.publisher
+    }
+
+    fn is_done(&self) -> bool {
+        self.end.is_some_and(|end| self.next >= end)
     }
 }
 
@@ -212,6 +218,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                     publisher: next - 1,
                     publishers: publishers as u64,
                     next: 0,
+                    end: None,
                     base_seq: participant.client.next_seq(),
                     acknowledged: 0,
                 }
@@ -250,8 +257,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                 self.complete(index);
                 waiting += self.participants[index].client.outstanding();
             }
-            let sent = self.lanes.iter().flatten().map(|lane| lane.next).sum::<u64>();
-            open = open && sent < self.options.count;
+            open = open && !self.lanes.iter().flatten().all(Lane::is_done);
             if !open && waiting == 0 {
                 self.result.elapsed_ns = self.last_ns.saturating_sub(self.measure_ns);
                 return Ok(());
@@ -268,9 +274,15 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
         let client = &mut self.participants[index].client;
         let mut offered = 0;
         let count = self.options.count.div_ceil(lane.publishers);
-        while offered < OFFERS_A_TURN && lane.next < count {
-            let due = self.schedule.intended_ns(lane.index(lane.next));
-            if due.is_some_and(|due_ns| due_ns > now_ns.min(self.end_ns)) {
+        while offered < OFFERS_A_TURN {
+            let due_ns = self.schedule.intended_ns(lane.index(lane.next)).unwrap_or(now_ns);
+            if due_ns > now_ns.min(self.end_ns) {
+                break;
+            }
+            if lane.end.is_none() && due_ns >= self.measure_ns {
+                lane.end = Some(lane.next.saturating_add(count));
+            }
+            if lane.is_done() {
                 break;
             }
             let publisher = u32::try_from(lane.publisher).expect("few publishers");

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use zerocopy::{FromZeros, IntoBytes};
+
 use super::*;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
@@ -14,6 +16,9 @@ use crate::log::create::{FormatOptions, format};
 use crate::log::recovery::{OpenOptions, RecoveredMessage};
 use crate::metrics::Counter;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
+use crate::wire::DatagramWriter;
+use crate::wire::frame::Kind;
+use crate::wire::publish::AckHead;
 
 const RING: usize = 4 << 20;
 
@@ -308,4 +313,45 @@ fn sixteen_subscribers_replay_and_tail_without_a_gap() {
     }
     let counters = world.shard.as_ref().unwrap().counters();
     assert!(counters.get(Counter::ReplayReads) > 0, "some came from the disk");
+}
+
+#[test]
+fn an_acknowledgement_of_an_earlier_epoch_is_nothing() {
+    let mut world = World::new(8, Faults { delay_ns: 1_000, ..Faults::default() });
+    let client = world.client(Publisher::New);
+    let stream = world.create(client, "orders");
+    world.crash();
+    world.until("the client is back", |world| {
+        world.clients[client].is_connected() && world.shard.as_ref().unwrap().sessions() == 1
+    });
+    let shard = world.shard.as_ref().unwrap();
+    let epoch = shard.log().epoch().0;
+    let (_, session) = shard.stations.sessions.in_use().next().unwrap();
+    let conn_id = session.conn_id;
+    assert!(epoch > 1, "the restart began a new epoch");
+    world.clients[client].offer(stream, b"not yet durable").unwrap();
+    world.clients[client].poll(&mut |_| {}).unwrap();
+    let ack = |epoch: u64| {
+        let mut head = AckHead::new_zeroed();
+        head.epoch = epoch.into();
+        head.received_to = 1.into();
+        head.durable_to = 1.into();
+        head.max_seq_allowed = 1024.into();
+        head.max_bytes_allowed = (1 << 20).into();
+        head.receipts_from = 2.into();
+        head.durability = Durability::Volatile.code();
+        let mut room = [0; 256];
+        let mut writer = DatagramWriter::new(&mut room, conn_id, 0);
+        assert!(writer.frame(Kind::Ack, head.as_bytes(), &[]));
+        let len = writer.len();
+        room[..len].to_vec()
+    };
+    let mut completed_after = |bytes: &[u8]| {
+        world.net.inject(address(1), address(101), bytes);
+        world.clock.advance_ns(2_000);
+        world.clients[client].poll(&mut |_| {}).unwrap();
+        world.clients[client].next_completion().is_some()
+    };
+    assert!(!completed_after(&ack(epoch - 1)), "the writer before promises nothing any more");
+    assert!(completed_after(&ack(epoch)), "the same bytes of this epoch are a promise");
 }
