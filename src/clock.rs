@@ -69,6 +69,7 @@ impl Clock for HostClock {
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     now_ns: Rc<Cell<u64>>,
+    unix_jump_ns: Rc<Cell<u64>>,
 }
 
 impl ManualClock {
@@ -82,6 +83,11 @@ impl ManualClock {
     pub fn advance_ns(&self, by_ns: u64) {
         self.now_ns.set(self.now_ns.get() + by_ns);
     }
+
+    /// Sets the wall clock this far ahead of where it would be; a smaller jump sets it back.
+    pub fn set_unix_jump_ns(&self, jump_ns: u64) {
+        self.unix_jump_ns.set(jump_ns);
+    }
 }
 
 impl Clock for ManualClock {
@@ -90,7 +96,7 @@ impl Clock for ManualClock {
     }
 
     fn unix_ns_at(&self, now_ns: u64) -> u64 {
-        1_700_000_000_000_000_000 + now_ns
+        1_700_000_000_000_000_000 + now_ns + self.unix_jump_ns.get()
     }
 }
 

@@ -342,8 +342,10 @@ impl<C: Clock> Link<C> {
 
     fn on_datagram(&mut self, peer: Peer, bytes: &[u8], sink: &mut dyn FnMut(&Record<'_>)) {
         let ours = |conn_id: ConnId| conn_id == self.conn_id || self.phase != Phase::Open;
-        let frames = match parse(bytes) {
-            Ok((conn_id, _, frames)) if peer.addr == self.server && ours(conn_id) => frames,
+        let (conn_id, frames) = match parse(bytes) {
+            Ok((conn_id, _, frames)) if peer.addr == self.server && ours(conn_id) => {
+                (conn_id, frames)
+            }
             Ok(_) | Err(_) => {
                 self.dropped += 1;
                 return;
@@ -355,6 +357,11 @@ impl<C: Clock> Link<C> {
                 return;
             };
             self.heard_ns = self.now_ns;
+            if self.phase != Phase::Open && conn_id.0 != 0 && matches!(frame, Frame::Error(_)) {
+                // What is said of a session given up: that it was fenced by the one asked for now.
+                self.dropped += 1;
+                return;
+            }
             self.on_frame(&frame, sink);
         }
     }

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{Port, PortCounters};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::Peer;
 use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
+use crate::wire::{Frame, parse};
 
 /// What may happen to a datagram, in thousandths, and how long it travels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,8 +21,11 @@ pub struct Faults {
     pub duplication: u64,
     /// It travels up to ten times as long, so that others overtake it.
     pub reordering: u64,
-    /// One of its bits is flipped. Over UDP with checksums that is a loss; a port without them lets it by.
+    /// One of its bits is flipped on the way; the checksum of UDP finds that, and it is dropped.
     pub corruption: u64,
+    /// The last byte of a PUBLISH is changed where no checksum of the network finds it: in memory, on
+    /// its way to the disk.
+    pub payload_flip: u64,
     /// How long it travels.
     pub delay_ns: u64,
 }
@@ -64,6 +70,25 @@ struct Packet {
     bytes: Vec<u8>,
 }
 
+/// What has happened to datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetHits {
+    /// Sent.
+    pub sent: u64,
+    /// Lost.
+    pub lost: u64,
+    /// Doubled.
+    pub doubled: u64,
+    /// Held back, so that others overtake.
+    pub held: u64,
+    /// Damaged and dropped.
+    pub damaged: u64,
+    /// Payloads changed where only our own checksum can find it.
+    pub flipped: u64,
+    /// Dropped by a partition.
+    pub cut: u64,
+}
+
 #[derive(Debug)]
 struct Net {
     clock: ManualClock,
@@ -71,6 +96,11 @@ struct Net {
     faults: Faults,
     packets: Vec<Packet>,
     number: u64,
+    /// Addresses nobody reaches.
+    cut: Vec<SocketAddrV4>,
+    hits: NetHits,
+    /// Of all datagrams sent, in order.
+    digest: u64,
 }
 
 /// The network; clones are the same one.
@@ -81,8 +111,48 @@ impl MemoryNet {
     /// A network whose faults follow from a seed.
     #[must_use]
     pub fn new(clock: ManualClock, seed: u64, faults: Faults) -> Self {
-        let random = Random::new(seed);
-        Self(Rc::new(RefCell::new(Net { clock, random, faults, packets: Vec::new(), number: 0 })))
+        Self(Rc::new(RefCell::new(Net {
+            clock,
+            random: Random::new(seed),
+            faults,
+            packets: Vec::new(),
+            number: 0,
+            cut: Vec::new(),
+            hits: NetHits::default(),
+            digest: 0,
+        })))
+    }
+
+    /// Cuts an address off, or joins it again.
+    pub fn set_cut(&self, addr: SocketAddrV4, is_cut: bool) {
+        let cut = &mut self.0.borrow_mut().cut;
+        cut.retain(|other| *other != addr);
+        if is_cut {
+            cut.push(addr);
+        }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn hits(&self) -> NetHits {
+        self.0.borrow().hits
+    }
+
+    /// A digest of all datagrams sent, in order.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.0.borrow().digest
+    }
+
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.0.borrow().packets.is_empty()
+    }
+
+    /// Drops what is on its way to an address: whoever listened there is gone.
+    pub fn forget(&self, to: SocketAddrV4) {
+        self.0.borrow_mut().packets.retain(|packet| packet.to != to);
     }
 
     /// Changes what happens from now on.
@@ -114,24 +184,49 @@ impl MemoryNet {
 impl Net {
     fn send(&mut self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
         let faults = self.faults;
+        self.digest = xxh3_64_with_seed(bytes, self.digest ^ u64::from(to.port()));
+        self.hits.sent += 1;
+        if self.cut.contains(&from) || self.cut.contains(&to) {
+            self.hits.cut += 1;
+            return;
+        }
         let copies = 1 + u32::from(self.random.one_of_thousand(faults.duplication));
+        self.hits.doubled += u64::from(copies - 1);
         for _ in 0..copies {
             if self.random.one_of_thousand(faults.loss) {
+                self.hits.lost += 1;
+                continue;
+            }
+            if self.random.one_of_thousand(faults.corruption) {
+                self.hits.damaged += 1;
                 continue;
             }
             let mut bytes = bytes.to_vec();
-            if self.random.one_of_thousand(faults.corruption) && !bytes.is_empty() {
-                let bit = self.random.below(bytes.len() as u64 * 8);
-                bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+            if self.random.one_of_thousand(faults.payload_flip) && is_lone_publish(&bytes) {
+                self.hits.flipped += 1;
+                let bit = self.random.below(8);
+                *bytes.last_mut().expect("a PUBLISH has bytes") ^= 1 << bit;
             }
             let mut travel_ns = faults.delay_ns;
             if self.random.one_of_thousand(faults.reordering) {
+                self.hits.held += 1;
                 travel_ns *= 1 + self.random.below(10);
             }
             self.number += 1;
             let arrives_ns = self.clock.now_ns() + travel_ns;
             self.packets.push(Packet { arrives_ns, number: self.number, from, to, bytes });
         }
+    }
+}
+
+/// Whether a datagram is one PUBLISH frame, so that its last byte is of a payload.
+fn is_lone_publish(bytes: &[u8]) -> bool {
+    match parse(bytes) {
+        Ok((_, _, mut frames)) => {
+            let publish = frames.next();
+            matches!(publish, Some(Ok(Frame::Publish(_)))) && frames.next().is_none()
+        }
+        Err(_) => false,
     }
 }
 

@@ -80,8 +80,9 @@ impl<D: Disk> Stations<D> {
             return self.heartbeat(index, durable_next, port);
         }
         if subscription.next >= subscription.limit && !subscription.is_seeking() {
+            // The last before the limit may be lost: the consumer, which waits for it, learns that too.
             self.release_buffer(index);
-            return 0;
+            return self.heartbeat(index, durable_next, port);
         }
         let mut subscription = *subscription;
         let before = subscription.next;
@@ -118,7 +119,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    /// Tells a consumer that has everything where the end is, so that it sees a lost tail.
+    /// Tells a consumer that was sent all it may have where the end is, so that it sees a lost tail.
     fn heartbeat<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> usize {
         let subscription = self.fanout.get_mut(index);
         let wait_ns = subscription.beat_ns.max(BEAT_NS_MIN);

@@ -196,8 +196,8 @@ fn loss_duplication_and_reordering_lose_nothing() {
             loss: 40 * seed,
             duplication: 60 * seed,
             reordering: 300,
-            corruption: 0,
             delay_ns: 20_000,
+            ..Faults::default()
         };
         exactly_once(seed, faults, 0);
     }
@@ -206,8 +206,13 @@ fn loss_duplication_and_reordering_lose_nothing() {
 #[test]
 fn damaged_datagrams_are_as_good_as_lost() {
     for seed in 20..24 {
-        let faults =
-            Faults { loss: 20, duplication: 20, reordering: 100, corruption: 0, delay_ns: 20_000 };
+        let faults = Faults {
+            corruption: 200,
+            payload_flip: 200,
+            reordering: 100,
+            delay_ns: 20_000,
+            ..Faults::default()
+        };
         exactly_once(seed, faults, 0);
     }
 }
@@ -215,8 +220,13 @@ fn damaged_datagrams_are_as_good_as_lost() {
 #[test]
 fn a_server_that_is_killed_again_and_again_loses_nothing() {
     for seed in 40..46 {
-        let faults =
-            Faults { loss: 20, duplication: 50, reordering: 100, corruption: 0, delay_ns: 20_000 };
+        let faults = Faults {
+            loss: 20,
+            duplication: 50,
+            reordering: 100,
+            delay_ns: 20_000,
+            ..Faults::default()
+        };
         exactly_once(seed, faults, 10);
     }
 }
