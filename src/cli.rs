@@ -125,6 +125,9 @@ EXAMPLES
     /// Write input to play with
     #[command(subcommand)]
     Sample(SampleCommand),
+    /// Run the deterministic simulator: the shipping code under every fault, by seed
+    #[cfg(feature = "sim")]
+    Sim(arguments::SimArgs),
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -40,6 +40,7 @@ pub mod clock;
 pub mod memory;
 pub mod cpu;
 pub mod metrics;
+pub mod mutant;
 
 pub mod wire;
 pub mod port;
@@ -53,6 +54,8 @@ pub mod profile;
 pub mod measure;
 pub mod launch;
 pub mod client;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod report;
 pub mod cli;
 pub mod command;

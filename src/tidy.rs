@@ -20,13 +20,13 @@ const UNSAFE_FILES: [&str; 7] = [
 
 /// Modules from the ground up; those of one row do not use each other unless `PEERS` says so.
 const LAYERS: [&[&str]; 8] = [
-    &["ids", "limits", "clock", "memory", "cpu", "ring", "metrics"],
+    &["ids", "limits", "clock", "memory", "cpu", "ring", "metrics", "mutant"],
     &["wire"],
     &["port", "disk"],
     &["session", "log", "fanout"],
     &["shard"],
     &["profile", "client", "report", "admin"],
-    &["launch", "measure"],
+    &["launch", "measure", "sim"],
     &["cli", "command"],
 ];
 

@@ -260,3 +260,33 @@ pub struct CompletionArgs {
     /// Which shell
     pub shell: Shell,
 }
+
+/// `buslane sim`.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+EXAMPLES
+  buslane sim --seeds 0..1000
+  buslane sim --seed 4711 -v                what happened in one run
+  buslane sim --seeds 0..500 --twice        each seed twice; both runs must be the same
+  buslane sim --minutes 10                  new seeds for ten minutes")]
+pub struct SimArgs {
+    /// Seeds from A up to, and without, B
+    #[arg(long, value_name = "A..B", value_parser = super::parse::seeds, conflicts_with = "seed")]
+    pub seeds: Option<(u64, u64)>,
+    /// One seed, its events told
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// New seeds for so many minutes
+    #[arg(long, value_name = "M", conflicts_with_all = ["seeds", "seed"])]
+    pub minutes: Option<u64>,
+    /// Run each seed twice and compare
+    #[arg(long)]
+    pub twice: bool,
+    /// Threads, each with seeds of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: u64,
+    /// Switch a mistake on and see that it is caught (feature `mutants`); `all` for each in turn
+    #[arg(long, value_name = "NAME")]
+    pub mutant: Option<String>,
+}

@@ -95,6 +95,19 @@ pub(super) fn message_bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("a message of a benchmark has 16 to {most} bytes"))
 }
 
+/// Seeds, as in `0..1000`.
+///
+/// # Errors
+/// What is wrong with them.
+#[cfg(feature = "sim")]
+pub fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let wrong = || format!("`{text}` is not a range of seeds like 0..1000");
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    let from: u64 = from.parse().map_err(|_| wrong())?;
+    let to: u64 = to.parse().map_err(|_| wrong())?;
+    if from < to { Ok((from, to)) } else { Err(wrong()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -315,6 +315,18 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.options.dead_after_ns = dead_after_ns;
     }
 
+    /// Its connection and the highest epoch it has seen, for those who forge datagrams.
+    #[cfg(feature = "sim")]
+    pub(crate) fn session(&self) -> (ConnId, u64) {
+        (self.link.conn_id, self.link.epoch)
+    }
+
+    /// Its own address.
+    #[cfg(feature = "sim")]
+    pub(crate) fn local(&self) -> SocketAddrV4 {
+        self.port.local()
+    }
+
     /// The clock it reads.
     #[must_use]
     pub fn clock(&self) -> &C {

@@ -16,6 +16,8 @@ mod consume;
 mod stream;
 mod completion;
 mod sample;
+#[cfg(feature = "sim")]
+mod sim;
 mod version;
 
 use std::io;
@@ -96,6 +98,8 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
     }
     match &cli.command {
         Command::Sample(SampleCommand::Orders(args)) => sample::orders(globals, args),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::sim(globals, args),
         Command::Completion(args) => completion::completion(args),
         Command::Version => version::version(globals),
         Command::Serve => serve::serve(globals),

@@ -79,6 +79,20 @@ pub enum FormatError {
 /// # Errors
 /// See [`FormatError`].
 pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblock, FormatError> {
+    let mut identity = [0; 48];
+    getrandom::fill(&mut identity).map_err(FormatError::Random)?;
+    format_as(disk, options, &identity)
+}
+
+/// The same with an identity that is given: cluster, leg and salt, 16 bytes each.
+///
+/// # Errors
+/// See [`FormatError`].
+pub fn format_as<D: Disk>(
+    disk: &mut D,
+    options: &FormatOptions,
+    identity: &[u8; 48],
+) -> Result<Superblock, FormatError> {
     let name = disk.info().name.clone();
     let segment_bytes = options.segment_bytes;
     let allowed = SEGMENT_BYTES_MIN as u64..=SEGMENT_BYTES_MAX as u64;
@@ -97,19 +111,17 @@ pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblo
     }
     let segments = (found - AREA_OFFSET - END_BYTES) / segment_bytes;
     let geometry = Geometry { segment_bytes, segments };
-    let superblock = new_superblock(disk, &geometry)?;
+    let superblock = new_superblock(disk, &geometry, identity);
     write_layout(disk, &geometry, &superblock).map_err(device)?;
     Ok(superblock)
 }
 
-fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry) -> Result<Superblock, FormatError> {
-    let mut random = [0; 48];
-    getrandom::fill(&mut random).map_err(FormatError::Random)?;
-    let part = |at: usize| random[at..at + 16].try_into().expect("16 bytes");
+fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry, identity: &[u8; 48]) -> Superblock {
+    let part = |at: usize| identity[at..at + 16].try_into().expect("16 bytes");
     let nguid = disk.info().identity;
     let identity = Identity { cluster: part(0), leg: part(16), salt: part(32), nguid };
     let log2 = geometry.segment_bytes.trailing_zeros();
-    Ok(Superblock::new(&identity, log2, geometry.segments, disk.info().durability.code()))
+    Superblock::new(&identity, log2, geometry.segments, disk.info().durability.code())
 }
 
 /// Clears where headers of the layout may stand, then the reserved areas, then writes the banner and, last,

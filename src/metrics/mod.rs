@@ -85,6 +85,13 @@ impl Counters {
         self.values[counter as usize] += by;
     }
 
+    /// Adds all counters of another.
+    pub fn add_all(&mut self, other: &Self) {
+        for (value, by) in self.values.iter_mut().zip(other.values) {
+            *value += by;
+        }
+    }
+
     /// A counter's value.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {

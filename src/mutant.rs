@@ -1,0 +1,94 @@
+//! Mistakes that can be switched on, to see that the simulator catches each (see `docs/testing.md`).
+//!
+//! Without feature `mutants` every question is answered `false` at compile time and nothing is left of
+//! them in the program.
+
+/// One mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutant {
+    /// Messages are acknowledged when they arrive, before they are durable.
+    AckBeforeDurable = 1,
+    /// A write that completes out of order moves the durable prefix past one that has not.
+    PrefixPastHole,
+    /// Checkpoints leave out how far each producer has come.
+    ProducersNotCheckpointed,
+    /// A client believes an acknowledgement of an earlier epoch.
+    EpochIgnored,
+    /// Recovery takes a batch with a valid header for whole.
+    HeaderTrusted,
+    /// Neither hash nor header of a batch are bound to their place on the disk.
+    PlaceNotChecked,
+    /// A failed write is tried again instead of latching.
+    RetryAfterError,
+    /// A message that was accepted before is appended again when it is sent again.
+    DuplicatesAppended,
+    /// The newest durable mark is not looked at: damage to acknowledged data is cut like a torn tail.
+    MarkIgnored,
+    /// A consumer is sent what is sealed and not yet durable.
+    ShownBeforeDurable,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::AckBeforeDurable,
+        Self::PrefixPastHole,
+        Self::ProducersNotCheckpointed,
+        Self::EpochIgnored,
+        Self::HeaderTrusted,
+        Self::PlaceNotChecked,
+        Self::RetryAfterError,
+        Self::DuplicatesAppended,
+        Self::MarkIgnored,
+        Self::ShownBeforeDurable,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeDurable => "ack-before-durable",
+            Self::PrefixPastHole => "prefix-past-hole",
+            Self::ProducersNotCheckpointed => "producers-not-checkpointed",
+            Self::EpochIgnored => "epoch-ignored",
+            Self::HeaderTrusted => "header-trusted",
+            Self::PlaceNotChecked => "place-not-checked",
+            Self::RetryAfterError => "retry-after-error",
+            Self::DuplicatesAppended => "duplicates-appended",
+            Self::MarkIgnored => "mark-ignored",
+            Self::ShownBeforeDurable => "shown-before-durable",
+        }
+    }
+
+    /// Whether it is switched on.
+    #[inline]
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        #[cfg(feature = "mutants")]
+        return switch::is_on(self);
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use switch::switch_on;
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Mutant;
+
+    static ON: AtomicU8 = AtomicU8::new(0);
+
+    /// Switches one mistake on for the whole process, or all off.
+    pub fn switch_on(mutant: Option<Mutant>) {
+        ON.store(mutant.map_or(0, |mutant| mutant as u8), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_on(mutant: Mutant) -> bool {
+        ON.load(Ordering::Relaxed) == mutant as u8
+    }
+}

@@ -1,0 +1,522 @@
+//! A disk that does what disks do: completes out of order, tears writes when the power goes, fails, fails
+//! and stores all the same, hangs, answers late, and lies.
+//!
+//! Its contents outlive the process that uses it: [`SimDisk`] is what a shard opens, [`Device`] is the
+//! hardware behind it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::trace::Trace;
+use crate::clock::{Clock, ManualClock};
+use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation};
+use crate::ids::Durability;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::memory::Memory;
+use crate::port::memory::Random;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// `EIO`.
+const EIO: i32 = 5;
+
+/// What may happen to an operation, in thousandths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFaults {
+    /// Takes up to a hundred times as long.
+    pub slow: u64,
+    /// A write answers with an error and stores nothing, or a part; from then on the device loses what
+    /// it is told to write, as a kernel does that has dropped dirty pages.
+    pub error: u64,
+    /// A write answers with an error and is stored.
+    pub error_but_stored: u64,
+    /// A write never answers.
+    pub hang: u64,
+    /// A read answers with an error.
+    pub read_error: u64,
+    /// A read brings other bytes: flipped, of another place, or of an earlier time.
+    pub bad_read: u64,
+}
+
+/// What a device has done, for the coverage report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskHits {
+    /// Completed after one that was submitted later.
+    pub out_of_order: u64,
+    /// Slow.
+    pub slow: u64,
+    /// Errors with nothing, or a part, stored.
+    pub errors: u64,
+    /// Errors with everything stored.
+    pub errors_stored: u64,
+    /// Writes that never answered.
+    pub hangs: u64,
+    /// Writes in flight that a crash dropped, whole.
+    pub dropped: u64,
+    /// Writes in flight that a power cut tore.
+    pub torn: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Reads that brought other bytes.
+    pub bad_reads: u64,
+    /// Bits flipped on the media.
+    pub rotten: u64,
+    /// Blocks of acknowledged data that the device turned out not to have, or to have put elsewhere.
+    pub lost: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Fine,
+    Error,
+    ErrorButStored,
+    Hang,
+    ReadError,
+    BadRead,
+}
+
+#[derive(Debug)]
+struct Flying {
+    io: Io,
+    /// What a write carries, as it was when it was submitted.
+    bytes: Vec<u8>,
+    submitted_ns: u64,
+    due_ns: u64,
+    fate: Fate,
+    number: u64,
+}
+
+type Block = Rc<[u8; BLOCK_BYTES]>;
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed: each write in flight is done or was never begun.
+    Kill,
+    /// The power goes: of each write in flight any blocks may have been stored.
+    PowerCut,
+}
+
+/// A batch on the media that a later write, submitted after it was durable, vouches for.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    disk_offset: u64,
+    bytes: usize,
+    done_ns: u64,
+}
+
+/// The hardware: media and what is on its way to them.
+#[derive(Debug)]
+pub(super) struct Device {
+    clock: ManualClock,
+    trace: Trace,
+    random: Random,
+    info: DiskInfo,
+    blocks: BTreeMap<u64, Block>,
+    /// What blocks held before their last change, for stale reads.
+    before: BTreeMap<u64, Block>,
+    flying: Vec<Flying>,
+    number: u64,
+    faults: DiskFaults,
+    /// After a failed write, writes are answered and lost, until the process is started again.
+    sick: bool,
+    /// Operations complete at once: while a log is opened or closed nobody turns the clock.
+    at_once: bool,
+    /// Batches written, oldest first, and how many of them are vouched for.
+    batches: Vec<Settled>,
+    vouched: usize,
+    /// What happened.
+    pub hits: DiskHits,
+}
+
+/// How long before a write another one must have completed for the first to vouch for it.
+const VOUCH_NS: u64 = 20_000_000;
+
+impl Device {
+    /// An empty device.
+    #[must_use]
+    pub(super) fn new(clock: ManualClock, trace: Trace, seed: u64, bytes: u64) -> Self {
+        let info = DiskInfo {
+            name: "sim".into(),
+            driver: "sim",
+            bytes,
+            transfer_bytes_max: BATCH_BYTES_MAX,
+            queue_depth: 64,
+            durability: Durability::Volatile,
+            identity: [0; 16],
+        };
+        Self {
+            clock,
+            trace,
+            random: Random::new(seed),
+            info,
+            blocks: BTreeMap::new(),
+            before: BTreeMap::new(),
+            flying: Vec::new(),
+            number: 0,
+            faults: DiskFaults::default(),
+            sick: false,
+            at_once: true,
+            batches: Vec::new(),
+            vouched: 0,
+            hits: DiskHits::default(),
+        }
+    }
+
+    /// Changes what happens from now on; what hangs already stays so.
+    pub(super) fn set_faults(&mut self, faults: DiskFaults) {
+        self.faults = faults;
+    }
+
+    /// Whether operations complete at once, as they have to while nobody turns the clock.
+    pub(super) fn set_at_once(&mut self, at_once: bool) {
+        self.at_once = at_once;
+    }
+
+    /// The same media behind another, faultless device.
+    #[must_use]
+    pub(super) fn fork(&self) -> Self {
+        let mut fork = Self::new(self.clock.clone(), Trace::silent(), 1, self.info.bytes);
+        fork.blocks.clone_from(&self.blocks);
+        fork
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.flying.is_empty()
+    }
+
+    /// Whether a write will never be answered.
+    #[must_use]
+    pub(super) fn is_hung(&self) -> bool {
+        self.flying.iter().any(|flying| flying.fate == Fate::Hang)
+    }
+
+    /// The process that used it is gone.
+    pub(super) fn crash(&mut self, how: Crash) {
+        for flying in std::mem::take(&mut self.flying) {
+            if flying.io.operation == Operation::Read || self.sick {
+                continue;
+            }
+            let whole = how == Crash::Kill || self.random.one_of_thousand(300);
+            if whole && self.random.one_of_thousand(500) {
+                self.store(flying.io.disk_offset, &flying.bytes);
+                continue;
+            }
+            if whole {
+                self.hits.dropped += 1;
+                continue;
+            }
+            self.hits.torn += 1;
+            for (index, block) in flying.bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+                if self.random.one_of_thousand(500) {
+                    self.store(flying.io.disk_offset + index as u64 * BLOCK, block);
+                }
+            }
+        }
+        self.sick = false;
+    }
+
+    /// Flips a bit of acknowledged data, puts zeros or its former contents there, or another batch.
+    /// Only what a later write vouches for: of the newest the log cannot know (see `docs/testing.md`).
+    /// `false` when there is nothing of that kind.
+    pub(super) fn rot(&mut self) -> bool {
+        if self.vouched == 0 {
+            return false;
+        }
+        let index = usize::try_from(self.random.below(self.vouched as u64)).expect("an index");
+        let victim = self.batches[index];
+        let count = victim.bytes as u64 / BLOCK;
+        let at = victim.disk_offset / BLOCK + self.random.below(count);
+        let Some(block) = self.blocks.get(&at).cloned() else { return false };
+        let kind = self.random.below(4);
+        let changed: Option<Block> = match kind {
+            0 | 1 => {
+                let mut bytes = *block;
+                let bit = self.random.below(BLOCK * 8);
+                bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+                self.hits.rotten += 1;
+                Some(Rc::new(bytes))
+            }
+            2 => {
+                self.hits.lost += 1;
+                self.before.get(&at).cloned()
+            }
+            _ => {
+                self.hits.lost += 1;
+                let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
+                self.blocks.get(&(self.batches[other].disk_offset / BLOCK)).cloned()
+            }
+        };
+        let same = changed.as_ref().is_some_and(|changed| **changed == *block);
+        self.trace.note("rot", at, kind);
+        match changed {
+            Some(changed) => drop(self.blocks.insert(at, changed)),
+            None => drop(self.blocks.remove(&at)),
+        }
+        !same
+    }
+
+    /// Flips a bit anywhere that something was ever written: superblocks, headers, indexes, batches.
+    pub(super) fn rot_anywhere(&mut self) {
+        let count = self.blocks.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let index = usize::try_from(self.random.below(count)).expect("an index");
+        let at = *self.blocks.keys().nth(index).expect("within the count");
+        let bit = self.random.below(BLOCK * 8);
+        let mut bytes = *self.blocks[&at];
+        bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+        self.blocks.insert(at, Rc::new(bytes));
+        self.hits.rotten += 1;
+        self.trace.note("rot anywhere", at, bit);
+    }
+
+    fn block(&self, at: u64) -> [u8; BLOCK_BYTES] {
+        self.blocks.get(&at).map_or([0; BLOCK_BYTES], |block| **block)
+    }
+
+    fn store(&mut self, disk_offset: u64, bytes: &[u8]) {
+        self.trace.digest(bytes);
+        for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+            let at = disk_offset / BLOCK + index as u64;
+            let old = if block.iter().all(|&byte| byte == 0) {
+                self.blocks.remove(&at)
+            } else {
+                let block: [u8; BLOCK_BYTES] = block.try_into().expect("a block");
+                self.blocks.insert(at, Rc::new(block))
+            };
+            if let Some(old) = old {
+                self.before.insert(at, old);
+            }
+        }
+    }
+
+    fn submit(&mut self, io: Io, memory: &Memory) {
+        let random = &mut self.random;
+        let faults = self.faults;
+        let now_ns = self.clock.now_ns();
+        let (bytes, fate) = match io.operation {
+            Operation::Write => {
+                let fate = if random.one_of_thousand(faults.error) {
+                    Fate::Error
+                } else if random.one_of_thousand(faults.error_but_stored) {
+                    Fate::ErrorButStored
+                } else if !self.at_once && random.one_of_thousand(faults.hang) {
+                    Fate::Hang
+                } else {
+                    Fate::Fine
+                };
+                (memory.bytes(io.memory()).to_vec(), fate)
+            }
+            Operation::Read => {
+                let fate = if random.one_of_thousand(faults.read_error) {
+                    Fate::ReadError
+                } else if random.one_of_thousand(faults.bad_read) {
+                    Fate::BadRead
+                } else {
+                    Fate::Fine
+                };
+                (Vec::new(), fate)
+            }
+        };
+        let mut takes_ns = 3_000 + random.below(40_000);
+        if random.one_of_thousand(faults.slow) {
+            takes_ns *= 1 + random.below(100);
+            self.hits.slow += 1;
+        }
+        self.number += 1;
+        let number = self.number;
+        let due_ns = now_ns + takes_ns;
+        self.flying.push(Flying { io, bytes, submitted_ns: now_ns, due_ns, fate, number });
+    }
+
+    /// The next operation that is done.
+    fn take_done(&mut self) -> Option<Flying> {
+        let now_ns = self.clock.now_ns();
+        let at_once = self.at_once;
+        let due = |flying: &Flying| flying.fate != Fate::Hang && (at_once || flying.due_ns <= now_ns);
+        let first = self.flying.iter().enumerate().filter(|(_, flying)| due(flying));
+        let (index, _) = first.min_by_key(|(_, flying)| (flying.due_ns, flying.number))?;
+        if index > 0 {
+            self.hits.out_of_order += 1;
+        }
+        Some(self.flying.remove(index))
+    }
+
+    fn finish(&mut self, flying: &Flying, memory: &mut Memory) -> Result<(), DiskFault> {
+        let io = flying.io;
+        match io.operation {
+            Operation::Write => self.finish_write(flying),
+            Operation::Read => {
+                let first = io.disk_offset / BLOCK;
+                for index in 0..io.bytes / BLOCK_BYTES {
+                    let block = self.block(first + index as u64);
+                    let at = io.memory_offset + index * BLOCK_BYTES;
+                    memory.bytes_mut(at..at + BLOCK_BYTES).copy_from_slice(&block);
+                }
+                match flying.fate {
+                    Fate::ReadError => {
+                        self.hits.read_errors += 1;
+                        self.trace.note("read error", io.disk_offset, 0);
+                        return Err(DiskFault::Errno(EIO));
+                    }
+                    Fate::BadRead => self.spoil(&io, memory),
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish_write(&mut self, flying: &Flying) -> Result<(), DiskFault> {
+        let io = flying.io;
+        if self.sick {
+            // As a kernel that has dropped what it could not write: it says yes and has nothing.
+            return Ok(());
+        }
+        match flying.fate {
+            Fate::Error => {
+                self.hits.errors += 1;
+                self.sick = true;
+                let kept = self.random.below(io.bytes as u64 / BLOCK + 1);
+                let kept = usize::try_from(kept).expect("blocks of a batch") * BLOCK_BYTES;
+                // Never the whole of it: that is the other fault.
+                let kept = kept.min(io.bytes - BLOCK_BYTES);
+                self.store(io.disk_offset, &flying.bytes[..kept]);
+                self.trace.note("write error", io.disk_offset, kept as u64);
+                return Err(DiskFault::Errno(EIO));
+            }
+            Fate::ErrorButStored => {
+                self.hits.errors_stored += 1;
+                self.store(io.disk_offset, &flying.bytes);
+                self.trace.note("write error, stored", io.disk_offset, 0);
+                return Err(DiskFault::Errno(EIO));
+            }
+            Fate::Fine | Fate::Hang | Fate::ReadError | Fate::BadRead => {}
+        }
+        if self.blocks.contains_key(&(io.disk_offset / BLOCK)) {
+            // A segment that held nothing is used anew.
+            let range = io.disk_offset..io.disk_offset + io.bytes as u64;
+            let kept = |batch: &Settled| !range.contains(&batch.disk_offset);
+            self.vouched = self.batches[..self.vouched].iter().filter(|b| kept(b)).count();
+            self.batches.retain(kept);
+        }
+        self.store(io.disk_offset, &flying.bytes);
+        if flying.bytes.starts_with(b"BLB1") {
+            let now_ns = self.clock.now_ns();
+            let vouches = |batch: &Settled| batch.done_ns + VOUCH_NS < flying.submitted_ns;
+            while self.batches.get(self.vouched).is_some_and(vouches) {
+                self.vouched += 1;
+            }
+            let (disk_offset, bytes) = (io.disk_offset, io.bytes);
+            self.batches.push(Settled { disk_offset, bytes, done_ns: now_ns });
+        }
+        Ok(())
+    }
+
+    fn spoil(&mut self, io: &Io, memory: &mut Memory) {
+        let count = io.bytes as u64 / BLOCK;
+        let index = self.random.below(count);
+        let at = io.disk_offset / BLOCK + index;
+        let start = io.memory_offset + usize::try_from(index).expect("an index") * BLOCK_BYTES;
+        let kind = self.random.below(3);
+        let settled = self.batches[..self.vouched].iter().any(|batch| {
+            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
+        });
+        if !settled {
+            return;
+        }
+        self.hits.bad_reads += 1;
+        self.trace.note("bad read", at, kind);
+        let room = memory.bytes_mut(start..start + BLOCK_BYTES);
+        match kind {
+            0 => {
+                let bit = self.random.below(BLOCK * 8);
+                room[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+            }
+            1 => {
+                let old = self.before.get(&at);
+                room.copy_from_slice(old.map_or(&[0; BLOCK_BYTES], |block| &**block));
+            }
+            _ => {
+                let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
+                let other = self.batches[other].disk_offset / BLOCK;
+                room.copy_from_slice(&self.block(other));
+            }
+        }
+    }
+}
+
+/// A process's view of a [`Device`].
+#[derive(Debug)]
+pub(super) struct SimDisk {
+    device: Rc<RefCell<Device>>,
+    info: DiskInfo,
+    memory: Memory,
+}
+
+impl SimDisk {
+    /// Opens the device, with `memory_bytes` to work in; operations complete at once until
+    /// [`SimDisk::take_time`].
+    ///
+    /// # Errors
+    /// When there is not so much memory.
+    pub(super) fn open(device: &Rc<RefCell<Device>>, memory_bytes: usize) -> std::io::Result<Self> {
+        device.borrow_mut().at_once = true;
+        let info = device.borrow().info.clone();
+        let memory = Memory::allocate(memory_bytes)?;
+        Ok(Self { device: Rc::clone(device), info, memory })
+    }
+
+    /// From now on operations take their time.
+    pub(super) fn take_time(&mut self) {
+        self.device.borrow_mut().at_once = false;
+    }
+}
+
+impl Disk for SimDisk {
+    fn info(&self) -> &DiskInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        if self.in_flight() == self.info.queue_depth {
+            return Err(io);
+        }
+        self.device.borrow_mut().submit(io, &self.memory);
+        match io.operation {
+            Operation::Read => self.memory.pin_for_device_to_write(io.memory()),
+            Operation::Write => self.memory.pin_for_device_to_read(io.memory()),
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, done: &mut [Completion]) -> usize {
+        let mut count = 0;
+        while count < done.len() {
+            let mut device = self.device.borrow_mut();
+            let Some(flying) = device.take_done() else { break };
+            self.memory.unpin(&flying.io.memory());
+            let result = device.finish(&flying, &mut self.memory);
+            done[count] = Completion { io: flying.io, result };
+            count += 1;
+        }
+        count
+    }
+
+    fn in_flight(&self) -> usize {
+        self.device.borrow().flying.len()
+    }
+}

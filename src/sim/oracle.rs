@@ -1,0 +1,347 @@
+//! What must be true of every run. The names are those of `docs/testing.md`.
+
+use std::collections::BTreeMap;
+
+use crate::client::Receipt;
+use crate::ids::{ProducerId, StreamId};
+use crate::wire::record::Record;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{oracle}: {what}")]
+pub struct Violation {
+    /// `O1` to `O9`.
+    pub oracle: &'static str,
+    /// What was found.
+    pub what: String,
+}
+
+type Checked = Result<(), Violation>;
+
+fn violation(oracle: &'static str, what: impl Into<String>) -> Checked {
+    Err(Violation { oracle, what: what.into() })
+}
+
+/// What one producer was given to publish, in order: message `n` has producer number `n + 1`.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// Known once the server has given it.
+    pub producer: Option<ProducerId>,
+    /// What is published, in order.
+    pub messages: Vec<(StreamId, Vec<u8>)>,
+    /// All numbers up to this one were acknowledged.
+    pub acked_to: u64,
+}
+
+/// Who wrote what under one sequence of one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Content {
+    producer: u64,
+    producer_seq: u64,
+}
+
+/// One message of the log as a reader found it: producer and producer number.
+pub(super) type Row = (u64, u64);
+
+/// Judges a run as it goes.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Per producer.
+    pub journals: Vec<Journal>,
+    /// What is known to stand under a sequence, from receipts and from deliveries.
+    known: BTreeMap<(StreamId, u64), Content>,
+    epoch: u64,
+    durable_end: u64,
+    /// Messages delivered to all consumers.
+    pub delivered: u64,
+}
+
+impl Oracle {
+    fn place(&mut self, stream: StreamId, sequence: u64, content: Content) -> Checked {
+        match self.known.insert((stream, sequence), content) {
+            Some(before) if before != content => violation(
+                "O2",
+                format!("stream {stream} sequence {sequence}: {before:?} before, {content:?} now"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// A producer was told that a message is durable.
+    ///
+    /// # Errors
+    /// O1 when it was not in order; O2 when its sequence is another message's; O5 when its epoch is of
+    /// the future.
+    pub fn acknowledged(&mut self, journal: usize, seq: u64, receipt: &Receipt) -> Checked {
+        let entry = &mut self.journals[journal];
+        if seq != entry.acked_to + 1 {
+            let what = format!("journal {journal}: {seq} acknowledged after {}", entry.acked_to);
+            return violation("O1", what);
+        }
+        if seq > entry.messages.len() as u64 {
+            return violation("O1", format!("journal {journal}: {seq} was never published"));
+        }
+        entry.acked_to = seq;
+        if receipt.epoch.0 > self.epoch {
+            return violation("O5", format!("a receipt of epoch {}", receipt.epoch.0));
+        }
+        let producer = entry.producer.map_or(0, |id| id.0);
+        match receipt.sequence {
+            Some(sequence) => {
+                let content = Content { producer, producer_seq: seq };
+                self.place(receipt.stream, sequence.get(), content)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A producer that came back was told that its messages up to `seq` are durable.
+    ///
+    /// # Errors
+    /// O1 when the server does not know what it has acknowledged, or knows what was never published.
+    pub fn resumed(&mut self, journal: usize, producer: ProducerId, seq: u64) -> Checked {
+        let entry = &mut self.journals[journal];
+        entry.producer = Some(producer);
+        if seq < entry.acked_to {
+            let what = format!("journal {journal}: {} acknowledged, {seq} known", entry.acked_to);
+            return violation("O1", what);
+        }
+        if seq > entry.messages.len() as u64 {
+            return violation("O3", format!("journal {journal}: {seq} was never published"));
+        }
+        entry.acked_to = seq;
+        Ok(())
+    }
+
+    /// A consumer was given a message; `expected` is the sequence it has to have.
+    ///
+    /// # Errors
+    /// O4 when it has another sequence; O3 when nobody published it; O2 when another was seen there.
+    pub fn delivered(&mut self, stream: StreamId, expected: u64, record: &Record<'_>) -> Checked {
+        let header = record.header;
+        let (sequence, producer) = (header.sequence.get(), header.producer_id.get());
+        let producer_seq = header.producer_seq.get();
+        if sequence != expected {
+            let what = format!("stream {stream}: sequence {sequence} where {expected} is next");
+            return violation("O4", what);
+        }
+        let by = |journal: &&Journal| journal.producer == Some(ProducerId(producer));
+        let published = self.journals.iter().find(by).and_then(|journal| {
+            let index = usize::try_from(producer_seq.checked_sub(1)?).ok()?;
+            journal.messages.get(index)
+        });
+        let is_it = published.is_some_and(|(to, payload)| {
+            *to == stream && payload.as_slice() == record.payload
+        });
+        if !is_it {
+            let what = format!(
+                "stream {stream} sequence {sequence}: nobody published that as {producer}/{producer_seq}"
+            );
+            return violation("O3", what);
+        }
+        self.delivered += 1;
+        self.place(stream, sequence, Content { producer, producer_seq })
+    }
+
+    /// A server runs: its epoch and how far its log is durable.
+    ///
+    /// # Errors
+    /// O5 when either goes back.
+    pub fn serves(&mut self, epoch: u64, durable_end: u64) -> Checked {
+        if epoch < self.epoch || (epoch == self.epoch && durable_end < self.durable_end) {
+            let before = (self.epoch, self.durable_end);
+            return violation("O5", format!("{before:?} before, {:?} now", (epoch, durable_end)));
+        }
+        (self.epoch, self.durable_end) = (epoch, durable_end);
+        Ok(())
+    }
+
+    /// A server was opened.
+    ///
+    /// # Errors
+    /// O5 when its epoch is not above all before it.
+    pub fn opened(&mut self, epoch: u64) -> Checked {
+        if epoch <= self.epoch {
+            return violation("O5", format!("epoch {epoch} opened after {}", self.epoch));
+        }
+        (self.epoch, self.durable_end) = (epoch, 0);
+        Ok(())
+    }
+
+    /// The whole log was read at the end, stream by stream.
+    ///
+    /// # Errors
+    /// O1 when something acknowledged is missing, is there twice, or out of its producer's order.
+    pub fn finished(&self, streams: &BTreeMap<StreamId, Vec<Row>>) -> Checked {
+        let mut found: BTreeMap<Row, u64> = BTreeMap::new();
+        for (stream, rows) in streams {
+            let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+            for row in rows {
+                *found.entry(*row).or_default() += 1;
+                let before = last.insert(row.0, row.1).unwrap_or(0);
+                if row.1 <= before {
+                    let what = format!("stream {stream}: {row:?} stands behind {before}");
+                    return violation("O1", what);
+                }
+            }
+        }
+        if let Some((row, times)) = found.iter().find(|(_, times)| **times > 1) {
+            return violation("O1", format!("{row:?} is in the log {times} times"));
+        }
+        for journal in &self.journals {
+            let Some(producer) = journal.producer else { continue };
+            for seq in 1..=journal.acked_to {
+                if !found.contains_key(&(producer.0, seq)) {
+                    let what = format!("{producer}/{seq} was acknowledged and is not in the log");
+                    return violation("O1", what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A limit that memory is sized by.
+    ///
+    /// # Errors
+    /// O8 when it is exceeded.
+    pub fn within(what: &'static str, value: u64, limit: u64) -> Checked {
+        if value > limit {
+            return violation("O8", format!("{what}: {value} of {limit}"));
+        }
+        Ok(())
+    }
+
+    /// The same disk opened twice.
+    ///
+    /// # Errors
+    /// O9 when the two openings found different things.
+    pub fn same(one: &str, two: &str) -> Checked {
+        if one != two {
+            return violation("O9", format!("opened once: {one}; again: {two}"));
+        }
+        Ok(())
+    }
+
+    /// All faults have ended and `waiting` messages are still not acknowledged, or not consumed.
+    ///
+    /// # Errors
+    /// O7 when there are any.
+    pub fn settled(what: &str, waiting: u64) -> Checked {
+        if waiting > 0 {
+            return violation("O7", format!("{waiting} {what} long after the last fault"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::ids::{Durability, Epoch};
+    use crate::wire::record::RecordHeader;
+
+    const STREAM: StreamId = StreamId(1);
+
+    fn oracle() -> Oracle {
+        let mut oracle = Oracle::default();
+        let messages = (0..4u8).map(|n| (STREAM, vec![n; 3])).collect();
+        oracle.journals.push(Journal { producer: Some(ProducerId(7)), messages, acked_to: 0 });
+        oracle.opened(1).unwrap();
+        oracle
+    }
+
+    fn receipt(sequence: u64, epoch: u64) -> Receipt {
+        Receipt {
+            stream: STREAM,
+            sequence: NonZeroU64::new(sequence),
+            epoch: Epoch(epoch),
+            durability: Durability::Volatile,
+            server_ns: 0,
+            device_ns: 0,
+        }
+    }
+
+    fn deliver(oracle: &mut Oracle, at: (u64, u64), producer_seq: u64, payload: &[u8]) -> Checked {
+        let (expected, sequence) = at;
+        let header = RecordHeader {
+            len: 3.into(),
+            crc32c: 0.into(),
+            producer_id: 7.into(),
+            producer_seq: producer_seq.into(),
+            stream: 1.into(),
+            flags: 0.into(),
+            ext_len: 0.into(),
+            sequence: sequence.into(),
+            received_ns: 0.into(),
+        };
+        oracle.delivered(STREAM, expected, &Record { header: &header, payload })
+    }
+
+    #[track_caller]
+    fn caught(by: &str, checked: Checked) {
+        assert_eq!(checked.expect_err("it is caught").oracle, by);
+    }
+
+    #[test]
+    fn a_sound_run_passes() {
+        let mut oracle = oracle();
+        for n in 1..=4u64 {
+            oracle.acknowledged(0, n, &receipt(n, 1)).unwrap();
+            let payload = [u8::try_from(n - 1).unwrap(); 3];
+            deliver(&mut oracle, (n, n), n, &payload).unwrap();
+        }
+        let rows = (1..=4).map(|n| (7, n)).collect();
+        oracle.finished(&BTreeMap::from([(STREAM, rows)])).unwrap();
+    }
+
+    #[test]
+    fn o1_sees_what_is_lost_doubled_out_of_order_or_forgotten() {
+        let mut oracle = oracle();
+        oracle.acknowledged(0, 1, &receipt(1, 1)).unwrap();
+        oracle.acknowledged(0, 2, &receipt(2, 1)).unwrap();
+        let log = |rows: &[Row]| BTreeMap::from([(STREAM, rows.to_vec())]);
+        caught("O1", oracle.finished(&log(&[(7, 1)])));
+        caught("O1", oracle.finished(&log(&[(7, 1), (7, 2), (7, 2)])));
+        caught("O1", oracle.finished(&log(&[(7, 2), (7, 1)])));
+        caught("O1", oracle.resumed(0, ProducerId(7), 1));
+        caught("O1", oracle.acknowledged(0, 4, &receipt(4, 1)));
+    }
+
+    #[test]
+    fn o2_sees_two_contents_under_one_sequence() {
+        let mut oracle = oracle();
+        deliver(&mut oracle, (1, 1), 1, &[0; 3]).unwrap();
+        caught("O2", deliver(&mut oracle, (1, 1), 2, &[1; 3]));
+    }
+
+    #[test]
+    fn o3_sees_what_nobody_published() {
+        let mut oracle = oracle();
+        caught("O3", deliver(&mut oracle, (1, 1), 1, &[9; 3]));
+        caught("O3", deliver(&mut oracle, (1, 1), 9, &[0; 3]));
+        caught("O3", oracle.resumed(0, ProducerId(7), 5));
+    }
+
+    #[test]
+    fn o4_sees_a_gap() {
+        caught("O4", deliver(&mut oracle(), (1, 2), 2, &[1; 3]));
+    }
+
+    #[test]
+    fn o5_sees_time_go_back() {
+        let mut oracle = oracle();
+        caught("O5", oracle.opened(1));
+        oracle.serves(1, 100).unwrap();
+        caught("O5", oracle.serves(1, 99));
+        caught("O5", oracle.acknowledged(0, 1, &receipt(1, 2)));
+    }
+
+    #[test]
+    fn o7_o8_and_o9_see_what_they_are_for() {
+        caught("O7", Oracle::settled("messages", 1));
+        caught("O8", Oracle::within("bytes in flight", 9, 8));
+        caught("O9", Oracle::same("one", "two"));
+    }
+}

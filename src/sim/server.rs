@@ -1,0 +1,303 @@
+//! The server's process: started on what the device holds, turned, killed, started again.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+
+use super::disk::{Crash, Device, DiskFaults, SimDisk};
+use super::oracle::{Oracle, Violation};
+use super::plan::Plan;
+use super::trace::Trace;
+use crate::clock::ManualClock;
+use crate::disk::Disk;
+use crate::limits::{IN_FLIGHT_BYTES_MAX, RING_BYTES_MIN, SESSIONS_MAX};
+use crate::log::Log;
+use crate::log::create::{FormatOptions, format_as};
+use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::metrics::Counters;
+use crate::port::memory::{MemoryNet, MemoryPort};
+use crate::session::receipts::Run;
+use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
+
+/// Where the server listens.
+pub(super) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+
+/// Bytes of a datagram in the simulated network.
+pub(super) const DATAGRAM: usize = 1472;
+
+const RING: usize = RING_BYTES_MIN;
+
+/// What happened to the processes, for the coverage report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerHits {
+    /// Kills.
+    pub kills: u64,
+    /// Power cuts.
+    pub power_cuts: u64,
+    /// Orderly stops.
+    pub stops: u64,
+    /// Pauses.
+    pub pauses: u64,
+    /// Openings that cut an unacknowledged tail.
+    pub cuts: u64,
+    /// Openings of a log that was stopped cleanly.
+    pub clean_opens: u64,
+    /// Openings that halted because acknowledged data is damaged.
+    pub halts: u64,
+    /// Openings that failed because the device failed.
+    pub failed_opens: u64,
+    /// Openings, all.
+    pub opens: u64,
+    /// Servers that stopped acknowledging after a failed write or damaged data.
+    pub failures: u64,
+    /// Logs that became full.
+    pub full: u64,
+    /// Clients killed.
+    pub client_kills: u64,
+    /// Old instances that lived on.
+    pub zombies: u64,
+    /// Partitions.
+    pub partitions: u64,
+    /// Jumps of the wall clock.
+    pub clock_jumps: u64,
+    /// Acknowledgements of an earlier epoch.
+    pub zombie_acks: u64,
+}
+
+type Running = Shard<MemoryPort, SimDisk, ManualClock>;
+
+/// How an opening went.
+pub(super) enum Opening {
+    /// It serves.
+    Serves,
+    /// The device failed; another try may go well.
+    Failed,
+    /// Acknowledged data is damaged on the media.
+    Halted,
+}
+
+/// The process and the machine under it.
+pub(super) struct Server {
+    net: MemoryNet,
+    clock: ManualClock,
+    trace: Trace,
+    /// The hardware.
+    pub device: Rc<RefCell<Device>>,
+    /// The process, while there is one.
+    pub shard: Option<Running>,
+    queue_depth: usize,
+    /// What happened.
+    pub hits: ServerHits,
+    /// Of the processes before this one.
+    pub counters: Counters,
+    lies: bool,
+}
+
+impl Server {
+    /// A machine with a formatted disk; no process yet.
+    ///
+    /// # Panics
+    /// When a faultless disk cannot be formatted.
+    pub(super) fn new(plan: &Plan, net: &MemoryNet, clock: &ManualClock, trace: &Trace) -> Self {
+        let bytes = crate::log::create::disk_bytes_min(1 << 20) + ((plan.segments - 4) << 20);
+        let device = Device::new(clock.clone(), trace.clone(), plan.seed ^ 0xd15c, bytes);
+        let device = Rc::new(RefCell::new(device));
+        let mut disk = SimDisk::open(&device, Log::memory_bytes(RING)).expect("memory for a disk");
+        let options = FormatOptions { segment_bytes: 1 << 20, force: true };
+        let mut identity = [0x42; 48];
+        identity[..8].copy_from_slice(&plan.seed.to_le_bytes());
+        format_as(&mut disk, &options, &identity).expect("a faultless disk is formatted");
+        Self {
+            net: net.clone(),
+            clock: clock.clone(),
+            trace: trace.clone(),
+            device,
+            shard: None,
+            queue_depth: plan.queue_depth,
+            hits: ServerHits::default(),
+            counters: Counters::default(),
+            lies: plan.disk_lies(),
+        }
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// A promise broken by what was found.
+    pub(super) fn start(&mut self, oracle: &mut Oracle) -> Result<Opening, Violation> {
+        self.hits.opens += 1;
+        if self.hits.opens.is_multiple_of(3) {
+            self.open_twice()?;
+        }
+        let mut runs = BTreeMap::new();
+        match open(&self.device, self.queue_depth, &self.clock, &mut runs) {
+            Ok((mut disk, log, recovery)) => {
+                self.trace.note("opened", recovery.epoch, recovery.messages);
+                self.hits.cuts += u64::from(recovery.cut);
+                self.hits.clean_opens += u64::from(recovery.clean);
+                oracle.opened(recovery.epoch)?;
+                disk.take_time();
+                let port = self.net.port(SERVER, DATAGRAM);
+                let options = ShardOptions::default();
+                let shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+                self.shard = Some(shard);
+                Ok(Opening::Serves)
+            }
+            Err(error) => self.on_open_error(&error),
+        }
+    }
+
+    fn on_open_error(&mut self, error: &OpenError) -> Result<Opening, Violation> {
+        self.device.borrow_mut().crash(Crash::Kill);
+        match error {
+            OpenError::Device { .. } | OpenError::Write { .. } => {
+                self.trace.note("opening failed", 0, 0);
+                self.hits.failed_opens += 1;
+                Ok(Opening::Failed)
+            }
+            OpenError::Damaged(_) | OpenError::NoQuorum { .. } | OpenError::NotFormatted { .. }
+                if self.lies =>
+            {
+                // A bad read is over with the next; what is on the media stays.
+                let media = Rc::new(RefCell::new(self.device.borrow().fork()));
+                let again = open(&media, self.queue_depth, &self.clock, &mut BTreeMap::new());
+                self.trace.note("halted", u64::from(again.is_err()), 0);
+                if again.is_ok() {
+                    self.hits.failed_opens += 1;
+                    return Ok(Opening::Failed);
+                }
+                self.hits.halts += 1;
+                Ok(Opening::Halted)
+            }
+            OpenError::Damaged(_)
+            | OpenError::NoQuorum { .. }
+            | OpenError::NotFormatted { .. }
+            | OpenError::Smaller { .. } => {
+                Err(Violation { oracle: "O1", what: format!("the log is not opened: {error}") })
+            }
+        }
+    }
+
+    /// O9: opening a log, being killed, and opening it again finds the same.
+    fn open_twice(&self) -> Result<(), Violation> {
+        let media = Rc::new(RefCell::new(self.device.borrow().fork()));
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            let opened = open(&media, self.queue_depth, &self.clock, &mut BTreeMap::new());
+            found.push(match &opened {
+                Ok((_, log, _)) => summary(log),
+                Err(error) => error.to_string(),
+            });
+            media.borrow_mut().crash(Crash::Kill);
+        }
+        Oracle::same(&found[0], &found[1])
+    }
+
+    /// One turn of the process; then what must be true of it.
+    ///
+    /// # Errors
+    /// A promise broken.
+    pub(super) fn turn(&mut self, oracle: &mut Oracle) -> Result<(), Violation> {
+        let Some(shard) = &mut self.shard else { return Ok(()) };
+        let before = shard.condition();
+        shard.turn();
+        let after = shard.condition();
+        if before != after {
+            self.trace.note("condition", 0, 0);
+            match after {
+                Condition::Failed(_) => self.hits.failures += 1,
+                Condition::Full => self.hits.full += 1,
+                Condition::Serving | Condition::Draining => {}
+            }
+        }
+        let log = shard.log();
+        oracle.serves(log.epoch().0, log.durable_end())?;
+        let in_flight = log.bytes_in_flight() as u64;
+        Oracle::within("bytes in flight", in_flight, IN_FLIGHT_BYTES_MAX as u64)?;
+        Oracle::within("sessions", shard.sessions() as u64, SESSIONS_MAX as u64)
+    }
+
+    /// The process ends at once.
+    pub(super) fn crash(&mut self, how: Crash) {
+        self.end_process();
+        self.device.borrow_mut().crash(how);
+        match how {
+            Crash::Kill => self.hits.kills += 1,
+            Crash::PowerCut => self.hits.power_cuts += 1,
+        }
+        self.trace.note("crash", u64::from(how == Crash::PowerCut), 0);
+    }
+
+    fn end_process(&mut self) {
+        if let Some(shard) = self.shard.take() {
+            self.counters.add_all(shard.counters());
+        }
+    }
+
+    /// The process drains and ends in an orderly way; killed where that takes too long.
+    ///
+    /// # Errors
+    /// A promise broken meanwhile.
+    pub(super) fn stop(&mut self, oracle: &mut Oracle) -> Result<(), Violation> {
+        let Some(shard) = &mut self.shard else { return Ok(()) };
+        shard.drain();
+        for _ in 0..2_000 {
+            self.clock.advance_ns(20_000);
+            self.turn(oracle)?;
+            if self.shard.as_ref().is_some_and(Shard::is_drained) {
+                break;
+            }
+        }
+        let drained = self.shard.as_ref().is_some_and(Shard::is_drained);
+        let hung = self.device.borrow().is_hung();
+        if !drained || hung {
+            self.crash(Crash::Kill);
+            return Ok(());
+        }
+        let shard = self.shard.take().expect("it ran a moment ago");
+        self.counters.add_all(shard.counters());
+        // Closing waits for the disk, and nobody turns the clock.
+        self.device.borrow_mut().set_at_once(true);
+        let closed = shard.close();
+        self.device.borrow_mut().set_at_once(false);
+        self.trace.note("stopped", u64::from(closed.is_ok()), 0);
+        self.hits.stops += 1;
+        self.device.borrow_mut().crash(Crash::Kill);
+        Ok(())
+    }
+
+    /// Whether it takes messages.
+    pub(super) fn serves(&self) -> bool {
+        self.shard.as_ref().is_some_and(|shard| shard.condition() == Condition::Serving)
+    }
+
+    /// Ends all faults of the disk.
+    pub(super) fn heal(&mut self) {
+        self.device.borrow_mut().set_faults(DiskFaults::default());
+    }
+}
+
+type Opened = (SimDisk, Log, Recovery);
+
+fn open(
+    device: &Rc<RefCell<Device>>,
+    queue_depth: usize,
+    clock: &ManualClock,
+    runs: &mut BTreeMap<u64, Vec<Run>>,
+) -> Result<Opened, OpenError> {
+    use crate::clock::Clock;
+    let mut disk = SimDisk::open(device, Log::memory_bytes(RING)).expect("memory for a disk");
+    let options = OpenOptions { queue_depth, ring_bytes: RING, unix_ns: clock.unix_ns() };
+    let (log, recovery) =
+        Log::open(&mut disk, &options, &mut |message| recovered_run(runs, message))?;
+    assert_eq!(disk.in_flight(), 0, "an opening leaves nothing in flight");
+    Ok((disk, log, recovery))
+}
+
+/// What an opening found, but for its epoch.
+fn summary(log: &Log) -> String {
+    let streams: Vec<_> = log.streams().map(|s| (s.id, s.next_sequence, s.durable_next)).collect();
+    let producers: Vec<_> = log.producers().map(|p| (p.id, p.epoch, p.last_seq)).collect();
+    format!("streams {streams:?} producers {producers:?}")
+}
