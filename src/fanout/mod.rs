@@ -39,6 +39,9 @@ pub enum Replay {
     },
 }
 
+/// After so many bad reads in a row of one place the media are damaged there.
+const BAD_READS_MAX: u32 = 4;
+
 /// One subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscription {
@@ -64,6 +67,8 @@ pub struct Subscription {
     pub at: usize,
     /// The disk side.
     pub replay: Replay,
+    /// Reads in a row that failed or brought what was not written.
+    pub bad_reads: u32,
     /// When something was last sent.
     pub sent_ns: u64,
     /// How long to wait before the next heartbeat; 0 before the first.
@@ -73,6 +78,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Counts a read that failed or brought what was not written; `true` when another try is due.
+    pub fn reads_again(&mut self) -> bool {
+        self.bad_reads += 1;
+        self.bad_reads < BAD_READS_MAX
+    }
+
     /// Whether it still looks for its start.
     #[must_use]
     pub fn is_seeking(&self) -> bool {

@@ -290,7 +290,8 @@ impl Log {
         self.begin_segment(memory, false, unix_ns);
     }
 
-    /// Notes where the current segment ends and queues its closing index.
+    /// Notes where the current segment ends and makes its closing index, which is written once the whole
+    /// segment is durable: to recovery it is the word that nothing of the segment is missing.
     pub(super) fn close_segment(&mut self, memory: &mut Memory) {
         let end = End { off: self.off, base: self.base() };
         let current = self.live.last_mut().expect("a segment is being written");
@@ -301,6 +302,20 @@ impl Log {
         let entries = &self.index[usize::try_from(current.phys).expect("a segment's place")];
         write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
         let disk_offset = self.geometry.segment(current.phys) + self.geometry.index_offset();
+        self.aux_pending += 1;
+        self.closing_due = Some((end.base.batch_seq, disk_offset));
+        self.write_closing_when_due();
+    }
+
+    /// Queues the closing index that waits, once all of its segment is durable.
+    pub(super) fn write_closing_when_due(&mut self) {
+        let Some((batch_seq, disk_offset)) = self.closing_due else { return };
+        if self.durable_seq < batch_seq {
+            return;
+        }
+        self.closing_due = None;
+        self.aux_pending -= 1;
+        let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
         self.queue_aux(disk_offset, aux, INDEX_BYTES);
     }
 

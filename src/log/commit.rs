@@ -78,6 +78,7 @@ impl Log {
         self.durable_end = flight.log_off + flight.bytes as u64;
         self.undurable_bytes -= flight.bytes;
         self.last_durable_ns = now_ns;
+        self.write_closing_when_due();
         while let Some(&(batch_seq, id, next)) = self.marks.front() {
             if batch_seq > flight.batch_seq {
                 break;

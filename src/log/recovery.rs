@@ -152,7 +152,7 @@ impl fmt::Display for Damaged {
 /// What is known where a walk ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// A later segment goes on from a later batch.
+    /// A header of a later segment says that more was durable, or that segment was closed.
     pub later_segment: bool,
     /// A later header says that more was durable.
     pub later_mark: bool,
@@ -171,12 +171,13 @@ pub enum Decision {
     Halt(&'static str),
 }
 
-/// The table. One fact is enough: each says that the batch after the end was durable once.
+/// The table. One fact is enough: each says that the batch after the end was durable once. That a later
+/// segment exists says nothing: it is begun while the last batches before it are still on their way.
 ///
 /// | later segment | later mark | closed later | stopped later | decision |
 /// |---|---|---|---|---|
 /// | no | no | no | no | cut: a torn tail, never acknowledged |
-/// | yes | any | any | any | halt: the next segment went on from a later batch |
+/// | yes | any | any | any | halt: a later segment names it durable |
 /// | no | yes | any | any | halt: a later batch names it durable |
 /// | no | no | yes | any | halt: the segment was closed behind it |
 /// | no | no | no | yes | halt: the log was stopped behind it |
@@ -184,7 +185,7 @@ pub enum Decision {
 pub fn decide(facts: Facts) -> Decision {
     match facts {
         Facts { later_segment: true, .. } => {
-            Decision::Halt("the next segment goes on from a later batch")
+            Decision::Halt("a later segment names them durable")
         }
         Facts { later_mark: true, .. } => Decision::Halt("a later batch names them durable"),
         Facts { closed_later: true, .. } => Decision::Halt("the segment was closed behind them"),
@@ -202,6 +203,8 @@ pub fn decide(facts: Facts) -> Decision {
 pub(super) struct Found {
     pub(super) header: SegmentHeader,
     pub(super) closing: Option<(End, Vec<IndexEntry>)>,
+    /// The closing index is on the disk.
+    pub(super) is_closed: bool,
 }
 
 /// The superblock that counts.
@@ -251,7 +254,8 @@ pub(super) fn read_segments<D: Disk>(
         }
         let Some(header) = header else { continue };
         let closing = read_closing(bytes, &header).map(|(end, index)| (end, index.to_vec()));
-        found.push(Found { header, closing });
+        let is_closed = closing.is_some();
+        found.push(Found { header, closing, is_closed });
     }
     found.sort_by_key(|found| found.header.seg_no.get());
     Ok(found)
@@ -277,7 +281,7 @@ pub(super) fn read_log<D: Disk>(
     let superblock = read_superblock(disk)?;
     let mut found = read_segments(disk, &superblock)
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
-    check_chain(disk, &superblock, &mut found)?;
+    let mut dropped = check_chain(disk, &superblock, &mut found)?;
     let clean = superblock.clean.get() == 1;
     let mut read = Read {
         superblock,
@@ -286,9 +290,11 @@ pub(super) fn read_log<D: Disk>(
         tables: Tables::new(),
         recovery: Recovery { clean, ..Recovery::default() },
     };
-    let mut later_base = None;
+    let mut later_mark = None;
+    read.recovery.cut = !dropped.is_empty();
+    read.dropped.append(&mut dropped);
     while let Some(last) = read.found.last_mut() {
-        let looked = look_at(disk, &superblock, last, later_base)?;
+        let looked = look_at(disk, &superblock, last, later_mark)?;
         read.recovery.scanned_bytes += looked.stop.end.off;
         read.recovery.cut |= looked.stop.lac_ahead > 0;
         if looked.opened && looked.content {
@@ -296,10 +302,12 @@ pub(super) fn read_log<D: Disk>(
             read.tables = looked.tables;
             read.recovery.messages = looked.stop.end.base.message;
             last.closing = Some((looked.stop.end, looked.index));
+            last.is_closed = false;
             break;
         }
         // Nothing worth keeping: its catalog and producers, if whole, are those of the one before.
-        later_base = Some(last.header.base_batch_seq.get());
+        let mark = mark_of(disk, &superblock, last)?.max(later_mark.unwrap_or(0));
+        later_mark = Some(mark.min(last.header.base_batch_seq.get()));
         read.dropped.push(last.header);
         if looked.opened && read.found.len() == 1 {
             read.tables = looked.tables;
@@ -339,9 +347,9 @@ impl Log {
         let name = disk.info().name.clone();
         let mut read = read_log(disk, seen)?;
         let superblock = read.superblock;
-        if let Some(last) = read.found.last() {
-            let (end, entries) = last.closing.as_ref().expect("read_log closes what it keeps");
-            close_found(disk, &superblock, &last.header, end, entries)
+        for open in read.found.iter().filter(|found| !found.is_closed) {
+            let (end, entries) = open.closing.as_ref().expect("read_log closes what it keeps");
+            close_found(disk, &superblock, &open.header, end, entries)
                 .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
         }
         read.tables.all_durable();
@@ -400,13 +408,14 @@ impl Log {
     }
 }
 
-/// Checks that each segment goes on where the one before ended. A segment whose closing index is damaged
-/// is walked over instead.
+/// Checks that each segment goes on where the one before ended. A segment without a closing index is
+/// walked over instead. Where its last batches never became durable, neither did anything of the
+/// segments behind it: these are taken out and returned.
 fn check_chain<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &mut Vec<Found>,
-) -> Result<(), OpenError> {
+) -> Result<Vec<SegmentHeader>, OpenError> {
     // A segment that held nothing may still stand where its successor was started in another place.
     let bases: Vec<_> = found.iter().skip(1).map(|found| found.header.base()).collect();
     let mut next_base = bases.into_iter();
@@ -415,6 +424,11 @@ fn check_chain<D: Disk>(
     for position in 0..found.len() {
         let header = found[position].header;
         if header.base() != expected {
+            let mark = marks_of(disk, superblock, &found[position..])?;
+            if mark <= expected.batch_seq {
+                // An opening that cut the segment before was killed before it began the next one.
+                return Ok(take_from(found, position));
+            }
             return Err(OpenError::Damaged(Box::new(Damaged {
                 name: disk.info().name.clone(),
                 seg_no: header.seg_no.get() - 1,
@@ -425,24 +439,61 @@ fn check_chain<D: Disk>(
             })));
         }
         let Some(next) = found.get(position + 1) else { break };
-        let later_base = Some(next.header.base_batch_seq.get());
+        let next_base = next.header.base_batch_seq.get();
         if found[position].closing.is_none() {
-            let looked = look_at(disk, superblock, &found[position], later_base)?;
+            // What stands in the later segments themselves is not of this one.
+            let mark = marks_of(disk, superblock, &found[position + 1..])?.min(next_base);
+            let looked = look_at(disk, superblock, &found[position], Some(mark))?;
+            if looked.stop.end.base.batch_seq < next_base {
+                return Ok(take_from(found, position + 1));
+            }
             found[position].closing = Some((looked.stop.end, looked.index));
+            found[position].is_closed = false;
         }
         let closing = found[position].closing.as_ref();
         expected = closing.expect("read or walked over").0.base;
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
-/// Walks over a segment and decides about its end. `later_base` is the batch after which the next segment
-/// goes on, `None` when it is the last one found.
+/// Takes the segments from a position on out, the newest first.
+fn take_from(found: &mut Vec<Found>, position: usize) -> Vec<SegmentHeader> {
+    found.drain(position..).map(|found| found.header).rev().collect()
+}
+
+/// The last batch that any of several segments says was durable.
+fn marks_of<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    found: &[Found],
+) -> Result<u64, OpenError> {
+    let mut mark = 0;
+    for found in found {
+        mark = mark.max(mark_of(disk, superblock, found)?);
+    }
+    Ok(mark)
+}
+
+/// The last batch that a segment, by its closing index or by any of its first headers, says was durable.
+fn mark_of<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    found: &Found,
+) -> Result<u64, OpenError> {
+    let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+    let name = disk.info().name.clone();
+    scan::look_ahead(disk, superblock, &found.header, BLOCK_BYTES as u64)
+        .map(|mark| mark.max(closed))
+        .map_err(|fault| OpenError::Device { name, fault })
+}
+
+/// Walks over a segment and decides about its end. `later_mark` is the last batch that later segments say
+/// was durable, `None` when it is the last one found.
 fn look_at<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &Found,
-    later_base: Option<u64>,
+    later_mark: Option<u64>,
 ) -> Result<Last, OpenError> {
     let name = disk.info().name.clone();
     let header = &found.header;
@@ -455,16 +506,16 @@ fn look_at<D: Disk>(
     let stopped = superblock.clean.get() == 1 && hint.state.get() == 1;
     let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
     let facts = Facts {
-        later_segment: later_base.is_some_and(|base| base >= next),
+        later_segment: later_mark.is_some_and(|mark| mark >= next),
         later_mark: stop.lac_ahead >= next,
         closed_later: closed >= next,
-        stopped_later: later_base.is_none()
+        stopped_later: later_mark.is_none()
             && hint.closed_end.get() >= next
             && (stopped || header.epoch.get() < superblock.last_epoch.get()),
     };
     if let Decision::Halt(because) = decide(facts) {
         let last =
-            later_base.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
+            later_mark.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
         let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {

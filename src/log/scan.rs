@@ -101,7 +101,7 @@ pub(super) fn walk<D: Disk>(
 }
 
 /// The highest "last durable" mark of any header behind `off`, as far as writes may have been in flight.
-fn look_ahead<D: Disk>(
+pub(super) fn look_ahead<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     header: &SegmentHeader,

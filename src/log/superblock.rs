@@ -211,9 +211,8 @@ impl Superblock {
     /// equal ones.
     ///
     /// # Errors
-    /// When fewer than three copies could be written.
+    /// The first that failed: a device that has failed one write is not trusted with the next.
     pub fn write<D: Disk>(&self, disk: &mut D) -> Result<(), DiskFault> {
-        let mut failed = 0;
         for (copy, disk_offset) in copy_offsets(disk.info().bytes).into_iter().enumerate() {
             let mut block = *self;
             block.checksum = self.checksum_now();
@@ -221,12 +220,7 @@ impl Superblock {
             disk.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(block.as_bytes());
             let operation = Operation::Write;
             let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
-            if let Err(fault) = run(disk, io) {
-                failed += 1;
-                if failed > 1 {
-                    return Err(fault);
-                }
-            }
+            run(disk, io)?;
         }
         Ok(())
     }

@@ -83,8 +83,7 @@ impl<D: Disk> Stations<D> {
         if completion.result.is_err() {
             self.fanout.get_mut(index).replay = Replay::Idle;
             self.fanout.free_buffer(buffer);
-            self.counters.add(Counter::ReplayReadErrors, 1);
-            self.on_damage(index);
+            self.on_bad_read(index);
             return;
         }
         let subscription = self.fanout.get_mut(index);

@@ -289,6 +289,7 @@ impl<D: Disk> Stations<D> {
             cursor: 0,
             at: 0,
             replay: Replay::Idle,
+            bad_reads: 0,
             sent_ns: self.now_ns,
             beat_ns: 0,
             stopped: false,

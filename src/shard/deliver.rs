@@ -95,13 +95,14 @@ impl<D: Disk> Stations<D> {
         if sent > 0 {
             subscription.sent_ns = self.now_ns;
             subscription.beat_ns = 0;
+            subscription.bad_reads = 0;
             self.counters.add(Counter::MessagesDelivered, sent);
         }
         *self.fanout.get_mut(index) = subscription;
         match served {
             Served::Enough => {}
             Served::NeedsRead => self.start_read(index),
-            Served::Damaged => self.on_damage(index),
+            Served::Damaged => self.on_bad_read(index),
         }
         usize::try_from(sent).expect("bounded by the turn")
     }
@@ -249,6 +250,16 @@ impl<D: Disk> Stations<D> {
         }
         self.counters.add(Counter::ReplayReads, 1);
         self.fanout.get_mut(index).replay = Replay::Reading { buffer, log_off: cursor };
+    }
+
+    /// What was read is not what was written, or was not read at all: that may be over with the next try.
+    pub(super) fn on_bad_read(&mut self, index: usize) {
+        self.counters.add(Counter::ReplayReadErrors, 1);
+        if self.fanout.get_mut(index).reads_again() {
+            self.release_buffer(index);
+        } else {
+            self.on_damage(index);
+        }
     }
 
     /// Acknowledged data is not what was written: say which, and acknowledge nothing more.

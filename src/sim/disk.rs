@@ -84,6 +84,8 @@ struct Flying {
     submitted_ns: u64,
     due_ns: u64,
     fate: Fate,
+    /// Told to a device that has failed a write before.
+    too_late: bool,
     number: u64,
 }
 
@@ -197,7 +199,7 @@ impl Device {
     /// The process that used it is gone.
     pub(super) fn crash(&mut self, how: Crash) {
         for flying in std::mem::take(&mut self.flying) {
-            if flying.io.operation == Operation::Read || self.sick {
+            if flying.io.operation == Operation::Read || flying.too_late {
                 continue;
             }
             let whole = how == Crash::Kill || self.random.one_of_thousand(300);
@@ -259,7 +261,8 @@ impl Device {
         !same
     }
 
-    /// Flips a bit anywhere that something was ever written: superblocks, headers, indexes, batches.
+    /// Flips a bit anywhere that something was ever written: superblocks, headers, indexes, batches. Not
+    /// in the newest batches: of these the log cannot know yet.
     pub(super) fn rot_anywhere(&mut self) {
         let count = self.blocks.len() as u64;
         if count == 0 {
@@ -267,6 +270,12 @@ impl Device {
         }
         let index = usize::try_from(self.random.below(count)).expect("an index");
         let at = *self.blocks.keys().nth(index).expect("within the count");
+        let covers = |batch: &Settled| {
+            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
+        };
+        if self.batches[self.vouched..].iter().any(covers) {
+            return;
+        }
         let bit = self.random.below(BLOCK * 8);
         let mut bytes = *self.blocks[&at];
         bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
@@ -331,7 +340,9 @@ impl Device {
         self.number += 1;
         let number = self.number;
         let due_ns = now_ns + takes_ns;
-        self.flying.push(Flying { io, bytes, submitted_ns: now_ns, due_ns, fate, number });
+        let too_late = self.sick;
+        let submitted_ns = now_ns;
+        self.flying.push(Flying { io, bytes, submitted_ns, due_ns, fate, too_late, number });
     }
 
     /// The next operation that is done.
@@ -374,7 +385,7 @@ impl Device {
 
     fn finish_write(&mut self, flying: &Flying) -> Result<(), DiskFault> {
         let io = flying.io;
-        if self.sick {
+        if flying.too_late {
             // As a kernel that has dropped what it could not write: it says yes and has nothing.
             return Ok(());
         }

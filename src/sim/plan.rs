@@ -106,6 +106,12 @@ impl Plan {
         }
     }
 
+    /// Whether a consumer may be told that a message cannot be read.
+    #[must_use]
+    pub fn may_lose(&self) -> bool {
+        self.disk_lies() || self.disk.read_error > 0
+    }
+
     /// Whether the disk may give back other bytes than it was given: then the server may halt.
     #[must_use]
     pub fn disk_lies(&self) -> bool {

@@ -349,7 +349,7 @@ impl World {
         }
         let condition = self.server.shard.as_ref().map(crate::shard::Shard::condition);
         if let Some(Condition::Failed(code)) = condition {
-            if code == ErrorCode::DataLoss && !self.plan.disk_lies() {
+            if code == ErrorCode::DataLoss && !self.plan.may_lose() {
                 let what = "the server found damage on a faultless disk".into();
                 return Err(Violation { oracle: "O1", what });
             }
@@ -445,7 +445,7 @@ impl World {
         let mut again = polled.is_err();
         while let Some(event) = consumer.client.next_event() {
             match event {
-                Event::DataLoss { stream, first, .. } if self.plan.disk_lies() => {
+                Event::DataLoss { stream, first, .. } if self.plan.may_lose() => {
                     self.trace.note("data loss", u64::from(stream.0), first);
                     consumer.lossy = true;
                     again = true;
