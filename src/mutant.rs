@@ -25,8 +25,8 @@ pub enum Mutant {
     DuplicatesAppended,
     /// The newest durable mark is not looked at: damage to acknowledged data is cut like a torn tail.
     MarkIgnored,
-    /// A consumer is sent what is sealed and not yet durable.
-    ShownBeforeDurable,
+    /// A segment's closing index is written before all of the segment is durable.
+    ClosedBeforeDurable,
 }
 
 impl Mutant {
@@ -41,7 +41,7 @@ impl Mutant {
         Self::RetryAfterError,
         Self::DuplicatesAppended,
         Self::MarkIgnored,
-        Self::ShownBeforeDurable,
+        Self::ClosedBeforeDurable,
     ];
 
     /// Its name on the command line.
@@ -57,7 +57,7 @@ impl Mutant {
             Self::RetryAfterError => "retry-after-error",
             Self::DuplicatesAppended => "duplicates-appended",
             Self::MarkIgnored => "mark-ignored",
-            Self::ShownBeforeDurable => "shown-before-durable",
+            Self::ClosedBeforeDurable => "closed-before-durable",
         }
     }
 

@@ -18,7 +18,7 @@ use crate::sim::{End, Outcome, run};
 const SEEDS: u64 = 1_000;
 
 /// Within so many seeds a mutant has to be caught.
-const MUTANT_SEEDS: u64 = 400;
+const MUTANT_SEEDS: u64 = 1_000;
 
 /// A seed that broke a promise, panicked, or did not repeat.
 #[derive(Clone, Debug)]
@@ -232,8 +232,7 @@ pub(super) fn sim(globals: &Globals, args: &SimArgs) -> Result<(), CommandError>
         (seed < to && clock.now_ns() < until_ns).then_some(seed)
     };
     let progress = Progress::new(globals.quiet, "seeds", total);
-    let (totals, finding) =
-        run_seeds(&next, args.twice, args.threads, &|done| progress.set(done));
+    let (totals, finding) = run_seeds(&next, args.twice, args.threads, &|done| progress.set(done));
     drop(progress);
     if let Some(finding) = finding {
         return Err(tell(&finding));
@@ -327,7 +326,8 @@ fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
         switch_on(None)?;
         match caught {
             Some(finding) => {
-                let says: String = finding.says.chars().take(100).collect();
+                let line = finding.says.lines().next().unwrap_or_default();
+                let says: String = line.chars().take(100).collect();
                 out.line(&format!(
                     "caught  {:<28} after {:>3} seeds: {says}",
                     mutant.name(),

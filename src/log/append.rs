@@ -16,6 +16,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCERS_MAX, STREAMS_MAX,
 };
 use crate::memory::Memory;
+use crate::mutant::Mutant;
 use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_bytes};
 
 /// Flags of a control record (stream 0): what it says.
@@ -310,7 +311,7 @@ impl Log {
     /// Queues the closing index that waits, once all of its segment is durable.
     pub(super) fn write_closing_when_due(&mut self) {
         let Some((batch_seq, disk_offset)) = self.closing_due else { return };
-        if self.durable_seq < batch_seq {
+        if self.durable_seq < batch_seq && !Mutant::ClosedBeforeDurable.is_on() {
             return;
         }
         self.closing_due = None;

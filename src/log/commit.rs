@@ -5,6 +5,7 @@ use super::{DurableBatch, Flight, Log, LogFault};
 use crate::disk::{Completion, Disk, Io, Operation};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
+use crate::mutant::Mutant;
 
 /// How long a log rests before it writes down that what is durable is durable.
 const LAC_DELAY_NS: u64 = 1_000_000;
@@ -49,16 +50,25 @@ impl Log {
     /// # Panics
     /// When the completion is not of a write of this log.
     pub fn on_completion(&mut self, completion: &Completion, now_ns: u64) -> Result<(), LogFault> {
-        let index = usize::try_from(completion.io.tag - self.first_flight).expect("in the queue");
         self.in_flight -= 1;
+        if Mutant::PrefixPastHole.is_on() && completion.io.tag < self.first_flight {
+            return Ok(());
+        }
+        let index = usize::try_from(completion.io.tag - self.first_flight).expect("in the queue");
         let flight = &mut self.flights[index];
-        assert!(!flight.done && index < self.submitted, "each write completes once");
+        assert!(
+            index < self.submitted && (!flight.done || Mutant::PrefixPastHole.is_on()),
+            "each write completes once"
+        );
         if let Err(fault) = completion.result {
             let fault = LogFault { disk_offset: flight.disk_offset, fault };
             self.fault.get_or_insert(fault);
             return Err(fault);
         }
         flight.done = true;
+        if Mutant::PrefixPastHole.is_on() {
+            self.flights.iter_mut().take(index).for_each(|flight| flight.done = true);
+        }
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("seen above");
             self.first_flight += 1;

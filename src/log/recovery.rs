@@ -1,8 +1,8 @@
 //! Opening a log: what counts, where it ends, and whether what is missing was ever promised.
 //!
-//! Nothing is written before the decision is made. Then, in this order: the closing index of the last
-//! kept segment, the superblock with the new epoch, the new segment. A crash in between is just another
-//! crash: each step leaves what the next opening decides on unchanged.
+//! Nothing is written before the decision is made. Then, in this order: the closing indexes that are
+//! missing, the superblock with the new epoch, the headers of what is dropped, the new segment. A crash
+//! in between is just another crash: each step leaves what the next opening decides on unchanged.
 
 mod reader;
 
@@ -18,6 +18,7 @@ use super::{Live, Log, LogFault, live_of, new_index};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
+use crate::mutant::Mutant;
 
 use reader::Reader;
 
@@ -183,10 +184,11 @@ pub enum Decision {
 /// | no | no | no | yes | halt: the log was stopped behind it |
 #[must_use]
 pub fn decide(facts: Facts) -> Decision {
+    if Mutant::MarkIgnored.is_on() {
+        return Decision::Cut;
+    }
     match facts {
-        Facts { later_segment: true, .. } => {
-            Decision::Halt("a later segment names them durable")
-        }
+        Facts { later_segment: true, .. } => Decision::Halt("a later segment names them durable"),
         Facts { later_mark: true, .. } => Decision::Halt("a later batch names them durable"),
         Facts { closed_later: true, .. } => Decision::Halt("the segment was closed behind them"),
         Facts { stopped_later: true, .. } => Decision::Halt("the log was stopped behind them"),
@@ -362,20 +364,17 @@ impl Log {
             let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
             index[phys].extend_from_slice(entries);
         }
-        // What was dropped is used first, so that no header of it stays.
-        let dropped: Vec<u64> = read.dropped.iter().map(|h| h.phys_index.get()).collect();
         let used = |phys: &u64| live.iter().any(|live: &Live| live.phys == *phys);
-        let mut free: Vec<u64> =
-            (0..segments).rev().filter(|phys| !used(phys) && !dropped.contains(phys)).collect();
-        free.extend(dropped.iter().rev());
+        let free: Vec<u64> = (0..segments).rev().filter(|phys| !used(phys)).collect();
         read.recovery.segments = live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
         let sizes = (depth, options.ring_bytes);
-        let mut log = Self::assemble(&superblock, sizes, read.tables, live, index, free);
+        let tables = std::mem::take(&mut read.tables);
+        let mut log = Self::assemble(&superblock, sizes, tables, live, index, free);
         let numbers = read.dropped.iter().map(|header| header.seg_no.get());
         log.dropped_seg_no = numbers.max().unwrap_or(0);
         read.recovery.messages = log.messages;
-        log.begin_epoch(disk, &read.found, options.unix_ns)
+        log.begin_epoch(disk, &read, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;
         read.recovery.epoch = log.epoch;
         Ok((log, read.recovery))
@@ -385,10 +384,10 @@ impl Log {
     fn begin_epoch<D: Disk>(
         &mut self,
         disk: &mut D,
-        found: &[Found],
+        read: &Read,
         unix_ns: u64,
     ) -> Result<(), LogFault> {
-        let seen = found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
+        let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
         let mut superblock = self.superblock.next();
         superblock.last_epoch = self.epoch.into();
@@ -398,6 +397,11 @@ impl Log {
         superblock.hints[0].state = 0.into();
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
+        for dropped in &read.dropped {
+            let phys = dropped.phys_index.get();
+            wipe(disk, &self.geometry, phys)
+                .map_err(|fault| LogFault { disk_offset: self.geometry.segment(phys), fault })?;
+        }
         if self.free.is_empty() {
             return Ok(());
         }
@@ -554,6 +558,18 @@ fn close_found<D: Disk>(
         disk,
         Io { operation: Operation::Write, tag: 0, disk_offset: segment, memory_offset: 0, bytes },
     )
+}
+
+/// Takes a dropped segment's header and its copy away, so that neither stands beside batches of the next
+/// segment in that place.
+fn wipe<D: Disk>(disk: &mut D, geometry: &Geometry, phys: u64) -> Result<(), DiskFault> {
+    disk.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(0);
+    let segment = geometry.segment(phys);
+    for disk_offset in [segment, segment + geometry.copy_offset()] {
+        let (operation, bytes) = (Operation::Write, BLOCK_BYTES);
+        run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::batch::BATCH_HEADER_BYTES;
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, PRODUCERS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+use crate::mutant::Mutant;
 
 /// A producer that was not heard of for so long is forgotten.
 const PRODUCER_IDLE_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
@@ -209,6 +210,7 @@ impl Tables {
             let start = (part - stream_parts) * PRODUCERS_A_PART;
             (&[], &self.producers[start..self.producers.len().min(start + PRODUCERS_A_PART)])
         };
+        let producers = if Mutant::ProducersNotCheckpointed.is_on() { &[] } else { producers };
         let head = CheckpointHead {
             part: u16::try_from(part).expect("few parts").into(),
             parts: u16::try_from(self.checkpoint_parts()).expect("few parts").into(),

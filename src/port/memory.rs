@@ -1,6 +1,7 @@
 //! A network in memory, for tests and the simulator: any number of ports, and faults by a seed.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 
@@ -63,10 +64,7 @@ impl Random {
 
 #[derive(Debug)]
 struct Packet {
-    arrives_ns: u64,
-    number: u64,
     from: SocketAddrV4,
-    to: SocketAddrV4,
     bytes: Vec<u8>,
 }
 
@@ -94,10 +92,13 @@ struct Net {
     clock: ManualClock,
     random: Random,
     faults: Faults,
-    packets: Vec<Packet>,
+    /// By address, time of arrival and number.
+    packets: BTreeMap<(SocketAddrV4, u64, u64), Packet>,
     number: u64,
     /// Addresses nobody reaches.
     cut: Vec<SocketAddrV4>,
+    /// Addresses somebody listens at.
+    open: BTreeSet<SocketAddrV4>,
     hits: NetHits,
     /// Of all datagrams sent, in order.
     digest: u64,
@@ -115,9 +116,10 @@ impl MemoryNet {
             clock,
             random: Random::new(seed),
             faults,
-            packets: Vec::new(),
+            packets: BTreeMap::new(),
             number: 0,
             cut: Vec::new(),
+            open: BTreeSet::new(),
             hits: NetHits::default(),
             digest: 0,
         })))
@@ -150,11 +152,6 @@ impl MemoryNet {
         self.0.borrow().packets.is_empty()
     }
 
-    /// Drops what is on its way to an address: whoever listened there is gone.
-    pub fn forget(&self, to: SocketAddrV4) {
-        self.0.borrow_mut().packets.retain(|packet| packet.to != to);
-    }
-
     /// Changes what happens from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
@@ -163,6 +160,7 @@ impl MemoryNet {
     /// A port at an address.
     #[must_use]
     pub fn port(&self, local: SocketAddrV4, datagram_bytes: usize) -> MemoryPort {
+        self.0.borrow_mut().open.insert(local);
         MemoryPort {
             net: self.clone(),
             local,
@@ -213,8 +211,10 @@ impl Net {
                 travel_ns *= 1 + self.random.below(10);
             }
             self.number += 1;
-            let arrives_ns = self.clock.now_ns() + travel_ns;
-            self.packets.push(Packet { arrives_ns, number: self.number, from, to, bytes });
+            if self.open.contains(&to) {
+                let arrives_ns = self.clock.now_ns() + travel_ns;
+                self.packets.insert((to, arrives_ns, self.number), Packet { from, bytes });
+            }
         }
     }
 }
@@ -243,21 +243,24 @@ pub struct MemoryPort {
     counters: PortCounters,
 }
 
+impl Drop for MemoryPort {
+    /// Nobody listens any more: what comes is lost, and what is on its way.
+    fn drop(&mut self) {
+        let mut net = self.net.0.borrow_mut();
+        net.open.remove(&self.local);
+        net.packets.retain(|(to, _, _), _| *to != self.local);
+    }
+}
+
 impl Port for MemoryPort {
     fn receive(&mut self) -> usize {
         self.inbox.clear();
         let mut net = self.net.0.borrow_mut();
         let now_ns = net.clock.now_ns();
         while self.inbox.len() < RECEIVE_BURST {
-            let next = net
-                .packets
-                .iter()
-                .enumerate()
-                .filter(|(_, packet)| packet.to == self.local && packet.arrives_ns <= now_ns)
-                .min_by_key(|(_, packet)| (packet.arrives_ns, packet.number))
-                .map(|(index, _)| index);
-            let Some(index) = next else { break };
-            let packet = net.packets.remove(index);
+            let arrived = (self.local, 0, 0)..=(self.local, now_ns, u64::MAX);
+            let Some((&key, _)) = net.packets.range(arrived).next() else { break };
+            let packet = net.packets.remove(&key).expect("found a moment ago");
             if packet.bytes.len() <= self.datagram_bytes {
                 self.inbox.push((Peer::ip_only(packet.from), packet.bytes));
             }

@@ -202,11 +202,13 @@ impl Receiver {
         due
     }
 
-    /// Writes the missing ranges, ascending, and returns how many there are.
+    /// Writes the missing ranges, ascending, and returns how many there are. A held frame that begins
+    /// with what comes next is missing too: it was not taken because the log was busy, and is looked at
+    /// again only when a frame before it is accepted.
     pub fn missing(&self, ranges: &mut [SeqRange; NAK_RANGES_MAX]) -> usize {
         let mut count = 0;
         let mut next = self.accepted_to + 1;
-        for held in &self.held {
+        for held in self.held.iter().filter(|held| held.first_seq > self.accepted_to + 1) {
             if held.first_seq > next && count < NAK_RANGES_MAX {
                 ranges[count] = SeqRange { first: next.into(), last: (held.first_seq - 1).into() };
                 count += 1;
@@ -321,6 +323,18 @@ mod tests {
             ranges[..count].iter().map(|r| (r.first.get(), r.last.get())).collect();
         assert_eq!(ranges, [(1, 2), (5, 6), (8, 9)]);
         assert_eq!(receiver.sack()[0], 0b10_0110, "numbers 3, 4 and 7 on the base of 2");
+    }
+
+    #[test]
+    fn a_held_frame_that_the_log_had_no_room_for_is_asked_for_again() {
+        let (mut receiver, mut pool) = (Receiver::new(), HoldPool::new(8));
+        assert!(receiver.hold(&mut pool, 8, 2, b"", 1));
+        assert!(receiver.hold(&mut pool, 10, 3, b"", 1));
+        receiver.accept(8);
+        receiver.saw_sent_to(12, 1);
+        let mut ranges = [SeqRange::default(); NAK_RANGES_MAX];
+        assert_eq!(receiver.missing(&mut ranges), 1);
+        assert_eq!((ranges[0].first.get(), ranges[0].last.get()), (9, 9));
     }
 
     #[test]

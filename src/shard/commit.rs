@@ -6,6 +6,7 @@ use crate::fanout::Replay;
 use crate::limits::SESSIONS_MAX;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
+use crate::mutant::Mutant;
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
@@ -55,6 +56,11 @@ impl<D: Disk> Stations<D> {
     }
 
     fn on_written(&mut self, completion: &Completion) {
+        if completion.result.is_err() && Mutant::RetryAfterError.is_on() {
+            let again = self.disk.submit(completion.io);
+            assert!(again.is_ok(), "the queue has the place that was just freed");
+            return;
+        }
         if self.log.on_completion(completion, self.now_ns).is_err() {
             self.fail(ErrorCode::DiskFailed);
         }

@@ -6,6 +6,7 @@ use crate::disk::Disk;
 use crate::ids::{ConnId, Peer};
 use crate::limits::{IN_FLIGHT_BYTES_MAX, TRANSMIT_BURST};
 use crate::metrics::Counter;
+use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::session::table::{Phase, Session};
 use crate::wire::control::{
@@ -66,6 +67,19 @@ impl<D: Disk> Stations<D> {
 
     fn ack_head(&mut self, slot: usize) -> AckHead {
         let (max_seq, max_bytes) = self.credit(slot);
+        let session = self.sessions.get(slot);
+        if Mutant::AckBeforeDurable.is_on() {
+            let accepted_to = session.receiver.accepted_to();
+            return AckHead {
+                durable_to: accepted_to.into(),
+                receipts_from: (accepted_to + 1).into(),
+                ..self.honest_ack_head(slot, (max_seq, max_bytes))
+            };
+        }
+        self.honest_ack_head(slot, (max_seq, max_bytes))
+    }
+
+    fn honest_ack_head(&self, slot: usize, (max_seq, max_bytes): (u64, u64)) -> AckHead {
         let session = self.sessions.get(slot);
         AckHead {
             epoch: self.epoch().0.into(),

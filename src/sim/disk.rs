@@ -133,7 +133,7 @@ pub(super) struct Device {
 }
 
 /// How long before a write another one must have completed for the first to vouch for it.
-const VOUCH_NS: u64 = 20_000_000;
+const VOUCH_NS: u64 = 5_000_000;
 
 impl Device {
     /// An empty device.
@@ -349,7 +349,8 @@ impl Device {
     fn take_done(&mut self) -> Option<Flying> {
         let now_ns = self.clock.now_ns();
         let at_once = self.at_once;
-        let due = |flying: &Flying| flying.fate != Fate::Hang && (at_once || flying.due_ns <= now_ns);
+        let due =
+            |flying: &Flying| flying.fate != Fate::Hang && (at_once || flying.due_ns <= now_ns);
         let first = self.flying.iter().enumerate().filter(|(_, flying)| due(flying));
         let (index, _) = first.min_by_key(|(_, flying)| (flying.due_ns, flying.number))?;
         if index > 0 {

@@ -130,9 +130,8 @@ impl Oracle {
             let index = usize::try_from(producer_seq.checked_sub(1)?).ok()?;
             journal.messages.get(index)
         });
-        let is_it = published.is_some_and(|(to, payload)| {
-            *to == stream && payload.as_slice() == record.payload
-        });
+        let is_it = published
+            .is_some_and(|(to, payload)| *to == stream && payload.as_slice() == record.payload);
         if !is_it {
             let what = format!(
                 "stream {stream} sequence {sequence}: nobody published that as {producer}/{producer_seq}"

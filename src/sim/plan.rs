@@ -78,7 +78,7 @@ impl Plan {
             error_but_stored: some(100, 4),
             hang: some(80, 2),
             read_error: some(100, 60),
-            bad_read: some(60, 30),
+            bad_read: some(80, 80),
         };
         Self {
             seed,
@@ -100,7 +100,7 @@ impl Plan {
             partition: some(250, 120),
             clock_jump: some(200, 150),
             zombie_ack: some(300, 400),
-            rot: some(80, 100),
+            rot: some(100, 300),
             rot_anywhere: some(50, 300),
             queue_depth: at_least_one(some(1000, 8)),
         }
