@@ -128,6 +128,9 @@ EXAMPLES
     /// Run the deterministic simulator: the shipping code under every fault, by seed
     #[cfg(feature = "sim")]
     Sim(arguments::SimArgs),
+    /// Feed parsers, server, client and recovery with damaged input
+    #[cfg(feature = "sim")]
+    Fuzz(arguments::FuzzArgs),
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -26,8 +26,8 @@ const LAYERS: [&[&str]; 8] = [
     &["session", "log", "fanout"],
     &["shard"],
     &["profile", "client", "report", "admin"],
-    &["launch", "measure", "sim"],
-    &["cli", "command"],
+    &["launch", "measure"],
+    &["cli", "command", "sim"],
 ];
 
 /// Rows of `LAYERS` within which modules may use each other.

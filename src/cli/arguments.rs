@@ -290,3 +290,29 @@ pub struct SimArgs {
     #[arg(long, value_name = "NAME")]
     pub mutant: Option<String>,
 }
+
+/// `buslane fuzz`.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+EXAMPLES
+  buslane fuzz                              all targets, 20,000 inputs each
+  buslane fuzz image --minutes 10
+  buslane fuzz image --input crash-image    an input that was found, again")]
+pub struct FuzzArgs {
+    /// Target [default: all]
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Inputs a target
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub count: u64,
+    /// Minutes a target, instead of a number of inputs
+    #[arg(long, value_name = "M")]
+    pub minutes: Option<u64>,
+    /// Seed of the inputs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// One input from a file
+    #[arg(long, value_name = "FILE", requires = "target")]
+    pub input: Option<PathBuf>,
+}

@@ -18,6 +18,8 @@ mod completion;
 mod sample;
 #[cfg(feature = "sim")]
 mod sim;
+#[cfg(feature = "sim")]
+mod fuzz;
 mod version;
 
 use std::io;
@@ -100,6 +102,8 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Sample(SampleCommand::Orders(args)) => sample::orders(globals, args),
         #[cfg(feature = "sim")]
         Command::Sim(args) => sim::sim(globals, args),
+        #[cfg(feature = "sim")]
+        Command::Fuzz(args) => fuzz::fuzz(globals, args),
         Command::Completion(args) => completion::completion(args),
         Command::Version => version::version(globals),
         Command::Serve => serve::serve(globals),

@@ -62,6 +62,9 @@ impl Random {
     }
 }
 
+/// Datagrams kept at most.
+const KEPT_MAX: usize = 512;
+
 #[derive(Debug)]
 struct Packet {
     from: SocketAddrV4,
@@ -102,6 +105,8 @@ struct Net {
     hits: NetHits,
     /// Of all datagrams sent, in order.
     digest: u64,
+    /// The first datagrams sent, where they are asked for.
+    kept: Option<Vec<Vec<u8>>>,
 }
 
 /// The network; clones are the same one.
@@ -122,6 +127,7 @@ impl MemoryNet {
             open: BTreeSet::new(),
             hits: NetHits::default(),
             digest: 0,
+            kept: None,
         })))
     }
 
@@ -144,6 +150,17 @@ impl MemoryNet {
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.0.borrow().digest
+    }
+
+    /// Whether the first datagrams sent are kept.
+    pub fn keep_datagrams(&self, keep: bool) {
+        self.0.borrow_mut().kept = keep.then(Vec::new);
+    }
+
+    /// The datagrams that were kept.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Vec<u8>> {
+        self.0.borrow().kept.clone().unwrap_or_default()
     }
 
     /// Whether nothing is on its way.
@@ -184,6 +201,9 @@ impl Net {
         let faults = self.faults;
         self.digest = xxh3_64_with_seed(bytes, self.digest ^ u64::from(to.port()));
         self.hits.sent += 1;
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() < KEPT_MAX) {
+            kept.push(bytes.to_vec());
+        }
         if self.cut.contains(&from) || self.cut.contains(&to) {
             self.hits.cut += 1;
             return;

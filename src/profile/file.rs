@@ -94,7 +94,7 @@ pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
 }
 
 /// Reads a profile from `text`; placeholders stay as they are.
-pub(super) fn read(name: &str, text: &str, settings: &[String]) -> Result<Profile, ProfileError> {
+pub(crate) fn read(name: &str, text: &str, settings: &[String]) -> Result<Profile, ProfileError> {
     let mut source = Source { name: name.to_owned(), ..Source::default() };
     check_text(text, &mut source)?;
     let mut table = Table::try_from(Profile::default()).expect("the default profile is a table");

@@ -184,6 +184,33 @@ impl Device {
         fork
     }
 
+    /// Changes one block that holds something, as six bytes say: which, how, and with what.
+    pub(super) fn edit(&mut self, edit: &[u8; 6]) {
+        let count = self.blocks.len();
+        let [low, high, how, one, two, with] = edit.map(usize::from);
+        let at = *self.blocks.keys().nth((low | high << 8) % count).expect("within the count");
+        let mut bytes = *self.blocks[&at];
+        let place = (one | two << 8) % BLOCK_BYTES;
+        match how % 6 {
+            0 => bytes[place] ^= 1 << (with % 8),
+            1 => bytes[place] = edit[5],
+            2 => bytes = [0; BLOCK_BYTES],
+            3 => {
+                let other = (one | two << 8) % count;
+                bytes = *self.blocks.values().nth(other).expect("within the count").as_ref();
+            }
+            4 => bytes[place..].fill(0),
+            _ => bytes[..place].rotate_left(with % place.max(1)),
+        }
+        self.blocks.insert(at, Rc::new(bytes));
+    }
+
+    /// Up to `count` blocks that hold something.
+    pub(super) fn some_blocks(&self, count: usize) -> Vec<Vec<u8>> {
+        let step = (self.blocks.len() / count).max(1);
+        self.blocks.values().step_by(step).map(|block| block.to_vec()).collect()
+    }
+
     /// Whether nothing is in flight.
     #[must_use]
     pub(super) fn is_quiet(&self) -> bool {

@@ -11,6 +11,7 @@
 //! The same seed makes the same run, bit for bit; `Outcome::digest` shows it.
 
 mod disk;
+pub mod fuzz;
 mod oracle;
 mod plan;
 mod server;

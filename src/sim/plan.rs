@@ -106,6 +106,27 @@ impl Plan {
         }
     }
 
+    /// A plan in which nothing goes wrong.
+    #[must_use]
+    pub fn quiet() -> Self {
+        let nothing = Self::of(0);
+        Self {
+            net: Faults { delay_ns: 1_000, ..Faults::default() },
+            disk: DiskFaults::default(),
+            kill: 0,
+            power_cut: 0,
+            stop: 0,
+            pause: 0,
+            client_kill: 0,
+            partition: 0,
+            clock_jump: 0,
+            zombie_ack: 0,
+            rot: 0,
+            rot_anywhere: 0,
+            ..nothing
+        }
+    }
+
     /// Whether a consumer may be told that a message cannot be read.
     #[must_use]
     pub fn may_lose(&self) -> bool {

@@ -280,7 +280,7 @@ impl Server {
 
 type Opened = (SimDisk, Log, Recovery);
 
-fn open(
+pub(super) fn open(
     device: &Rc<RefCell<Device>>,
     queue_depth: usize,
     clock: &ManualClock,

@@ -278,7 +278,9 @@ impl World {
         if let Some(publisher) = self.publishers.get_mut(index) {
             let Some(client) = publisher.client.take() else { return };
             publisher.back_ns = self.clock.now_ns() + 2_000_000 + self.random.below(20_000_000);
-            if self.random.one_of_thousand(200) && self.zombies.len() < 4 {
+            // One that had not registered yet would rightly fence its successor.
+            let lives_on = publisher.resumed && self.zombies.len() < 4;
+            if self.random.one_of_thousand(200) && lives_on {
                 self.server.hits.zombies += 1;
                 self.zombies.push(client);
             }

@@ -1,0 +1,372 @@
+//! Fuzz targets: whatever bytes come in, nothing panics, loops, or is taken for what it is not.
+//!
+//! A target is a function of bytes. The registry is driven by `buslane fuzz` (mutations of what the
+//! simulator sends and writes, by seed) and by cargo-fuzz (`fuzz/`, guided by coverage).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+
+use super::disk::{Crash, Device, SimDisk};
+use super::oracle::Oracle;
+use super::plan::Plan;
+use super::server::{DATAGRAM, SERVER, Server, open};
+use super::trace::Trace;
+use crate::client::polled::Client;
+use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
+use crate::clock::ManualClock;
+use crate::command::itch::ItchReader;
+use crate::ids::StreamId;
+use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
+use crate::log::Log;
+use crate::log::batch::{BatchView, SegmentKey};
+use crate::log::inspect::{MessageRow, dump};
+use crate::log::segment::SegmentHeader;
+use crate::log::superblock::Superblock;
+use crate::log::verify::verify;
+use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
+use crate::wire::{Frame, parse};
+
+/// One target: its name, what is fed, and examples to start from.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Name, as `buslane fuzz` and cargo-fuzz call it.
+    pub name: &'static str,
+    /// Takes any bytes.
+    pub run: fn(&[u8]),
+    /// Examples that get past the first checks.
+    pub examples: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 8] = [
+    Target { name: "datagram", run: datagram, examples: datagrams },
+    Target { name: "server", run: server, examples: datagrams },
+    Target { name: "client", run: client, examples: datagrams },
+    Target { name: "superblock", run: superblock, examples: blocks },
+    Target { name: "batch", run: batch, examples: blocks },
+    Target { name: "image", run: image, examples: edits },
+    Target { name: "profile", run: profile, examples: profiles },
+    Target { name: "itch", run: itch, examples: itch_files },
+];
+
+/// Changes an example: bits, bytes, lengths, pieces cut out, doubled, or of another example.
+pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let pick = |random: &mut Random| {
+        let index = usize::try_from(random.below(examples.len() as u64)).expect("an index");
+        examples[index].clone()
+    };
+    let mut bytes = pick(random);
+    for _ in 0..=random.below(6) {
+        let len = bytes.len() as u64;
+        let at = usize::try_from(random.below(len.max(1))).expect("an index");
+        let byte = random.next_u64().to_le_bytes()[0];
+        match random.below(8) {
+            0 | 1 if len > 0 => bytes[at] ^= 1 << (byte % 8),
+            2 if len > 0 => bytes[at] = byte,
+            3 if len > 0 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][usize::from(byte) % 5],
+            4 => bytes.truncate(at),
+            5 => bytes.insert(at, byte),
+            6 => {
+                let other = pick(random);
+                let from = usize::try_from(random.below(other.len().max(1) as u64)).expect("index");
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[from.min(other.len())..]);
+            }
+            _ => {
+                let end = (at + usize::from(byte % 32)).min(bytes.len());
+                let piece = bytes[at.min(end)..end].to_vec();
+                bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece);
+            }
+        }
+    }
+    bytes
+}
+
+/// A datagram, and every frame of it.
+fn datagram(bytes: &[u8]) {
+    let Ok((_, _, frames)) = parse(bytes) else { return };
+    for frame in frames {
+        match frame {
+            Ok(Frame::Publish(publish)) => {
+                assert_eq!(publish.messages().count() as u64, publish.count());
+            }
+            Ok(Frame::Data(data)) => {
+                let bytes: usize = data.records().map(|record| record.payload.len()).sum();
+                assert!(bytes <= DATAGRAM * 8, "records lie within their datagram");
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+}
+
+/// A running server with one publisher and one consumer.
+struct Scene {
+    clock: ManualClock,
+    net: MemoryNet,
+    server: Server,
+    oracle: Oracle,
+    publisher: Client<MemoryPort, ManualClock>,
+    consumer: Client<MemoryPort, ManualClock>,
+    stream: StreamId,
+}
+
+fn address(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+impl Scene {
+    fn new(keep: bool) -> Self {
+        let clock = ManualClock::new();
+        clock.advance_ns(1_000_000);
+        let net = MemoryNet::new(clock.clone(), 1, Faults { delay_ns: 1_000, ..Faults::default() });
+        net.keep_datagrams(keep);
+        let plan = Plan { segments: 6, queue_depth: 4, ..Plan::quiet() };
+        let mut server = Server::new(&plan, &net, &clock, &Trace::silent());
+        let mut oracle = Oracle::default();
+        let _ = server.start(&mut oracle).expect("a faultless start");
+        let client = |port, publisher| {
+            let options = ClientOptions {
+                publisher,
+                window_messages: 64,
+                window_bytes: 64 << 10,
+                dead_after_ns: u64::MAX,
+                nonce: u64::from(port),
+            };
+            Client::new(net.port(address(port), DATAGRAM), clock.clone(), SERVER, options)
+        };
+        let mut publisher = client(101, Publisher::New);
+        let mut consumer = client(102, Publisher::No);
+        publisher.request(Request::CreateStream("orders".into()));
+        consumer.request(Request::ListStreams);
+        let stream = StreamId(1);
+        consumer.subscribe(stream, StartFrom::Start, 16);
+        let mut scene = Self { clock, net, server, oracle, publisher, consumer, stream };
+        scene.turns(50);
+        scene
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.clock.advance_ns(20_000);
+            self.server.turn(&mut self.oracle).expect("no promise is broken");
+            let _ = self.publisher.poll(&mut |_| {});
+            let _ = self.consumer.poll(&mut |_| {});
+            while self.publisher.next_completion().is_some() {}
+            while let Some(Event::Stream { .. } | Event::Connected { .. }) =
+                self.consumer.next_event()
+            {}
+        }
+    }
+
+    fn publish(&mut self, count: u8) {
+        for n in 0..count {
+            let _ = self.publisher.offer(self.stream, &[n; 40]);
+        }
+        self.turns(30);
+    }
+}
+
+thread_local! {
+    static SCENE: RefCell<Option<(Scene, u32)>> = const { RefCell::new(None) };
+}
+
+/// After so many inputs a scene is made anew.
+const SCENE_INPUTS: u32 = 2_000;
+
+fn with_scene(run: impl FnOnce(&mut Scene)) {
+    SCENE.with_borrow_mut(|slot| {
+        let (scene, used) = slot.get_or_insert_with(|| (Scene::new(false), 0));
+        run(scene);
+        *used += 1;
+        if *used == SCENE_INPUTS {
+            *slot = None;
+        }
+    });
+}
+
+/// A datagram to a running server, from a stranger and from its publisher: it goes on serving.
+fn server(bytes: &[u8]) {
+    with_scene(|scene| {
+        for from in [address(9), address(101)] {
+            scene.net.inject(from, SERVER, bytes);
+        }
+        scene.turns(2);
+        assert!(scene.server.serves(), "a datagram stops no server");
+    });
+}
+
+/// A datagram to clients, as if the server had sent it.
+fn client(bytes: &[u8]) {
+    with_scene(|scene| {
+        for to in [address(101), address(102)] {
+            scene.net.inject(SERVER, to, bytes);
+        }
+        scene.turns(2);
+    });
+    // A forged word of the server may end a client: the next one has another.
+    SCENE.with_borrow_mut(|slot| *slot = None);
+}
+
+/// What a server and its clients say to each other.
+fn datagrams() -> Vec<Vec<u8>> {
+    let mut scene = Scene::new(true);
+    for round in 1..8 {
+        scene.publish(round);
+    }
+    scene.net.kept()
+}
+
+/// A block as each of the four copies of a superblock, and as a segment's header.
+fn superblock(bytes: &[u8]) {
+    let mut block = [0; BLOCK_BYTES];
+    let len = bytes.len().min(BLOCK_BYTES);
+    block[..len].copy_from_slice(&bytes[..len]);
+    let copies: Vec<_> = (0..4).map(|copy| Superblock::check(&block, copy)).collect();
+    assert!(copies.iter().filter(|copy| copy.is_ok()).count() <= 1, "a copy belongs in one place");
+    if let Some(Ok(found)) = copies.iter().find(|copy| copy.is_ok()) {
+        for phys in 0..4 {
+            let _ = SegmentHeader::check(&block, found, phys);
+        }
+    }
+}
+
+/// Bytes as a batch of a segment that is known.
+fn batch(bytes: &[u8]) {
+    for seg_no in 1..3 {
+        let key = SegmentKey { log_tag: 1, epoch: 1, seg_no, salt: 7, chain_salt: 9 };
+        if let Ok(batch) = BatchView::check(bytes, &key, seg_no << 20) {
+            for record in batch.records() {
+                assert!(record.payload.len() <= bytes.len(), "records lie within their batch");
+            }
+        }
+        let _ = BatchView::peek(bytes, &key, seg_no << 20);
+    }
+}
+
+/// A log with messages, and what a dump of it shows.
+struct Written {
+    device: Device,
+    rows: Vec<MessageRow>,
+}
+
+thread_local! {
+    static WRITTEN: Written = written();
+}
+
+fn written() -> Written {
+    let mut scene = Scene::new(false);
+    for round in 0..60 {
+        scene.publish(1 + round % 9);
+        if round % 20 == 19 {
+            scene.server.crash(Crash::Kill);
+            let _ = scene.server.start(&mut scene.oracle).expect("a faultless start");
+            scene.turns(400);
+        }
+    }
+    scene.turns(400);
+    scene.server.crash(Crash::Kill);
+    let device = scene.server.device.borrow().fork();
+    let rows = rows_of(&Rc::new(RefCell::new(device.fork()))).expect("a sound log");
+    assert!(rows.len() > 150, "the example holds messages");
+    Written { device, rows }
+}
+
+fn rows_of(device: &Rc<RefCell<Device>>) -> Option<Vec<MessageRow>> {
+    let mut disk = SimDisk::open(device, Log::memory_bytes(RING_BYTES_MIN)).expect("memory");
+    let mut rows = Vec::new();
+    let dumped = dump(&mut disk, &mut |row| {
+        rows.extend(row.messages);
+        true
+    });
+    dumped.is_ok().then_some(rows)
+}
+
+/// Edits of a whole disk: it is opened, verified and dumped, or refused, and shows nothing that was not
+/// written.
+fn image(bytes: &[u8]) {
+    WRITTEN.with(|written| {
+        let device = Rc::new(RefCell::new(written.device.fork()));
+        for edit in bytes.chunks_exact(6).take(16) {
+            device.borrow_mut().edit(edit.try_into().expect("6 bytes"));
+        }
+        if let Some(rows) = rows_of(&device) {
+            // Where acknowledged data is damaged a dump leaves it out and goes on behind it.
+            let mut all = written.rows.iter();
+            let only_written = rows.iter().all(|row| all.any(|other| other == row));
+            assert!(only_written, "the log shows what was never written to it");
+        }
+        let mut disk = SimDisk::open(&device, Log::memory_bytes(RING_BYTES_MIN)).expect("memory");
+        let _ = verify(&mut disk, &mut |_, _| {});
+        let _ = open(&device, 4, &ManualClock::new(), &mut BTreeMap::new());
+    });
+}
+
+/// Edits to start from: none, and one of each kind.
+fn edits() -> Vec<Vec<u8>> {
+    let mut random = Random::new(3);
+    let mut all = vec![Vec::new()];
+    for kind in 0..24u8 {
+        let bytes = random.next_u64().to_le_bytes();
+        all.push(vec![bytes[0], bytes[1], kind % 6, bytes[2], bytes[3], bytes[4]]);
+    }
+    all
+}
+
+/// Blocks of a written log.
+fn blocks() -> Vec<Vec<u8>> {
+    WRITTEN.with(|written| written.device.some_blocks(64))
+}
+
+/// Text as a profile.
+fn profile(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = crate::profile::file::read("fuzz", text, &[]);
+    }
+}
+
+fn profiles() -> Vec<Vec<u8>> {
+    crate::profile::SHIPPED.iter().map(|(_, text)| text.as_bytes().to_vec()).collect()
+}
+
+/// Bytes as an ITCH file.
+fn itch(bytes: &[u8]) {
+    let mut reader = ItchReader::new(bytes);
+    let mut last = 0;
+    while let Ok(Some(_)) = reader.next_message() {
+        assert!(reader.offset() > last, "each message moves on");
+        last = reader.offset();
+    }
+}
+
+#[allow(clippy::big_endian_bytes, reason = "ITCH is big-endian")]
+fn itch_files() -> Vec<Vec<u8>> {
+    let mut flow = crate::command::orders::OrderFlow::new(200, 1);
+    let mut file = Vec::new();
+    while let Some(message) = flow.next_message() {
+        let len = u16::try_from(message.len()).expect("at most 50 bytes");
+        file.extend_from_slice(&len.to_be_bytes());
+        file.extend_from_slice(message);
+    }
+    vec![file[..64].to_vec(), file]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_takes_its_examples_and_changes_of_them() {
+        for target in &TARGETS {
+            let examples = (target.examples)();
+            assert!(!examples.is_empty(), "{}", target.name);
+            let mut random = Random::new(1);
+            examples.iter().take(50).for_each(|example| (target.run)(example));
+            for _ in 0..100 {
+                (target.run)(&mutate(&examples, &mut random));
+            }
+        }
+    }
+}
