@@ -63,6 +63,16 @@ static void quiet_logs(void)
 	rte_log_set_global_level(RTE_LOG_WARNING);
 }
 
+/* From DPDK 25.11 on a wrong argument ends the process inside rte_eal_init: then this says why. */
+static int eal_starts;
+
+static void say_that_eal_ended_us(void)
+{
+	if (eal_starts)
+		fputs("buslane: error: DPDK ended the process over the arguments in `eal`; its reason is the "
+		      "line above; correct them in the profile\n", stderr);
+}
+
 int buslane_dpdk_start(int argc, const char *const *argv)
 {
 	cpu_set_t affinity;
@@ -85,7 +95,10 @@ int buslane_dpdk_start(int argc, const char *const *argv)
 	out = dup(STDOUT_FILENO);
 	if (out >= 0)
 		dup2(STDERR_FILENO, STDOUT_FILENO);
+	atexit(say_that_eal_ended_us);
+	eal_starts = 1;
 	start_result = rte_eal_init(argc, copy) < 0 ? -(rte_errno ? rte_errno : EINVAL) : 0;
+	eal_starts = 0;
 	fflush(stdout);
 	if (out >= 0) {
 		dup2(out, STDOUT_FILENO);

@@ -460,10 +460,28 @@ fn what_is_missing_is_named() {
         ("device", "0000:03:00.0"),
         ("number", "7"),
         ("memory", "no memory"),
-        ("argument", "--no-such-argument"),
     ] {
         let line = Part::start("eal-fails", Path::new(case), 0).expect("error ");
         println!("{case}: {line}");
         assert!(line.contains(named), "{case}: {line}");
     }
+}
+
+/// An argument EAL does not know: before DPDK 25.11 an error, from then on EAL ends the process, which
+/// says so.
+#[test]
+fn an_argument_eal_does_not_know_is_named() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "role", "--nocapture"])
+        .envs([("BUSLANE_TEST_ROLE", "eal-fails"), ("BUSLANE_TEST_SOCKET", "argument")])
+        .env("BUSLANE_TEST_CORE", "0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    println!("{said}");
+    let named = |text: &str| said.lines().any(|line| line.contains(text));
+    assert!(named("no-such-argument"));
+    assert!(
+        named("error DPDK: its environment did not start") || named("over the arguments in `eal`")
+    );
 }

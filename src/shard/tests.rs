@@ -73,8 +73,9 @@ impl World {
 
     /// The process is gone; what the disk has, it keeps. Writes in flight may or may not have landed.
     fn crash(&mut self) {
-        let shard = self.shard.take().unwrap();
-        self.start(shard.stations.disk.crash());
+        let Shard { stations, port, .. } = self.shard.take().unwrap();
+        drop(port);
+        self.start(stations.disk.crash());
     }
 
     fn client(&mut self, publisher: Publisher) -> usize {

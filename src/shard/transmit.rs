@@ -114,6 +114,10 @@ impl<D: Disk> Stations<D> {
     }
 
     fn report_gaps<P: Port>(&mut self, port: &mut P) -> usize {
+        if self.condition != super::Condition::Serving {
+            // Nothing would be taken: nothing is asked for.
+            return 0;
+        }
         let mut sent = 0;
         let mut index = 0;
         while let Some(&slot) = self.gaps.get(index) {

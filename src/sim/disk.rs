@@ -404,7 +404,7 @@ impl Device {
                         return Err(DiskFault::Errno(EIO));
                     }
                     Fate::BadRead => self.spoil(&io, memory),
-                    _ => {}
+                    Fate::Fine | Fate::Error | Fate::ErrorButStored | Fate::Hang => {}
                 }
                 Ok(())
             }

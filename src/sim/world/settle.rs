@@ -1,0 +1,125 @@
+//! The end of a run: no more faults, everything arrives, and what the disk holds is looked at whole.
+
+use super::World;
+use crate::clock::Clock;
+use crate::port::memory::Faults;
+use crate::shard::Condition;
+use crate::sim::End;
+use crate::sim::disk::Crash;
+use crate::sim::oracle::{Oracle, Violation};
+
+/// How long after the last fault everything has to be acknowledged and consumed.
+const SETTLE_NS: u64 = 60_000_000_000;
+
+impl World {
+    /// Faults have ended: everything published becomes durable and is consumed, and is all there.
+    pub(super) fn settle(&mut self) -> Result<End, Violation> {
+        self.trace.note("faults end", 0, 0);
+        self.net.set_faults(Faults { delay_ns: self.plan.net.delay_ns, ..Faults::default() });
+        for (address, _) in std::mem::take(&mut self.cut) {
+            self.net.set_cut(address, false);
+        }
+        self.server.heal();
+        self.zombies.clear();
+        self.paused_until = 0;
+        if self.random.one_of_thousand(500) {
+            self.server.crash(Crash::PowerCut);
+        }
+        let from_ns = self.clock.now_ns();
+        loop {
+            self.pass_time(from_ns)?;
+            self.turn()?;
+            if self.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
+                return Ok(End::Halted);
+            }
+            self.offer_rest();
+            let full = self.server.shard.as_ref().is_some_and(|s| s.condition() == Condition::Full);
+            let unacknowledged = if full { 0 } else { self.unacknowledged() };
+            let unconsumed = self.unconsumed();
+            if self.server.shard.is_some() && unacknowledged == 0 && unconsumed == 0 {
+                self.check_all()?;
+                return Ok(if full { End::Full } else { End::Whole });
+            }
+            if self.clock.now_ns() - from_ns > SETTLE_NS {
+                let serving = u64::from(!self.server.serves() && !full);
+                Oracle::settled("servers that do not serve", serving)?;
+                Oracle::settled("messages not acknowledged", unacknowledged)?;
+                Oracle::settled("messages not consumed", unconsumed)?;
+            }
+        }
+    }
+
+    /// Small steps while much goes on; the longer it takes, the larger, since then timers are waited for.
+    fn pass_time(&mut self, from_ns: u64) -> Result<(), Violation> {
+        let quiet = self.net.is_quiet() && self.server.device.borrow().is_quiet();
+        let step_ns = match self.clock.now_ns() - from_ns {
+            0..1_000_000_000 if !quiet => 20_000,
+            0..5_000_000_000 => 500_000,
+            _ => 5_000_000,
+        };
+        self.clock.advance_ns(step_ns);
+        // A real server turns thousands of times meanwhile.
+        for _ in 0..step_ns / 500_000 {
+            self.server.turn(&mut self.oracle)?;
+        }
+        Ok(())
+    }
+
+    /// What killed publishers had published and nobody acknowledged is published again.
+    fn offer_rest(&mut self) {
+        for publisher in &mut self.publishers {
+            let Some(client) = publisher.client.as_mut().filter(|_| publisher.resumed) else {
+                continue;
+            };
+            let messages = &self.oracle.journals[publisher.journal].messages;
+            loop {
+                let index = usize::try_from(client.next_seq() - 1).expect("few messages");
+                let Some((stream, payload)) = messages.get(index) else { break };
+                if client.offer(*stream, payload).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        let journals = self.oracle.journals.iter();
+        journals.map(|journal| journal.messages.len() as u64 - journal.acked_to).sum()
+    }
+
+    fn unconsumed(&self) -> u64 {
+        let Some(shard) = &self.server.shard else { return 1 };
+        let mut count = 0;
+        for stream in shard.log().streams() {
+            for consumer in &self.consumers {
+                let next = consumer.expected.get(&stream.id).copied().unwrap_or(1);
+                count += stream.durable_next.saturating_sub(next);
+            }
+        }
+        count
+    }
+
+    /// A last consumer reads the whole log, after a last restart.
+    fn check_all(&mut self) -> Result<(), Violation> {
+        if self.random.one_of_thousand(500) {
+            self.server.stop(&mut self.oracle)?;
+        } else {
+            self.server.crash(Crash::PowerCut);
+        }
+        self.start_server()?;
+        self.publishers.clear();
+        let reader = self.consumer();
+        self.consumers = vec![reader];
+        let from_ns = self.clock.now_ns();
+        while self.server.shard.is_none() || self.unconsumed() > 0 {
+            self.pass_time(from_ns)?;
+            self.turn()?;
+            if self.halted || self.consumers[0].lossy {
+                return Ok(());
+            }
+            let late = u64::from(self.clock.now_ns() - from_ns > SETTLE_NS);
+            Oracle::settled("readers of the whole log not done", late)?;
+        }
+        self.oracle.finished(&self.consumers[0].rows)
+    }
+}
