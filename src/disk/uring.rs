@@ -27,7 +27,8 @@ const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
-/// How often, and how far apart, a locked file is tried again: for a second.
+/// How often, and how far apart, a disk in use is tried again, for a second: the kernel takes the ring of
+/// a process that ended down after it, and its hold on the disk goes with the ring.
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
@@ -319,13 +320,21 @@ fn open_file(config: &UringConfig) -> Result<File, DiskError> {
     }
     let mut options = OpenOptions::new();
     options.read(true).write(!config.read_only).custom_flags(flags);
-    options.open(path).map_err(|error| open_error(path, &error))
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    let mut opened = options.open(path);
+    for _ in 0..LOCK_TRIES {
+        if !opened.as_ref().is_err_and(is_busy) {
+            break;
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+        opened = options.open(path);
+    }
+    opened.map_err(|error| open_error(path, &error))
 }
 
 fn lock(file: &File, config: &UringConfig) -> Result<(), DiskError> {
     let try_lock = || if config.read_only { file.try_lock_shared() } else { file.try_lock() };
     let mut locked = try_lock();
-    // The lock of a process that was killed goes when the kernel has taken its ring down.
     for _ in 0..LOCK_TRIES {
         if !matches!(locked, Err(std::fs::TryLockError::WouldBlock)) {
             break;
