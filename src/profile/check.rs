@@ -1,6 +1,7 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
 use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
+use crate::host::CATALOGUE;
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX,
     RING_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_MESSAGES_MAX,
@@ -35,6 +36,7 @@ impl Profile {
             ));
         }
         self.check_disk()?;
+        self.check_required_names()?;
         self.check_between(
             "limits.window_messages",
             self.limits.window_messages,
@@ -82,6 +84,26 @@ impl Profile {
                 );
                 return Err(self.wrong(key, &what));
             }
+        }
+        Ok(())
+    }
+
+    fn check_required_names(&self) -> Result<(), ProfileError> {
+        for name in &self.host.require {
+            if CATALOGUE.iter().any(|item| item.id == name) {
+                continue;
+            }
+            let near = CATALOGUE
+                .iter()
+                .map(|item| item.id)
+                .min_by_key(|id| strsim::damerau_levenshtein(id, name))
+                .filter(|id| strsim::damerau_levenshtein(id, name) <= 3.max(name.len() / 3));
+            let mend = near.map_or_else(
+                || "`buslane host check` lists every check".to_owned(),
+                |near| format!("did you mean {near}?"),
+            );
+            let what = format!("host.require: there is no check {name}; {mend}");
+            return Err(self.wrong("host.require", &what));
         }
         Ok(())
     }
