@@ -63,7 +63,7 @@ pub fn tuned(needs: &Needs, host: &Topology) -> String {
     format!(
         "\
 # Written by `buslane host generate tuned` for profile {profile}.
-# Install:  mkdir -p /etc/tuned/buslane && buslane host generate tuned > /etc/tuned/buslane/tuned.conf
+# Install:  as /etc/tuned/buslane/tuned.conf, then:
 #           tuned-adm profile buslane && reboot
 # Check:    tuned-adm verify; buslane host check
 [main]

@@ -110,7 +110,8 @@ fn disks(text: &mut String, host: &Topology) {
         "
 [disk]
 driver = \"uring\"
-# A file, on a file system that takes direct I/O; or a whole block device. Relative to where it is started.
+# A file, on a file system that takes direct I/O, or a whole block device.
+# Relative paths begin where the appliance is started.
 path = \"buslane-data/log\"
 size = \"1GiB\"
 ",
