@@ -33,7 +33,7 @@ pub fn new(tree: &Tree, name: &str) -> String {
 # Written by `buslane host profile new`. What is left out has its default; hw-profiles/README.md has
 # every key. Try it: buslane host check --profile THIS-FILE
 name = \"{name}\"
-description = \"{} cores, {} NUMA nodes\"
+description = \"{} processors, NUMA nodes: {}\"
 
 [shard]
 # Proposed for shards: cores {} ({}).

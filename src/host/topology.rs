@@ -107,28 +107,24 @@ impl Topology {
             .cpus
             .iter()
             .filter(|cpu| cpu.online && cpu.siblings.iter().all(|sibling| *sibling > cpu.number));
-        let (mut shards, mut reason) = (CpuSet::default(), String::new());
         // The first physical core of a host takes what the kernel cannot put elsewhere.
         let free: Vec<&Cpu> = firsts.skip(1).collect();
-        let near: Vec<&Cpu> =
-            free.iter().copied().filter(|cpu| node.is_none() || cpu.node == node).collect();
-        let candidates = if near.is_empty() { free } else { near };
-        let isolated: CpuSet =
-            candidates.iter().filter(|cpu| cpu.isolated).map(|cpu| cpu.number).collect();
-        if let Some(node) = node {
-            reason = format!("physical cores of NUMA node {node}, where the devices are");
-        }
-        if isolated.is_empty() {
-            shards = shards.or(&candidates.iter().map(|cpu| cpu.number).collect());
-        } else {
-            shards = isolated;
-            reason = format!("isolated {reason}").trim_end().to_owned();
-        }
+        let isolated: Vec<&Cpu> = free.iter().copied().filter(|cpu| cpu.isolated).collect();
+        let pool = if isolated.is_empty() { &free } else { &isolated };
+        let is_near = |cpu: &&Cpu| node.is_some() && cpu.node == node;
+        let near: Vec<&Cpu> = pool.iter().copied().filter(is_near).collect();
+        let chosen = if near.is_empty() { pool } else { &near };
+        let mut shards: CpuSet = chosen.iter().map(|cpu| cpu.number).collect();
+        let kind = if isolated.is_empty() { "physical cores" } else { "isolated cores" };
+        let at_devices = shards.iter().all(|cpu| self.node_of(cpu) == node);
+        let mut reason = match node.filter(|_| at_devices) {
+            Some(node) => format!("{kind} of NUMA node {node}, where the devices are"),
+            None if isolated.is_empty() => "all physical cores but the first".to_owned(),
+            None => kind.to_owned(),
+        };
         if shards.is_empty() {
             shards = self.online().iter().last().into_iter().collect();
             reason = "the host has one physical core: the shard shares it".to_owned();
-        } else if reason.is_empty() {
-            reason = "all physical cores but the first".to_owned();
         }
         let siblings = self.cpus.iter().filter(|cpu| shards.contains(cpu.number));
         let idle: CpuSet = siblings.flat_map(|cpu| cpu.siblings.iter().copied()).collect();
@@ -141,12 +137,13 @@ impl Topology {
         }
     }
 
-    /// The node most devices are attached to; disks bound to vfio-pci count double, they are meant for us.
+    /// The node most devices are attached to; those bound to vfio-pci count most, they are meant for us.
     fn busiest_node(&self) -> Option<usize> {
         let weight = |node: usize| -> usize {
             let here =
                 self.nics.iter().chain(&self.nvmes).filter(|device| device.node == Some(node));
-            here.map(|device| 1 + usize::from(device.driver.as_deref() == Some("vfio-pci"))).sum()
+            here.map(|device| 1 + 4 * usize::from(device.driver.as_deref() == Some("vfio-pci")))
+                .sum()
         };
         let busiest = self.nodes.iter().map(|node| node.number).rev().max_by_key(|n| weight(*n))?;
         (self.nodes.len() > 1 && weight(busiest) > 0).then_some(busiest)

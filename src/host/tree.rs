@@ -70,12 +70,14 @@ impl Tree {
         Some(chosen(&self.text(path)?).to_owned())
     }
 
-    /// The names in a directory, in order; `None` where there is no such directory.
+    /// The names in a directory, in order, without hidden ones, which keep empty directories of a captured
+    /// tree; `None` where there is no such directory.
     #[must_use]
     pub fn names(&self, path: &str) -> Option<Vec<String>> {
         let entries = fs::read_dir(self.real(path)).ok()?;
         let mut names: Vec<String> =
             entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.retain(|name| !name.starts_with('.'));
         names.sort_unstable();
         Some(names)
     }

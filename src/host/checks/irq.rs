@@ -1,6 +1,6 @@
 //! Checks of what interrupts a core: devices, and the kernel's own work.
 
-use super::{cores, no_core, running};
+use super::{cores, no_core, not_measured, running};
 use crate::host::verdict::{Knob, Mend, Verdict, knob};
 use crate::host::{CpuSet, View};
 
@@ -65,7 +65,7 @@ pub(in crate::host) fn rate(view: &View<'_>) -> Verdict {
     }
     let wanted = format!("at most {RATE_MAX} a second on {}", cores(&view.cores));
     let Some(rates) = view.measured.as_ref().map(|measured| &measured.interrupts_per_second) else {
-        return Verdict::unknown(wanted, "not measured").with_command("buslane host check");
+        return not_measured(view, wanted);
     };
     let Some((core, rate)) = rates.iter().copied().max_by_key(|(_, rate)| *rate) else {
         return Verdict::unknown(wanted, "/proc/interrupts cannot be read");

@@ -46,3 +46,13 @@ fn limit(view: &View<'_>, name: &str) -> Option<String> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?.to_owned();
     rest.split_whitespace().next().map(str::to_owned)
 }
+
+/// The verdict of a check that needs a measurement, where there is none.
+fn not_measured(view: &View<'_>, wanted: impl Into<String>) -> Verdict {
+    let (why, command) = if view.tree.is_live() {
+        ("not measured", "buslane host check --measure 1s")
+    } else {
+        ("a captured tree cannot be measured", "")
+    };
+    Verdict::unknown(wanted, why).with_command(command)
+}

@@ -171,7 +171,7 @@ pub(in crate::host) fn group(view: &View<'_>) -> Verdict {
         }
     }
     if seen {
-        Verdict::good(wanted, "so it is")
+        Verdict::good(wanted, "nothing else")
     } else {
         Verdict::unknown(wanted, "the devices have no IOMMU group")
     }

@@ -1,6 +1,6 @@
 //! Checks of the system as a whole, and those that are measured.
 
-use super::{limit, no_core, running};
+use super::{limit, no_core, not_measured, running};
 use crate::cpu;
 use crate::host::View;
 use crate::host::verdict::{Mend, Verdict};
@@ -124,7 +124,7 @@ pub(in crate::host) fn jitter(view: &View<'_>) -> Verdict {
         .as_ref()
         .and_then(|measured| measured.jitter_ns.iter().copied().max_by_key(|(_, ns)| *ns));
     let Some((core, ns)) = worst else {
-        return Verdict::unknown(wanted, "not measured").with_command("buslane host check");
+        return not_measured(view, wanted);
     };
     Verdict::when(
         ns <= most * 1000,
@@ -137,7 +137,7 @@ pub(in crate::host) fn jitter(view: &View<'_>) -> Verdict {
 pub(in crate::host) fn clock_cost(view: &View<'_>) -> Verdict {
     let wanted = format!("{CLOCK_NS_MAX} ns or less");
     let Some(ns) = view.measured.as_ref().map(|measured| measured.clock_ns) else {
-        return Verdict::unknown(wanted, "not measured").with_command("buslane host check");
+        return not_measured(view, wanted);
     };
     Verdict::when(ns <= CLOCK_NS_MAX, wanted, format!("{ns} ns"), || {
         Mend::command("see clocksource: without an invariant TSC each reading is a system call")
@@ -146,7 +146,7 @@ pub(in crate::host) fn clock_cost(view: &View<'_>) -> Verdict {
 
 pub(in crate::host) fn pingpong(view: &View<'_>) -> Verdict {
     match view.measured.as_ref().map(|measured| measured.pingpong_ns) {
-        None => Verdict::unknown("stated", "not measured").with_command("buslane host check"),
+        None => not_measured(view, "stated"),
         Some(None) => Verdict::unknown("stated", "there is no second core to measure with"),
         Some(Some(ns)) => Verdict::good("stated", format!("{ns} ns there and back")),
     }
