@@ -1,7 +1,7 @@
 //! Every check: its name, how much it matters, where it looks, why.
 
 use super::checks::{cpu, irq, kernel, memory, network, pci, storage, system};
-use super::verdict::{Severity, Verdict};
+use super::verdict::{CHECK_ID, Severity, Verdict};
 use super::{Finding, View};
 
 /// A check.
@@ -27,7 +27,8 @@ impl std::fmt::Debug for Item {
 impl Item {
     /// The answer on the host in view.
     pub(super) fn ask(&self, view: &View<'_>) -> Finding {
-        let verdict = (self.ask)(view);
+        let mut verdict = (self.ask)(view);
+        verdict.mend.command = verdict.mend.command.replace(CHECK_ID, self.id);
         Finding {
             id: self.id,
             status: verdict.status(self.severity),

@@ -40,10 +40,31 @@ pub struct Measured {
     pub pingpong_ns: Option<u64>,
 }
 
-/// Measures for `ns` on each shard's core, one after the other; `None` for a captured tree.
+/// Whether another appliance's thread is pinned to `core`.
+#[must_use]
+pub fn is_served(tree: &Tree, core: usize) -> bool {
+    let own = usize::try_from(std::process::id()).ok();
+    let mut ids = tree.numbered("proc", "").unwrap_or_default();
+    ids.retain(|id| Some(*id) != own);
+    let ours = |id: &usize| {
+        tree.text(&format!("proc/{id}/comm")).is_some_and(|name| name.starts_with("buslane"))
+    };
+    ids.into_iter().filter(ours).any(|id| {
+        let tasks = tree.numbered(&format!("proc/{id}/task"), "").unwrap_or_default();
+        tasks.into_iter().any(|task| {
+            let status = tree.text(&format!("proc/{id}/task/{task}/status")).unwrap_or_default();
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            list.is_some_and(|list| list.trim() == core.to_string())
+        })
+    })
+}
+
+/// Measures for `ns` on each shard's core, one after the other; `None` for a captured tree, and where an
+/// appliance serves, which it would disturb.
 #[must_use]
 pub fn measure(tree: &Tree, needs: &Needs, ns: u64) -> Option<Measured> {
-    if !tree.is_live() || ns == 0 {
+    let served = |shard: &super::needs::Named<usize>| is_served(tree, shard.value);
+    if !tree.is_live() || ns == 0 || needs.shards.iter().any(served) {
         return None;
     }
     let clock = HostClock::new();
@@ -146,7 +167,11 @@ mod tests {
         let core = *cpu::available_cores().last().unwrap();
         let shards = vec![Named { key: "shard.core".into(), value: core }];
         let needs = Needs { shards, ..Needs::default() };
-        let measured = measure(&Tree::new(Path::new("/")), &needs, 5_000_000).unwrap();
+        // Another test, or another user, may serve on it just now.
+        let Some(measured) = measure(&Tree::new(Path::new("/")), &needs, 5_000_000) else {
+            assert!(is_served(&Tree::new(Path::new("/")), core));
+            return;
+        };
         assert_eq!(measured.jitter_ns.len(), 1);
         assert!(measured.jitter_ns[0].1 > 0 && measured.clock_ns < 10_000, "{measured:?}");
         assert_eq!(measure(&Tree::new(Path::new("/elsewhere")), &needs, 1), None);
@@ -154,6 +179,18 @@ mod tests {
         let needs = Needs { shards: far, ..Needs::default() };
         let measured = measure(&Tree::new(Path::new("/")), &needs, 1_000).unwrap();
         assert!(measured.jitter_ns.is_empty() && measured.pingpong_ns.is_none());
+    }
+
+    #[test]
+    fn a_core_with_an_appliance_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let task = place.path().join("proc/77/task/77");
+        std::fs::create_dir_all(&task).unwrap();
+        std::fs::write(place.path().join("proc/77/comm"), "buslane\n").unwrap();
+        std::fs::write(task.join("status"), "Name:\tbuslane\nCpus_allowed_list:\t3\n").unwrap();
+        let tree = Tree::new(place.path());
+        assert!(is_served(&tree, 3));
+        assert!(!is_served(&tree, 2));
     }
 
     #[test]

@@ -195,3 +195,6 @@ impl View<'_> {
         [quiet, alone].into_iter().find(|cpus| !cpus.is_empty()).unwrap_or(all)
     }
 }
+
+#[cfg(test)]
+mod tests;

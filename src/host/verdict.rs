@@ -63,6 +63,12 @@ pub struct Knob {
     pub value: String,
 }
 
+/// More files than this are no command to be typed.
+const FILES_IN_A_COMMAND: usize = 4;
+
+/// Stands for the id of the check in a command, which the check itself does not know.
+pub(super) const CHECK_ID: &str = "{check}";
+
 /// What mends a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mend {
@@ -87,8 +93,8 @@ impl Mend {
             [knob] => format!("echo {} > {}", knob.value, knob.path),
             [first, rest @ ..] if rest.iter().all(|knob| knob.value == first.value) => {
                 let paths: Vec<&str> = knobs.iter().map(|knob| knob.path.as_str()).collect();
-                if paths.len() > 4 {
-                    format!("buslane host tune --apply  ({} files)", paths.len())
+                if paths.len() > FILES_IN_A_COMMAND {
+                    format!("buslane host tune --apply --only {CHECK_ID}")
                 } else {
                     format!("echo {} | tee {}", first.value, paths.join(" "))
                 }
@@ -209,6 +215,6 @@ mod tests {
         let differ = vec![knob("/a", "1"), knob("/b", "2")];
         assert_eq!(Mend::knobs(differ).command, "echo 1 > /a; echo 2 > /b");
         let many = (0..9).map(|n| knob(format!("/{n}"), "1")).collect();
-        assert_eq!(Mend::knobs(many).command, "buslane host tune --apply  (9 files)");
+        assert_eq!(Mend::knobs(many).command, "buslane host tune --apply --only {check}");
     }
 }

@@ -50,7 +50,7 @@ impl Profile {
     /// # Errors
     /// `ProfileError` that names the key, what it asks for, and how to mend it.
     pub fn check_serve(&self, cores: &[usize]) -> Result<(), ProfileError> {
-        self.check_core("shard.core", self.shard.core, cores)?;
+        self.check_cores(cores)?;
         self.check_driver("port", &self.port)?;
         if self.disk.driver == DiskDriver::Spdk {
             return Err(self.host("disk.driver", "spdk is not built yet; use uring"));
@@ -63,6 +63,14 @@ impl Profile {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the shard's core is one of `cores`.
+    ///
+    /// # Errors
+    /// `ProfileError` that names the key, the core, and those there are.
+    pub fn check_cores(&self, cores: &[usize]) -> Result<(), ProfileError> {
+        self.check_core("shard.core", self.shard.core, cores)
     }
 
     /// Whether a client on this host can use the profile; `cores` are those the process may use.

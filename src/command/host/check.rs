@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::host::HostCheckArgs;
 use crate::cli::{Globals, Output};
 use crate::command::{CommandError, Out};
-use crate::host::{CATALOGUE, Finding, Severity, Status, Summary, check_some, measure};
+use crate::host::{CATALOGUE, Finding, Severity, Status, Summary, Topology, check_some, measure};
 
 /// The version of the object; it changes when a field goes or changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
@@ -17,6 +17,8 @@ struct Report<'a> {
     root: String,
     /// Cores of shards.
     cores: Vec<usize>,
+    /// What is wrong with where shards and devices are, if anything is.
+    misplaced: Option<String>,
     summary: Summary,
     checks: Vec<Row<'a>>,
 }
@@ -39,7 +41,9 @@ struct Row<'a> {
 pub(super) fn check(globals: &Globals, args: &HostCheckArgs) -> Result<(), CommandError> {
     super::check_names(&args.only)?;
     let tree = super::tree(&args.host)?;
-    let (_, needs) = super::needs(globals, &tree)?;
+    let (profile, needs) = super::needs(globals, &tree)?;
+    let place = |key: &str| profile.source.place(key);
+    let misplaced = needs.check_placement(&Topology::read(&tree), &place).err();
     let wanted = |id: &str| args.only.is_empty() || args.only.iter().any(|name| name == id);
     let measures = measure::CHECKS.iter().any(|id| wanted(id));
     let measured = measures.then(|| measure::measure(&tree, &needs, args.measure)).flatten();
@@ -52,6 +56,7 @@ pub(super) fn check(globals: &Globals, args: &HostCheckArgs) -> Result<(), Comma
             profile: &needs.profile,
             root: tree.root().display().to_string(),
             cores: needs.cores().iter().collect(),
+            misplaced: misplaced.as_ref().map(ToString::to_string),
             summary,
             checks: findings.iter().map(row).collect(),
         })?;
@@ -72,6 +77,9 @@ pub(super) fn check(globals: &Globals, args: &HostCheckArgs) -> Result<(), Comma
         ))?;
     }
     out.finish()?;
+    if let Some(misplaced) = misplaced {
+        return Err(misplaced.into());
+    }
     if summary.fail > 0 {
         return Err(CommandError::Failed(format!(
             "host checks failed: {}",

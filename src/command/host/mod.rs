@@ -46,6 +46,9 @@ fn needs(globals: &Globals, tree: &Tree) -> Result<(Profile, Needs), CommandErro
     } else {
         Topology::read(tree).online().iter().collect()
     };
+    if !cores.is_empty() {
+        profile.check_cores(&cores)?;
+    }
     let needs = Needs::of(&profile, &cores);
     Ok((profile, needs))
 }

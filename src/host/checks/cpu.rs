@@ -7,6 +7,9 @@ use crate::host::{CpuSet, View};
 
 const CPU: &str = "sys/devices/system/cpu";
 
+/// What the names of an appliance's own threads begin with, DPDK's and SPDK's among them.
+const OWN_THREADS: [&str; 4] = ["buslane", "dpdk-", "rte_mp_", "reactor_"];
+
 /// The longest a core may take to wake.
 const WAKE_US_MAX: i64 = 2;
 
@@ -242,9 +245,11 @@ fn intruders(view: &View<'_>) -> Option<(usize, Vec<String>)> {
             let allowed = field("Cpus_allowed_list:").and_then(|list| CpuSet::parse(&list));
             // Threads of the kernel have no memory of their own, and stay where they are.
             let user = field("VmSize:").is_some();
-            if user && allowed.is_some_and(|cpus| !cpus.and(&view.cores).is_empty()) {
+            let name = field("Name:").unwrap_or_default();
+            let ours = OWN_THREADS.iter().any(|own| name.starts_with(own));
+            if user && !ours && allowed.is_some_and(|cpus| !cpus.and(&view.cores).is_empty()) {
                 count += 1;
-                names.extend(field("Name:"));
+                names.push(name);
             }
         }
     }

@@ -10,6 +10,7 @@ pub(super) mod storage;
 pub(super) mod system;
 
 use super::View;
+use super::measure;
 use super::verdict::Verdict;
 
 /// `cores 2-3`, or `core 2`.
@@ -49,10 +50,12 @@ fn limit(view: &View<'_>, name: &str) -> Option<String> {
 
 /// The verdict of a check that needs a measurement, where there is none.
 fn not_measured(view: &View<'_>, wanted: impl Into<String>) -> Verdict {
-    let (why, command) = if view.tree.is_live() {
-        ("not measured", "buslane host check --measure 1s")
-    } else {
+    let (why, command) = if !view.tree.is_live() {
         ("a captured tree cannot be measured", "")
+    } else if view.cores.iter().any(|core| measure::is_served(view.tree, core)) {
+        ("an appliance serves there: not measured, so as not to disturb it", "")
+    } else {
+        ("not measured", "buslane host check --measure 1s")
     };
     Verdict::unknown(wanted, why).with_command(command)
 }
