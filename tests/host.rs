@@ -288,6 +288,36 @@ fn a_new_profile_is_one_that_can_be_used() {
     }
 }
 
+/// What a new profile proposes in comments for a device on vfio-pci works when it is taken.
+#[test]
+fn the_dpdk_port_a_new_profile_proposes_is_one() {
+    let tree = directory("bare-metal-tuned");
+    let output = host(&tree, &["profile", "new"]);
+    let mut edited = String::new();
+    let mut in_proposal = false;
+    for line in stdout(&output).lines() {
+        in_proposal = (in_proposal && line.starts_with("# ")) || line == "# driver = \"dpdk\"";
+        let replaced = line == "driver = \"udp\"" || line == "address = \"127.0.0.1:9310\"";
+        if !replaced {
+            edited.push_str(if in_proposal { &line[2..] } else { line });
+            edited.push('\n');
+        }
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("x.toml");
+    fs::write(&path, &edited).unwrap();
+    let output = Command::new(BUSLANE)
+        .args(["host", "check", "--strict", "--only", "pci.bound,pci.numa,iommu,vfio,hugepages"])
+        .arg("--root")
+        .arg(&tree)
+        .arg("--profile")
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{edited}\n{}", text(&output));
+    assert!(stdout(&output).contains("5 checks: 5 pass"), "{}", stdout(&output));
+}
+
 #[test]
 fn the_unit_is_one_systemd_takes() {
     let output =

@@ -94,7 +94,8 @@ fn nics(text: &mut String, host: &Topology, core: Option<usize>) {
         let _ = write!(
             text,
             "\
-# This one is ready for DPDK (a binary with --features dpdk); write the address it shall have:
+# {address} is ready for DPDK (a binary with --features dpdk). In place of driver and address
+# above, with the address it shall have:
 # driver = \"dpdk\"
 # address = \"192.0.2.1:9310\"
 # [port.dpdk]
