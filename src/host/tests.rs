@@ -83,6 +83,21 @@ fn nothing_passes_that_cannot_be_seen() {
     }
 }
 
+/// With `hidepid` a process sees itself only: that nobody else is seen says nothing.
+#[test]
+fn hidden_processes_are_not_absent_ones() {
+    let place = tempfile::tempdir().unwrap();
+    let task = place.path().join("proc/4711/task/4711");
+    fs::create_dir_all(&task).unwrap();
+    fs::write(place.path().join("proc/4711/comm"), "buslane\n").unwrap();
+    fs::write(task.join("status"), "Name:\tbuslane\nCpus_allowed_list:\t0-3\n").unwrap();
+    let wanted = |id: &str| ["irq.balance", "cpu.affinity", "time.sync"].contains(&id);
+    let tree = Tree::new(place.path());
+    for finding in check_some(&tree, &needs(), None, &wanted) {
+        assert_eq!(finding.status, Status::Unknown, "{finding:?}");
+    }
+}
+
 #[test]
 fn ids_are_words_of_their_own_and_say_why() {
     for (at, item) in CATALOGUE.iter().enumerate() {

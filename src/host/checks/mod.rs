@@ -29,9 +29,11 @@ fn no_core(view: &View<'_>) -> Option<Verdict> {
     none.then(|| Verdict::not_applicable("the profile pins no shard to a core"))
 }
 
-/// Ids of running processes; `None` where they cannot be listed.
+/// Ids of running processes; `None` where they cannot be listed, or only our own are (`hidepid`): the first
+/// one is everybody's.
 fn processes(view: &View<'_>) -> Option<Vec<usize>> {
-    view.tree.numbered("proc", "").filter(|ids| !ids.is_empty())
+    view.tree.text("proc/1/comm")?;
+    view.tree.numbered("proc", "")
 }
 
 /// Whether a program of one of these names runs: its name.
