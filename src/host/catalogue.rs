@@ -56,7 +56,7 @@ use Severity::{Fatal, Info, Warning};
 
 /// Every check, in the order of reports.
 #[rustfmt::skip]
-pub const CATALOGUE: [Item; 43] = [
+pub const CATALOGUE: [Item; 44] = [
     item("hugepages", Fatal, "/sys/devices/system/node/node*/hugepages",
         "DPDK and SPDK keep packets and blocks in huge pages; without them they do not start", memory::hugepages),
     item("thp", Warning, "/sys/kernel/mm/transparent_hugepage/enabled",
@@ -117,6 +117,8 @@ pub const CATALOGUE: [Item; 43] = [
         "latency and durability belong to a model and a firmware", storage::identity),
     item("disk.temperature", Fatal, "/sys/class/nvme/*/hwmon*/temp1_input",
         "a hot device slows itself down, then stops", storage::temperature),
+    item("disk.health", Fatal, "nvme smart-log",
+        "a device that is worn out or reports errors will lose what it was given", storage::health),
     item("nic", Warning, "/sys/class/net/*/{operstate,speed,mtu}, /proc/net/route",
         "the link has to be up, fast, and take whole datagrams", network::nic),
     item("mitigations", Info, "/sys/devices/system/cpu/vulnerabilities, /proc/cpuinfo",

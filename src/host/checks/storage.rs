@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 use crate::cpu;
 use crate::host::View;
@@ -164,6 +165,50 @@ pub(in crate::host) fn temperature(view: &View<'_>) -> Verdict {
     let found = format!("{name} {now} C, limit {most} C");
     Verdict::when(now < most, wanted, found, || {
         Mend::command("cool the device: air flow, heat sink")
+    })
+}
+
+/// What `nvme smart-log` says of a controller: asked on the host, read from a captured tree.
+fn smart_log(view: &View<'_>, controller: &str) -> Option<serde_json::Value> {
+    let bytes = if view.tree.is_live() {
+        let device = format!("/dev/{controller}");
+        let output =
+            Command::new("nvme").args(["smart-log", &device, "-o", "json"]).output().ok()?;
+        output.status.success().then_some(output.stdout)?
+    } else {
+        view.tree.bytes(&format!("captured/{controller}.smart-log.json"))?
+    };
+    serde_json::from_slice(&bytes).ok()
+}
+
+pub(in crate::host) fn health(view: &View<'_>) -> Verdict {
+    let wanted = "no critical warning, no media error, spare above threshold, wear below 100 %";
+    let name = match kernel_disk(view, wanted) {
+        Ok(name) => name,
+        Err(verdict) => return *verdict,
+    };
+    let Some(controller) = controller(&name) else {
+        return Verdict::unknown(wanted, format!("{name} is no NVMe device"));
+    };
+    let command = format!("nvme smart-log /dev/{controller}");
+    let Some(log) = smart_log(view, controller) else {
+        let why = "only the device knows: it takes nvme-cli, and root";
+        return Verdict::unknown(wanted, why).with_command(command);
+    };
+    let number = |name: &str| log.get(name).and_then(serde_json::Value::as_u64);
+    let used = number("percent_used").or_else(|| number("percentage_used"));
+    let facts = number("critical_warning").zip(used).zip(number("media_errors"));
+    let spare = number("avail_spare").zip(number("spare_thresh"));
+    let (Some(((warning, used), errors)), Some((spare, threshold))) = (facts, spare) else {
+        return Verdict::unknown(wanted, "its log has not the fields known").with_command(command);
+    };
+    let found = format!(
+        "{name} critical warning {warning}, {errors} media errors, spare {spare} % (threshold \
+         {threshold} %), wear {used} %"
+    );
+    let good = warning == 0 && errors == 0 && spare > threshold && used < 100;
+    Verdict::when(good, wanted, found, || {
+        Mend::command(format!("replace the device; see: {command}"))
     })
 }
 
