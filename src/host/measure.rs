@@ -32,6 +32,8 @@ const READINGS: u64 = 100_000;
 pub struct Measured {
     /// The longest each core was away.
     pub jitter_ns: Vec<(usize, u64)>,
+    /// How often another thread was given each core meanwhile.
+    pub preempted: Vec<(usize, u64)>,
     /// Interrupts each core took while it was looked at, a second.
     pub interrupts_per_second: Vec<(usize, u64)>,
     /// What it costs to read the clock.
@@ -72,8 +74,14 @@ pub fn measure(tree: &Tree, needs: &Needs, ns: u64) -> Option<Measured> {
     for shard in &needs.shards {
         let core = shard.value;
         let before = interrupts(tree, core);
-        if let Some(worst) = on_core(core, || longest_gap(&clock, ns)) {
+        let look = || {
+            let before = preemptions();
+            let worst = longest_gap(&clock, ns);
+            (worst, before.zip(preemptions()).map(|(before, after)| after.saturating_sub(before)))
+        };
+        if let Some((worst, preempted)) = on_core(core, look) {
             measured.jitter_ns.push((core, worst));
+            measured.preempted.extend(preempted.map(|count| (core, count)));
         }
         if let (Some(before), Some(after)) = (before, interrupts(tree, core)) {
             let count = after.saturating_sub(before).saturating_mul(1_000_000_000) / ns;
@@ -114,6 +122,14 @@ fn longest_gap(clock: &HostClock, ns: u64) -> u64 {
         last = now;
     }
     worst
+}
+
+/// How often the scheduler took the core from this thread.
+fn preemptions() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))?;
+    count.trim().parse().ok()
 }
 
 /// Interrupts a processor has taken since boot.
