@@ -119,19 +119,18 @@ pub(in crate::host) fn jitter(view: &View<'_>) -> Verdict {
     }
     let most = view.needs.jitter_us_max;
     let wanted = format!("never away for more than {most} us");
-    let worst = view
-        .measured
-        .as_ref()
-        .and_then(|measured| measured.jitter_ns.iter().copied().max_by_key(|(_, ns)| *ns));
-    let Some((core, ns)) = worst else {
+    let Some(measured) = &view.measured else {
         return not_measured(view, wanted);
     };
-    Verdict::when(
-        ns <= most * 1000,
-        wanted,
-        format!("core {core}: {} us", ns.div_ceil(1000)),
-        || Mend::command("isolate the core: cpu.isolated, cpu.nohz_full, irq.affinity"),
-    )
+    let Some((core, ns)) = measured.jitter_ns.iter().copied().max_by_key(|(_, ns)| *ns) else {
+        return Verdict::unknown(wanted, "the process may not run on the core");
+    };
+    let times = measured.preempted.iter().find(|(other, _)| *other == core);
+    let times = times.map_or_else(String::new, |(_, n)| format!(", other threads ran {n} times"));
+    let found = format!("core {core}: {} us{times}", ns.div_ceil(1000));
+    Verdict::when(ns <= most * 1000, wanted, found, || {
+        Mend::command("isolate the core: cpu.isolated, cpu.nohz_full, irq.affinity")
+    })
 }
 
 pub(in crate::host) fn clock_cost(view: &View<'_>) -> Verdict {
