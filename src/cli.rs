@@ -5,6 +5,7 @@
 //! `--strict`, 130 interrupted. This module only says what was asked; `command` does it.
 
 pub mod arguments;
+pub mod host;
 pub mod parse;
 
 use std::net::SocketAddrV4;
@@ -15,6 +16,7 @@ use arguments::{
     BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand,
     StreamCommand,
 };
+use host::HostCommand;
 
 /// Where an appliance listens unless told otherwise.
 pub const SERVER_DEFAULT: &str = "127.0.0.1:9310";
@@ -35,6 +37,7 @@ EXAMPLES
   buslane publish orders --itch orders.itch50 --rate 1000
   buslane consume orders --from start --count 10
   buslane bench run --rate 1000 --floor                latency, with the floor beside it
+  buslane host check                                   whether this host is set up for it
 
 `buslane help COMMAND` says more about one command."
 )]
@@ -134,6 +137,9 @@ EXAMPLES
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check the host, tune it, and write profiles and units for it
+    #[command(subcommand)]
+    Host(HostCommand),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
     /// Print the version and what this binary was built with

@@ -1,6 +1,11 @@
-//! Cores, and what the kernel says of a process.
+//! Cores, and what the kernel says of a process, of its clock and of a file system.
+#![allow(unsafe_code, reason = "system calls that fill a structure")]
 
+use std::ffi::CString;
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The cores this process may use, ascending.
 #[must_use]
@@ -14,7 +19,9 @@ pub fn available_cores() -> Vec<usize> {
 /// Pins the calling thread to a core; `false` when the operating system refuses.
 #[must_use]
 pub fn pin_to_core(core: usize) -> bool {
-    core_affinity::set_for_current(core_affinity::CoreId { id: core })
+    // The mask the crate fills has room for so many, and panics above.
+    let room = usize::try_from(libc::CPU_SETSIZE).is_ok_and(|cores| core < cores);
+    room && core_affinity::set_for_current(core_affinity::CoreId { id: core })
 }
 
 /// Resident memory of a process in bytes, from `/proc`; `None` where it cannot be read.
@@ -26,14 +33,54 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// How well the kernel's clock is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockState {
+    /// Whether somebody keeps it.
+    pub is_synchronised: bool,
+    /// How far it may be off, in microseconds, as its keeper says.
+    pub error_us_max: u64,
+}
+
+/// What `adjtimex` says of the kernel's clock; `None` where it says nothing.
+#[must_use]
+pub fn clock_state() -> Option<ClockState> {
+    // SAFETY: `timex` is plain numbers, for which all zeros are valid; no modes: only read.
+    let mut state: libc::timex = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel fills the structure during the call.
+    let code = unsafe { libc::adjtimex(&raw mut state) };
+    let is_synchronised = code != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0;
+    let error_us_max = u64::try_from(state.maxerror).ok()?;
+    (code >= 0).then_some(ClockState { is_synchronised, error_us_max })
+}
+
+/// Bytes an unprivileged user may still write to the file system of `path`.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: `statvfs` is plain numbers, for which all zeros are valid.
+    let mut facts: libc::statvfs = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the path ends with a zero; the kernel fills the structure during the call.
+    let code = unsafe { libc::statvfs(path.as_ptr(), &raw mut facts) };
+    (code == 0).then(|| facts.f_bavail.saturating_mul(facts.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_answers() {
+        assert!(free_bytes(Path::new("/")).is_some());
+        assert_eq!(free_bytes(Path::new("/no/such/place")), None);
+        assert!(clock_state().is_some_and(|state| state.error_us_max < u64::MAX));
+    }
 
     #[test]
     fn a_thread_can_be_pinned_to_each_of_its_cores() {
         let cores = available_cores();
         assert!(!cores.is_empty());
         assert!(pin_to_core(cores[0]));
+        assert!(!pin_to_core(5_000));
     }
 }

@@ -51,6 +51,7 @@ pub mod fanout;
 pub mod shard;
 
 pub mod profile;
+pub mod host;
 pub mod measure;
 pub mod launch;
 pub mod client;

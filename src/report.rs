@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::{self, Needs, Tree};
+
 pub use crate::metrics::latency::Percentiles;
 
 /// The version of [`BenchReport`]; it changes when a field goes or changes its meaning.
@@ -56,7 +58,7 @@ pub struct Host {
     pub kernel: String,
     /// Whether a hypervisor is below it.
     pub r#virtual: bool,
-    /// What keeps it from being a host for low latency, each by name.
+    /// Checks of the host that warned or failed, by id; `buslane host check` says what mends them.
     pub checks_failed: Vec<String>,
 }
 
@@ -172,43 +174,33 @@ impl BenchReport {
 }
 
 impl Host {
-    /// Reads them below `root`, which is `/` but in tests.
+    /// Reads them from `tree`; the checks are those of `buslane host check`, without what is measured.
     #[must_use]
-    pub fn read(root: &std::path::Path) -> Self {
-        let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
-        let cpuinfo = text("proc/cpuinfo");
+    pub fn read(tree: &Tree, needs: &Needs) -> Self {
+        let cpuinfo = tree.text("proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
         };
-        let is_virtual = field("flags").split(' ').any(|flag| flag == "hypervisor");
-        let clock = text("sys/devices/system/clocksource/clocksource0/current_clocksource");
-        let governor = text("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
-        let thp = text("sys/kernel/mm/transparent_hugepage/enabled");
-        let isolated = std::fs::read_to_string(root.join("sys/devices/system/cpu/isolated"));
-        let checks = [
-            ("virtualization", is_virtual),
-            ("clocksource", !clock.is_empty() && clock.trim() != "tsc"),
-            ("cpu.governor", !governor.is_empty() && governor.trim() != "performance"),
-            ("thp", thp.contains("[always]")),
-            ("cpu.isolated", isolated.is_ok_and(|cores| cores.trim().is_empty())),
-        ];
-        let failed = checks.into_iter().filter(|(_, failed)| *failed);
+        let findings = host::check(tree, needs, None);
+        let failed = findings.iter().filter(|finding| finding.status.is_bad());
         Self {
             cpu: field("model name").to_owned(),
-            kernel: text("proc/sys/kernel/osrelease").trim().to_owned(),
-            r#virtual: is_virtual,
-            checks_failed: failed.map(|(name, _)| name.to_owned()).collect(),
+            kernel: tree.text("proc/sys/kernel/osrelease").unwrap_or_default(),
+            r#virtual: field("flags").split(' ').any(|flag| flag == "hypervisor"),
+            checks_failed: failed.map(|finding| finding.id.to_owned()).collect(),
         }
     }
 
-    /// One line, and one more for each thing that is wrong with it.
+    /// One line, and one more when something is wrong with it.
     #[must_use]
     pub fn text(&self) -> String {
         let kind = if self.r#virtual { "virtual" } else { "bare metal" };
         let mut text = format!("host {}, Linux {}, {kind}\n", self.cpu, self.kernel);
-        for check in &self.checks_failed {
-            line(&mut text, &format!("warning: {check}"));
+        if !self.checks_failed.is_empty() {
+            let count = self.checks_failed.len();
+            let checks = self.checks_failed.join(", ");
+            line(&mut text, &format!("warning: {count} host checks failed: {checks}"));
         }
         text
     }
@@ -340,7 +332,7 @@ mod tests {
                 cpu: "Some CPU".to_owned(),
                 kernel: "6.1.0".to_owned(),
                 r#virtual: true,
-                checks_failed: vec!["the shard's core is not isolated".to_owned()],
+                checks_failed: vec!["cpu.isolated".to_owned(), "thp".to_owned()],
             },
         }
     }
@@ -362,7 +354,7 @@ mod tests {
         assert!(text.starts_with("profile loopback, durability kernel-sync, 128 B"), "{text}");
         assert!(text.contains("lost 0 duplicated 0 reordered 0"), "{text}");
         assert!(text.contains("1.12 times the floor's sum"), "{text}");
-        assert!(text.contains("warning: the shard's core is not isolated"), "{text}");
+        assert!(text.contains("warning: 2 host checks failed: cpu.isolated, thp"), "{text}");
         assert!(!text.contains("FAIL"), "{text}");
     }
 
@@ -431,19 +423,23 @@ mod tests {
 
     #[test]
     fn facts_of_a_captured_host() {
+        use crate::host::needs::Named;
         let dir = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        assert_eq!(Host::read(dir.path()).checks_failed, [""; 0], "unknown is not failed");
+        let shards = vec![Named { key: "shard.core".to_owned(), value: 1 }];
+        let needs = Needs { shards, ..Needs::default() };
+        let tree = Tree::new(dir.path());
+        assert_eq!(Host::read(&tree, &needs).checks_failed, [""; 0], "unknown is not failed");
         write("proc/cpuinfo", "model name\t: A CPU\nflags\t\t: fpu hypervisor\n");
         write("proc/sys/kernel/osrelease", "6.1.0\n");
         write("sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never\n");
         write("sys/devices/system/cpu/isolated", "\n");
-        let facts = Host::read(dir.path());
+        let facts = Host::read(&tree, &needs);
         assert_eq!((facts.cpu.as_str(), facts.kernel.as_str()), ("A CPU", "6.1.0"));
-        assert_eq!(facts.checks_failed, ["virtualization", "thp", "cpu.isolated"]);
+        assert_eq!(facts.checks_failed, ["thp", "cpu.isolated", "virtualization"]);
     }
 }

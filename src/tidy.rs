@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 8] = [
     &["port", "disk"],
     &["session", "log", "fanout"],
     &["shard"],
-    &["profile", "client", "report", "admin"],
+    &["profile", "client", "report", "admin", "host"],
     &["launch", "measure"],
     &["cli", "command", "sim"],
 ];

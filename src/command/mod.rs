@@ -11,6 +11,7 @@ mod connect;
 mod serve;
 mod log;
 mod bench;
+mod host;
 mod publish;
 mod consume;
 mod stream;
@@ -112,6 +113,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Stream(command) => stream::stream(globals, command),
         Command::Log(command) => log::log(globals, command),
         Command::Bench(command) => bench::bench(globals, command),
+        Command::Host(command) => host::host(globals, command),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Launch: from a profile to a serving shard, and the only place where threads are placed.
 //!
-//! In this order, each missing thing one clear line: check the profile against the host, open the disk
-//! and recover the log, open the port, pin the thread, serve. The shard runs on the calling thread: DPDK's
+//! In this order, each missing thing one clear line: check the profile against the host, and the host
+//! against what the profile requires, open the disk and recover the log, open the port, pin the thread, serve. The shard runs on the calling thread: DPDK's
 //! buffer caches belong to the thread that started its environment.
 
 #[cfg(feature = "dpdk")]
@@ -10,17 +10,19 @@ mod dpdk_port;
 #[cfg(not(feature = "dpdk"))]
 #[path = "no_dpdk.rs"]
 mod dpdk_port;
+pub mod notify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk};
 use crate::disk::{Disk, DiskError};
+use crate::host::{self, Needs, Topology, Tree};
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
@@ -170,6 +172,8 @@ pub fn pin(core: Core, cores: &[usize]) -> Result<Option<usize>, LaunchError> {
 pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(), LaunchError> {
     let cores = cpu::available_cores();
     profile.check_serve(&cores)?;
+    check_host(profile, &cores)?;
+    let notify = notify::Notify::from_environment();
     let stop = catch_signals()?;
     let clock = HostClock::new();
     let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
@@ -181,20 +185,38 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let (log, recovery) =
         Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
     watch(Progress::Opened(&disk.info().name, &recovery, clock.now_ns() - begin_ns));
+    let beat = Arc::new(AtomicU64::new(0));
+    // Before DPDK or we pin this thread, so that the keeper is not.
+    let _keeper = notify.keep_alive(&beat);
     let port = open_port(&profile.port)?;
     let core = pin(profile.shard.core, &cores)?;
     let (name, durability) = (disk.info().name.clone(), disk.info().durability);
     let options = ShardOptions { window_messages: profile.limits.window_messages };
     let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
     watch(Progress::Ready(shard.port().local(), &name, durability, core));
-    run(&mut shard, &stop, watch);
+    notify.say("READY=1");
+    run(&mut shard, &stop, &beat, watch);
     watch(Progress::Stopping);
+    notify.say("STOPPING=1");
     stop_shard(shard, &clock)
+}
+
+/// Whether cores and devices are where the profile may have them, and the checks it requires pass.
+fn check_host(profile: &Profile, cores: &[usize]) -> Result<(), ProfileError> {
+    let tree = Tree::new(Path::new("/"));
+    let needs = Needs::of(profile, cores);
+    let place = |key: &str| profile.source.place(key);
+    needs.check_placement(&Topology::read(&tree), &place)?;
+    if needs.require.is_empty() {
+        return Ok(());
+    }
+    host::check_required(&tree, &needs, &place("host.require"))
 }
 
 fn run<C: Clock>(
     shard: &mut Shard<AnyPort, AnyDisk, C>,
     stop: &AtomicBool,
+    beat: &AtomicU64,
     watch: &mut dyn FnMut(Progress<'_>),
 ) {
     let mut told = shard.condition();
@@ -202,6 +224,8 @@ fn run<C: Clock>(
         for _ in 0..TURNS_A_LOOK {
             shard.turn();
         }
+        // Only this thread writes it, and it orders nothing.
+        beat.store(beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         // Only a flag: it orders nothing but itself.
         if stop.load(Ordering::Relaxed) {
             return;

@@ -1,6 +1,7 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
 use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
+use crate::host::CATALOGUE;
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX,
     RING_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_MESSAGES_MAX,
@@ -35,6 +36,7 @@ impl Profile {
             ));
         }
         self.check_disk()?;
+        self.check_required_names()?;
         self.check_between(
             "limits.window_messages",
             self.limits.window_messages,
@@ -48,7 +50,7 @@ impl Profile {
     /// # Errors
     /// `ProfileError` that names the key, what it asks for, and how to mend it.
     pub fn check_serve(&self, cores: &[usize]) -> Result<(), ProfileError> {
-        self.check_core("shard.core", self.shard.core, cores)?;
+        self.check_cores(cores)?;
         self.check_driver("port", &self.port)?;
         if self.disk.driver == DiskDriver::Spdk {
             return Err(self.host("disk.driver", "spdk is not built yet; use uring"));
@@ -61,6 +63,14 @@ impl Profile {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the shard's core is one of `cores`.
+    ///
+    /// # Errors
+    /// `ProfileError` that names the key, the core, and those there are.
+    pub fn check_cores(&self, cores: &[usize]) -> Result<(), ProfileError> {
+        self.check_core("shard.core", self.shard.core, cores)
     }
 
     /// Whether a client on this host can use the profile; `cores` are those the process may use.
@@ -82,6 +92,26 @@ impl Profile {
                 );
                 return Err(self.wrong(key, &what));
             }
+        }
+        Ok(())
+    }
+
+    fn check_required_names(&self) -> Result<(), ProfileError> {
+        for name in &self.host.require {
+            if CATALOGUE.iter().any(|item| item.id == name) {
+                continue;
+            }
+            let near = CATALOGUE
+                .iter()
+                .map(|item| item.id)
+                .min_by_key(|id| strsim::damerau_levenshtein(id, name))
+                .filter(|id| strsim::damerau_levenshtein(id, name) <= 3.max(name.len() / 3));
+            let mend = near.map_or_else(
+                || "`buslane host check` lists every check".to_owned(),
+                |near| format!("did you mean {near}?"),
+            );
+            let what = format!("host.require: there is no check {name}; {mend}");
+            return Err(self.wrong("host.require", &what));
         }
         Ok(())
     }

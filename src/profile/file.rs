@@ -20,7 +20,7 @@ pub const SHIPPED: [(&str, &str); 4] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 17] = [
     "name",
     "description",
     "instance",
@@ -34,6 +34,10 @@ const KEYS: [&str; 13] = [
     "disk.accept_volatile",
     "client.core",
     "limits.window_messages",
+    "host.require",
+    "host.cmdline",
+    "host.jitter_us_max",
+    "host.clock_us_max",
 ];
 
 /// Keys of a port, which are those of `port` and of `client.port`.
@@ -91,6 +95,14 @@ pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
     // Again, because placeholders make paths longer.
     profile.check_ranges()?;
     Ok(profile)
+}
+
+/// Whether `text`, just made, is a profile.
+///
+/// # Errors
+/// `ProfileError` when it is not.
+pub fn check_new(text: &str) -> Result<(), ProfileError> {
+    read("the new profile", text, &[]).map(|_| ())
 }
 
 /// Reads a profile from `text`; placeholders stay as they are.

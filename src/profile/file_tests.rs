@@ -62,6 +62,21 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
 }
 
 #[test]
+fn an_unknown_check_is_named_with_the_nearest_one() {
+    assert_eq!(
+        said("[host]\nrequire = [\"thp\", \"cpu.isolatd\"]\n", &[]),
+        "x.toml:2: host.require: there is no check cpu.isolatd; did you mean cpu.isolated?"
+    );
+    let far = said("", &["host.require=[\"quux\"]"]);
+    assert!(
+        far.ends_with("there is no check quux; `buslane host check` lists every check"),
+        "{far}"
+    );
+    let profile = with(&["host.require=[\"thp\", \"memlock\"]"]).unwrap();
+    assert_eq!(profile.host.require, ["thp", "memlock"]);
+}
+
+#[test]
 fn a_value_of_the_wrong_kind_is_named_with_its_place() {
     for (text, settings, place) in [
         ("\n[disk]\nqueue_depth = \"many\"\n", &[][..], "x.toml:3: disk.queue_depth: "),

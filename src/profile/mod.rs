@@ -43,6 +43,8 @@ pub struct Profile {
     pub client: ClientProfile,
     /// Maxima lower than those of the build.
     pub limits: LimitsProfile,
+    /// What the host must be like.
+    pub host: HostProfile,
     /// Where each value comes from, for messages.
     #[serde(skip)]
     pub source: Source,
@@ -158,6 +160,26 @@ pub struct LimitsProfile {
     pub window_messages: usize,
 }
 
+/// What the host must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostProfile {
+    /// Checks of the host, by id, without which the appliance does not serve.
+    pub require: Vec<String>,
+    /// Boot parameters the check `cpu.cmdline` wants; empty takes the usual ones.
+    pub cmdline: Vec<String>,
+    /// The longest a shard's core may be away, for the check `jitter`.
+    pub jitter_us_max: u64,
+    /// How far the host's clock may be off, for the check `time.sync`.
+    pub clock_us_max: u64,
+}
+
+impl Default for HostProfile {
+    fn default() -> Self {
+        Self { require: Vec::new(), cmdline: Vec::new(), jitter_us_max: 50, clock_us_max: 1000 }
+    }
+}
+
 impl Default for Profile {
     fn default() -> Self {
         let port = PortProfile {
@@ -185,6 +207,7 @@ impl Default for Profile {
             },
             client: ClientProfile { core: Core::First, port: client_port },
             limits: LimitsProfile { window_messages: WINDOW_MESSAGES_MAX },
+            host: HostProfile::default(),
             source: Source::default(),
         }
     }

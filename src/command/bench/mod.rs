@@ -20,6 +20,7 @@ use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::UringDisk;
+use crate::host::{Needs, Tree};
 use crate::launch::{AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_uring, pin};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
@@ -62,6 +63,8 @@ struct Bench {
     clock: HostClock,
     spawner: Spawner,
     shard_core: Option<usize>,
+    /// What the host is checked for; cores are those there were before this thread was pinned.
+    needs: Needs,
     /// A DPDK port can be opened once in a process: it goes from round to round.
     port: Option<AnyPort>,
 }
@@ -83,6 +86,7 @@ impl Bench {
         let shard_core = profile.shard.core.resolve(&cores).ok().flatten();
         let mut bench = Self {
             shard_core,
+            needs: Needs::of(&asked, &cores),
             spawner,
             profile,
             profile_name,
@@ -339,7 +343,7 @@ fn report_of(
         server_ns: load.server.percentiles(),
         device_ns: load.device.percentiles(),
         floor: floors.map(floor_of),
-        host: Host::read(Path::new("/")),
+        host: Host::read(&Tree::new(Path::new("/")), &bench.needs),
     }
 }
 

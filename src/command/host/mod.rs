@@ -1,0 +1,118 @@
+//! `buslane host`: whether a host is set up for an appliance, and what would make it so.
+
+mod check;
+mod topology;
+mod tune;
+
+use std::path::Path;
+
+use super::{CommandError, Out};
+use crate::cli::host::{HostArgs, HostCommand, HostGenerateCommand, HostProfileCommand};
+use crate::cli::host::{HostProfileNewArgs, HostSystemdArgs};
+use crate::cli::{Globals, Output};
+use crate::cpu;
+use crate::host::generate::{self, Unit};
+use crate::host::{CATALOGUE, Needs, Topology, Tree, profile as new_profile};
+use crate::profile::{self, Profile};
+
+pub(super) fn host(globals: &Globals, command: &HostCommand) -> Result<(), CommandError> {
+    match command {
+        HostCommand::Check(args) => check::check(globals, args),
+        HostCommand::Tune(args) => tune::tune(globals, args),
+        HostCommand::Topology(args) => topology::topology(globals, args),
+        HostCommand::Generate(HostGenerateCommand::Tuned(args)) => tuned(globals, args),
+        HostCommand::Generate(HostGenerateCommand::Systemd(args)) => systemd(globals, args),
+        HostCommand::Profile(HostProfileCommand::New(args)) => new(globals, args),
+    }
+}
+
+/// The tree below `--root`; a directory that holds none is a mistake, not a host without anything.
+fn tree(args: &HostArgs) -> Result<Tree, CommandError> {
+    let tree = Tree::new(&args.root);
+    if tree.exists("proc") || tree.exists("sys") {
+        return Ok(tree);
+    }
+    Err(CommandError::Usage(format!(
+        "--root {}: neither proc nor sys is below it; give the directory of a captured tree",
+        args.root.display()
+    )))
+}
+
+/// The profile, and what it needs of the host in `tree`.
+fn needs(globals: &Globals, tree: &Tree) -> Result<(Profile, Needs), CommandError> {
+    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
+    let cores: Vec<usize> = if tree.is_live() {
+        cpu::available_cores()
+    } else {
+        Topology::read(tree).online().iter().collect()
+    };
+    if !cores.is_empty() {
+        profile.check_cores(&cores)?;
+    }
+    let needs = Needs::of(&profile, &cores);
+    Ok((profile, needs))
+}
+
+/// Refuses names of checks there are not.
+fn check_names(names: &[String]) -> Result<(), CommandError> {
+    let known = |name: &String| CATALOGUE.iter().any(|item| item.id == name);
+    match names.iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let ids: Vec<&str> = CATALOGUE.iter().map(|item| item.id).collect();
+            let what =
+                format!("--only {name}: there is no such check; there are {}", ids.join(", "));
+            Err(CommandError::Usage(what))
+        }
+    }
+}
+
+fn tuned(globals: &Globals, args: &HostArgs) -> Result<(), CommandError> {
+    let tree = tree(args)?;
+    let (_, needs) = needs(globals, &tree)?;
+    print(globals, "host generate", &generate::tuned(&needs, &Topology::read(&tree)))
+}
+
+fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError> {
+    let tree = tree(&args.host)?;
+    let (_, needs) = needs(globals, &tree)?;
+    let own = std::env::current_exe();
+    let binary =
+        args.binary.clone().or_else(|| own.ok()).unwrap_or_else(|| "/usr/bin/buslane".into());
+    let name = globals.profile_or_default();
+    // A unit starts in a directory of its own: paths have to be whole.
+    let absolute = std::fs::canonicalize(name).ok();
+    let shipped = profile::SHIPPED.iter().any(|(shipped, _)| *shipped == name);
+    let path = absolute.filter(|_| !shipped).map(|path| path.display().to_string());
+    let profile = path.as_deref().unwrap_or(name);
+    let unit = Unit { profile, binary: &binary, user: &args.user };
+    print(globals, "host generate", &generate::systemd(&needs, &Topology::read(&tree), &unit))
+}
+
+fn new(globals: &Globals, args: &HostProfileNewArgs) -> Result<(), CommandError> {
+    let tree = tree(&args.host)?;
+    let text = new_profile::new(&tree, &args.name);
+    // What is written has to be a profile: a bad --name is refused here, not when it is served.
+    profile::file::check_new(&text)?;
+    if args.out == Path::new("-") {
+        return print(globals, "host profile new", &text);
+    }
+    if args.out.exists() && !globals.yes {
+        let what = format!("{} exists already; overwrite it with --yes", args.out.display());
+        return Err(CommandError::Failed(what));
+    }
+    let mut out = Out::file(&args.out)?;
+    out.bytes(text.as_bytes())?;
+    out.finish()
+}
+
+/// Prints a file as it is.
+fn print(globals: &Globals, command: &str, text: &str) -> Result<(), CommandError> {
+    if globals.output() == Output::Json {
+        let what = format!("{command} prints a file of another program; leave -o json out");
+        return Err(CommandError::Usage(what));
+    }
+    let mut out = Out::stdout();
+    out.bytes(text.as_bytes())?;
+    out.finish()
+}
