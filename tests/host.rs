@@ -11,7 +11,7 @@ mod common;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{BUSLANE, free_port, signal, text};
@@ -381,16 +381,22 @@ fn the_service_manager_is_told() {
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let log = format!("disk.path={}", place.path().join("x.log").display());
-    let mut child = serve(&[&log, "disk.size=16MiB", "disk.segment=1MiB"])
+    let child = serve(&[&log, "disk.size=16MiB", "disk.segment=1MiB"])
         .env("NOTIFY_SOCKET", &socket)
         .env("WATCHDOG_USEC", "100000")
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let mut child = KilledAtLast(child);
     let heard = || {
         let mut bytes = [0; 64];
-        let n = manager.recv(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes[..n]).into_owned()
+        loop {
+            match manager.recv(&mut bytes) {
+                Ok(n) => return String::from_utf8_lossy(&bytes[..n]).into_owned(),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("the service manager heard nothing: {error}"),
+            }
+        }
     };
     let mut all = Vec::new();
     while !all.contains(&"READY=1".to_owned()) {
@@ -398,9 +404,19 @@ fn the_service_manager_is_told() {
     }
     let (first, second) = (heard(), heard());
     assert_eq!((first.as_str(), second.as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
-    signal(&child, "TERM");
+    signal(&child.0, "TERM");
     while all.last().is_none_or(|last| last != "STOPPING=1") {
         all.push(heard());
     }
-    assert!(child.wait().unwrap().success());
+    assert!(child.0.wait().unwrap().success());
+}
+
+/// A process that does not outlive its test.
+struct KilledAtLast(Child);
+
+impl Drop for KilledAtLast {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -11,6 +11,7 @@ use super::{CommandError, Out};
 use crate::cli::arguments::SimArgs;
 use crate::cli::{Globals, Output};
 use crate::clock::{Clock, HostClock};
+use crate::log::recovery::REASONS;
 use crate::mutant::Mutant;
 use crate::sim::{End, Outcome, run};
 
@@ -110,6 +111,7 @@ fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
         ("openings after a clean stop", server.clean_opens),
         ("openings that cut a tail", server.cuts),
         ("openings that halted", server.halts),
+        ("openings without a superblock", server.no_quorum),
         ("openings the device failed", server.failed_opens),
         ("client kills", server.client_kills),
         ("old instances that lived on", server.zombies),
@@ -120,6 +122,8 @@ fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
     .collect();
+    let rows = REASONS.iter().zip(server.rows);
+    all.extend(rows.map(|(reason, count)| (format!("halts because {reason}"), count)));
     all.extend(outcome.counters.iter().map(|(name, count)| (format!("server {name}"), count)));
     all
 }

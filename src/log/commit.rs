@@ -128,11 +128,12 @@ impl Log {
     /// # Errors
     /// What kept it from that; the log is then recovered at the next opening.
     pub fn close<D: Disk>(mut self, disk: &mut D) -> Result<(), LogFault> {
-        if self.writable {
-            if self.open.body_len > 0 {
-                self.seal_open(disk.memory_mut(), BatchKind::Data, 0);
-            }
-            self.drain(disk)?;
+        if self.open.body_len > 0 {
+            self.seal_open(disk.memory_mut(), BatchKind::Data, 0);
+        }
+        self.drain(disk)?;
+        // A full log takes nothing more, but its last segment is still open.
+        if self.live.last().is_some_and(|last| last.end.is_none()) {
             self.close_segment(disk.memory_mut());
             self.drain(disk)?;
         }

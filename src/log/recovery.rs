@@ -5,6 +5,7 @@
 //! in between is just another crash: each step leaves what the next opening decides on unchanged.
 
 mod reader;
+mod table;
 
 use std::fmt;
 
@@ -18,9 +19,9 @@ use super::{Live, Log, LogFault, live_of, new_index};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
-use crate::mutant::Mutant;
 
 use reader::Reader;
+pub use table::{Decision, Facts, REASONS, decide};
 
 /// How a log is opened.
 #[derive(Clone, Copy, Debug)]
@@ -147,57 +148,6 @@ impl fmt::Display for Damaged {
             }
         }
         f.write_str("; nothing was changed; see: buslane log verify")
-    }
-}
-
-/// What is known where a walk ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// A header of a later segment says that more was durable, or that segment was closed.
-    pub later_segment: bool,
-    /// A later header says that more was durable.
-    pub later_mark: bool,
-    /// The segment was closed, with a later end.
-    pub closed_later: bool,
-    /// The log was stopped cleanly, with a later end.
-    pub stopped_later: bool,
-}
-
-/// What is to be done there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// What follows was never acknowledged: the log ends here.
-    Cut,
-    /// What follows was acknowledged and is not there: stop, and say how it is known.
-    Halt(&'static str),
-}
-
-/// The table. One fact is enough: each says that the batch after the end was durable once. That a later
-/// segment exists says nothing: it is begun while the last batches before it are still on their way.
-///
-/// | later segment | later mark | closed later | stopped later | decision |
-/// |---|---|---|---|---|
-/// | no | no | no | no | cut: a torn tail, never acknowledged |
-/// | yes | any | any | any | halt: a later segment names it durable |
-/// | no | yes | any | any | halt: a later batch names it durable |
-/// | no | no | yes | any | halt: the segment was closed behind it |
-/// | no | no | no | yes | halt: the log was stopped behind it |
-#[must_use]
-pub fn decide(facts: Facts) -> Decision {
-    if Mutant::MarkIgnored.is_on() {
-        return Decision::Cut;
-    }
-    match facts {
-        Facts { later_segment: true, .. } => Decision::Halt("a later segment names them durable"),
-        Facts { later_mark: true, .. } => Decision::Halt("a later batch names them durable"),
-        Facts { closed_later: true, .. } => Decision::Halt("the segment was closed behind them"),
-        Facts { stopped_later: true, .. } => Decision::Halt("the log was stopped behind them"),
-        Facts {
-            later_segment: false,
-            later_mark: false,
-            closed_later: false,
-            stopped_later: false,
-        } => Decision::Cut,
     }
 }
 
@@ -415,7 +365,7 @@ impl Log {
 /// Checks that each segment goes on where the one before ended. A segment without a closing index is
 /// walked over instead. Where its last batches never became durable, neither did anything of the
 /// segments behind it: these are taken out and returned.
-fn check_chain<D: Disk>(
+pub(super) fn check_chain<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &mut Vec<Found>,
@@ -439,7 +389,7 @@ fn check_chain<D: Disk>(
                 disk_offset: Geometry::of(superblock).segment(header.phys_index.get()),
                 batches: (expected.batch_seq + 1, header.base_batch_seq.get()),
                 streams: Vec::new(),
-                because: "the next segment goes on from a later batch",
+                because: REASONS[4],
             })));
         }
         let Some(next) = found.get(position + 1) else { break };

@@ -170,17 +170,17 @@ fn what_was_written_is_there_after_a_stop_and_after_a_kill() {
     }
 }
 
-/// Every state the media can be in when the power goes at any step: all subsets of up to eight blocks in
+/// Every state the media can be in when the power goes at any step: all subsets of up to ten blocks in
 /// flight, and some of more.
 #[test]
 fn every_crash_image_holds_all_that_was_acknowledged_and_nothing_invented() {
     let mut images = 0;
-    for seed in 0..6 {
+    for seed in 0..8 {
         let mut random = Random::new(seed);
-        let mut writer = Writer::open(formatted(12, seed));
-        for step in 0..60u64 {
+        let mut writer = Writer::open(formatted(8, seed));
+        for step in 0..50u64 {
             for _ in 0..random.below(4) {
-                let size = usize::try_from(random.below(3_000)).unwrap();
+                let size = usize::try_from(random.below(2_500)).unwrap();
                 let fill = u8::try_from(step).unwrap();
                 let _ = writer.append(&vec![fill; size]);
             }
@@ -191,9 +191,9 @@ fn every_crash_image_holds_all_that_was_acknowledged_and_nothing_invented() {
                 writer.poll();
             }
             let blocks = writer.disk.pending_blocks();
-            let all = if blocks <= 8 { 1 << blocks } else { 24 };
+            let all = if blocks <= 10 { 1 << blocks } else { 24 };
             for subset in 0..all {
-                let kept = if blocks <= 8 { subset } else { random.next_u64() };
+                let kept = if blocks <= 10 { subset } else { random.next_u64() };
                 let image = writer.disk.crash_image(kept);
                 let found = contents(image.clone()).unwrap();
                 let acknowledged = writer.acknowledged();
@@ -202,8 +202,8 @@ fn every_crash_image_holds_all_that_was_acknowledged_and_nothing_invented() {
                 assert!(found.iter().zip(written).all(|(found, written)| found == written));
                 assert!(found.len() <= writer.appended.len(), "nothing is invented");
                 images += 1;
-                if subset % 16 == 0 {
-                    reopen_with_crashes(image, &found);
+                if subset % 128 == 5 {
+                    reopen_with_crashes(&image, &found);
                 }
             }
         }
@@ -212,18 +212,24 @@ fn every_crash_image_holds_all_that_was_acknowledged_and_nothing_invented() {
     assert!(images > 2_000, "only {images}");
 }
 
-/// Opening writes too: crash after any number of its writes, open again, twice.
-fn reopen_with_crashes(image: Vec<u8>, expected: &[Vec<u8>]) {
-    for writes in [0, 1, 2, 3, 5, 7, 9] {
-        let mut disk = TestDisk::with(image.clone(), 3);
+/// Opening writes too: it is killed after any number of its writes, and so is the opening after it.
+fn reopen_with_crashes(image: &[u8], expected: &[Vec<u8>]) {
+    let killed_after = |image: &[u8], writes| {
+        let mut disk = TestDisk::with(image.to_vec(), 3);
         disk.in_order = true;
         disk.fail_after = Some(writes);
         let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
-        let once = disk.bytes.clone();
-        assert_eq!(contents(once.clone()).unwrap(), expected, "{opened:?} after {writes} writes");
-        let mut disk = TestDisk::with(once, 3);
-        Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
-        assert_eq!(contents(disk.bytes).unwrap(), expected);
+        let found = contents(disk.bytes.clone()).unwrap();
+        assert_eq!(found, expected, "{opened:?} after {writes} writes");
+        disk.bytes
+    };
+    for first in [0, 1, 2, 3, 5, 7, 9] {
+        let once = killed_after(image, first);
+        for second in [1, 4, 8] {
+            let mut disk = TestDisk::with(killed_after(&once, second), 3);
+            Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
+            assert_eq!(contents(disk.bytes).unwrap(), expected);
+        }
     }
 }
 
@@ -259,8 +265,11 @@ fn a_thousand_flipped_bits_are_all_found() {
         let bit = 1 << random.below(8);
         disk.bytes[at] ^= bit;
         let report = verify(&mut disk, &mut |_, _| {}).unwrap();
-        assert!(report.is_damaged(), "the flip at {at} was not found");
-        let finding = &report.findings[0];
+        // The newest two closing indexes may be torn by the kill that left this image.
+        let Some(finding) = report.findings.first() else {
+            panic!("the flip at {at} was not found");
+        };
+        assert!(report.is_damaged() || finding.what.ends_with("closing index"), "{finding:?}");
         let in_batch = finding.what.contains("batch");
         let names_messages = finding.streams.iter().all(|missing| missing.stream == "orders");
         assert!(!in_batch || names_messages, "{finding:?}");

@@ -3,13 +3,15 @@
 //! Nothing is written. Damage does not end it: it goes on at the next batch whose checksums are right,
 //! and what lies between is reported with the streams and sequences that are missing there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::batch::{BatchKind, BatchView};
 use super::create::{banner, disk_bytes_of};
-use super::recovery::{Decision, Facts, Found, OpenError, decide, read_segments, read_superblock};
+use super::recovery::{
+    Decision, Facts, Found, OpenError, check_chain, decide, read_segments, read_superblock,
+};
 use super::scan::{self, CHUNK_BYTES, Stop, walk};
 use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
 use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, Superblock, copy_offsets, read_copies};
@@ -81,16 +83,26 @@ pub fn verify<D: Disk>(
         report: VerifyReport::default(),
         next: BTreeMap::new(),
         expected: Base::default(),
+        has_content: false,
     };
     verifier.check_copies(disk);
     verifier.check_reserved(disk).map_err(device)?;
     let found = read_segments(disk, &superblock).map_err(device)?;
     verifier.check_headers(disk, &found).map_err(device)?;
-    let kept = without_replaced(&found);
+    // What a crash left behind batches that never became durable is no damage: opening drops it.
+    let mut chain = read_segments(disk, &superblock).map_err(device)?;
+    let dropped: BTreeSet<u64> = match check_chain(disk, &superblock, &mut chain) {
+        Ok(dropped) => dropped.iter().map(|header| header.seg_no.get()).collect(),
+        Err(OpenError::Damaged(_)) => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
+    let mut kept = without_replaced(&found);
+    kept.retain(|found| !dropped.contains(&found.header.seg_no.get()));
     let all = kept.len() as u64;
     for (position, segment) in kept.iter().enumerate() {
         let later = kept.get(position + 1).map(|next| next.header.base());
-        verifier.check_segment(disk, segment, later).map_err(device)?;
+        let newer = kept.len() - position - 1;
+        verifier.check_segment(disk, segment, later, newer).map_err(device)?;
         progress(position as u64 + 1, all);
     }
     verifier.report.segments = all;
@@ -111,6 +123,8 @@ struct Verifier {
     /// Per stream its name and the next sequence.
     next: BTreeMap<u32, (String, u64)>,
     expected: Base,
+    /// The segment at hand holds messages or streams.
+    has_content: bool,
 }
 
 impl Verifier {
@@ -187,6 +201,16 @@ impl Verifier {
 
     /// Both copies of every segment's header, and that the headers of unused places are empty.
     fn check_headers<D: Disk>(&mut self, disk: &mut D, found: &[Found]) -> Result<(), DiskFault> {
+        // A segment is rolled, and a batch of it said to be durable, when both its headers are durable.
+        let newest = found.last().map_or(0, |found| found.header.seg_no.get());
+        let newest_is_begun = match found.last() {
+            Some(last) => {
+                let from = BLOCK_BYTES as u64;
+                let mark = scan::look_ahead(disk, &self.superblock, &last.header, from)?;
+                mark > last.header.base_batch_seq.get()
+            }
+            None => false,
+        };
         for phys in 0..self.geometry.segments {
             let start = self.geometry.segment(phys);
             let used = found.iter().find(|found| found.header.phys_index.get() == phys);
@@ -199,7 +223,9 @@ impl Verifier {
                     Some(used) if header == Some(used.header) => {}
                     Some(used) => {
                         let seg_no = used.header.seg_no;
-                        self.note(true, start + offset, format!("segment {seg_no}: {what}"));
+                        let begun = seg_no.get() < newest || newest_is_begun;
+                        let is_damage = begun || self.was_closed(&used.header);
+                        self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
                     None if is_zero => {}
                     None => {
@@ -218,6 +244,7 @@ impl Verifier {
         disk: &mut D,
         segment: &Found,
         later: Option<Base>,
+        newer: usize,
     ) -> Result<(), DiskFault> {
         let header = &segment.header;
         let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.phys_index.get()));
@@ -229,6 +256,7 @@ impl Verifier {
         let mut from = End { off: BLOCK_BYTES as u64, base: header.base() };
         let mut tables = Some(Tables::new());
         let mut parts = 0;
+        self.has_content = false;
         loop {
             let superblock = self.superblock;
             let stop = walk(disk, &superblock, header, from, &mut |batch| {
@@ -243,7 +271,7 @@ impl Verifier {
         if later.is_some_and(|later| later.batch_seq >= self.expected.batch_seq) {
             self.expected = later.expect("just seen");
         }
-        self.check_closing(disk, segment, later.is_some())
+        self.check_closing(disk, segment, newer)
     }
 
     /// Why more batches should follow where a walk ended; `None` when all is well.
@@ -342,6 +370,7 @@ impl Verifier {
                 }
             }
             BatchKind::Data => {
+                self.has_content = true;
                 for record in batch.records() {
                     self.take_record(batch, &record);
                 }
@@ -415,7 +444,7 @@ impl Verifier {
         &mut self,
         disk: &mut D,
         segment: &Found,
-        has_later: bool,
+        newer: usize,
     ) -> Result<(), DiskFault> {
         let start = self.geometry.segment(segment.header.phys_index.get());
         let disk_offset = start + self.geometry.index_offset();
@@ -424,12 +453,22 @@ impl Verifier {
         if read_closing(bytes, &segment.header).is_some() {
             return Ok(());
         }
-        // The segment being written when the log was killed has none yet.
-        let stopped = self.superblock.clean.get() == 1;
-        if has_later || stopped || bytes.iter().any(|&byte| byte != 0) {
+        // No segment but the newest two can be without one: a roll waits for the index before the last.
+        // A newest one that holds nothing is dropped by an opening, not closed.
+        let dropped = newer == 0 && !self.has_content && self.superblock.clean.get() == 0;
+        let is_damage = newer > 1 || (self.was_closed(&segment.header) && !dropped);
+        if is_damage || bytes.iter().any(|&byte| byte != 0) {
             let seg_no = segment.header.seg_no;
-            self.note(true, disk_offset, format!("segment {seg_no}: closing index"));
+            self.note(is_damage, disk_offset, format!("segment {seg_no}: closing index"));
         }
         Ok(())
+    }
+
+    /// Whether all that is written of a segment has to be there. An opening closes the segments of all
+    /// epochs before it, a clean stop those of its own; what else is not there when the log was killed,
+    /// the next opening writes.
+    fn was_closed(&self, header: &SegmentHeader) -> bool {
+        let superblock = &self.superblock;
+        superblock.clean.get() == 1 || header.epoch.get() < superblock.last_epoch.get()
     }
 }

@@ -4,6 +4,8 @@
 //! Its contents outlive the process that uses it: [`SimDisk`] is what a shard opens, [`Device`] is the
 //! hardware behind it.
 
+mod rot;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,6 +17,9 @@ use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
 use crate::port::memory::Random;
+
+/// Bytes of a segment of the simulated log.
+pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -184,27 +189,6 @@ impl Device {
         fork
     }
 
-    /// Changes one block that holds something, as six bytes say: which, how, and with what.
-    pub(super) fn edit(&mut self, edit: &[u8; 6]) {
-        let count = self.blocks.len();
-        let [low, high, how, one, two, with] = edit.map(usize::from);
-        let at = *self.blocks.keys().nth((low | high << 8) % count).expect("within the count");
-        let mut bytes = *self.blocks[&at];
-        let place = (one | two << 8) % BLOCK_BYTES;
-        match how % 6 {
-            0 => bytes[place] ^= 1 << (with % 8),
-            1 => bytes[place] = edit[5],
-            2 => bytes = [0; BLOCK_BYTES],
-            3 => {
-                let other = (one | two << 8) % count;
-                bytes = *self.blocks.values().nth(other).expect("within the count").as_ref();
-            }
-            4 => bytes[place..].fill(0),
-            _ => bytes[..place].rotate_left(with % place.max(1)),
-        }
-        self.blocks.insert(at, Rc::new(bytes));
-    }
-
     /// Up to `count` blocks that hold something.
     pub(super) fn some_blocks(&self, count: usize) -> Vec<Vec<u8>> {
         let step = (self.blocks.len() / count).max(1);
@@ -246,69 +230,6 @@ impl Device {
             }
         }
         self.sick = false;
-    }
-
-    /// Flips a bit of acknowledged data, puts zeros or its former contents there, or another batch.
-    /// Only what a later write vouches for: of the newest the log cannot know (see `docs/testing.md`).
-    /// `false` when there is nothing of that kind.
-    pub(super) fn rot(&mut self) -> bool {
-        if self.vouched == 0 {
-            return false;
-        }
-        let index = usize::try_from(self.random.below(self.vouched as u64)).expect("an index");
-        let victim = self.batches[index];
-        let count = victim.bytes as u64 / BLOCK;
-        let at = victim.disk_offset / BLOCK + self.random.below(count);
-        let Some(block) = self.blocks.get(&at).cloned() else { return false };
-        let kind = self.random.below(4);
-        let changed: Option<Block> = match kind {
-            0 | 1 => {
-                let mut bytes = *block;
-                let bit = self.random.below(BLOCK * 8);
-                bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
-                self.hits.rotten += 1;
-                Some(Rc::new(bytes))
-            }
-            2 => {
-                self.hits.lost += 1;
-                self.before.get(&at).cloned()
-            }
-            _ => {
-                self.hits.lost += 1;
-                let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
-                self.blocks.get(&(self.batches[other].disk_offset / BLOCK)).cloned()
-            }
-        };
-        let same = changed.as_ref().is_some_and(|changed| **changed == *block);
-        self.trace.note("rot", at, kind);
-        match changed {
-            Some(changed) => drop(self.blocks.insert(at, changed)),
-            None => drop(self.blocks.remove(&at)),
-        }
-        !same
-    }
-
-    /// Flips a bit anywhere that something was ever written: superblocks, headers, indexes, batches. Not
-    /// in the newest batches: of these the log cannot know yet.
-    pub(super) fn rot_anywhere(&mut self) {
-        let count = self.blocks.len() as u64;
-        if count == 0 {
-            return;
-        }
-        let index = usize::try_from(self.random.below(count)).expect("an index");
-        let at = *self.blocks.keys().nth(index).expect("within the count");
-        let covers = |batch: &Settled| {
-            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
-        };
-        if self.batches[self.vouched..].iter().any(covers) {
-            return;
-        }
-        let bit = self.random.below(BLOCK * 8);
-        let mut bytes = *self.blocks[&at];
-        bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
-        self.blocks.insert(at, Rc::new(bytes));
-        self.hits.rotten += 1;
-        self.trace.note("rot anywhere", at, bit);
     }
 
     fn block(&self, at: u64) -> [u8; BLOCK_BYTES] {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 
-use super::disk::{Crash, Device, DiskFaults, SimDisk};
+use super::disk::{Crash, Device, DiskFaults, SEGMENT_BYTES, SimDisk};
 use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::trace::Trace;
@@ -14,7 +14,8 @@ use crate::disk::Disk;
 use crate::limits::{IN_FLIGHT_BYTES_MAX, RING_BYTES_MIN, SESSIONS_MAX};
 use crate::log::Log;
 use crate::log::create::{FormatOptions, format_as};
-use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::log::recovery::{OpenError, OpenOptions, REASONS, Recovery};
+use crate::log::verify::verify;
 use crate::metrics::Counters;
 use crate::port::memory::{MemoryNet, MemoryPort};
 use crate::session::receipts::Run;
@@ -45,6 +46,10 @@ pub struct ServerHits {
     pub clean_opens: u64,
     /// Openings that halted because acknowledged data is damaged.
     pub halts: u64,
+    /// The same by row of the recovery table, whether another try went well or not.
+    pub rows: [u64; REASONS.len()],
+    /// Openings at which no two copies of the superblock agreed.
+    pub no_quorum: u64,
     /// Openings that failed because the device failed.
     pub failed_opens: u64,
     /// Openings, all.
@@ -100,11 +105,12 @@ impl Server {
     /// # Panics
     /// When a faultless disk cannot be formatted.
     pub(super) fn new(plan: &Plan, net: &MemoryNet, clock: &ManualClock, trace: &Trace) -> Self {
-        let bytes = crate::log::create::disk_bytes_min(1 << 20) + ((plan.segments - 4) << 20);
+        let bytes =
+            crate::log::create::disk_bytes_min(SEGMENT_BYTES) + (plan.segments - 4) * SEGMENT_BYTES;
         let device = Device::new(clock.clone(), trace.clone(), plan.seed ^ 0xd15c, bytes);
         let device = Rc::new(RefCell::new(device));
         let mut disk = SimDisk::open(&device, Log::memory_bytes(RING)).expect("memory for a disk");
-        let options = FormatOptions { segment_bytes: 1 << 20, force: true };
+        let options = FormatOptions { segment_bytes: SEGMENT_BYTES, force: true };
         let mut identity = [0x42; 48];
         identity[..8].copy_from_slice(&plan.seed.to_le_bytes());
         format_as(&mut disk, &options, &identity).expect("a faultless disk is formatted");
@@ -149,6 +155,11 @@ impl Server {
     }
 
     fn on_open_error(&mut self, error: &OpenError) -> Result<Opening, Violation> {
+        if let OpenError::Damaged(damaged) = error {
+            let row = REASONS.iter().position(|reason| *reason == damaged.because);
+            self.hits.rows[row.expect("every halt has its row")] += 1;
+        }
+        self.hits.no_quorum += u64::from(matches!(error, OpenError::NoQuorum { .. }));
         self.device.borrow_mut().crash(Crash::Kill);
         match error {
             OpenError::Device { .. } | OpenError::Write { .. } => {
@@ -182,6 +193,17 @@ impl Server {
     /// O9: opening a log, being killed, and opening it again finds the same.
     fn open_twice(&self) -> Result<(), Violation> {
         let media = Rc::new(RefCell::new(self.device.borrow().fork()));
+        if !self.lies {
+            let mut disk = SimDisk::open(&media, Log::memory_bytes(RING)).expect("memory");
+            let damage = match verify(&mut disk, &mut |_, _| {}) {
+                Ok(report) => report.findings.into_iter().find(|finding| finding.is_damage),
+                Err(error) => return Err(Violation { oracle: "O9", what: error.to_string() }),
+            };
+            if let Some(finding) = damage {
+                let what = format!("verify finds damage where a crash was all: {}", finding.what);
+                return Err(Violation { oracle: "O9", what });
+            }
+        }
         let mut found = Vec::new();
         for _ in 0..2 {
             let opened = open(&media, self.queue_depth, &self.clock, &mut BTreeMap::new());

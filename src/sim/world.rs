@@ -224,7 +224,14 @@ impl World {
                 self.server.crash(how);
                 self.down_until = now_ns + self.random.below(3_000_000);
             } else if self.chance(plan.stop) {
+                let stops = self.server.hits.stops;
                 self.server.stop(&mut self.oracle)?;
+                let stopped = self.server.hits.stops > stops;
+                if stopped && !self.rotted && plan.rot_anywhere > 0 {
+                    self.rotted = true;
+                    let kind = self.random.below(3);
+                    self.server.device.borrow_mut().rot_segment(kind);
+                }
                 self.down_until = now_ns + self.random.below(3_000_000);
             }
             if self.chance(plan.pause) {

@@ -1,0 +1,124 @@
+//! What media do to data they once held well.
+
+use std::rc::Rc;
+
+use super::{BLOCK, Block, Device, SEGMENT_BYTES, Settled};
+use crate::limits::BLOCK_BYTES;
+use crate::log::segment::INDEX_BYTES;
+use crate::log::superblock::AREA_OFFSET;
+
+impl Device {
+    /// Changes one block that holds something, as six bytes say: which, how, and with what.
+    pub(in crate::sim) fn edit(&mut self, edit: &[u8; 6]) {
+        let count = self.blocks.len();
+        let [low, high, how, one, two, with] = edit.map(usize::from);
+        let at = *self.blocks.keys().nth((low | high << 8) % count).expect("within the count");
+        let mut bytes = *self.blocks[&at];
+        let place = (one | two << 8) % BLOCK_BYTES;
+        match how % 6 {
+            0 => bytes[place] ^= 1 << (with % 8),
+            1 => bytes[place] = edit[5],
+            2 => bytes = [0; BLOCK_BYTES],
+            3 => {
+                let other = (one | two << 8) % count;
+                bytes = *self.blocks.values().nth(other).expect("within the count").as_ref();
+            }
+            4 => bytes[place..].fill(0),
+            _ => bytes[..place].rotate_left(with % place.max(1)),
+        }
+        self.blocks.insert(at, Rc::new(bytes));
+    }
+
+    /// Flips a bit of acknowledged data, puts zeros or its former contents there, or another batch.
+    /// Only what a later write vouches for: of the newest the log cannot know (see `docs/testing.md`).
+    /// `false` when there is nothing of that kind.
+    pub(in crate::sim) fn rot(&mut self) -> bool {
+        if self.vouched == 0 {
+            return false;
+        }
+        let index = usize::try_from(self.random.below(self.vouched as u64)).expect("an index");
+        let victim = self.batches[index];
+        let count = victim.bytes as u64 / BLOCK;
+        let at = victim.disk_offset / BLOCK + self.random.below(count);
+        let Some(block) = self.blocks.get(&at).cloned() else { return false };
+        let kind = self.random.below(4);
+        let changed: Option<Block> = match kind {
+            0 | 1 => {
+                let mut bytes = *block;
+                let bit = self.random.below(BLOCK * 8);
+                bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+                self.hits.rotten += 1;
+                Some(Rc::new(bytes))
+            }
+            2 => {
+                self.hits.lost += 1;
+                self.before.get(&at).cloned()
+            }
+            _ => {
+                self.hits.lost += 1;
+                let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
+                self.blocks.get(&(self.batches[other].disk_offset / BLOCK)).cloned()
+            }
+        };
+        let same = changed.as_ref().is_some_and(|changed| **changed == *block);
+        self.trace.note("rot", at, kind);
+        match changed {
+            Some(changed) => drop(self.blocks.insert(at, changed)),
+            None => drop(self.blocks.remove(&at)),
+        }
+        !same
+    }
+
+    /// Flips a bit anywhere that something was ever written: superblocks, headers, indexes, batches. Not
+    /// in the newest batches: of these the log cannot know yet.
+    pub(in crate::sim) fn rot_anywhere(&mut self) {
+        let count = self.blocks.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let index = usize::try_from(self.random.below(count)).expect("an index");
+        let at = *self.blocks.keys().nth(index).expect("within the count");
+        let covers = |batch: &Settled| {
+            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
+        };
+        if self.batches[self.vouched..].iter().any(covers) {
+            return;
+        }
+        let bit = self.random.below(BLOCK * 8);
+        let mut bytes = *self.blocks[&at];
+        bytes[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
+        self.blocks.insert(at, Rc::new(bytes));
+        self.hits.rotten += 1;
+        self.trace.note("rot anywhere", at, bit);
+    }
+
+    /// After an orderly stop: spoils the newest batch (0), that and its segment's closing index (1), or
+    /// takes both headers of an older segment away (2).
+    pub(in crate::sim) fn rot_segment(&mut self, kind: u64) {
+        let Some(newest) = self.batches.last().map(|batch| batch.disk_offset) else { return };
+        let segment_of = |disk_offset: u64| (disk_offset - AREA_OFFSET) / SEGMENT_BYTES;
+        let segment = AREA_OFFSET + segment_of(newest) * SEGMENT_BYTES;
+        self.trace.note("rot segment", segment, kind);
+        if kind < 2 {
+            let mut bytes = self.block(newest / BLOCK);
+            bytes[BLOCK_BYTES / 2] ^= 1;
+            bytes[64] ^= 1;
+            self.blocks.insert(newest / BLOCK, Rc::new(bytes));
+            self.hits.rotten += 1;
+        }
+        if kind == 1 {
+            let index = segment + SEGMENT_BYTES - (INDEX_BYTES + BLOCK_BYTES) as u64;
+            self.blocks.remove(&(index / BLOCK));
+            self.hits.lost += 1;
+        }
+        let mut older = self.batches.iter().map(|batch| segment_of(batch.disk_offset));
+        if kind == 2
+            && let Some(older) = older.rfind(|&older| older != segment_of(newest))
+        {
+            let start = AREA_OFFSET + older * SEGMENT_BYTES;
+            self.blocks.remove(&(start / BLOCK));
+            self.blocks.remove(&((start + SEGMENT_BYTES) / BLOCK - 1));
+            self.hits.lost += 2;
+        }
+    }
+}
