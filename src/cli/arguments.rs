@@ -283,6 +283,9 @@ pub struct SimArgs {
     /// Run each seed twice and compare
     #[arg(long)]
     pub twice: bool,
+    /// Fail when a fault, or a row of the recovery table, was never hit
+    #[arg(long)]
+    pub covered: bool,
     /// Threads, each with seeds of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: u64,

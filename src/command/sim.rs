@@ -12,6 +12,7 @@ use crate::cli::arguments::SimArgs;
 use crate::cli::{Globals, Output};
 use crate::clock::{Clock, HostClock};
 use crate::log::recovery::REASONS;
+use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::sim::{End, Outcome, run};
 
@@ -241,7 +242,20 @@ pub(super) fn sim(globals: &Globals, args: &SimArgs) -> Result<(), CommandError>
     if let Some(finding) = finding {
         return Err(tell(&finding));
     }
-    report(globals, &totals, clock.now_ns() as f64 / 1e9)
+    report(globals, &totals, clock.now_ns() as f64 / 1e9)?;
+    let is_fault =
+        |name: &str| !Counters::default().iter().any(|(counter, _)| is_of(name, counter));
+    let missed = totals.coverage.iter().filter(|(name, count)| *count == 0 && is_fault(name));
+    let missed: Vec<&str> = missed.map(|(name, _)| name.as_str()).collect();
+    if args.covered && !missed.is_empty() {
+        return Err(CommandError::Failed(format!("never hit: {}", missed.join(", "))));
+    }
+    Ok(())
+}
+
+/// Whether a name of [`coverage`] is that of a counter of the shard.
+fn is_of(name: &str, counter: &str) -> bool {
+    name.strip_prefix("server ") == Some(counter)
 }
 
 fn report(globals: &Globals, totals: &Totals, seconds: f64) -> Result<(), CommandError> {

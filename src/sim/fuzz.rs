@@ -51,6 +51,15 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "itch", run: itch, examples: itch_files },
 ];
 
+/// Feeds the target of this name; for cargo-fuzz.
+///
+/// # Panics
+/// When there is none of this name, and when the target found something.
+pub fn feed(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("a target's name");
+    (target.run)(bytes);
+}
+
 /// Changes an example: bits, bytes, lengths, pieces cut out, doubled, or of another example.
 pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let pick = |random: &mut Random| {

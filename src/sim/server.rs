@@ -99,6 +99,10 @@ pub(super) struct Server {
     lies: bool,
 }
 
+fn not_opened(error: &OpenError) -> Violation {
+    Violation { oracle: "O1", what: format!("the log is not opened: {error}") }
+}
+
 impl Server {
     /// A machine with a formatted disk; no process yet.
     ///
@@ -167,26 +171,20 @@ impl Server {
                 self.hits.failed_opens += 1;
                 Ok(Opening::Failed)
             }
-            OpenError::Damaged(_) | OpenError::NoQuorum { .. } | OpenError::NotFormatted { .. }
-                if self.lies =>
-            {
-                // A bad read is over with the next; what is on the media stays.
+            OpenError::Damaged(_) | OpenError::NoQuorum { .. } | OpenError::NotFormatted { .. } => {
+                // A failed or bad read is over with the next; what is on the media stays.
                 let media = Rc::new(RefCell::new(self.device.borrow().fork()));
                 let again = open(&media, self.queue_depth, &self.clock, &mut BTreeMap::new());
                 self.trace.note("halted", u64::from(again.is_err()), 0);
-                if again.is_ok() {
+                let reads_fail = self.lies || matches!(error, OpenError::NoQuorum { .. });
+                if again.is_ok() && reads_fail {
                     self.hits.failed_opens += 1;
                     return Ok(Opening::Failed);
                 }
                 self.hits.halts += 1;
-                Ok(Opening::Halted)
+                if self.lies { Ok(Opening::Halted) } else { Err(not_opened(error)) }
             }
-            OpenError::Damaged(_)
-            | OpenError::NoQuorum { .. }
-            | OpenError::NotFormatted { .. }
-            | OpenError::Smaller { .. } => {
-                Err(Violation { oracle: "O1", what: format!("the log is not opened: {error}") })
-            }
+            OpenError::Smaller { .. } => Err(not_opened(error)),
         }
     }
 
