@@ -2,23 +2,27 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    #[cfg(feature = "dpdk")]
-    dpdk::build();
+    #[cfg(any(feature = "dpdk", feature = "spdk"))]
+    shims::build();
 }
 
-/// The shim in `native/port_dpdk.c`, linked to the host's DPDK, and bindings to its header.
-#[cfg(feature = "dpdk")]
-mod dpdk {
+/// The shims in `native/`, linked to the host's libraries, and bindings to their headers.
+#[cfg(any(feature = "dpdk", feature = "spdk"))]
+mod shims {
     use std::env;
     use std::path::PathBuf;
-    use std::process::exit;
-
-    const HEADER: &str = "native/port_dpdk.h";
-    const SOURCE: &str = "native/port_dpdk.c";
+    use std::process::{Command, exit};
 
     pub(crate) fn build() {
-        println!("cargo:rerun-if-changed={HEADER}");
-        println!("cargo:rerun-if-changed={SOURCE}");
+        // SPDK's directories are searched first: it may bring newer libraries than the system's.
+        #[cfg(feature = "spdk")]
+        spdk();
+        #[cfg(feature = "dpdk")]
+        dpdk();
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn dpdk() {
         let library = pkg_config::Config::new()
             .range_version("22.11".."27")
             .probe("libdpdk")
@@ -28,44 +32,111 @@ mod dpdk {
                      or set PKG_CONFIG_PATH to where libdpdk.pc is\n{error}"
                 ))
             });
-        compile(&library);
-        bind();
+        compile("port_dpdk", &library.include_paths, "libdpdk", &["-include", "rte_config.h"]);
+        bind("port_dpdk");
     }
 
-    fn compile(library: &pkg_config::Library) {
+    /// SPDK by its parts `spdk_nvme` and `spdk_env_dpdk`: shared libraries where they are, else static
+    /// ones, whole, since transports register themselves.
+    #[cfg(feature = "spdk")]
+    fn spdk() {
+        let library = pkg_config::Config::new()
+            .cargo_metadata(false)
+            .probe("spdk_nvme")
+            .unwrap_or_else(|error| {
+                fail(&format!(
+                    "the feature `spdk` needs SPDK 25.09 to 26.x, installed by its own guide: \
+                     spdk_nvme.pc has to be where pkg-config looks (PKG_CONFIG_PATH)\n{error}"
+                ))
+            });
+        let dir = PathBuf::from(pkg_config_says(&["--variable=libdir", "spdk_nvme"]).trim());
+        let dir = [dir]
+            .into_iter()
+            .chain(library.link_paths.iter().cloned())
+            .find(|dir| dir.join("libspdk_nvme.so").exists() || dir.join("libspdk_nvme.a").exists())
+            .unwrap_or_else(|| fail("libspdk_nvme is not where spdk_nvme.pc says"));
+        let is_shared = dir.join("libspdk_nvme.so").exists();
+        // SPDK's libraries leave DPDK's to whoever links them. One process has one EAL, so the port has to
+        // have the same; SPDK itself refuses one it does not know when it starts.
+        let dpdk = pkg_config::Config::new()
+            .cargo_metadata(false)
+            .range_version("24.11".."27")
+            .probe("libdpdk")
+            .unwrap_or_else(|error| {
+                fail(&format!(
+                    "the feature `spdk` needs the DPDK that SPDK was built with, 24.11 to 26.x: libdpdk.pc \
+                     has to be found before any other (PKG_CONFIG_PATH)\n{error}"
+                ))
+            });
+        compile("disk_spdk", &library.include_paths, "spdk_nvme", &[]);
+        bind("disk_spdk");
+        let flags = pkg_config_says(&["--libs", "spdk_nvme", "spdk_env_dpdk", "spdk_syslibs"]);
+        // Nothing of ours refers to what registers itself (sockets, transports, memory pools), nor to what
+        // shared libraries of SPDK need without saying so.
+        let is_spdk = |flag: &&&str| flag.starts_with("-lspdk_") || flag.starts_with("-lrte_");
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        for dir in flags.iter().filter_map(|flag| flag.strip_prefix("-L")) {
+            println!("cargo:rustc-link-search=native={dir}");
+        }
+        dpdk.link_paths.iter().for_each(|dir| argument(&format!("-L{}", dir.display())));
+        let libraries = || flags.iter().filter(|flag| flag.starts_with("-l"));
+        if is_shared {
+            argument("-Wl,--no-as-needed");
+            libraries().for_each(|flag| argument(flag));
+            argument("-Wl,--as-needed");
+        } else {
+            argument("-Wl,--whole-archive,-Bstatic");
+            libraries().filter(is_spdk).for_each(|flag| argument(flag));
+            argument("-Wl,-Bdynamic,--no-whole-archive");
+            libraries().filter(|flag| !is_spdk(flag)).for_each(|flag| argument(flag));
+        }
+    }
+
+    #[cfg(feature = "spdk")]
+    fn argument(flag: &str) {
+        println!("cargo:rustc-link-arg={flag}");
+    }
+
+    fn compile(name: &str, includes: &[PathBuf], package: &str, flags: &[&str]) {
+        let source = format!("native/{name}.c");
+        println!("cargo:rerun-if-changed={source}");
         let mut build = cc::Build::new();
-        build.file(SOURCE).includes(&library.include_paths).flag("-include").flag("rte_config.h");
+        build.file(&source);
+        for flag in flags {
+            build.flag(flag);
+        }
         build.flag_if_supported("-std=gnu11").warnings(true).extra_warnings(true);
         // pkg-config's crate drops `-march`, without which the vendor's inline code does not compile.
-        for flag in pkg_config_flags() {
-            build.flag(&flag);
+        let others = pkg_config_says(&["--cflags-only-other", package]);
+        for flag in others.split_whitespace().filter(|flag| flag.starts_with("-m")) {
+            build.flag(flag);
         }
         // Vendor headers are not ours to warn about.
-        for path in &library.include_paths {
+        for path in includes {
             build.flag("-isystem").flag(path.to_str().expect("pkg-config speaks UTF-8"));
         }
-        build.try_compile("buslane_port_dpdk").unwrap_or_else(|error| {
-            fail(&format!("{SOURCE} does not compile against the installed DPDK: {error}"))
+        build.try_compile(&format!("buslane_{name}")).unwrap_or_else(|error| {
+            fail(&format!("{source} does not compile against the installed {package}: {error}"))
         });
     }
 
-    fn pkg_config_flags() -> Vec<String> {
+    fn pkg_config_says(arguments: &[&str]) -> String {
         let tool = env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".to_owned());
-        let output = std::process::Command::new(tool)
-            .args(["--cflags-only-other", "libdpdk"])
+        // Linkers differ in which directories they search unasked.
+        let output = Command::new(tool)
+            .env("PKG_CONFIG_ALLOW_SYSTEM_LIBS", "1")
+            .args(arguments)
             .output()
             .unwrap_or_else(|error| fail(&format!("cannot run pkg-config: {error}")));
-        String::from_utf8_lossy(&output.stdout)
-            .split_whitespace()
-            .filter(|flag| flag.starts_with("-m"))
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn bind() {
+    fn bind(name: &str) {
+        let header = format!("native/{name}.h");
+        println!("cargo:rerun-if-changed={header}");
         let bindings = std::panic::catch_unwind(|| {
             bindgen::Builder::default()
-                .header(HEADER)
+                .header(&header)
                 .allowlist_item("buslane_.*")
                 .allowlist_item("BUSLANE_.*")
                 .derive_default(true)
@@ -75,11 +146,11 @@ mod dpdk {
         });
         let Ok(Ok(bindings)) = bindings else {
             fail(&format!(
-                "cannot bind {HEADER}: bindgen needs libclang, install `libclang-dev` (or set LIBCLANG_PATH)"
+                "cannot bind {header}: bindgen needs libclang, install `libclang-dev` (or set LIBCLANG_PATH)"
             ));
         };
-        let out =
-            PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("port_dpdk.rs");
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+        let out = out.join(format!("{name}.rs"));
         bindings
             .write_to_file(&out)
             .unwrap_or_else(|error| fail(&format!("cannot write {}: {error}", out.display())));

@@ -109,6 +109,11 @@ int buslane_dpdk_start(int argc, const char *const *argv)
 	return start_result;
 }
 
+int buslane_dpdk_started(void)
+{
+	return start_result == 0;
+}
+
 int buslane_dpdk_find(const char *name, uint16_t *port)
 {
 	return rte_eth_dev_get_port_by_name(name, port) == 0 ? 0 : -ENODEV;

@@ -61,6 +61,9 @@ struct buslane_port;
  */
 int buslane_dpdk_start(int argc, const char *const *argv);
 
+/* Whether the environment was started and runs. */
+int buslane_dpdk_started(void);
+
 /* The number of the device of that name, or -ENODEV. */
 int buslane_dpdk_find(const char *name, uint16_t *port);
 

@@ -16,6 +16,8 @@ use crate::limits::{QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
 pub struct Memory {
     base: NonNull<u8>,
     bytes: usize,
+    /// Gives memory back that was not mapped here.
+    release: Option<fn(NonNull<u8>)>,
     /// Ranges a device reads: they must not change.
     read_by_device: Vec<Range<usize>>,
     /// Ranges a device writes: they must not be looked at.
@@ -59,12 +61,30 @@ impl Memory {
         // SAFETY: the mapping is `bytes` long, writable, and nobody else knows it yet. Writing it
         // here takes the page faults at start instead of on the path.
         unsafe { base.as_ptr().write_bytes(0, bytes) };
-        Ok(Self {
+        Ok(Self::with(base, bytes, None))
+    }
+
+    /// Memory of a device's driver, which `release` takes back.
+    ///
+    /// # Safety
+    /// `base` has to be `bytes` initialised bytes, aligned to a block, that nobody else uses.
+    #[cfg(feature = "spdk")]
+    pub(crate) unsafe fn of_device(
+        base: NonNull<u8>,
+        bytes: usize,
+        release: fn(NonNull<u8>),
+    ) -> Self {
+        Self::with(base, bytes, Some(release))
+    }
+
+    fn with(base: NonNull<u8>, bytes: usize, release: Option<fn(NonNull<u8>)>) -> Self {
+        Self {
             base,
             bytes,
+            release,
             read_by_device: Vec::with_capacity(QUEUE_DEPTH_MAX + REPLAY_READS_MAX),
             written_by_device: Vec::with_capacity(QUEUE_DEPTH_MAX + REPLAY_READS_MAX),
-        })
+        }
     }
 
     /// Size in bytes.
@@ -162,6 +182,9 @@ fn overlaps(pins: &[Range<usize>], range: &Range<usize>) -> bool {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        if let Some(release) = self.release {
+            return release(self.base);
+        }
         // SAFETY: the mapping made in `allocate`, unmapped once; no slice outlives `self`, and a disk
         // drains its operations before it drops its memory.
         let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };

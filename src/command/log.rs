@@ -1,13 +1,17 @@
 //! `buslane log`: a log made, described, verified and dumped, while no appliance serves it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCommand;
 use crate::cli::{Globals, Output};
 use crate::disk::uring::UringDisk;
-use crate::launch::{LaunchError, open_uring};
+use crate::disk::{Disk, is_transport_id};
+use crate::launch::{AnyDisk, LaunchError, open_tool_disk};
 use crate::log::create::{FormatOptions, format};
 use crate::log::inspect::{BatchRow, describe, dump};
 use crate::log::recovery::OpenError;
@@ -26,11 +30,11 @@ pub(super) fn log(globals: &Globals, command: &LogCommand) -> Result<(), Command
         LogCommand::Format { path, force } => {
             format_log(globals, &profile, &at(path), force.as_deref())
         }
-        LogCommand::Describe { path } => describe_log(globals, &at(path)),
-        LogCommand::Verify { path } => verify_log(globals, &at(path)),
+        LogCommand::Describe { path } => describe_log(globals, &profile, &at(path)),
+        LogCommand::Verify { path } => verify_log(globals, &profile, &at(path)),
         LogCommand::Dump { path, stream, from, count } => {
             let wanted = Wanted { stream: stream.as_deref(), from: *from, count: *count };
-            dump_log(globals, &at(path), &wanted)
+            dump_log(globals, &profile, &at(path), &wanted)
         }
     }
 }
@@ -41,8 +45,8 @@ impl From<OpenError> for CommandError {
     }
 }
 
-fn open(path: &Path, read_only: bool) -> Result<UringDisk, CommandError> {
-    Ok(open_uring(path, MEMORY_BYTES, read_only).map_err(LaunchError::from)?)
+fn open(profile: &Profile, path: &Path, read_only: bool) -> Result<AnyDisk, CommandError> {
+    Ok(open_tool_disk(&profile.disk, &path.to_string_lossy(), MEMORY_BYTES, read_only)?)
 }
 
 fn format_log(
@@ -57,12 +61,12 @@ fn format_log(
             path.display()
         )));
     }
-    if !path.exists() {
+    if !is_transport_id(&path.to_string_lossy()) && !path.exists() {
         let progress = Progress::new(globals.quiet, "bytes", Some(profile.disk.size));
         UringDisk::create(path, profile.disk.size, true, &mut |done, _| progress.set(done))
             .map_err(LaunchError::from)?;
     }
-    let mut disk = open(path, false)?;
+    let mut disk = open(profile, path, false)?;
     let options = FormatOptions { segment_bytes: profile.disk.segment, force: force.is_some() };
     let superblock = format(&mut disk, &options).map_err(LaunchError::from)?;
     let mut out = Out::stdout();
@@ -79,12 +83,25 @@ fn format_log(
     out.finish()
 }
 
-fn describe_log(globals: &Globals, path: &Path) -> Result<(), CommandError> {
-    let found = describe(&mut open(path, true)?)?;
+#[derive(Serialize)]
+struct Described<'a, T> {
+    #[serde(flatten)]
+    log: &'a T,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    device: BTreeMap<&'static str, String>,
+}
+
+fn describe_log(globals: &Globals, profile: &Profile, path: &Path) -> Result<(), CommandError> {
+    let mut disk = open(profile, path, true)?;
+    let facts = disk.facts();
+    let found = describe(&mut disk)?;
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
-        out.json(&found)?;
+        out.json(&Described { log: &found, device: facts.into_iter().collect() })?;
         return out.finish();
+    }
+    for (what, value) in &facts {
+        out.line(&format!("{what:<16} {value}"))?;
     }
     for (what, value) in [
         ("log", found.cluster.clone()),
@@ -111,8 +128,8 @@ fn describe_log(globals: &Globals, path: &Path) -> Result<(), CommandError> {
     out.finish()
 }
 
-fn verify_log(globals: &Globals, path: &Path) -> Result<(), CommandError> {
-    let mut disk = open(path, true)?;
+fn verify_log(globals: &Globals, profile: &Profile, path: &Path) -> Result<(), CommandError> {
+    let mut disk = open(profile, path, true)?;
     let progress = Progress::new(globals.quiet, "segments", None);
     let report = verify(&mut disk, &mut |done, _| progress.set(done))?;
     drop(progress);
@@ -161,8 +178,13 @@ struct Wanted<'a> {
     count: Option<u64>,
 }
 
-fn dump_log(globals: &Globals, path: &Path, wanted: &Wanted<'_>) -> Result<(), CommandError> {
-    let mut disk = open(path, true)?;
+fn dump_log(
+    globals: &Globals,
+    profile: &Profile,
+    path: &Path,
+    wanted: &Wanted<'_>,
+) -> Result<(), CommandError> {
+    let mut disk = open(profile, path, true)?;
     let mut only = None;
     if let Some(name) = wanted.stream {
         let streams = describe(&mut disk)?.streams;

@@ -6,6 +6,8 @@
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
 pub mod ram;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 pub mod uring;
 
 use std::ops::Range;
@@ -88,6 +90,15 @@ pub enum DiskFault {
         /// Bytes asked for.
         asked: usize,
     },
+    /// the device answered with a status that is no success
+    #[error("the device answered status code type {:#x}, status code {:#04x}", .0 >> 8, .0 & 0xff)]
+    Status(u16),
+    /// the device did not answer within its time limit
+    #[error("the device did not answer within its time limit")]
+    TimedOut,
+    /// the controller was reset or is gone
+    #[error("the controller was reset, or is gone")]
+    Gone,
 }
 
 /// What is known of a disk when it is open.
@@ -95,7 +106,7 @@ pub enum DiskFault {
 pub struct DiskInfo {
     /// Path or transport address, as the profile names it.
     pub name: String,
-    /// `uring`, `ram`, later `spdk`.
+    /// `uring`, `ram` or `spdk`.
     pub driver: &'static str,
     /// Size, a multiple of `limits::BLOCK_BYTES`.
     pub bytes: u64,
@@ -134,6 +145,17 @@ pub trait Disk {
 
     /// Operations submitted and not yet polled.
     fn in_flight(&self) -> usize;
+
+    /// What is particular to the device, for people: names and values.
+    fn facts(&mut self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Why it takes no operation any more, though some may still be in flight: their memory stays pinned
+    /// until they complete or the disk is closed. Looked at after `poll`.
+    fn out_of_service(&self) -> Option<DiskFault> {
+        None
+    }
 }
 
 impl<D: Disk + ?Sized> Disk for Box<D> {
@@ -160,6 +182,20 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
     fn in_flight(&self) -> usize {
         (**self).in_flight()
     }
+
+    fn facts(&mut self) -> Vec<(&'static str, String)> {
+        (**self).facts()
+    }
+
+    fn out_of_service(&self) -> Option<DiskFault> {
+        (**self).out_of_service()
+    }
+}
+
+/// Whether a disk's name is a transport id of SPDK.
+#[must_use]
+pub fn is_transport_id(name: &str) -> bool {
+    name.split_whitespace().next().is_some_and(|first| first.starts_with("trtype:"))
 }
 
 /// Why a disk could not be opened.
@@ -185,10 +221,16 @@ pub enum DiskError {
 /// # Panics
 /// When other operations are in flight.
 pub fn run<D: Disk>(disk: &mut D, io: Io) -> Result<(), DiskFault> {
+    if let Some(fault) = disk.out_of_service() {
+        return Err(fault);
+    }
     assert_eq!(disk.in_flight(), 0, "run is for an idle disk");
     disk.submit(io).expect("an idle disk takes one operation");
     let mut done = [Completion { io, result: Ok(()) }; 1];
     while disk.poll(&mut done) == 0 {
+        if let Some(fault) = disk.out_of_service() {
+            return Err(fault);
+        }
         std::hint::spin_loop();
     }
     assert_eq!(done[0].io, io, "the only operation in flight");

@@ -5,9 +5,18 @@ use crate::port::PortError;
 use crate::port::dpdk::{DpdkConfig, DpdkPort};
 use crate::profile::PortProfile;
 
+/// Starts DPDK's environment for a port that is opened later.
+pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
+    DpdkPort::start_environment(&config(profile)).map(|_| ())
+}
+
 pub(super) fn open(profile: &PortProfile) -> Result<AnyPort, PortError> {
+    Ok(Box::new(DpdkPort::open(&config(profile))?))
+}
+
+fn config(profile: &PortProfile) -> DpdkConfig {
     let dpdk = profile.dpdk.clone().unwrap_or_default();
-    let config = DpdkConfig {
+    DpdkConfig {
         eal: dpdk.eal,
         device: dpdk.device,
         address: profile.address,
@@ -19,6 +28,5 @@ pub(super) fn open(profile: &PortProfile) -> Result<AnyPort, PortError> {
         tx_descriptors: dpdk.tx_descriptors,
         mbufs: dpdk.mbufs,
         udp_checksum: dpdk.udp_checksum,
-    };
-    Ok(Box::new(DpdkPort::open(&config)?))
+    }
 }

@@ -11,6 +11,12 @@ mod dpdk_port;
 #[path = "no_dpdk.rs"]
 mod dpdk_port;
 pub mod notify;
+#[cfg(not(feature = "spdk"))]
+#[path = "no_spdk.rs"]
+mod spdk_disk;
+#[cfg(feature = "spdk")]
+#[path = "spdk.rs"]
+mod spdk_disk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +27,7 @@ use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk};
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
@@ -120,6 +126,9 @@ pub fn open_disk(
         format(&mut disk, &options)?;
         return Ok(Box::new(disk));
     }
+    if profile.driver == DiskDriver::Spdk {
+        return spdk_disk::open(profile, &profile.path, memory_bytes);
+    }
     let path = Path::new(&profile.path);
     let is_new = !path.exists();
     if is_new {
@@ -139,6 +148,23 @@ pub fn open_disk(
         })?;
     }
     Ok(Box::new(open_uring(path, memory_bytes, false)?))
+}
+
+/// Opens a disk for a tool, for looking only where `read_only`: by its name a file, a block device, or a
+/// namespace through SPDK.
+///
+/// # Errors
+/// What keeps it from being opened, and how to mend it.
+pub fn open_tool_disk(
+    profile: &DiskProfile,
+    name: &str,
+    memory_bytes: usize,
+    read_only: bool,
+) -> Result<AnyDisk, LaunchError> {
+    if is_transport_id(name) {
+        return spdk_disk::open(profile, name, memory_bytes);
+    }
+    Ok(Box::new(open_uring(Path::new(name), memory_bytes, read_only)?))
 }
 
 /// Opens a file or block device, for looking only where `read_only`.
@@ -177,6 +203,10 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let stop = catch_signals()?;
     let clock = HostClock::new();
     let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
+    if profile.disk.driver == DiskDriver::Spdk && profile.port.driver == PortDriver::Dpdk {
+        // One EAL for both: the port's, since only it says what devices it wants.
+        dpdk_port::start(&profile.port)?;
+    }
     let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), watch)?;
     let options =
         OpenOptions { queue_depth: profile.disk.queue_depth, ring_bytes, unix_ns: clock.unix_ns() };

@@ -2,7 +2,7 @@
 
 use super::batch::BatchKind;
 use super::{DurableBatch, Flight, Log, LogFault};
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
 use crate::mutant::Mutant;
@@ -76,6 +76,12 @@ impl Log {
             self.advance(&flight, now_ns);
         }
         Ok(())
+    }
+
+    /// Nothing more becomes durable: the disk is out of service.
+    pub fn latch(&mut self, fault: DiskFault) -> LogFault {
+        let disk_offset = self.flights.front().map_or(0, |flight| flight.disk_offset);
+        *self.fault.get_or_insert(LogFault { disk_offset, fault })
     }
 
     fn advance(&mut self, flight: &Flight, now_ns: u64) {
@@ -162,6 +168,9 @@ impl Log {
                 }
             }
             if count == 0 {
+                if let Some(fault) = disk.out_of_service() {
+                    return Err(self.latch(fault));
+                }
                 std::hint::spin_loop();
             }
         }

@@ -92,9 +92,7 @@ impl DpdkPort {
     /// # Errors
     /// `PortError::Device` with what is missing and how to mend it.
     pub fn open(config: &DpdkConfig) -> Result<Self, PortError> {
-        config.check()?;
-        let arguments = eal::complete(&config.eal, config.frame_bytes())?;
-        start(config, &arguments)?;
+        let arguments = Self::start_environment(config)?;
         let number = find(&config.device)?;
         let buffer_bytes = eal::memif_buffer_bytes(&arguments)
             .unwrap_or(0)
@@ -114,6 +112,17 @@ impl DpdkPort {
         };
         let (device, facts) = Device::open(&config.device, &request)?;
         Ok(Self::with(device, &facts, config))
+    }
+
+    /// Starts EAL with the arguments of a port that is opened later, so that a disk may share it.
+    ///
+    /// # Errors
+    /// As [`DpdkPort::open`].
+    pub fn start_environment(config: &DpdkConfig) -> Result<Vec<CString>, PortError> {
+        config.check()?;
+        let arguments = eal::complete(&config.eal, config.frame_bytes())?;
+        start(config, &arguments)?;
+        Ok(arguments)
     }
 
     fn with(device: Device, facts: &native::buslane_port_facts, config: &DpdkConfig) -> Self {

@@ -1,5 +1,7 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
+use crate::disk::is_transport_id;
+
 use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
 use crate::host::CATALOGUE;
 use crate::limits::{
@@ -52,8 +54,10 @@ impl Profile {
     pub fn check_serve(&self, cores: &[usize]) -> Result<(), ProfileError> {
         self.check_cores(cores)?;
         self.check_driver("port", &self.port)?;
-        if self.disk.driver == DiskDriver::Spdk {
-            return Err(self.host("disk.driver", "spdk is not built yet; use uring"));
+        if self.disk.driver == DiskDriver::Spdk && !cfg!(feature = "spdk") {
+            let what = "disk.driver is spdk, which this binary was built without; build one with \
+                        `cargo build --release --features spdk`";
+            return Err(self.host("disk.driver", what));
         }
         if self.disk.driver == DiskDriver::Ram && !self.disk.accept_volatile {
             return Err(self.wrong(
@@ -163,6 +167,14 @@ impl Profile {
         if disk.path.is_empty() && disk.driver != DiskDriver::Ram {
             return Err(self.wrong("disk.path", "is empty; name a file or a block device"));
         }
+        if (disk.driver == DiskDriver::Spdk) != is_transport_id(&disk.path) {
+            return Err(self.wrong(
+                "disk.path",
+                "a transport id (`trtype:PCIe traddr:0000:81:00.0`) goes with disk.driver = \"spdk\", a \
+                 file or block device with the other drivers",
+            ));
+        }
+        self.check_between("disk.spdk.timeout_ms", disk.spdk.timeout_ms as usize, (1, 60_000))?;
         self.check_size("disk.segment", disk.segment, (SEGMENT_MIN, SEGMENT_MAX))?;
         self.check_size("disk.ring", disk.ring, (RING_MIN, RING_MAX))?;
         self.check_size("disk.size", disk.size, (BLOCK, u64::MAX))?;

@@ -12,15 +12,19 @@ use toml::de::{DeTable, DeValue};
 use super::{Profile, ProfileError, runtime};
 
 /// The profiles that are part of the binary, by name.
-pub const SHIPPED: [(&str, &str); 4] = [
+pub const SHIPPED: [(&str, &str); 8] = [
     ("loopback", include_str!("../../hw-profiles/loopback.toml")),
     ("memif", include_str!("../../hw-profiles/memif.toml")),
     ("memif-ram", include_str!("../../hw-profiles/memif-ram.toml")),
     ("veth", include_str!("../../hw-profiles/veth.toml")),
+    ("vfio-user", include_str!("../../hw-profiles/vfio-user.toml")),
+    ("nvme-tcp", include_str!("../../hw-profiles/nvme-tcp.toml")),
+    ("mlx5-p5800x", include_str!("../../hw-profiles/mlx5-p5800x.toml")),
+    ("e810-pm9a3", include_str!("../../hw-profiles/e810-pm9a3.toml")),
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 21] = [
     "name",
     "description",
     "instance",
@@ -32,6 +36,10 @@ const KEYS: [&str; 17] = [
     "disk.queue_depth",
     "disk.ring",
     "disk.accept_volatile",
+    "disk.spdk.memory",
+    "disk.spdk.timeout_ms",
+    "disk.spdk.identity",
+    "disk.spdk.power_loss_protected",
     "client.core",
     "limits.window_messages",
     "host.require",
@@ -57,7 +65,8 @@ const PORT_KEYS: [&str; 12] = [
 ];
 
 /// Keys whose value is text, so that `--set` takes it as it stands, be it `7` or `true`.
-const TEXT_KEYS: [&str; 6] = ["name", "description", "instance", "path", "device", "mac"];
+const TEXT_KEYS: [&str; 7] =
+    ["name", "description", "instance", "path", "device", "mac", "identity"];
 
 /// Where the values of a profile come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -125,7 +125,7 @@ pub enum DiskDriver {
 pub struct DiskProfile {
     /// `uring`, `ram` or `spdk`.
     pub driver: DiskDriver,
-    /// File or block device, relative to the current directory.
+    /// File or block device, relative to the current directory; with driver `spdk` a transport id.
     pub path: String,
     /// Bytes of the log; a file is created with this size.
     #[serde(deserialize_with = "units::bytes")]
@@ -140,6 +140,23 @@ pub struct DiskProfile {
     pub ring: u64,
     /// Serve although an acknowledged message is lost when the power goes.
     pub accept_volatile: bool,
+    /// What is particular to driver `spdk`.
+    pub spdk: SpdkProfile,
+}
+
+/// An `NVMe` namespace and what SPDK is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpdkProfile {
+    /// Bytes of huge pages the process takes when it starts SPDK.
+    #[serde(deserialize_with = "units::bytes")]
+    pub memory: u64,
+    /// An operation that takes longer, in milliseconds, puts the disk out of service.
+    pub timeout_ms: u32,
+    /// NGUID or UUID the namespace has to have; empty for any.
+    pub identity: String,
+    /// `MODEL FIRMWARE` of devices whose cache survives a power cut, as the operator asserts.
+    pub power_loss_protected: Vec<String>,
 }
 
 /// How clients on this host reach the appliance.
@@ -204,11 +221,23 @@ impl Default for Profile {
                 queue_depth: 8,
                 ring: u64::try_from(RING_BYTES).expect("64-bit"),
                 accept_volatile: false,
+                spdk: SpdkProfile::default(),
             },
             client: ClientProfile { core: Core::First, port: client_port },
             limits: LimitsProfile { window_messages: WINDOW_MESSAGES_MAX },
             host: HostProfile::default(),
             source: Source::default(),
+        }
+    }
+}
+
+impl Default for SpdkProfile {
+    fn default() -> Self {
+        Self {
+            memory: 256 << 20,
+            timeout_ms: 50,
+            identity: String::new(),
+            power_loss_protected: Vec::new(),
         }
     }
 }

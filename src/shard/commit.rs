@@ -37,6 +37,10 @@ impl<D: Disk> Stations<D> {
             work += self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
         }
         let count = self.disk.poll(&mut self.done);
+        if let Some(fault) = self.disk.out_of_service() {
+            self.log.latch(fault);
+            self.fail(ErrorCode::DiskFailed);
+        }
         if count == 0 {
             return work;
         }

@@ -1,0 +1,416 @@
+/* The SPDK disk behind disk_spdk.h: the only place that knows spdk_ names. SPDK 25.09 to 26.x. */
+#define _GNU_SOURCE
+#include "disk_spdk.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <spdk/env.h>
+#include <spdk/env_dpdk.h>
+#include <spdk/log.h>
+#include <spdk/nvme.h>
+#include <spdk/uuid.h>
+
+#define OPERATIONS_MAX 256
+#define ADMIN_EVERY_US 1000
+#define ADMIN_WAIT_S 10
+
+struct operation {
+	struct buslane_disk *disk;
+	uint64_t started;
+	bool busy;
+};
+
+struct buslane_disk {
+	struct spdk_nvme_ctrlr *ctrlr;
+	struct spdk_nvme_ns *ns;
+	struct spdk_nvme_qpair *qpair;
+	uint32_t block_bytes;
+	uint32_t operations_max;
+	uint32_t in_flight;
+	int lost;
+	uint64_t timeout; /* ticks */
+	uint64_t admin_at;
+	uint64_t timeout_at; /* no operation can be late before */
+	/* Finished operations between the callback and poll. */
+	uint32_t done_from;
+	uint32_t done_count;
+	struct buslane_disk_done done[OPERATIONS_MAX];
+	struct operation operations[OPERATIONS_MAX];
+};
+
+/* In port_dpdk.c, where that is built too: whether EAL runs. */
+extern int buslane_dpdk_started(void) __attribute__((weak));
+
+static int start_result = 1; /* 1: not tried yet */
+
+static int start_env(uint32_t memory_mb, int needs_pci, const cpu_set_t *affinity)
+{
+	struct spdk_env_opts opts;
+	char cores[32];
+	int core = 0;
+
+	while (core < CPU_SETSIZE - 1 && !CPU_ISSET(core, affinity))
+		core++;
+	snprintf(cores, sizeof(cores), "[%d]", core);
+	memset(&opts, 0, sizeof(opts));
+	opts.opts_size = sizeof(opts);
+	spdk_env_opts_init(&opts);
+	opts.name = "buslane";
+	opts.core_mask = cores;
+	opts.mem_size = (int)memory_mb;
+	opts.no_pci = !needs_pci;
+	/* A vfio-user target maps our memory by its files: one a segment. */
+	opts.hugepage_single_segments = !needs_pci;
+	return spdk_env_init(&opts);
+}
+
+int buslane_spdk_start(uint32_t memory_mb, int needs_pci)
+{
+	cpu_set_t affinity;
+	int out;
+
+	if (start_result != 1)
+		return start_result;
+	spdk_log_set_print_level(SPDK_LOG_ERROR);
+	pthread_getaffinity_np(pthread_self(), sizeof(affinity), &affinity);
+	/* Standard output belongs to data. */
+	fflush(stdout);
+	out = dup(STDOUT_FILENO);
+	if (out >= 0)
+		dup2(STDERR_FILENO, STDOUT_FILENO);
+	if (buslane_dpdk_started != NULL && buslane_dpdk_started())
+		start_result = spdk_env_dpdk_post_init(false);
+	else
+		start_result = start_env(memory_mb, needs_pci, &affinity);
+	if (start_result > 0)
+		start_result = -start_result;
+	if (start_result == -1)
+		start_result = -ENOMEM;
+	fflush(stdout);
+	if (out >= 0) {
+		dup2(out, STDOUT_FILENO);
+		close(out);
+	}
+	pthread_setaffinity_np(pthread_self(), sizeof(affinity), &affinity);
+	return start_result;
+}
+
+static int parse(const char *text, struct spdk_nvme_transport_id *trid, uint32_t *ns)
+{
+	const char *found = strstr(text, "ns:");
+
+	memset(trid, 0, sizeof(*trid));
+	spdk_nvme_trid_populate_transport(trid, SPDK_NVME_TRANSPORT_PCIE);
+	*ns = 1;
+	if (spdk_nvme_transport_id_parse(trid, text) != 0)
+		return -EINVAL;
+	if (found != NULL && (found == text || found[-1] == ' '))
+		*ns = (uint32_t)strtoul(found + 3, NULL, 10);
+	if (*ns == 0 || trid->traddr[0] == '\0')
+		return -EINVAL;
+	return 0;
+}
+
+int buslane_spdk_check(const char *transport_id, int *needs_pci)
+{
+	struct spdk_nvme_transport_id trid;
+	uint32_t ns;
+	int result = parse(transport_id, &trid, &ns);
+
+	*needs_pci = result == 0 && trid.trtype == SPDK_NVME_TRANSPORT_PCIE;
+	return result;
+}
+
+void *buslane_spdk_memory(uint64_t bytes)
+{
+	return spdk_zmalloc(bytes, 2u << 20, NULL, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA);
+}
+
+void buslane_spdk_memory_free(void *memory)
+{
+	spdk_free(memory);
+}
+
+/* An admin command and its answer. */
+struct answer {
+	bool done;
+	struct spdk_nvme_cpl cpl;
+};
+
+static void on_answer(void *argument, const struct spdk_nvme_cpl *cpl)
+{
+	struct answer *answer = argument;
+
+	answer->cpl = *cpl;
+	answer->done = true;
+}
+
+/* Waits for it. One that never comes is left to a static place to arrive at. */
+static int wait_for(struct spdk_nvme_ctrlr *ctrlr, struct answer *answer, int submitted)
+{
+	uint64_t until = spdk_get_ticks() + ADMIN_WAIT_S * spdk_get_ticks_hz();
+
+	if (submitted != 0)
+		return submitted;
+	while (!answer->done) {
+		if (spdk_nvme_ctrlr_process_admin_completions(ctrlr) < 0)
+			return -ENXIO;
+		if (spdk_get_ticks() > until)
+			return -ETIMEDOUT;
+	}
+	return spdk_nvme_cpl_is_error(&answer->cpl) ? -EIO : 0;
+}
+
+static int read_cache(struct spdk_nvme_ctrlr *ctrlr, uint8_t *enabled)
+{
+	static struct answer answer;
+	int result;
+
+	answer.done = false;
+	result = wait_for(ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_get_feature(ctrlr, SPDK_NVME_FEAT_VOLATILE_WRITE_CACHE, 0,
+							  NULL, 0, on_answer, &answer));
+	if (result == 0)
+		*enabled = answer.cpl.cdw0 & 1;
+	return result;
+}
+
+int buslane_spdk_cache_off(struct buslane_disk *disk, struct buslane_disk_facts *facts)
+{
+	static struct answer answer;
+	int result;
+
+	answer.done = false;
+	result = wait_for(disk->ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_set_feature(disk->ctrlr, SPDK_NVME_FEAT_VOLATILE_WRITE_CACHE,
+							  0, 0, NULL, 0, on_answer, &answer));
+	if (result == 0)
+		result = read_cache(disk->ctrlr, &facts->cache_enabled);
+	if (result != 0)
+		return result;
+	return facts->cache_enabled ? -ENOTSUP : 0;
+}
+
+int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *health)
+{
+	static struct answer answer;
+	struct spdk_nvme_health_information_page *page;
+	int result;
+
+	page = spdk_zmalloc(sizeof(*page), 4096, NULL, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA);
+	if (page == NULL)
+		return -ENOMEM;
+	answer.done = false;
+	result = wait_for(disk->ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_get_log_page(disk->ctrlr, SPDK_NVME_LOG_HEALTH_INFORMATION,
+							   SPDK_NVME_GLOBAL_NS_TAG, page, sizeof(*page), 0,
+							   on_answer, &answer));
+	if (result == 0) {
+		memset(health, 0, sizeof(*health));
+		health->media_errors = page->media_errors[0];
+		health->unsafe_shutdowns = page->unsafe_shutdowns[0];
+		health->power_on_hours = page->power_on_hours[0];
+		health->kelvin = page->temperature;
+		health->critical_warnings = page->critical_warning.raw;
+		health->spare_percent = page->available_spare;
+		health->used_percent = page->percentage_used;
+	}
+	/* A page that may still be written to is not given back. */
+	if (result != -ETIMEDOUT)
+		spdk_free(page);
+	return result;
+}
+
+/* Identify's strings are padded with blanks. */
+static void copy_text(char *to, size_t room, const int8_t *from, size_t length)
+{
+	while (length > 0 && (from[length - 1] == ' ' || from[length - 1] == '\0'))
+		length--;
+	if (length >= room)
+		length = room - 1;
+	memcpy(to, from, length);
+	to[length] = '\0';
+}
+
+static int describe(struct buslane_disk *disk, const struct spdk_nvme_transport_id *trid,
+		    struct buslane_disk_facts *facts)
+{
+	const struct spdk_nvme_ctrlr_data *data = spdk_nvme_ctrlr_get_data(disk->ctrlr);
+	const struct spdk_nvme_ns_data *ns_data = spdk_nvme_ns_get_data(disk->ns);
+	const uint8_t *nguid = spdk_nvme_ns_get_nguid(disk->ns);
+	const struct spdk_uuid *uuid = spdk_nvme_ns_get_uuid(disk->ns);
+
+	memset(facts, 0, sizeof(*facts));
+	facts->bytes = spdk_nvme_ns_get_size(disk->ns);
+	facts->namespace_id = spdk_nvme_ns_get_id(disk->ns);
+	facts->block_bytes = spdk_nvme_ns_get_sector_size(disk->ns);
+	facts->transfer_bytes_max = spdk_nvme_ns_get_max_io_xfer_size(disk->ns);
+	facts->power_fail_blocks = 1u + (ns_data->nsfeat.ns_atomic_write_unit ? ns_data->nawupf : data->awupf);
+	copy_text(facts->model, sizeof(facts->model), data->mn, sizeof(data->mn));
+	copy_text(facts->serial, sizeof(facts->serial), data->sn, sizeof(data->sn));
+	copy_text(facts->firmware, sizeof(facts->firmware), (const int8_t *)data->fr, sizeof(data->fr));
+	if (nguid != NULL)
+		memcpy(facts->nguid, nguid, sizeof(facts->nguid));
+	if (uuid != NULL)
+		memcpy(facts->uuid, uuid, sizeof(facts->uuid));
+	facts->is_local = trid->trtype == SPDK_NVME_TRANSPORT_PCIE;
+	facts->cache_present = data->vwc.present;
+	if (facts->cache_present && read_cache(disk->ctrlr, &facts->cache_enabled) != 0)
+		facts->cache_enabled = 1; /* what cannot be read is taken for on */
+	return spdk_nvme_ns_get_md_size(disk->ns) != 0 ? -EBADF : 0;
+}
+
+int buslane_spdk_open(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
+		      struct buslane_disk **opened)
+{
+	struct spdk_nvme_transport_id trid;
+	struct spdk_nvme_ctrlr_opts opts;
+	struct spdk_nvme_io_qpair_opts qpair_opts;
+	struct buslane_disk *disk;
+	uint32_t ns, slot;
+	int result = parse(request->transport_id, &trid, &ns);
+
+	if (result != 0)
+		return result;
+	if (request->operations > OPERATIONS_MAX)
+		return -EINVAL;
+	disk = calloc(1, sizeof(*disk));
+	if (disk == NULL)
+		return -ENOMEM;
+	spdk_nvme_ctrlr_get_default_ctrlr_opts(&opts, sizeof(opts));
+	opts.num_io_queues = 1;
+	opts.keep_alive_timeout_ms = 10000;
+	/* A command is never sent a second time behind our back. */
+	opts.transport_retry_count = 0;
+	opts.header_digest = opts.data_digest = trid.trtype == SPDK_NVME_TRANSPORT_TCP;
+	disk->ctrlr = spdk_nvme_connect(&trid, &opts, sizeof(opts));
+	if (disk->ctrlr == NULL) {
+		free(disk);
+		return -ENODEV;
+	}
+	disk->ns = spdk_nvme_ctrlr_get_ns(disk->ctrlr, ns);
+	if (disk->ns == NULL || !spdk_nvme_ns_is_active(disk->ns)) {
+		result = -ENOENT;
+		goto fail;
+	}
+	result = describe(disk, &trid, facts);
+	if (result != 0)
+		goto fail;
+	spdk_nvme_ctrlr_get_default_io_qpair_opts(disk->ctrlr, &qpair_opts, sizeof(qpair_opts));
+	/* Large commands are split, each part takes a place. */
+	qpair_opts.io_queue_requests = 4 * OPERATIONS_MAX;
+	disk->qpair = spdk_nvme_ctrlr_alloc_io_qpair(disk->ctrlr, &qpair_opts, sizeof(qpair_opts));
+	if (disk->qpair == NULL) {
+		result = -EBUSY;
+		goto fail;
+	}
+	disk->block_bytes = facts->block_bytes;
+	disk->operations_max = request->operations;
+	disk->timeout = request->timeout_ms * spdk_get_ticks_hz() / 1000;
+	for (slot = 0; slot < OPERATIONS_MAX; slot++)
+		disk->operations[slot].disk = disk;
+	*opened = disk;
+	return 0;
+fail:
+	spdk_nvme_detach(disk->ctrlr);
+	free(disk);
+	return result;
+}
+
+void buslane_spdk_close(struct buslane_disk *disk)
+{
+	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
+	spdk_nvme_detach(disk->ctrlr);
+	free(disk);
+}
+
+static void on_done(void *argument, const struct spdk_nvme_cpl *cpl)
+{
+	struct operation *operation = argument;
+	struct buslane_disk *disk = operation->disk;
+	struct buslane_disk_done *done;
+
+	done = &disk->done[(disk->done_from + disk->done_count++) % OPERATIONS_MAX];
+	done->slot = (uint32_t)(operation - disk->operations);
+	done->status = spdk_nvme_cpl_is_error(cpl) ?
+		       (uint16_t)(cpl->status.sct << 8 | cpl->status.sc) : 0;
+	operation->busy = false;
+	disk->in_flight--;
+}
+
+int buslane_spdk_submit(struct buslane_disk *disk, uint32_t kind, uint32_t slot, void *memory,
+			uint64_t offset, uint32_t bytes)
+{
+	struct operation *operation = &disk->operations[slot];
+	uint64_t lba = offset / disk->block_bytes;
+	uint32_t blocks = bytes / disk->block_bytes;
+	uint32_t flags = kind == BUSLANE_DISK_WRITE_THROUGH ? SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS : 0;
+	int result;
+
+	if (disk->lost != 0)
+		return disk->lost;
+	if (kind == BUSLANE_DISK_READ)
+		result = spdk_nvme_ns_cmd_read(disk->ns, disk->qpair, memory, lba, blocks, on_done,
+					       operation, 0);
+	else
+		result = spdk_nvme_ns_cmd_write(disk->ns, disk->qpair, memory, lba, blocks, on_done,
+						operation, flags);
+	if (result == -ENOMEM)
+		return -EAGAIN;
+	if (result == 0) {
+		operation->busy = true;
+		operation->started = spdk_get_ticks();
+		if (disk->in_flight++ == 0)
+			disk->timeout_at = operation->started + disk->timeout;
+	}
+	return result;
+}
+
+/* Whether any operation is late; else when the next one can be. */
+static void look_for_late(struct buslane_disk *disk, uint64_t now)
+{
+	uint64_t oldest = now;
+	uint32_t slot;
+
+	for (slot = 0; slot < disk->operations_max; slot++)
+		if (disk->operations[slot].busy && disk->operations[slot].started < oldest)
+			oldest = disk->operations[slot].started;
+	disk->timeout_at = oldest + disk->timeout;
+	if (disk->timeout_at <= now)
+		disk->lost = -ETIMEDOUT;
+}
+
+uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room)
+{
+	uint32_t count = 0;
+	uint64_t now = spdk_get_ticks();
+
+	if (disk->in_flight > 0 && spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0 && disk->lost == 0)
+		disk->lost = -ENXIO;
+	if (now >= disk->admin_at) {
+		disk->admin_at = now + ADMIN_EVERY_US * spdk_get_ticks_hz() / 1000000;
+		if ((spdk_nvme_ctrlr_process_admin_completions(disk->ctrlr) < 0 ||
+		     spdk_nvme_ctrlr_is_failed(disk->ctrlr)) && disk->lost == 0)
+			disk->lost = -ENXIO;
+	}
+	if (disk->in_flight > 0 && now >= disk->timeout_at && disk->lost == 0)
+		look_for_late(disk, now);
+	while (count < room && disk->done_count > 0) {
+		done[count++] = disk->done[disk->done_from];
+		disk->done_from = (disk->done_from + 1) % OPERATIONS_MAX;
+		disk->done_count--;
+	}
+	return count;
+}
+
+int buslane_spdk_lost(const struct buslane_disk *disk)
+{
+	return disk->lost;
+}

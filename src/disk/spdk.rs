@@ -1,0 +1,554 @@
+//! A disk that is an NVMe namespace, through SPDK's user-space driver: no system call on the path.
+//!
+//! Named by SPDK's transport id: `trtype:PCIe traddr:0000:81:00.0`, a vfio-user socket, NVMe over TCP or
+//! RDMA; `ns:2` names another namespace than the first. One queue pair, completions polled. A write that
+//! failed is not sent again by the driver; one that takes longer than the time limit, a controller that
+//! was reset or is gone put the disk out of service: nothing more is submitted, and what is in flight
+//! stays pinned until its completion comes or the disk is closed.
+#![allow(unsafe_code, reason = "the only callers of native/disk_spdk.c")]
+
+use std::ffi::CString;
+use std::io;
+use std::ptr::{self, NonNull};
+
+use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
+use crate::ids::Durability;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
+use crate::memory::Memory;
+
+/// What bindgen makes of `native/disk_spdk.h`, asserts on its layouts included.
+mod native {
+    #![allow(
+        warnings,
+        clippy::all,
+        clippy::restriction,
+        reason = "generated; our own header is the reviewed text"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/disk_spdk.rs"));
+}
+
+/// Bytes one operation moves at most; the driver splits what the device takes in smaller parts.
+const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
+
+/// Operations in flight at most: all writes and all replay reads.
+const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
+
+/// Memory for devices comes in huge pages.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// How a namespace is opened.
+#[derive(Clone, Debug)]
+pub struct SpdkConfig {
+    /// SPDK's transport id.
+    pub transport_id: String,
+    /// Memory to work in.
+    pub memory_bytes: usize,
+    /// Huge pages the process takes when it starts SPDK, in MiB.
+    pub huge_memory_mib: u32,
+    /// An operation that takes longer puts the disk out of service.
+    pub timeout_ms: u32,
+    /// NGUID or UUID the namespace has to have, 32 hexadecimal digits; empty for any.
+    pub identity: String,
+    /// Models, each with its firmware after a blank, whose cache the operator knows to survive a power cut.
+    pub power_loss_protected: Vec<String>,
+    /// Use it although what it acknowledges may be lost when the power goes.
+    pub accept_volatile: bool,
+}
+
+/// What a namespace and its controller are.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Device {
+    /// Model number.
+    pub model: String,
+    /// Serial number.
+    pub serial: String,
+    /// Firmware revision.
+    pub firmware: String,
+    /// Namespace id.
+    pub namespace: u32,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Bytes of a logical block.
+    pub block_bytes: u32,
+    /// Bytes one command moves at most (MDTS).
+    pub transfer_bytes_max: u32,
+    /// Logical blocks that are written whole or not at all when the power goes (AWUPF).
+    pub power_fail_blocks: u32,
+    /// There is a volatile write cache.
+    pub write_cache: bool,
+    /// It is on.
+    pub write_cache_on: bool,
+    /// NGUID, else UUID, in hexadecimal; zeros where there is neither.
+    pub identity: String,
+    /// Reached by PCIe.
+    pub is_local: bool,
+}
+
+/// What a controller says of its health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Health {
+    /// Temperature, in degrees Celsius; `None` where the controller does not tell.
+    pub celsius: Option<i32>,
+    /// Endurance used, in percent; may pass 100.
+    pub used_percent: u8,
+    /// Spare blocks left, in percent.
+    pub spare_percent: u8,
+    /// Bits of the critical warning field; 0 is well.
+    pub critical_warnings: u8,
+    /// Errors of the media.
+    pub media_errors: u64,
+    /// Power cuts without warning.
+    pub unsafe_shutdowns: u64,
+    /// Hours under power.
+    pub power_on_hours: u64,
+}
+
+/// The shim's handle.
+struct Handle(NonNull<native::buslane_disk>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: from `buslane_spdk_open`, closed once.
+        unsafe { native::buslane_spdk_close(self.0.as_ptr()) };
+    }
+}
+
+// SAFETY: the shim allows a handle to be moved between threads, one at a time.
+unsafe impl Send for Handle {}
+
+/// An NVMe namespace.
+pub struct SpdkDisk {
+    info: DiskInfo,
+    device: Device,
+    /// Before `memory`: the controller lets go of the memory first.
+    handle: Handle,
+    memory: Memory,
+    write: u32,
+    slots: Vec<Option<Io>>,
+    free: Vec<u32>,
+    done: Vec<native::buslane_disk_done>,
+    /// Why nothing more is submitted.
+    lost: Option<DiskFault>,
+}
+
+impl std::fmt::Debug for SpdkDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpdkDisk").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl SpdkDisk {
+    /// Attaches to a namespace. Starts SPDK's environment if nothing of the process did.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn open(config: &SpdkConfig) -> Result<Self, DiskError> {
+        let failed = |why: &str, mend: &str| DiskError::Open {
+            name: config.transport_id.clone(),
+            why: why.to_owned(),
+            mend: mend.to_owned(),
+        };
+        let id = CString::new(config.transport_id.clone())
+            .map_err(|_| failed("holds a zero byte", "remove it"))?;
+        start(config, &id)?;
+        let memory = allocate(config.memory_bytes).ok_or_else(|| {
+            failed(
+                &format!("{} bytes of huge pages are not to be had", config.memory_bytes),
+                "raise vm.nr_hugepages, or lower disk.ring; disk.spdk.memory is what the process takes",
+            )
+        })?;
+        let request = native::buslane_disk_request {
+            transport_id: id.as_ptr(),
+            operations: u32::try_from(OPERATIONS_MAX).expect("small"),
+            timeout_ms: config.timeout_ms,
+        };
+        let mut facts = native::buslane_disk_facts::default();
+        let mut opened = ptr::null_mut();
+        // SAFETY: both structures live through the call; the transport id is a C string.
+        let result = unsafe {
+            native::buslane_spdk_open(&raw const request, &raw mut facts, &raw mut opened)
+        };
+        if result != 0 {
+            return Err(open_error(config, result));
+        }
+        let handle = Handle(NonNull::new(opened).expect("opened without error"));
+        let device = device_of(&facts);
+        check(&device, config)?;
+        let durability = durability(&device, config)?;
+        let write = match durability {
+            Durability::ForceUnitAccess => native::BUSLANE_DISK_WRITE_THROUGH,
+            Durability::Volatile
+            | Durability::NoWriteCache
+            | Durability::WriteCacheOff
+            | Durability::PowerLossProtected
+            | Durability::KernelSync => native::BUSLANE_DISK_WRITE,
+        };
+        let info = DiskInfo {
+            name: config.transport_id.clone(),
+            driver: "spdk",
+            bytes: device.bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
+            transfer_bytes_max: TRANSFER_BYTES,
+            queue_depth: QUEUE_DEPTH_MAX,
+            durability,
+            identity: identity_of(&facts),
+        };
+        let free = (0..u32::try_from(OPERATIONS_MAX).expect("small")).rev().collect();
+        Ok(Self {
+            info,
+            device,
+            handle,
+            memory,
+            write,
+            slots: vec![None; OPERATIONS_MAX],
+            free,
+            done: vec![native::buslane_disk_done::default(); OPERATIONS_MAX],
+            lost: None,
+        })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Asks the controller how it is.
+    ///
+    /// # Errors
+    /// When it does not answer, or has no such log.
+    pub fn health(&mut self) -> Result<Health, DiskFault> {
+        let mut health = native::buslane_disk_health::default();
+        // SAFETY: the handle is open, the structure lives through the call.
+        let result =
+            unsafe { native::buslane_spdk_health(self.handle.0.as_ptr(), &raw mut health) };
+        if result != 0 {
+            return Err(DiskFault::Errno(-result));
+        }
+        Ok(Health {
+            celsius: (health.kelvin > 0).then(|| i32::from(health.kelvin) - 273),
+            used_percent: health.used_percent,
+            spare_percent: health.spare_percent,
+            critical_warnings: health.critical_warnings,
+            media_errors: health.media_errors,
+            unsafe_shutdowns: health.unsafe_shutdowns,
+            power_on_hours: health.power_on_hours,
+        })
+    }
+}
+
+impl Disk for SpdkDisk {
+    fn info(&self) -> &DiskInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        io.assert_valid(&self.info);
+        if self.lost.is_some() {
+            return Err(io);
+        }
+        let Some(slot) = self.free.pop() else { return Err(io) };
+        io.pin(&mut self.memory);
+        let operation = match io.operation {
+            Operation::Read => native::BUSLANE_DISK_READ,
+            Operation::Write => self.write,
+        };
+        let memory = self.memory.address(io.memory_offset).as_ptr().cast();
+        let bytes = u32::try_from(io.bytes).expect("at most 1 MiB");
+        // SAFETY: the memory is the device's until the slot is polled, as its pin says.
+        let result = unsafe {
+            native::buslane_spdk_submit(
+                self.handle.0.as_ptr(),
+                operation,
+                slot,
+                memory,
+                io.disk_offset,
+                bytes,
+            )
+        };
+        if result == 0 {
+            self.slots[usize::try_from(slot).expect("small")] = Some(io);
+            return Ok(());
+        }
+        self.memory.unpin(&io.memory());
+        self.free.push(slot);
+        if result != -libc::EAGAIN {
+            self.lost = Some(fault_of(result));
+        }
+        Err(io)
+    }
+
+    fn poll(&mut self, done: &mut [Completion]) -> usize {
+        let room = u32::try_from(done.len().min(OPERATIONS_MAX)).expect("small");
+        // SAFETY: the handle is open and `self.done` has room for so many.
+        let count = unsafe {
+            native::buslane_spdk_poll(self.handle.0.as_ptr(), self.done.as_mut_ptr(), room)
+        };
+        let count = usize::try_from(count).expect("small");
+        for (finished, completion) in self.done[..count].iter().zip(done) {
+            let slot = usize::try_from(finished.slot).expect("small");
+            let io = self.slots[slot].take().expect("an operation completes once");
+            self.free.push(finished.slot);
+            self.memory.unpin(&io.memory());
+            let result = match finished.status {
+                0 => Ok(()),
+                status => Err(DiskFault::Status(status)),
+            };
+            *completion = Completion { io, result };
+        }
+        if self.lost.is_none() {
+            // SAFETY: the handle is open.
+            let lost = unsafe { native::buslane_spdk_lost(self.handle.0.as_ptr()) };
+            self.lost = (lost != 0).then(|| fault_of(lost));
+        }
+        count
+    }
+
+    fn in_flight(&self) -> usize {
+        OPERATIONS_MAX - self.free.len()
+    }
+
+    fn facts(&mut self) -> Vec<(&'static str, String)> {
+        let device = self.device.clone();
+        let cache = match (device.write_cache, device.write_cache_on) {
+            (false, _) => "none",
+            (true, false) => "off",
+            (true, true) => "on",
+        };
+        let mut facts = vec![
+            ("model", device.model),
+            ("serial", device.serial),
+            ("firmware", device.firmware),
+            ("namespace", format!("{}, {} bytes", device.namespace, device.bytes)),
+            ("identity", device.identity),
+            ("logical block", format!("{} bytes", device.block_bytes)),
+            ("transfer at most", format!("{} bytes", device.transfer_bytes_max)),
+            ("write cache", cache.to_owned()),
+            ("power fail unit", format!("{} logical blocks", device.power_fail_blocks)),
+        ];
+        match self.health() {
+            Ok(health) => facts.extend([
+                (
+                    "temperature",
+                    health.celsius.map_or_else(|| "not told".into(), |c| format!("{c} C")),
+                ),
+                (
+                    "wear",
+                    format!("{} % used, {} % spare", health.used_percent, health.spare_percent),
+                ),
+                ("critical warnings", format!("{:#04x}", health.critical_warnings)),
+                ("media errors", health.media_errors.to_string()),
+                ("unsafe shutdowns", health.unsafe_shutdowns.to_string()),
+                ("power-on hours", health.power_on_hours.to_string()),
+            ]),
+            Err(fault) => facts.push(("health", format!("not told: {fault}"))),
+        }
+        facts
+    }
+
+    fn out_of_service(&self) -> Option<DiskFault> {
+        self.lost
+    }
+}
+
+fn fault_of(errno: i32) -> DiskFault {
+    if errno == -libc::ETIMEDOUT { DiskFault::TimedOut } else { DiskFault::Gone }
+}
+
+fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
+    let failed = |why: String, mend: &str| DiskError::Open {
+        name: config.transport_id.clone(),
+        why,
+        mend: mend.to_owned(),
+    };
+    let mut needs_pci = 0;
+    // SAFETY: a C string and a place for the answer, both live through the call.
+    if unsafe { native::buslane_spdk_check(id.as_ptr(), &raw mut needs_pci) } != 0 {
+        return Err(failed(
+            "is not a transport id of SPDK".into(),
+            "write it like `trtype:PCIe traddr:0000:81:00.0 ns:1` or `trtype:VFIOUSER traddr:/run/x`",
+        ));
+    }
+    // SAFETY: takes numbers only.
+    let started = unsafe { native::buslane_spdk_start(config.huge_memory_mib, needs_pci) };
+    if started != 0 {
+        return Err(failed(
+            format!("SPDK's environment did not start: {}", io::Error::from_raw_os_error(-started)),
+            "see the EAL lines on standard error; it needs huge pages (vm.nr_hugepages and a mounted \
+             hugetlbfs), and the DPDK it was built with",
+        ));
+    }
+    Ok(())
+}
+
+fn open_error(config: &SpdkConfig, errno: i32) -> DiskError {
+    let (why, mend) = match -errno {
+        libc::ENODEV => (
+            "no NVMe controller answers there",
+            "is the device bound to vfio-pci, or the target running? see docs/spdk.md",
+        ),
+        libc::ENOENT => ("the controller has no such namespace", "name another with ns:N"),
+        libc::EBADF => (
+            "its blocks carry metadata or protection information",
+            "format the namespace with 512 or 4096 bytes and no metadata",
+        ),
+        libc::EBUSY => (
+            "the controller gives no queue pair",
+            "let go of other users of the device, or raise its number of queues",
+        ),
+        _ => ("cannot be opened", "see the SPDK lines on standard error"),
+    };
+    DiskError::Open { name: config.transport_id.clone(), why: why.into(), mend: mend.into() }
+}
+
+fn allocate(bytes: usize) -> Option<Memory> {
+    let bytes_in_pages = bytes.next_multiple_of(HUGE_PAGE_BYTES);
+    // SAFETY: takes a number only.
+    let memory = unsafe { native::buslane_spdk_memory(bytes_in_pages as u64) };
+    let base = NonNull::new(memory.cast::<u8>())?;
+    // SAFETY: `bytes` zeroed bytes of our own, given back by `release`.
+    Some(unsafe { Memory::of_device(base, bytes, release) })
+}
+
+fn release(base: NonNull<u8>) {
+    // SAFETY: from `buslane_spdk_memory`, given back once.
+    unsafe { native::buslane_spdk_memory_free(base.as_ptr().cast()) };
+}
+
+fn text(bytes: &[std::ffi::c_char]) -> String {
+    let bytes: Vec<u8> =
+        bytes.iter().take_while(|&&byte| byte != 0).map(|byte| byte.cast_unsigned()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn identity_of(facts: &native::buslane_disk_facts) -> [u8; 16] {
+    if facts.nguid == [0; 16] { facts.uuid } else { facts.nguid }
+}
+
+fn device_of(facts: &native::buslane_disk_facts) -> Device {
+    let hexadecimal = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Device {
+        model: text(&facts.model),
+        serial: text(&facts.serial),
+        firmware: text(&facts.firmware),
+        namespace: facts.namespace_id,
+        bytes: facts.bytes,
+        block_bytes: facts.block_bytes,
+        transfer_bytes_max: facts.transfer_bytes_max,
+        power_fail_blocks: facts.power_fail_blocks,
+        write_cache: facts.cache_present != 0,
+        write_cache_on: facts.cache_enabled != 0,
+        identity: hexadecimal(identity_of(facts)),
+        is_local: facts.is_local != 0,
+    }
+}
+
+/// Whether the namespace is one a log can be on, and the one that is meant.
+fn check(device: &Device, config: &SpdkConfig) -> Result<(), DiskError> {
+    let failed = |why: String, mend: &str| {
+        let name = config.transport_id.clone();
+        Err(DiskError::Open { name, why, mend: mend.to_owned() })
+    };
+    if usize::try_from(device.block_bytes).is_ok_and(|block| !BLOCK_BYTES.is_multiple_of(block)) {
+        return failed(
+            format!("its logical blocks have {} bytes", device.block_bytes),
+            "format the namespace with 512 or 4096 bytes and no metadata",
+        );
+    }
+    let wanted = config.identity.to_lowercase().replace('-', "");
+    if !wanted.is_empty() && wanted != device.identity {
+        return failed(
+            format!("is namespace {}, wanted {wanted}", device.identity),
+            "name the right device, or its identity in disk.spdk.identity",
+        );
+    }
+    Ok(())
+}
+
+/// Why what it completes is on media; what is not known is refused.
+fn durability(device: &Device, config: &SpdkConfig) -> Result<Durability, DiskError> {
+    let name = format!("{} {}", device.model, device.firmware);
+    if config.power_loss_protected.contains(&name) {
+        return Ok(Durability::PowerLossProtected);
+    }
+    match device {
+        // What a target behind a fabric says of its cache is not what its own devices do.
+        Device { is_local: false, .. } if config.accept_volatile => Ok(Durability::Volatile),
+        Device { is_local: false, .. } => Err(DiskError::Open {
+            name: config.transport_id.clone(),
+            why: format!("nothing is known of what `{name}` keeps when the power goes"),
+            mend: format!(
+                "if it is power-loss protected, say so: disk.spdk.power_loss_protected = [\"{name}\"]; \
+                 to try it without: disk.accept_volatile = true"
+            ),
+        }),
+        Device { write_cache: false, .. } => Ok(Durability::NoWriteCache),
+        Device { write_cache_on: false, .. } => Ok(Durability::WriteCacheOff),
+        Device { .. } => Ok(Durability::ForceUnitAccess),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(is_local: bool, write_cache: bool, write_cache_on: bool) -> Device {
+        Device {
+            model: "MODEL".into(),
+            serial: "1".into(),
+            firmware: "F1".into(),
+            namespace: 1,
+            bytes: 1 << 30,
+            block_bytes: 4096,
+            transfer_bytes_max: 131_072,
+            power_fail_blocks: 1,
+            write_cache,
+            write_cache_on,
+            identity: String::new(),
+            is_local,
+        }
+    }
+
+    fn config(accept_volatile: bool, protected: &[&str]) -> SpdkConfig {
+        SpdkConfig {
+            transport_id: "trtype:PCIe traddr:0000:00:00.0".into(),
+            memory_bytes: 1,
+            huge_memory_mib: 64,
+            timeout_ms: 50,
+            identity: String::new(),
+            power_loss_protected: protected.iter().map(ToString::to_string).collect(),
+            accept_volatile,
+        }
+    }
+
+    #[test]
+    fn a_durability_class_is_known_or_refused() {
+        let plain = config(false, &[]);
+        let class = |device: Device, config: &SpdkConfig| durability(&device, config).ok();
+        assert_eq!(class(device(true, false, false), &plain), Some(Durability::NoWriteCache));
+        assert_eq!(class(device(true, true, false), &plain), Some(Durability::WriteCacheOff));
+        assert_eq!(class(device(true, true, true), &plain), Some(Durability::ForceUnitAccess));
+        assert_eq!(class(device(false, true, true), &plain), None);
+        assert_eq!(
+            class(device(false, false, false), &plain),
+            None,
+            "a target's word is not enough"
+        );
+        let volatile = config(true, &[]);
+        assert_eq!(class(device(false, true, true), &volatile), Some(Durability::Volatile));
+        let protected = config(false, &["MODEL F1"]);
+        for local in [false, true] {
+            let found = class(device(local, true, true), &protected);
+            assert_eq!(found, Some(Durability::PowerLossProtected));
+        }
+        let other = config(false, &["MODEL F2"]);
+        assert_eq!(class(device(false, true, true), &other), None, "another firmware");
+    }
+}
