@@ -138,8 +138,15 @@ fn what_the_host_or_the_binary_has_not_is_refused_before_serving() {
     let error = said(&with(&["disk.driver=ram"]).unwrap(), &[0]).to_string();
     assert!(error.contains("disk.accept_volatile = true"), "{error}");
     with(&["disk.driver=ram", "disk.accept_volatile=true"]).unwrap().check_serve(&[0]).unwrap();
-    let error = said(&with(&["disk.driver=spdk"]).unwrap(), &[0]).to_string();
-    assert!(error.contains("not built yet"), "{error}");
+    let error = with(&["disk.driver=spdk"]).unwrap_err().to_string();
+    assert!(error.contains("a transport id"), "{error}");
+    let id = "disk.path=trtype:PCIe traddr:0000:81:00.0";
+    let served = with(&["disk.driver=spdk", id]).unwrap().check_serve(&[0]);
+    if cfg!(feature = "spdk") {
+        served.unwrap();
+    } else {
+        assert!(served.unwrap_err().to_string().contains("--features spdk"));
+    }
     let memif = read("memif", SHIPPED[1].1, &[]).unwrap();
     let client = memif.check_client(&[0]);
     if cfg!(feature = "dpdk") {
@@ -175,7 +182,12 @@ fn settings_are_toml_or_plain_text() {
 #[test]
 fn a_profile_that_is_not_there_is_told_which_are() {
     let error = load("no-such-profile", &[]).unwrap_err().to_string();
-    assert!(error.ends_with("loopback, memif, memif-ram, veth"), "{error}");
+    assert!(
+        error.ends_with(
+            "loopback, memif, memif-ram, veth, vfio-user, nvme-tcp, mlx5-p5800x, e810-pm9a3"
+        ),
+        "{error}"
+    );
 }
 
 /// The keys in the table of this module, those of the structs and those of the README are the same.

@@ -80,6 +80,7 @@ impl Plan {
             read_error: some(100, 60),
             bad_read: some(80, 80),
         };
+        let rot_anywhere = some(100, 300);
         Self {
             seed,
             turns: 600 + some(1000, 3_000),
@@ -94,14 +95,15 @@ impl Plan {
             disk,
             kill: some(500, 200),
             power_cut: some(500, 200),
-            stop: some(200, 80),
+            // What rots a stopped log needs a stop.
+            stop: some(if rot_anywhere > 0 { 1000 } else { 200 }, 80),
             pause: some(150, 60),
             client_kill: some(400, 250),
             partition: some(250, 120),
             clock_jump: some(200, 150),
             zombie_ack: some(300, 400),
             rot: some(100, 300),
-            rot_anywhere: some(50, 300),
+            rot_anywhere,
             queue_depth: at_least_one(some(1000, 8)),
         }
     }

@@ -229,7 +229,8 @@ impl World {
                 let stopped = self.server.hits.stops > stops;
                 if stopped && !self.rotted && plan.rot_anywhere > 0 {
                     self.rotted = true;
-                    let kind = self.random.below(3);
+                    // The rarest to be told apart the most often.
+                    let kind = self.random.below(6).saturating_sub(2);
                     self.server.device.borrow_mut().rot_segment(kind);
                 }
                 self.down_until = now_ns + self.random.below(3_000_000);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{BLOCK, Block, Device, SEGMENT_BYTES, Settled};
 use crate::limits::BLOCK_BYTES;
 use crate::log::segment::INDEX_BYTES;
-use crate::log::superblock::AREA_OFFSET;
+use crate::log::superblock::{AREA_OFFSET, copy_offsets};
 
 impl Device {
     /// Changes one block that holds something, as six bytes say: which, how, and with what.
@@ -92,27 +92,33 @@ impl Device {
         self.trace.note("rot anywhere", at, bit);
     }
 
-    /// After an orderly stop: spoils the newest batch (0), that and its segment's closing index (1), or
-    /// takes both headers of an older segment away (2).
+    /// After an orderly stop: takes both headers of an older segment away (0), spoils the newest batch
+    /// (1), that and its segment's closing index (2), or takes three copies of the superblock away (3).
     pub(in crate::sim) fn rot_segment(&mut self, kind: u64) {
         let Some(newest) = self.batches.last().map(|batch| batch.disk_offset) else { return };
         let segment_of = |disk_offset: u64| (disk_offset - AREA_OFFSET) / SEGMENT_BYTES;
         let segment = AREA_OFFSET + segment_of(newest) * SEGMENT_BYTES;
         self.trace.note("rot segment", segment, kind);
-        if kind < 2 {
+        if kind == 3 {
+            for disk_offset in copy_offsets(self.info.bytes).into_iter().skip(1) {
+                self.blocks.remove(&(disk_offset / BLOCK));
+                self.hits.lost += 1;
+            }
+        }
+        if kind == 1 || kind == 2 {
             let mut bytes = self.block(newest / BLOCK);
             bytes[BLOCK_BYTES / 2] ^= 1;
             bytes[64] ^= 1;
             self.blocks.insert(newest / BLOCK, Rc::new(bytes));
             self.hits.rotten += 1;
         }
-        if kind == 1 {
+        if kind == 2 {
             let index = segment + SEGMENT_BYTES - (INDEX_BYTES + BLOCK_BYTES) as u64;
             self.blocks.remove(&(index / BLOCK));
             self.hits.lost += 1;
         }
         let mut older = self.batches.iter().map(|batch| segment_of(batch.disk_offset));
-        if kind == 2
+        if kind == 0
             && let Some(older) = older.rfind(|&older| older != segment_of(newest))
         {
             let start = AREA_OFFSET + older * SEGMENT_BYTES;
