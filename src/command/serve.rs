@@ -43,6 +43,13 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             tell(false, &format!("ready on {address}, {disk} ({durability}), {core}"));
         }
         Progress::Failing(why) => tell(false, &format!("error: {why}")),
+        Progress::Lost(disk, fault) => tell(
+            false,
+            &format!(
+                "error: {disk}: {fault}; nothing is acknowledged until it is back, then serving goes on"
+            ),
+        ),
+        Progress::Waiting(why) => tell(false, &format!("waiting: {why}")),
         Progress::Full => {
             tell(false, "warning: the log is full; publishers wait, consumers are served")
         }

@@ -7,8 +7,12 @@
 //! stays pinned until its completion comes or the disk is closed.
 #![allow(unsafe_code, reason = "the only callers of native/disk_spdk.c")]
 
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::ptr::{self, NonNull};
 
 use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
@@ -120,20 +124,51 @@ unsafe impl Send for Handle {}
 pub struct SpdkDisk {
     info: DiskInfo,
     device: Device,
-    /// Before `memory`: the controller lets go of the memory first.
+    /// Before `arena`: the controller lets go of the memory first.
     handle: Handle,
-    memory: Memory,
+    arena: Arena,
     write: u32,
     slots: Vec<Option<Io>>,
     free: Vec<u32>,
     done: Vec<native::buslane_disk_done>,
     /// Why nothing more is submitted.
     lost: Option<DiskFault>,
+    /// No other process of this host opens it meanwhile.
+    _lock: UnixListener,
 }
 
 impl std::fmt::Debug for SpdkDisk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SpdkDisk").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+/// A disk's memory, and where it goes when the disk is closed.
+struct Arena {
+    memory: ManuallyDrop<Memory>,
+    /// The controller did not answer and may still write there: kept until it was attached to, and so
+    /// reset, again.
+    may_be_written: bool,
+}
+
+thread_local! {
+    /// Memory of disks that were closed with operations unanswered. A disk is opened again where it was lost.
+    static LIMBO: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: taken once, at the end.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        if self.may_be_written {
+            LIMBO.with_borrow_mut(|limbo| limbo.push(memory));
+        }
+    }
+}
+
+impl Drop for SpdkDisk {
+    fn drop(&mut self) {
+        self.arena.may_be_written = self.lost.is_some() && self.in_flight() > 0;
     }
 }
 
@@ -150,6 +185,12 @@ impl SpdkDisk {
         };
         let id = CString::new(config.transport_id.clone())
             .map_err(|_| failed("holds a zero byte", "remove it"))?;
+        let lock = lock(&config.transport_id).map_err(|why| {
+            failed(
+                &why,
+                "stop the other one: a log has one writer; tools look at a disk that is not served",
+            )
+        })?;
         start(config, &id)?;
         let memory = allocate(config.memory_bytes).ok_or_else(|| {
             failed(
@@ -172,6 +213,8 @@ impl SpdkDisk {
             return Err(open_error(config, result));
         }
         let handle = Handle(NonNull::new(opened).expect("opened without error"));
+        // Attaching has reset the controller: what it had not answered is over.
+        LIMBO.with_borrow_mut(Vec::clear);
         let device = device_of(&facts);
         check(&device, config)?;
         let durability = durability(&device, config)?;
@@ -197,12 +240,13 @@ impl SpdkDisk {
             info,
             device,
             handle,
-            memory,
+            arena: Arena { memory: ManuallyDrop::new(memory), may_be_written: false },
             write,
             slots: vec![None; OPERATIONS_MAX],
             free,
             done: vec![native::buslane_disk_done::default(); OPERATIONS_MAX],
             lost: None,
+            _lock: lock,
         })
     }
 
@@ -242,11 +286,11 @@ impl Disk for SpdkDisk {
     }
 
     fn memory(&self) -> &Memory {
-        &self.memory
+        &self.arena.memory
     }
 
     fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
+        &mut self.arena.memory
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
@@ -255,12 +299,12 @@ impl Disk for SpdkDisk {
             return Err(io);
         }
         let Some(slot) = self.free.pop() else { return Err(io) };
-        io.pin(&mut self.memory);
+        io.pin(&mut self.arena.memory);
         let operation = match io.operation {
             Operation::Read => native::BUSLANE_DISK_READ,
             Operation::Write => self.write,
         };
-        let memory = self.memory.address(io.memory_offset).as_ptr().cast();
+        let memory = self.arena.memory.address(io.memory_offset).as_ptr().cast();
         let bytes = u32::try_from(io.bytes).expect("at most 1 MiB");
         // SAFETY: the memory is the device's until the slot is polled, as its pin says.
         let result = unsafe {
@@ -277,7 +321,7 @@ impl Disk for SpdkDisk {
             self.slots[usize::try_from(slot).expect("small")] = Some(io);
             return Ok(());
         }
-        self.memory.unpin(&io.memory());
+        self.arena.memory.unpin(&io.memory());
         self.free.push(slot);
         if result != -libc::EAGAIN {
             self.lost = Some(fault_of(result));
@@ -296,9 +340,13 @@ impl Disk for SpdkDisk {
             let slot = usize::try_from(finished.slot).expect("small");
             let io = self.slots[slot].take().expect("an operation completes once");
             self.free.push(finished.slot);
-            self.memory.unpin(&io.memory());
+            self.arena.memory.unpin(&io.memory());
             let result = match finished.status {
                 0 => Ok(()),
+                status if was_aborted(status) => {
+                    self.lost.get_or_insert(DiskFault::Gone);
+                    Err(DiskFault::Gone)
+                }
                 status => Err(DiskFault::Status(status)),
             };
             *completion = Completion { io, result };
@@ -356,6 +404,27 @@ impl Disk for SpdkDisk {
     fn out_of_service(&self) -> Option<DiskFault> {
         self.lost
     }
+}
+
+/// Holds a name of this host that ends with the process: a namespace over a network or a socket has no lock
+/// of its own.
+fn lock(transport_id: &str) -> Result<UnixListener, String> {
+    let words: Vec<&str> = transport_id.split_whitespace().collect();
+    let name: String = format!("buslane-disk {}", words.join(" ")).chars().take(100).collect();
+    let bound =
+        SocketAddr::from_abstract_name(name).and_then(|address| UnixListener::bind_addr(&address));
+    bound.map_err(|error| {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return "is in use by another Buslane process of this host".to_owned();
+        }
+        format!("cannot be locked: {error}")
+    })
+}
+
+/// Whether a status says that the controller, its queue or the way to it went, not that the media failed:
+/// aborted by request (07h) or with its queue (08h), or a path-related status.
+fn was_aborted(status: u16) -> bool {
+    matches!(status, 0x0007 | 0x0008) || status >> 8 == 3
 }
 
 fn fault_of(errno: i32) -> DiskFault {

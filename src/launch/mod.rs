@@ -22,12 +22,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk};
-use crate::disk::{Disk, DiskError, is_transport_id};
+use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
@@ -38,6 +39,7 @@ use crate::port::{Port, PortError};
 use crate::profile::{
     Core, DiskDriver, DiskProfile, PortDriver, PortProfile, Profile, ProfileError,
 };
+use crate::session::receipts::Run;
 use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
 
 /// A port of any kind.
@@ -47,6 +49,9 @@ pub type AnyDisk = Box<dyn Disk>;
 
 /// Turns between two looks at the signals.
 const TURNS_A_LOOK: u32 = 1024;
+
+/// Between two tries to open a disk that is gone.
+const REOPEN_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a stop waits for what is in flight.
 const DRAIN_NS: u64 = 5_000_000_000;
@@ -89,6 +94,10 @@ pub enum Progress<'a> {
     Creating(&'a Path, u64, u64),
     /// The log is open.
     Opened(&'a str, &'a Recovery, u64),
+    /// The disk is gone, or was reset; it is opened again as soon as it is back.
+    Lost(&'a str, DiskFault),
+    /// Why it is not back yet.
+    Waiting(&'a str),
     /// Serving: the port's address, the disk, why it is durable, the core.
     Ready(std::net::SocketAddrV4, &'a str, crate::ids::Durability, Option<usize>),
     /// Nothing more is acknowledged.
@@ -191,7 +200,8 @@ pub fn pin(core: Core, cores: &[usize]) -> Result<Option<usize>, LaunchError> {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second one ends the process at once.
+/// Serves until SIGTERM or SIGINT; a second one ends the process at once. A disk that is lost while serving
+/// is opened again as soon as it is back.
 ///
 /// # Errors
 /// Why it did not start, or how it failed.
@@ -202,11 +212,44 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let notify = notify::Notify::from_environment();
     let stop = catch_signals()?;
     let clock = HostClock::new();
-    let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
     if profile.disk.driver == DiskDriver::Spdk && profile.port.driver == PortDriver::Dpdk {
         // One EAL for both: the port's, since only it says what devices it wants.
         dpdk_port::start(&profile.port)?;
     }
+    let mut opened = open_log(profile, &clock, watch)?;
+    let beat = Arc::new(AtomicU64::new(0));
+    // Before DPDK or we pin this thread, so that the keeper is not.
+    let _keeper = notify.keep_alive(&beat);
+    let mut port = open_port(&profile.port)?;
+    let core = pin(profile.shard.core, &cores)?;
+    loop {
+        let (disk, log, runs) = opened;
+        let (name, durability) = (disk.info().name.clone(), disk.info().durability);
+        let options = ShardOptions { window_messages: profile.limits.window_messages };
+        let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
+        watch(Progress::Ready(shard.port().local(), &name, durability, core));
+        notify.say("READY=1");
+        let Some(fault) = run(&mut shard, &stop, &beat, watch) else {
+            watch(Progress::Stopping);
+            notify.say("STOPPING=1");
+            return stop_shard(shard, &clock);
+        };
+        watch(Progress::Lost(&name, fault));
+        port = shard.abandon();
+        let Some(again) = open_again(profile, &clock, &stop, &beat, watch)? else { return Ok(()) };
+        opened = again;
+    }
+}
+
+/// A disk, its log, and the runs of messages recovery has seen, by producer.
+type Opened = (AnyDisk, Log, BTreeMap<u64, Vec<Run>>);
+
+fn open_log(
+    profile: &Profile,
+    clock: &HostClock,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> Result<Opened, LaunchError> {
+    let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
     let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), watch)?;
     let options =
         OpenOptions { queue_depth: profile.disk.queue_depth, ring_bytes, unix_ns: clock.unix_ns() };
@@ -215,20 +258,47 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let (log, recovery) =
         Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
     watch(Progress::Opened(&disk.info().name, &recovery, clock.now_ns() - begin_ns));
-    let beat = Arc::new(AtomicU64::new(0));
-    // Before DPDK or we pin this thread, so that the keeper is not.
-    let _keeper = notify.keep_alive(&beat);
-    let port = open_port(&profile.port)?;
-    let core = pin(profile.shard.core, &cores)?;
-    let (name, durability) = (disk.info().name.clone(), disk.info().durability);
-    let options = ShardOptions { window_messages: profile.limits.window_messages };
-    let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
-    watch(Progress::Ready(shard.port().local(), &name, durability, core));
-    notify.say("READY=1");
-    run(&mut shard, &stop, &beat, watch);
-    watch(Progress::Stopping);
-    notify.say("STOPPING=1");
-    stop_shard(shard, &clock)
+    Ok((disk, log, runs))
+}
+
+/// Opens a disk that was lost, as often as it takes; `None` when told to stop meanwhile.
+///
+/// # Errors
+/// What no waiting mends: the device is back, and its log is damaged or gone.
+fn open_again(
+    profile: &Profile,
+    clock: &HostClock,
+    stop: &AtomicBool,
+    beat: &AtomicU64,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> Result<Option<Opened>, LaunchError> {
+    let mut told = String::new();
+    // Only a flag: it orders nothing but itself.
+    while !stop.load(Ordering::Relaxed) {
+        // Only this thread writes it, and it orders nothing.
+        beat.store(beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        match open_log(profile, clock, watch) {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(
+                error @ (LaunchError::Disk(_)
+                | LaunchError::Open(OpenError::Device { .. } | OpenError::Write { .. })),
+            ) => {
+                let why = error.to_string();
+                if why != told {
+                    watch(Progress::Waiting(&why));
+                    told = why;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        wait(REOPEN_EVERY);
+    }
+    Ok(None)
+}
+
+#[allow(clippy::disallowed_methods, reason = "no disk, so nothing to poll")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Whether cores and devices are where the profile may have them, and the checks it requires pass.
@@ -243,12 +313,13 @@ fn check_host(profile: &Profile, cores: &[usize]) -> Result<(), ProfileError> {
     host::check_required(&tree, &needs, &place("host.require"))
 }
 
+/// Turns until it is told to stop (`None`), or the disk is lost.
 fn run<C: Clock>(
     shard: &mut Shard<AnyPort, AnyDisk, C>,
     stop: &AtomicBool,
     beat: &AtomicU64,
     watch: &mut dyn FnMut(Progress<'_>),
-) {
+) -> Option<DiskFault> {
     let mut told = shard.condition();
     loop {
         for _ in 0..TURNS_A_LOOK {
@@ -258,7 +329,7 @@ fn run<C: Clock>(
         beat.store(beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         // Only a flag: it orders nothing but itself.
         if stop.load(Ordering::Relaxed) {
-            return;
+            return None;
         }
         let condition = shard.condition();
         if condition != told {
@@ -266,6 +337,7 @@ fn run<C: Clock>(
             match condition {
                 Condition::Failed(code) => watch(Progress::Failing(failure(shard, code))),
                 Condition::Full => watch(Progress::Full),
+                Condition::DiskLost(fault) => return Some(fault),
                 Condition::Serving | Condition::Draining => {}
             }
         }

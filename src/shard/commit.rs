@@ -1,7 +1,7 @@
 //! The commit station: submit what was appended, poll the disk, move the durable prefix on.
 
 use crate::clock::Clock;
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::fanout::Replay;
 use crate::limits::SESSIONS_MAX;
 use crate::log::DurableBatch;
@@ -28,7 +28,7 @@ const NOTHING: Completion = Completion {
 impl<D: Disk> Stations<D> {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
         let mut work = 0;
-        if !matches!(self.condition, Condition::Failed(_)) {
+        if !self.condition.is_over() {
             if self.log.has_open_batch() {
                 // What is submitted now was appended in this turn: the device's time begins here.
                 self.now_ns = clock.now_ns();
@@ -38,8 +38,7 @@ impl<D: Disk> Stations<D> {
         }
         let count = self.disk.poll(&mut self.done);
         if let Some(fault) = self.disk.out_of_service() {
-            self.log.latch(fault);
-            self.fail(ErrorCode::DiskFailed);
+            self.lose(fault);
         }
         if count == 0 {
             return work;
@@ -70,9 +69,17 @@ impl<D: Disk> Stations<D> {
         }
     }
 
+    /// Nothing more is acknowledged from here on. Publishers are not told: the disk may be back in a moment.
+    fn lose(&mut self, fault: DiskFault) {
+        if !self.condition.is_over() {
+            self.log.latch(fault);
+            self.condition = Condition::DiskLost(fault);
+        }
+    }
+
     /// Nothing more is acknowledged from here on; everybody who publishes is told.
     pub(super) fn fail(&mut self, code: ErrorCode) {
-        if matches!(self.condition, Condition::Failed(_)) {
+        if self.condition.is_over() {
             return;
         }
         self.condition = Condition::Failed(code);

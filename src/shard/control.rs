@@ -70,7 +70,7 @@ impl<D: Disk> Stations<D> {
             Condition::Serving => {}
             Condition::Full => return Err((ErrorCode::NoSpace, 0)),
             Condition::Failed(code) => return Err((code, 0)),
-            Condition::Draining => return Err((ErrorCode::Draining, 0)),
+            Condition::DiskLost(_) | Condition::Draining => return Err((ErrorCode::Draining, 0)),
         }
         let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
         let control = |error| match error {
@@ -202,7 +202,7 @@ impl<D: Disk> Stations<D> {
             Condition::Serving => return,
             Condition::Full => Some(ErrorCode::NoSpace),
             Condition::Failed(code) => Some(code),
-            Condition::Draining => Some(ErrorCode::Draining),
+            Condition::DiskLost(_) | Condition::Draining => Some(ErrorCode::Draining),
         };
         let mut error =
             |code, detail| self.outbox.push(Reply::Error { slot, code, request, detail });

@@ -24,7 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Clock;
-use crate::disk::{Completion, Disk};
+use crate::disk::{Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
@@ -84,6 +84,9 @@ pub enum Condition {
     Full,
     /// Nothing more is acknowledged: a write failed, or acknowledged data was found damaged.
     Failed(ErrorCode),
+    /// Nothing more is acknowledged: the disk is gone, or was reset. It may come back: publishers wait, and
+    /// whoever runs the shard opens disk and log again.
+    DiskLost(DiskFault),
     /// Finishing what is in flight.
     Draining,
 }
@@ -94,8 +97,13 @@ impl Condition {
             Self::Serving => PublishState::Open,
             Self::Full => PublishState::NoSpace,
             Self::Failed(_) => PublishState::Failed,
-            Self::Draining => PublishState::Draining,
+            Self::DiskLost(_) | Self::Draining => PublishState::Draining,
         }
+    }
+
+    /// Whether the log takes anything still.
+    fn is_over(self) -> bool {
+        matches!(self, Self::Failed(_) | Self::DiskLost(_))
     }
 }
 
@@ -251,7 +259,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
 
     /// Stops taking messages; what was received is still made durable and acknowledged.
     pub fn drain(&mut self) {
-        if !matches!(self.stations.condition, Condition::Failed(_)) {
+        if !self.stations.condition.is_over() {
             self.stations.condition = Condition::Draining;
         }
         self.stations.acknowledge_everybody();
@@ -273,11 +281,18 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         self.stations.transmit(&mut self.port);
         self.port.flush();
         let Stations { mut disk, log, condition, .. } = self.stations;
-        if let Condition::Failed(code) = condition {
-            return Err(code.to_string());
+        match condition {
+            Condition::Failed(code) => return Err(code.to_string()),
+            Condition::DiskLost(fault) => return Err(fault.to_string()),
+            Condition::Serving | Condition::Full | Condition::Draining => {}
         }
         log.close(&mut disk).map_err(|error| error.to_string())?;
         Ok((self.port, disk))
+    }
+
+    /// Lets go of disk and log as they are, and gives the port back; the log is recovered at its next opening.
+    pub fn abandon(self) -> P {
+        self.port
     }
 
     /// What the shard does for publishers now.

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::limits::SESSIONS_MAX;
 use crate::session::table::Phase;
 
-use super::{Condition, Stations};
+use super::Stations;
 
 /// A session that says nothing for this long has ended.
 const SILENCE_NS: u64 = 10_000_000_000;
@@ -14,7 +14,7 @@ const SLOTS_A_TURN: usize = 2;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {
-        if !matches!(self.condition, Condition::Failed(_)) {
+        if !self.condition.is_over() {
             self.log.prepare(self.disk.memory_mut());
         }
         for _ in 0..SLOTS_A_TURN {

@@ -228,7 +228,7 @@ impl Server {
             match after {
                 Condition::Failed(_) => self.hits.failures += 1,
                 Condition::Full => self.hits.full += 1,
-                Condition::Serving | Condition::Draining => {}
+                Condition::Serving | Condition::DiskLost(_) | Condition::Draining => {}
             }
         }
         let log = shard.log();
