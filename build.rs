@@ -106,6 +106,7 @@ mod shims {
             build.flag(flag);
         }
         build.flag_if_supported("-std=gnu11").warnings(true).extra_warnings(true);
+        build.flag("-Werror=implicit-function-declaration");
         // pkg-config's crate drops `-march`, without which the vendor's inline code does not compile.
         let others = pkg_config_says(&["--cflags-only-other", package]);
         for flag in others.split_whitespace().filter(|flag| flag.starts_with("-m")) {

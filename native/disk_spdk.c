@@ -20,6 +20,7 @@
 #define OPERATIONS_MAX 256
 #define ADMIN_EVERY_US 1000
 #define ADMIN_WAIT_S 10
+#define RESET_WAIT_S 2
 
 struct operation {
 	struct buslane_disk *disk;
@@ -291,6 +292,8 @@ int buslane_spdk_open(const struct buslane_disk_request *request, struct buslane
 	opts.transport_retry_count = 0;
 	opts.header_digest = opts.data_digest = trid.trtype == SPDK_NVME_TRANSPORT_TCP;
 	disk->ctrlr = spdk_nvme_connect(&trid, &opts, sizeof(opts));
+	/* Whoever waits for a device to come back tries often: the driver's lines are said once. */
+	spdk_log_set_print_level(disk->ctrlr == NULL ? SPDK_LOG_DISABLED : SPDK_LOG_ERROR);
 	if (disk->ctrlr == NULL) {
 		free(disk);
 		return -ENODEV;
@@ -324,8 +327,22 @@ fail:
 	return result;
 }
 
+/* One that does not answer is not asked to delete its queues: that takes half a minute to fail. It is
+ * disabled, which ends all it does to memory, if it can be reached at all. */
+static void reset(struct spdk_nvme_ctrlr *ctrlr)
+{
+	uint64_t until = spdk_get_ticks() + RESET_WAIT_S * spdk_get_ticks_hz();
+
+	if (spdk_nvme_ctrlr_disconnect(ctrlr) != 0)
+		return;
+	while (spdk_nvme_ctrlr_process_admin_completions(ctrlr) >= 0 && spdk_get_ticks() < until)
+		;
+}
+
 void buslane_spdk_close(struct buslane_disk *disk)
 {
+	if (disk->lost != 0)
+		reset(disk->ctrlr);
 	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
 	spdk_nvme_detach(disk->ctrlr);
 	free(disk);

@@ -211,6 +211,9 @@ impl Verifier {
             }
             None => false,
         };
+        // One that was replaced held nothing; perhaps since one of its headers failed.
+        let kept: BTreeSet<u64> =
+            without_replaced(found).iter().map(|found| found.header.seg_no.get()).collect();
         for phys in 0..self.geometry.segments {
             let start = self.geometry.segment(phys);
             let used = found.iter().find(|found| found.header.phys_index.get() == phys);
@@ -224,7 +227,11 @@ impl Verifier {
                     Some(used) => {
                         let seg_no = used.header.seg_no;
                         let begun = seg_no.get() < newest || newest_is_begun;
-                        let is_damage = begun || self.was_closed(&used.header);
+                        let counts = kept.contains(&seg_no.get());
+                        // An opening that failed leaves a header behind, and nothing else.
+                        let closed = used.closing.is_some() || self.superblock.clean.get() == 1;
+                        let was_closed = closed && self.was_closed(&used.header);
+                        let is_damage = counts && (begun || was_closed);
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
                     None if is_zero => {}
