@@ -32,6 +32,8 @@ mod shims {
                      or set PKG_CONFIG_PATH to where libdpdk.pc is\n{error}"
                 ))
             });
+        // A driver: pkg-config names those only to who links them statically.
+        println!("cargo:rustc-link-lib=rte_net_ring");
         compile("port_dpdk", &library.include_paths, "libdpdk", &["-include", "rte_config.h"]);
         bind("port_dpdk");
     }

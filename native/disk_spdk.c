@@ -18,6 +18,8 @@
 #include <spdk/uuid.h>
 
 #define OPERATIONS_MAX 256
+/* Between two looks at the clock, for late operations and the admin queue. */
+#define POLLS_A_LOOK 16
 #define ADMIN_EVERY_US 1000
 #define ADMIN_WAIT_S 10
 #define RESET_WAIT_S 2
@@ -35,6 +37,7 @@ struct buslane_disk {
 	uint32_t block_bytes;
 	uint32_t operations_max;
 	uint32_t in_flight;
+	uint32_t polls;
 	int lost;
 	uint64_t timeout; /* ticks */
 	uint64_t admin_at;
@@ -404,13 +407,10 @@ static void look_for_late(struct buslane_disk *disk, uint64_t now)
 		disk->lost = -ETIMEDOUT;
 }
 
-uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room)
+static void look_after(struct buslane_disk *disk)
 {
-	uint32_t count = 0;
 	uint64_t now = spdk_get_ticks();
 
-	if (disk->in_flight > 0 && spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0 && disk->lost == 0)
-		disk->lost = -ENXIO;
 	if (now >= disk->admin_at) {
 		disk->admin_at = now + ADMIN_EVERY_US * spdk_get_ticks_hz() / 1000000;
 		if ((spdk_nvme_ctrlr_process_admin_completions(disk->ctrlr) < 0 ||
@@ -419,6 +419,16 @@ uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *
 	}
 	if (disk->in_flight > 0 && now >= disk->timeout_at && disk->lost == 0)
 		look_for_late(disk, now);
+}
+
+uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room)
+{
+	uint32_t count = 0;
+
+	if (disk->in_flight > 0 && spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0 && disk->lost == 0)
+		disk->lost = -ENXIO;
+	if (disk->polls++ % POLLS_A_LOOK == 0)
+		look_after(disk);
 	while (count < room && disk->done_count > 0) {
 		done[count++] = disk->done[disk->done_from];
 		disk->done_from = (disk->done_from + 1) % OPERATIONS_MAX;

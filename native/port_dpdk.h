@@ -67,6 +67,10 @@ int buslane_dpdk_started(void);
 /* The number of the device of that name, or -ENODEV. */
 int buslane_dpdk_find(const char *name, uint16_t *port);
 
+/* Makes, once a process, two devices in memory, net_ring_buslane0 and net_ring_buslane1: each receives what
+ * the other transmits. */
+int buslane_dpdk_ring_pair(void);
+
 /* How many devices there are, and the name of each by index (empty when there is none); for messages. */
 uint16_t buslane_dpdk_count(void);
 void buslane_dpdk_name(uint16_t index, char *name, uint32_t name_bytes);

@@ -179,7 +179,8 @@ rate was achieved.
 EXAMPLES
   buslane bench run --rate 1000 --floor
   buslane bench run --rate 100k --batch 8 --duration 30s -o json
-  buslane bench run --profile memif-ram --max --count 10M")]
+  buslane bench run --profile memif-ram --max --count 10M
+  buslane bench run --profile vfio-user --inline --floor --overwrite")]
     Run(BenchRunArgs),
     /// The bare port's round trip and the bare disk's write, with nothing of the engine in between
     #[command(after_help = "\
@@ -225,6 +226,12 @@ pub struct BenchRunArgs {
     /// Measure the floor as well, in turns with the run
     #[arg(long)]
     pub floor: bool,
+    /// Both ends on the shard's core, in this process, joined by DPDK rings: for machines with few cores
+    #[arg(long)]
+    pub inline: bool,
+    /// Overwrite the NVMe namespace the profile names
+    #[arg(long)]
+    pub overwrite: bool,
     /// Directory for the report (.json, .hlog, .hgrm)
     #[arg(long, default_value = "buslane-report", value_name = "DIR")]
     pub out: PathBuf,
@@ -245,6 +252,12 @@ pub struct BenchFloorArgs {
     /// Round trips and writes to measure
     #[arg(long, default_value = "5000", value_parser = parse_count, value_name = "N")]
     pub count: u64,
+    /// Both ends on the shard's core, in this process, joined by DPDK rings: for machines with few cores
+    #[arg(long)]
+    pub inline: bool,
+    /// Overwrite the NVMe namespace the profile names
+    #[arg(long)]
+    pub overwrite: bool,
     /// Directory for the report (.hlog, .hgrm)
     #[arg(long, default_value = "buslane-report", value_name = "DIR")]
     pub out: PathBuf,

@@ -14,6 +14,15 @@ pub(super) fn open(profile: &PortProfile) -> Result<AnyPort, PortError> {
     Ok(Box::new(DpdkPort::open(&config(profile))?))
 }
 
+/// The appliance's port and a client's, in one process.
+pub(super) fn open_pair(
+    server: &PortProfile,
+    client: &PortProfile,
+) -> Result<(AnyPort, AnyPort), PortError> {
+    let (server, client) = DpdkPort::open_pair(&config(server), &config(client))?;
+    Ok((Box::new(server), Box::new(client)))
+}
+
 fn config(profile: &PortProfile) -> DpdkConfig {
     let dpdk = profile.dpdk.clone().unwrap_or_default();
     DpdkConfig {

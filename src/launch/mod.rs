@@ -119,6 +119,15 @@ pub fn open_port(profile: &PortProfile) -> Result<AnyPort, PortError> {
     }
 }
 
+/// Opens the appliance's port and a client's as a pair in this process, both as `[port.dpdk]` and
+/// `[client.port.dpdk]` say but for the device.
+///
+/// # Errors
+/// What keeps them from being opened, and how to mend it.
+pub fn open_port_pair(profile: &Profile) -> Result<(AnyPort, AnyPort), PortError> {
+    dpdk_port::open_pair(&profile.port, &profile.client.port)
+}
+
 /// Opens the disk a profile names, with `memory_bytes` to work in. A file that does not exist is made,
 /// initialised and formatted.
 ///

@@ -24,21 +24,26 @@ pub fn echo<P: Port>(port: &mut P, mut stop: impl FnMut() -> bool) {
     let mut copy = vec![0; port.datagram_bytes()];
     let mut turns = 0u32;
     loop {
-        for index in 0..port.receive() {
-            let (peer, bytes) = port.datagram(index);
-            let len = bytes.len();
-            copy[..len].copy_from_slice(bytes);
-            if let Some(room) = port.reserve(peer) {
-                room[..len].copy_from_slice(&copy[..len]);
-                port.commit(len);
-            }
-        }
-        port.flush();
+        echo_turn(port, &mut copy);
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(4096) && stop() {
             return;
         }
     }
+}
+
+/// One turn of [`echo`]; `copy` has room for a datagram.
+pub fn echo_turn<P: Port>(port: &mut P, copy: &mut [u8]) {
+    for index in 0..port.receive() {
+        let (peer, bytes) = port.datagram(index);
+        let len = bytes.len();
+        copy[..len].copy_from_slice(bytes);
+        if let Some(room) = port.reserve(peer) {
+            room[..len].copy_from_slice(&copy[..len]);
+            port.commit(len);
+        }
+    }
+    port.flush();
 }
 
 /// Round trips of `bytes`-byte datagrams to an [`echo`] at `server`: `count` of them on a schedule of

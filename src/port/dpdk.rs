@@ -125,10 +125,36 @@ impl DpdkPort {
         Ok(arguments)
     }
 
+    /// Two ports of this process, each receiving what the other transmits: EAL is started as `server` says,
+    /// the addresses are those of both configurations.
+    ///
+    /// # Errors
+    /// As [`DpdkPort::open`].
+    pub fn open_pair(server: &DpdkConfig, client: &DpdkConfig) -> Result<(Self, Self), PortError> {
+        Self::start_environment(server)?;
+        // SAFETY: takes nothing; EAL runs.
+        let made = unsafe { native::buslane_dpdk_ring_pair() };
+        if made != 0 {
+            return Err(PortError::Device {
+                what: "a pair of DPDK rings".into(),
+                why: io::Error::from_raw_os_error(-made).to_string(),
+                mend: "give EAL more memory (-m)".into(),
+            });
+        }
+        let on = |config: &DpdkConfig, device: &str| {
+            Self::open(&DpdkConfig { device: device.to_owned(), ..config.clone() })
+        };
+        Ok((on(server, "net_ring_buslane0")?, on(client, "net_ring_buslane1")?))
+    }
+
     fn with(device: Device, facts: &native::buslane_port_facts, config: &DpdkConfig) -> Self {
         let driver = text(&facts.driver);
         let [a, b, c, d] = config.address.ip().octets();
-        let own_mac = if driver == "net_memif" { [2, 0, a, b, c, d] } else { facts.mac };
+        let own_mac = if matches!(driver.as_str(), "net_memif" | "net_ring") {
+            [2, 0, a, b, c, d]
+        } else {
+            facts.mac
+        };
         let mut addr = config.address;
         if addr.port() == 0 {
             addr.set_port(dynamic_port(std::process::id()));

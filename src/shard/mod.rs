@@ -1,7 +1,7 @@
 //! A shard: one core, one port, one disk queue, and the turn that moves messages between them.
 //!
 //! ```text
-//! turn:  receive -> commit -> deliver -> transmit -> keep
+//! turn:  receive -> commit -> transmit -> deliver -> keep
 //! ```
 //!
 //! Only the shard knows all stations; a station returns values and never calls back. A turn never
@@ -250,9 +250,11 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             self.stations.on_datagram(peer, bytes);
         }
         let committed = self.stations.commit(&self.clock);
-        let delivered = self.stations.deliver(&mut self.port);
+        // Publishers wait for their acknowledgements: these leave before consumers are served.
         let transmitted = self.stations.transmit(&mut self.port);
-        let flushed = self.port.flush();
+        let mut flushed = if transmitted > 0 { self.port.flush() } else { 0 };
+        let delivered = self.stations.deliver(&mut self.port);
+        flushed += self.port.flush();
         self.stations.keep();
         received + committed + delivered + transmitted + flushed
     }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::CommandError;
-use crate::profile::{PortDriver, Profile};
+use crate::profile::{DiskDriver, PortDriver, Profile};
 
 /// What the other end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +106,41 @@ impl Drop for Other {
     }
 }
 
+/// Formats the namespace a profile names, in a process that is gone when this returns.
+pub(super) fn format(
+    spawner: &Spawner,
+    profile: &Profile,
+    profile_name: &str,
+    settings: &[String],
+) -> Result<(), CommandError> {
+    let failed = |why: String| CommandError::Failed(format!("formatting the namespace: {why}"));
+    let binary = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let mut command = Command::new(binary);
+    command.args(["log", "format", "--force", &profile.disk.path, &profile.disk.path]);
+    command.args(["--profile", profile_name]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = spawner.spawn(command).map_err(|error| failed(error.to_string()))?;
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
 /// The settings that keep a benchmark apart from appliances that run on the same host: an instance, a log
 /// and, on kernel UDP, a port of its own.
 pub(super) fn own_settings(profile: &Profile) -> Result<Vec<String>, CommandError> {
     let process = std::process::id();
-    let mut settings =
-        vec![format!("instance=bench-{process}"), format!("disk.path={}", log_path(profile))];
+    let mut settings = vec![format!("instance=bench-{process}")];
+    // The instance may be part of the path; a namespace is the one that is named.
+    let path = match profile.disk.driver {
+        DiskDriver::Spdk => profile.disk.path.clone(),
+        DiskDriver::Uring | DiskDriver::Ram => log_path(profile),
+    };
+    settings.push(format!("disk.path={path}"));
     if profile.port.driver == PortDriver::Udp {
         let free = UdpSocket::bind(SocketAddrV4::new(*profile.port.address.ip(), 0))
             .and_then(|socket| socket.local_addr())

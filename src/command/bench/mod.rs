@@ -1,9 +1,11 @@
 //! `buslane bench`: latency and throughput, the floor beside them, and the proof that nothing was lost.
 //!
 //! The other end runs in a process of its own, on the shard's core and on a log of its own beside the
-//! profile's; with `--server` it is whatever listens there.
+//! profile's; with `--inline` on the client's core, in this process; with `--server` it is whatever listens
+//! there.
 
 mod appliance;
+mod inline;
 
 use std::fs::File;
 use std::net::SocketAddrV4;
@@ -21,15 +23,18 @@ use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::UringDisk;
 use crate::host::{Needs, Tree};
-use crate::launch::{AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_uring, pin};
+use crate::launch::{
+    AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_tool_disk, open_uring, pin,
+};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
 use crate::measure::load::{self, LoadError, LoadOptions, LoadResult, Participant};
 use crate::metrics::latency::{LatencyHistogram, write_hlog};
-use crate::profile::{self, DiskDriver, PortDriver, Profile};
+use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
 use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
 
 use appliance::{Other, Role, Spawner, log_path, own_settings};
+use inline::{Inline, Running};
 
 /// Rounds of floor and load with `--floor`, alternating.
 const ROUNDS: u64 = 5;
@@ -67,10 +72,25 @@ struct Bench {
     needs: Needs,
     /// A DPDK port can be opened once in a process: it goes from round to round.
     port: Option<AnyPort>,
+    /// With `--inline`, the other end.
+    inline: Option<Inline>,
+}
+
+/// The other end while it runs.
+enum OtherEnd {
+    Process(Other),
+    Inline(#[allow(dead_code, reason = "for its drop")] Running),
+}
+
+/// What `bench run` and `bench floor` share.
+#[derive(Clone, Copy)]
+struct Where {
+    inline: bool,
+    overwrite: bool,
 }
 
 impl Bench {
-    fn new(globals: &Globals) -> Result<Self, CommandError> {
+    fn new(globals: &Globals, Where { inline, overwrite }: Where) -> Result<Self, CommandError> {
         let profile_name = globals.profile_or_default().to_owned();
         let mut settings = globals.set.clone();
         let asked = profile::load(&profile_name, &settings)?;
@@ -78,6 +98,7 @@ impl Bench {
             settings.extend(own_settings(&asked)?);
         }
         let profile = profile::load(&profile_name, &settings)?;
+        check_where(globals, &profile, inline, overwrite)?;
         let cores = cpu::available_cores();
         profile.check_client(&cores)?;
         let server = globals.server.unwrap_or(profile.port.address);
@@ -94,7 +115,15 @@ impl Bench {
             server,
             clock,
             port: None,
+            inline: None,
         };
+        if inline {
+            bench.profile.check_serve(&cores)?;
+            let (other, port) = Inline::open(&bench.profile)?;
+            (bench.inline, bench.port) = (Some(other), Some(port));
+            pin(bench.profile.shard.core, &cores)?;
+            return Ok(bench);
+        }
         if bench.profile.client.port.driver == PortDriver::Dpdk {
             bench.port = Some(open_port(&bench.profile.client.port)?);
         }
@@ -110,13 +139,23 @@ impl Bench {
     }
 
     fn give_back(&mut self, port: AnyPort) {
-        if self.profile.client.port.driver == PortDriver::Dpdk {
+        if self.inline.is_some() || self.profile.client.port.driver == PortDriver::Dpdk {
             self.port = Some(port);
         }
     }
 
-    fn start(&self, role: Role) -> Result<Other, CommandError> {
-        Other::start(&self.spawner, role, &self.profile_name, &self.settings)
+    fn start(&self, role: Role) -> Result<OtherEnd, CommandError> {
+        if let Some(inline) = &self.inline {
+            return Ok(OtherEnd::Inline(match role {
+                Role::Serve => inline.serve(&self.profile)?,
+                Role::Echo => inline.echo(),
+            }));
+        }
+        if role == Role::Serve && self.profile.disk.driver == DiskDriver::Spdk {
+            appliance::format(&self.spawner, &self.profile, &self.profile_name, &self.settings)?;
+        }
+        let other = Other::start(&self.spawner, role, &self.profile_name, &self.settings)?;
+        Ok(OtherEnd::Process(other))
     }
 
     /// Round trips of the bare port.
@@ -142,23 +181,32 @@ impl Bench {
         pace: (f64, u64),
         histogram: &mut LatencyHistogram,
     ) -> Result<(), CommandError> {
-        let path = format!("{}.floor", log_path(&self.profile));
-        let path = Path::new(&path);
-        let (driver, core, clock) = (self.profile.disk.driver, self.shard_core, self.clock.clone());
-        let measured = std::thread::scope(|scope| {
-            let measuring = scope.spawn(move || {
-                if core.is_some_and(|core| !cpu::pin_to_core(core)) {
-                    return Err("the shard's core cannot be used".to_owned());
-                }
-                let mut disk = floor_disk(driver, path).map_err(|error| error.to_string())?;
-                disk_writes(&mut disk, &clock, pace, histogram).map_err(|fault| fault.to_string())
-            });
-            measuring.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
-        });
-        if driver != DiskDriver::Ram {
-            let _ = std::fs::remove_file(path);
+        let (profile, core, clock) = (&self.profile.disk, self.shard_core, self.clock.clone());
+        let path = match profile.driver {
+            DiskDriver::Spdk => profile.path.clone(),
+            DiskDriver::Uring | DiskDriver::Ram => format!("{}.floor", log_path(&self.profile)),
+        };
+        let mut measure = || {
+            let mut disk = floor_disk(profile, &path).map_err(|error| error.to_string())?;
+            disk_writes(&mut disk, &clock, pace, histogram).map_err(|fault| fault.to_string())
+        };
+        let measured = if self.inline.is_some() {
+            measure()
+        } else {
+            std::thread::scope(|scope| {
+                let measuring = scope.spawn(move || {
+                    if core.is_some_and(|core| !cpu::pin_to_core(core)) {
+                        return Err("the shard's core cannot be used".to_owned());
+                    }
+                    measure()
+                });
+                measuring.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
+            })
+        };
+        if profile.driver == DiskDriver::Uring {
+            let _ = std::fs::remove_file(&path);
         }
-        measured.map_err(|why| CommandError::Failed(format!("{}: {why}", path.display())))
+        measured.map_err(|why| CommandError::Failed(format!("{path}: {why}")))
     }
 
     fn load(
@@ -180,7 +228,8 @@ impl Bench {
         &mut self,
         args: &BenchRunArgs,
     ) -> Result<Vec<Participant<AnyPort, HostClock>>, CommandError> {
-        let one_session = self.profile.client.port.driver == PortDriver::Dpdk;
+        let one_session =
+            self.inline.is_some() || self.profile.client.port.driver == PortDriver::Dpdk;
         if one_session && (args.publishers > 1 || args.consumers > 1) {
             return Err(CommandError::Usage(
                 "over DPDK this process has one port, so one publisher and at most one consumer: use \
@@ -206,10 +255,51 @@ impl Bench {
     }
 }
 
-fn floor_disk(driver: DiskDriver, path: &Path) -> Result<AnyDisk, LaunchError> {
-    if driver == DiskDriver::Ram {
+/// A benchmark on a namespace overwrites it, and SPDK has its own demands on a process.
+fn check_where(
+    globals: &Globals,
+    profile: &Profile,
+    inline: bool,
+    overwrite: bool,
+) -> Result<(), CommandError> {
+    let usage = |what: String| Err(CommandError::Usage(what));
+    if inline && globals.server.is_some() {
+        return usage("--inline has both ends in this process; leave --server out".into());
+    }
+    if inline && profile.port.driver != PortDriver::Dpdk {
+        return usage(format!(
+            "--inline joins both ends by DPDK rings; profile {} has port.driver udp: take memif, memif-ram \
+             or vfio-user",
+            profile.name
+        ));
+    }
+    if profile.disk.driver != DiskDriver::Spdk || globals.server.is_some() {
+        return Ok(());
+    }
+    if !overwrite {
+        return usage(format!(
+            "a benchmark overwrites the namespace {}; say --overwrite if nothing on it is needed",
+            profile.disk.path
+        ));
+    }
+    if !inline && profile.client.port.driver == PortDriver::Dpdk {
+        return usage(
+            "with SPDK and DPDK on one host, client, appliance and target all spin; use --inline, or a \
+             client on another host with --server"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+fn floor_disk(profile: &DiskProfile, path: &str) -> Result<AnyDisk, LaunchError> {
+    if profile.driver == DiskDriver::Ram {
         return Ok(Box::new(RamDisk::new(FLOOR_FILE_BYTES, BLOCK_BYTES, QUEUE_DEPTH_MAX)?));
     }
+    if profile.driver == DiskDriver::Spdk {
+        return open_tool_disk(profile, path, BLOCK_BYTES, false);
+    }
+    let path = Path::new(path);
     UringDisk::create(path, FLOOR_FILE_BYTES, true, &mut |_, _| {})?;
     Ok(Box::new(open_uring(path, BLOCK_BYTES, false)?))
 }
@@ -232,7 +322,8 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
         let what = "--floor measures the profile's own port and disk; leave --server out";
         return Err(CommandError::Usage(what.into()));
     }
-    let mut bench = Bench::new(globals)?;
+    let at = Where { inline: args.inline, overwrite: args.overwrite };
+    let mut bench = Bench::new(globals, at)?;
     let rate = if args.max { None } else { Some(args.rate.unwrap_or(RATE_DEFAULT)) };
     let rounds = if args.floor { ROUNDS } else { 1 };
     let duration_ns = match (args.duration, args.count) {
@@ -297,7 +388,8 @@ fn measure(
             None => Some(bench.start(Role::Serve)?),
         };
         let result = bench.load(args, &options)?;
-        if let Some(bytes) = other.as_ref().and_then(Other::resident_bytes)
+        if let Some(OtherEnd::Process(other)) = &other
+            && let Some(bytes) = other.resident_bytes()
             && globals.verbose > 0
         {
             eprintln!("appliance: {} MiB resident", bytes >> 20);
@@ -311,7 +403,9 @@ fn measure(
 }
 
 fn remove_log(bench: &Bench) {
-    if bench.settings.iter().any(|setting| setting.starts_with("instance=bench-")) {
+    if bench.profile.disk.driver == DiskDriver::Uring
+        && bench.settings.iter().any(|setting| setting.starts_with("instance=bench-"))
+    {
         let _ = std::fs::remove_file(&bench.profile.disk.path);
     }
 }
@@ -397,7 +491,8 @@ fn floor(globals: &Globals, args: &BenchFloorArgs) -> Result<(), CommandError> {
         let what = "a floor is of the profile's own port and disk; leave --server out";
         return Err(CommandError::Usage(what.into()));
     }
-    let mut bench = Bench::new(globals)?;
+    let at = Where { inline: args.inline, overwrite: args.overwrite };
+    let mut bench = Bench::new(globals, at)?;
     let mut floors = (LatencyHistogram::new(), LatencyHistogram::new());
     let pace = (args.rate, args.count);
     bench.port_floor(args.size, pace, &mut floors.0)?;
