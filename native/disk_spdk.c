@@ -117,7 +117,8 @@ static int parse(const char *text, struct spdk_nvme_transport_id *trid, uint32_t
 		return -EINVAL;
 	if (found != NULL && (found == text || found[-1] == ' '))
 		*ns = (uint32_t)strtoul(found + 3, NULL, 10);
-	if (*ns == 0 || trid->traddr[0] == '\0')
+	/* A transport it does not know is taken for a custom one. */
+	if (*ns == 0 || trid->traddr[0] == '\0' || !spdk_nvme_transport_available_by_name(trid->trstring))
 		return -EINVAL;
 	return 0;
 }

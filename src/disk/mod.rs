@@ -220,7 +220,7 @@ pub enum DiskError {
 ///
 /// # Panics
 /// When other operations are in flight.
-pub fn run<D: Disk>(disk: &mut D, io: Io) -> Result<(), DiskFault> {
+pub fn run<D: Disk + ?Sized>(disk: &mut D, io: Io) -> Result<(), DiskFault> {
     if let Some(fault) = disk.out_of_service() {
         return Err(fault);
     }

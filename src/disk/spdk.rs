@@ -415,7 +415,7 @@ fn lock(transport_id: &str) -> Result<UnixListener, String> {
         SocketAddr::from_abstract_name(name).and_then(|address| UnixListener::bind_addr(&address));
     bound.map_err(|error| {
         if error.kind() == io::ErrorKind::AddrInUse {
-            return "is in use by another Buslane process of this host".to_owned();
+            return "another Buslane process uses it".to_owned();
         }
         format!("cannot be locked: {error}")
     })

@@ -1,0 +1,77 @@
+//! An NVMe target of SPDK's, where it is installed.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test uses its part, ends where something fails, and says what it skips"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A target that is stopped when it goes out of scope.
+pub(crate) struct Target {
+    instance: String,
+    arguments: Vec<String>,
+    /// Its transport id.
+    pub(crate) id: String,
+}
+
+impl Target {
+    /// Starts one, told by `arguments` of `scripts/nvme-target start`; `None`, said aloud, where there is no
+    /// SPDK.
+    pub(crate) fn start(instance: &str, arguments: &[&str]) -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|dir| dir.join("nvmf_tgt").exists()) {
+            println!("SKIPPED: SPDK not found: nvmf_tgt is not on PATH");
+            return None;
+        }
+        let instance = format!("{instance}-{}", std::process::id());
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut target = Self { instance, arguments, id: String::new() };
+        target.id = target.start_again();
+        Some(target)
+    }
+
+    /// Starts it again after [`Target::kill`]; returns its transport id.
+    pub(crate) fn start_again(&self) -> String {
+        let output = self.script("start", &self.arguments);
+        assert!(
+            output.status.success(),
+            "nvme-target: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// SIGKILL, at once.
+    pub(crate) fn kill(&self) {
+        let pid = String::from_utf8(self.script("pid", &[]).stdout).unwrap();
+        let pid: i32 = pid.trim().parse().unwrap();
+        assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+        // It holds huge pages and a socket until it is gone.
+        while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The next `count` writes of an error bdev fail.
+    pub(crate) fn fail_writes(&self, count: u32) -> bool {
+        self.script("fail", &["--count".into(), count.to_string()]).status.success()
+    }
+
+    fn script(&self, action: &str, arguments: &[String]) -> Output {
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nvme-target"))
+            .arg(action)
+            .args(["--instance", &self.instance])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.script("stop", &[]);
+    }
+}
