@@ -10,7 +10,6 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,7 +22,7 @@ use buslane::client::polled::Client;
 use buslane::client::{ClientOptions, Publisher};
 use buslane::clock::HostClock;
 use buslane::port::udp::UdpPort;
-use common::{Appliance, BUSLANE, itch_messages, order_flow, signal, text, wait};
+use common::{Appliance, BUSLANE, Feed, itch_messages, signal, text, wait};
 
 fn rounds() -> usize {
     std::env::var("BUSLANE_TORTURE_ROUNDS").map_or(200, |text| text.parse().unwrap())
@@ -54,45 +53,14 @@ fn hundreds_of_kills_lose_and_double_nothing() {
     let rounds = rounds();
     let size = format!("disk.size={}MiB", 128 + rounds * 3 / 2);
     let mut appliance = Appliance::start(&[&size, "disk.segment=1MiB"]);
-    let messages = itch_messages(&order_flow(appliance.dir.path()));
-    appliance.run(&["stream", "create", "orders"]);
-    let mut publisher = appliance
-        .client(&["publish", "orders", "--itch", "-", "-q"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = publisher.stdin.take().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let orders = messages.clone();
-    // Orders come all the while, whether the appliance is up or not.
-    let feeder = thread::spawn(move || {
-        let mut count = 0;
-        for message in orders.iter().cycle() {
-            if stopped.load(Ordering::Relaxed) {
-                break;
-            }
-            let [high, low] = [message.len() >> 8, message.len() & 0xff];
-            let prefix = [u8::try_from(high).unwrap(), u8::try_from(low).unwrap()];
-            input.write_all(&[&prefix, message.as_slice()].concat()).unwrap();
-            count += 1;
-            thread::sleep(Duration::from_micros(500));
-        }
-        count
-    });
+    let feed = Feed::start(&appliance);
     for kill in 0..rounds {
         // Uneven pauses, so that kills fall anywhere between two writes.
         thread::sleep(Duration::from_micros(15_000 + 7_919 * (kill as u64 % 13)));
         appliance.kill();
         appliance.restart();
     }
-    stop.store(true, Ordering::Relaxed);
-    let count = feeder.join().unwrap();
-    let status = wait(&mut publisher, Duration::from_secs(120));
-    assert!(status.success(), "the publisher: {status}");
-    let all = appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
-    let expected = messages.iter().cycle().take(count).flatten().copied();
-    assert!(all.iter().copied().eq(expected), "{} bytes", all.len());
+    let count = feed.finish(&appliance);
     println!("{rounds} kills, {count} messages acknowledged, lost 0 duplicated 0");
 }
 

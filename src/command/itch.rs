@@ -63,6 +63,11 @@ impl<R: Read> ItchReader<R> {
         Self { input, offset: 0, message: Vec::with_capacity(usize::from(u16::MAX)) }
     }
 
+    /// What it reads from.
+    pub fn input(&self) -> &R {
+        &self.input
+    }
+
     /// The next message without its length; `None` at the end of the file.
     ///
     /// # Errors

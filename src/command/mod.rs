@@ -9,6 +9,7 @@ pub mod out;
 pub mod progress;
 mod connect;
 mod serve;
+mod source;
 mod log;
 mod bench;
 mod host;

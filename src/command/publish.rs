@@ -1,15 +1,13 @@
 //! `buslane publish`: messages from a file or a pipe onto media.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
 use super::connect::connect;
-use super::itch::{ItchReader, timestamp_ns};
+use super::itch::timestamp_ns;
 use super::progress::Progress;
+use super::source::{Next, Source};
 use super::{CommandError, Out};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
@@ -42,52 +40,6 @@ struct Summary {
     ack_ns: Percentiles,
 }
 
-/// Where messages come from, one at a time.
-enum Source {
-    Itch(ItchReader<BufReader<Box<dyn Read>>>),
-    Lines(BufReader<Box<dyn Read>>, Vec<u8>),
-}
-
-impl Source {
-    fn open(args: &PublishArgs) -> Result<(Self, String), CommandError> {
-        let open = |path: &Path| -> Result<(BufReader<Box<dyn Read>>, String), CommandError> {
-            let name = path.display().to_string();
-            let input: Box<dyn Read> = if name == "-" {
-                Box::new(std::io::stdin())
-            } else {
-                let opened = File::open(path);
-                Box::new(opened.map_err(|error| CommandError::Failed(format!("{name}: {error}")))?)
-            };
-            Ok((BufReader::with_capacity(1 << 20, input), name))
-        };
-        match (&args.source.itch, &args.source.lines) {
-            (Some(path), _) => {
-                open(path).map(|(input, name)| (Self::Itch(ItchReader::new(input)), name))
-            }
-            (None, Some(path)) => {
-                open(path).map(|(input, name)| (Self::Lines(input, Vec::new()), name))
-            }
-            (None, None) => Err(CommandError::Usage("publish what? give --itch or --lines".into())),
-        }
-    }
-
-    fn next(&mut self) -> Result<Option<&[u8]>, String> {
-        match self {
-            Self::Itch(reader) => reader.next_message().map_err(|error| error.to_string()),
-            Self::Lines(input, line) => {
-                line.clear();
-                if input.read_until(b'\n', line).map_err(|error| error.to_string())? == 0 {
-                    return Ok(None);
-                }
-                if line.last() == Some(&b'\n') {
-                    line.pop();
-                }
-                Ok(Some(line))
-            }
-        }
-    }
-}
-
 /// What is counted while publishing.
 #[derive(Debug)]
 struct Tally {
@@ -113,7 +65,7 @@ impl Tally {
 }
 
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
-    let (mut source, name) = Source::open(args)?;
+    let (mut source, name) = Source::open(&args.source)?;
     let mut client = connect(globals, Publisher::New)?;
     let stream =
         client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
@@ -135,9 +87,18 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     let (mut published, mut first_time_ns) = (0, None);
     let limit = args.count.unwrap_or(u64::MAX);
     while published < limit {
-        let message =
-            source.next().map_err(|why| CommandError::Failed(format!("{name}: {why}")))?;
-        let Some(message) = message else { break };
+        let next = source.next().map_err(|why| CommandError::Failed(format!("{name}: {why}")))?;
+        let message = match next {
+            Next::Message(message) => message,
+            Next::NotYet => {
+                take(&mut client, &mut tally)?;
+                if interrupted.load(Ordering::Relaxed) {
+                    break;
+                }
+                continue;
+            }
+            Next::End => break,
+        };
         let due_ns = if args.pace {
             let time_ns = timestamp_ns(message).unwrap_or(0);
             let first = *first_time_ns.get_or_insert(time_ns);

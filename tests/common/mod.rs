@@ -6,33 +6,44 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub(crate) const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
 
-/// An appliance on kernel UDP and a file, that can be killed and started again.
+/// An appliance on kernel UDP, that can be killed and started again.
 pub(crate) struct Appliance {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) address: String,
+    profile: &'static str,
+    /// `disk.path`; a file in `dir` unless another was named.
+    disk: Option<String>,
     settings: Vec<String>,
     child: Option<Child>,
     stderr: Option<BufReader<ChildStderr>>,
 }
 
 impl Appliance {
-    /// Starts one with a fresh log; `settings` are `key=value` for `--set`.
+    /// Starts one with a fresh log in a file; `settings` are `key=value` for `--set`.
     pub(crate) fn start(settings: &[&str]) -> Self {
+        Self::start_on("loopback", None, settings)
+    }
+
+    /// Starts one of another profile with the log on `disk`, formatted.
+    pub(crate) fn start_on(profile: &'static str, disk: Option<String>, settings: &[&str]) -> Self {
         // Not under /tmp: that may be memory, which takes no direct I/O.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let settings = settings.iter().map(ToString::to_string).collect();
-        let mut appliance = Self { dir, address, settings, child: None, stderr: None };
+        let mut appliance =
+            Self { dir, address, profile, disk, settings, child: None, stderr: None };
         appliance.restart();
         appliance
     }
@@ -44,9 +55,10 @@ impl Appliance {
     /// The command that serves, with all settings.
     pub(crate) fn serve_command(&self) -> Command {
         let mut command = Command::new(BUSLANE);
-        command.args(["serve", "--profile", "loopback"]);
+        command.args(["serve", "--profile", self.profile]);
         command.args(["--set", &format!("port.address={}", self.address)]);
-        command.args(["--set", &format!("disk.path={}", self.log_path().display())]);
+        let disk = self.disk.clone().unwrap_or_else(|| self.log_path().display().to_string());
+        command.args(["--set", &format!("disk.path={disk}")]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
@@ -123,6 +135,59 @@ impl Drop for Appliance {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Orders published all the while, whether the appliance is up or not.
+pub(crate) struct Feed {
+    messages: Vec<Vec<u8>>,
+    publisher: Child,
+    stop: Arc<AtomicBool>,
+    feeder: thread::JoinHandle<usize>,
+}
+
+impl Feed {
+    /// Starts it on a stream of its own, `orders`: two thousand a second.
+    pub(crate) fn start(appliance: &Appliance) -> Self {
+        let messages = itch_messages(&order_flow(appliance.dir.path()));
+        appliance.run(&["stream", "create", "orders"]);
+        let mut publisher = appliance
+            .client(&["publish", "orders", "--itch", "-", "-q"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = publisher.stdin.take().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let orders = messages.clone();
+        let feeder = thread::spawn(move || {
+            let mut count = 0;
+            for message in orders.iter().cycle() {
+                // Only a flag: it orders nothing but itself.
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let [high, low] = [message.len() >> 8, message.len() & 0xff];
+                let prefix = [u8::try_from(high).unwrap(), u8::try_from(low).unwrap()];
+                input.write_all(&[&prefix, message.as_slice()].concat()).unwrap();
+                count += 1;
+                thread::sleep(Duration::from_micros(500));
+            }
+            count
+        });
+        Self { messages, publisher, stop, feeder }
+    }
+
+    /// Stops it; everything it published is acknowledged and is there, once and in order. Returns how many.
+    pub(crate) fn finish(mut self, appliance: &Appliance) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        let count = self.feeder.join().unwrap();
+        let status = wait(&mut self.publisher, Duration::from_secs(120));
+        assert!(status.success(), "the publisher: {status}");
+        let all = appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
+        let expected = self.messages.iter().cycle().take(count).flatten().copied();
+        assert!(all.iter().copied().eq(expected), "{} bytes", all.len());
+        count
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "a test uses its part, ends where something fails, and says what it skips"
 )]
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -13,6 +14,8 @@ use std::process::{Command, Output};
 pub(crate) struct Target {
     instance: String,
     arguments: Vec<String>,
+    /// One target at a time: each spins on a core.
+    _turn: File,
     /// Its transport id.
     pub(crate) id: String,
 }
@@ -26,9 +29,11 @@ impl Target {
             println!("SKIPPED: SPDK not found: nvmf_tgt is not on PATH");
             return None;
         }
+        let turn = File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/nvme-target.lock")).unwrap();
+        turn.lock().unwrap();
         let instance = format!("{instance}-{}", std::process::id());
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut target = Self { instance, arguments, id: String::new() };
+        let mut target = Self { instance, arguments, _turn: turn, id: String::new() };
         target.id = target.start_again();
         Some(target)
     }
@@ -46,18 +51,26 @@ impl Target {
 
     /// SIGKILL, at once.
     pub(crate) fn kill(&self) {
-        let pid = String::from_utf8(self.script("pid", &[]).stdout).unwrap();
-        let pid: i32 = pid.trim().parse().unwrap();
-        assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+        let pid = self.signal("KILL");
         // It holds huge pages and a socket until it is gone.
         while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() {
             std::hint::spin_loop();
         }
     }
 
+    /// Sends it a signal; returns its process id.
+    pub(crate) fn signal(&self, name: &str) -> i32 {
+        let pid = String::from_utf8(self.script("pid", &[]).stdout).unwrap();
+        let pid: i32 = pid.trim().parse().unwrap();
+        let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+        assert!(sent.success());
+        pid
+    }
+
     /// The next `count` writes of an error bdev fail.
-    pub(crate) fn fail_writes(&self, count: u32) -> bool {
-        self.script("fail", &["--count".into(), count.to_string()]).status.success()
+    pub(crate) fn fail_writes(&self, count: u32) {
+        let output = self.script("fail", &["--count".into(), count.to_string()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn script(&self, action: &str, arguments: &[String]) -> Output {

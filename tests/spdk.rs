@@ -1,0 +1,174 @@
+//! Whole processes on an NVMe namespace: the appliance killed, the target killed, the device slow, in error,
+//! or another. `BUSLANE_TORTURE_ROUNDS` sets the number of kills (10).
+#![cfg(feature = "spdk")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "drives real processes in real time"
+)]
+
+mod common;
+#[path = "common/target.rs"]
+mod target;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::{Appliance, BUSLANE, Feed, text};
+use target::Target;
+
+/// Kernel UDP in front, so that client, appliance and target do not all spin on two cores.
+const PROFILE: &str = "nvme-tcp";
+
+fn rounds() -> usize {
+    std::env::var("BUSLANE_TORTURE_ROUNDS")
+        .map_or(10, |text| text.parse::<usize>().unwrap().min(50))
+}
+
+fn format(target: &Target) {
+    let output = Command::new(BUSLANE)
+        .args(["log", "format", &target.id, "--profile", PROFILE])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// A formatted namespace and an appliance on it; `None` where there is no SPDK.
+fn appliance(instance: &str, target: &[&str], settings: &[&str]) -> Option<(Target, Appliance)> {
+    let target = Target::start(instance, target)?;
+    format(&target);
+    let appliance = Appliance::start_on(PROFILE, Some(target.id.clone()), settings);
+    Some((target, appliance))
+}
+
+/// A bdev of a file, on what is no memory.
+fn file_bdev(dir: &tempfile::TempDir) -> Vec<String> {
+    let path = dir.path().join("namespace").display().to_string();
+    ["--bdev", "file", "--size", "512", "--core", "0", "--file", &path].map(str::to_owned).to_vec()
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+#[test]
+fn kills_of_the_appliance_lose_and_double_nothing() {
+    let dir = scratch();
+    let bdev = file_bdev(&dir);
+    let bdev: Vec<&str> = bdev.iter().map(String::as_str).collect();
+    let Some((_target, mut appliance)) = appliance("kill", &bdev, &[]) else { return };
+    let feed = Feed::start(&appliance);
+    for kill in 0..rounds() {
+        thread::sleep(Duration::from_micros(50_000 + 7_919 * (kill as u64 % 13)));
+        appliance.kill();
+        appliance.restart();
+    }
+    let count = feed.finish(&appliance);
+    println!("{} kills of the appliance, {count} messages, lost 0 duplicated 0", rounds());
+}
+
+#[test]
+fn kills_of_the_target_are_survived_without_a_restart() {
+    let dir = scratch();
+    for transport in ["vfio-user", "tcp"] {
+        let mut bdev = file_bdev(&dir);
+        let port = common::free_port().to_string();
+        bdev.extend(["--transport", transport, "--port", &port].map(str::to_owned));
+        let bdev: Vec<&str> = bdev.iter().map(String::as_str).collect();
+        let instance = format!("target-{transport}");
+        let Some((target, mut appliance)) = appliance(&instance, &bdev, &[]) else { return };
+        let feed = Feed::start(&appliance);
+        for kill in 0..rounds() {
+            thread::sleep(Duration::from_micros(300_000 + 7_919 * (kill as u64 % 13)));
+            target.kill();
+            thread::sleep(Duration::from_millis(20));
+            target.start_again();
+        }
+        let count = feed.finish(&appliance);
+        let (code, said) = appliance.stop();
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("nothing is acknowledged until it is back"), "{said}");
+        println!("{} kills of the target over {transport}, {count} messages, lost 0", rounds());
+        drop(target);
+        std::fs::remove_file(dir.path().join("namespace")).unwrap();
+    }
+}
+
+#[test]
+fn a_slow_device_is_taken_out_of_service_and_comes_back() {
+    let bdev = ["--bdev", "delay", "--delay-us", "20000", "--size", "128", "--core", "0"];
+    // The target takes 20 ms for what may take 5; then the same with a limit it keeps.
+    let Some(target) = Target::start("slow", &bdev) else { return };
+    format(&target);
+    let disk = Some(target.id.clone());
+    let mut patient = Appliance::start_on(PROFILE, disk.clone(), &["disk.spdk.timeout_ms=1000"]);
+    patient.run(&["stream", "create", "orders"]);
+    assert_eq!(patient.stop().0, 0);
+    let mut command = Command::new(BUSLANE);
+    command.args(["serve", "--profile", PROFILE, "--set", &format!("disk.path={}", target.id)]);
+    command.args(["--set", "disk.spdk.timeout_ms=5"]);
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("the device did not answer within its time limit"), "{said}");
+    // Nothing was harmed.
+    let again = Appliance::start_on(PROFILE, disk, &["disk.spdk.timeout_ms=1000"]);
+    let streams = again.run(&["stream", "list"]);
+    assert!(String::from_utf8_lossy(&streams).contains("orders"));
+}
+
+#[test]
+fn a_target_that_hangs_is_reset_when_it_answers_again() {
+    let dir = scratch();
+    let bdev = file_bdev(&dir);
+    let bdev: Vec<&str> = bdev.iter().map(String::as_str).collect();
+    let limit = ["disk.spdk.timeout_ms=50"];
+    let Some((target, mut appliance)) = appliance("hang", &bdev, &limit) else { return };
+    let feed = Feed::start(&appliance);
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        target.signal("STOP");
+        thread::sleep(Duration::from_millis(400));
+        target.signal("CONT");
+    }
+    let count = feed.finish(&appliance);
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the device did not answer within its time limit"), "{said}");
+    println!("3 hangs of the target, {count} messages, lost 0");
+}
+
+#[test]
+fn a_write_error_latches_and_nothing_acknowledged_is_lost() {
+    let bdev = ["--bdev", "error", "--size", "128", "--core", "0"];
+    let Some((target, mut appliance)) = appliance("error", &bdev, &[]) else { return };
+    appliance.run(&["stream", "create", "orders"]);
+    let publish = |appliance: &Appliance, line: &str| {
+        let mut client = appliance
+            .client(&["publish", "orders", "--lines", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        client.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        client.wait_with_output().unwrap()
+    };
+    let before = publish(&appliance, "before");
+    assert!(before.status.success(), "{}", text(&before));
+    target.fail_writes(1);
+    let during = publish(&appliance, "during");
+    assert!(!during.status.success(), "{}", text(&during));
+    let after = publish(&appliance, "after");
+    assert!(!after.status.success(), "{}", text(&after));
+    appliance.kill();
+    appliance.restart();
+    let again = publish(&appliance, "again");
+    assert!(again.status.success(), "{}", text(&again));
+    let all = appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
+    let all = String::from_utf8(all).unwrap();
+    assert!(all.starts_with("before") && all.ends_with("again") && !all.contains("after"), "{all}");
+}
