@@ -345,10 +345,14 @@ static void reset(struct spdk_nvme_ctrlr *ctrlr)
 
 void buslane_spdk_close(struct buslane_disk *disk)
 {
-	if (disk->lost != 0)
+	/* One line for each operation that was in flight tells nobody anything new. */
+	if (disk->lost != 0) {
+		spdk_log_set_print_level(SPDK_LOG_DISABLED);
 		reset(disk->ctrlr);
+	}
 	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
 	spdk_nvme_detach(disk->ctrlr);
+	spdk_log_set_print_level(SPDK_LOG_ERROR);
 	free(disk);
 }
 

@@ -73,6 +73,7 @@ fn spdk() {
         huge_memory_mib: 128,
         timeout_ms: 2_000,
         identity: String::new(),
+        write_cache_off: false,
         power_loss_protected: Vec::new(),
         accept_volatile: true,
     };

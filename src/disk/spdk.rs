@@ -53,6 +53,8 @@ pub struct SpdkConfig {
     pub timeout_ms: u32,
     /// NGUID or UUID the namespace has to have, 32 hexadecimal digits; empty for any.
     pub identity: String,
+    /// Switch the volatile write cache off, where there is one that is on.
+    pub write_cache_off: bool,
     /// Models, each with its firmware after a blank, whose cache the operator knows to survive a power cut.
     pub power_loss_protected: Vec<String>,
     /// Use it although what it acknowledges may be lost when the power goes.
@@ -198,25 +200,14 @@ impl SpdkDisk {
                 "raise vm.nr_hugepages, or lower disk.ring; disk.spdk.memory is what the process takes",
             )
         })?;
-        let request = native::buslane_disk_request {
-            transport_id: id.as_ptr(),
-            operations: u32::try_from(OPERATIONS_MAX).expect("small"),
-            timeout_ms: config.timeout_ms,
-        };
-        let mut facts = native::buslane_disk_facts::default();
-        let mut opened = ptr::null_mut();
-        // SAFETY: both structures live through the call; the transport id is a C string.
-        let result = unsafe {
-            native::buslane_spdk_open(&raw const request, &raw mut facts, &raw mut opened)
-        };
-        if result != 0 {
-            return Err(open_error(config, result));
-        }
-        let handle = Handle(NonNull::new(opened).expect("opened without error"));
+        let (handle, mut facts) = attach(config, &id)?;
         // Attaching has reset the controller: what it had not answered is over.
         LIMBO.with_borrow_mut(Vec::clear);
+        check(&device_of(&facts), config)?;
+        if config.write_cache_off && facts.cache_enabled != 0 {
+            write_cache_off(config, &handle, &mut facts)?;
+        }
         let device = device_of(&facts);
-        check(&device, config)?;
         let durability = durability(&device, config)?;
         let write = match durability {
             Durability::ForceUnitAccess => native::BUSLANE_DISK_WRITE_THROUGH,
@@ -406,6 +397,44 @@ impl Disk for SpdkDisk {
     }
 }
 
+fn attach(
+    config: &SpdkConfig,
+    id: &CString,
+) -> Result<(Handle, native::buslane_disk_facts), DiskError> {
+    let request = native::buslane_disk_request {
+        transport_id: id.as_ptr(),
+        operations: u32::try_from(OPERATIONS_MAX).expect("small"),
+        timeout_ms: config.timeout_ms,
+    };
+    let mut facts = native::buslane_disk_facts::default();
+    let mut opened = ptr::null_mut();
+    // SAFETY: both structures live through the call; the transport id is a C string.
+    let result =
+        unsafe { native::buslane_spdk_open(&raw const request, &raw mut facts, &raw mut opened) };
+    if result != 0 {
+        return Err(open_error(config, result));
+    }
+    Ok((Handle(NonNull::new(opened).expect("opened without error")), facts))
+}
+
+fn write_cache_off(
+    config: &SpdkConfig,
+    handle: &Handle,
+    facts: &mut native::buslane_disk_facts,
+) -> Result<(), DiskError> {
+    // SAFETY: the handle is open, the structure lives through the call.
+    let off = unsafe { native::buslane_spdk_cache_off(handle.0.as_ptr(), facts) };
+    if off == 0 {
+        return Ok(());
+    }
+    Err(DiskError::Open {
+        name: config.transport_id.clone(),
+        why: format!("its write cache stays on: {}", io::Error::from_raw_os_error(-off)),
+        mend: "leave disk.spdk.write_cache_off out: every write then carries Force Unit Access"
+            .into(),
+    })
+}
+
 /// Holds a name of this host that ends with the process: a namespace over a network or a socket has no lock
 /// of its own.
 fn lock(transport_id: &str) -> Result<UnixListener, String> {
@@ -592,6 +621,7 @@ mod tests {
             huge_memory_mib: 64,
             timeout_ms: 50,
             identity: String::new(),
+            write_cache_off: false,
             power_loss_protected: protected.iter().map(ToString::to_string).collect(),
             accept_volatile,
         }

@@ -233,6 +233,7 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let core = pin(profile.shard.core, &cores)?;
     loop {
         let (disk, log, runs) = opened;
+        let leg = log.leg();
         let (name, durability) = (disk.info().name.clone(), disk.info().durability);
         let options = ShardOptions { window_messages: profile.limits.window_messages };
         let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
@@ -246,6 +247,11 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
         watch(Progress::Lost(&name, fault));
         port = shard.abandon();
         let Some(again) = open_again(profile, &clock, &stop, &beat, watch)? else { return Ok(()) };
+        if again.1.leg() != leg {
+            return Err(LaunchError::Failed(format!(
+                "{name}: what came back holds another log; start again if that is the one to serve"
+            )));
+        }
         opened = again;
     }
 }

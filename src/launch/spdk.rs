@@ -16,6 +16,7 @@ pub(super) fn open(
         huge_memory_mib: u32::try_from(spdk.memory >> 20).unwrap_or(u32::MAX),
         timeout_ms: spdk.timeout_ms,
         identity: spdk.identity,
+        write_cache_off: spdk.write_cache_off,
         power_loss_protected: spdk.power_loss_protected,
         accept_volatile: profile.accept_volatile,
     };

@@ -329,6 +329,12 @@ impl Log {
         }
     }
 
+    /// Identity of this copy of the log, made when it was formatted.
+    #[must_use]
+    pub fn leg(&self) -> [u8; 16] {
+        self.superblock.leg
+    }
+
     /// This reign's number.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

@@ -24,7 +24,7 @@ pub const SHIPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "name",
     "description",
     "instance",
@@ -39,6 +39,7 @@ const KEYS: [&str; 21] = [
     "disk.spdk.memory",
     "disk.spdk.timeout_ms",
     "disk.spdk.identity",
+    "disk.spdk.write_cache_off",
     "disk.spdk.power_loss_protected",
     "client.core",
     "limits.window_messages",

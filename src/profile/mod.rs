@@ -155,6 +155,8 @@ pub struct SpdkProfile {
     pub timeout_ms: u32,
     /// NGUID or UUID the namespace has to have; empty for any.
     pub identity: String,
+    /// Switch the volatile write cache off, instead of Force Unit Access on every write.
+    pub write_cache_off: bool,
     /// `MODEL FIRMWARE` of devices whose cache survives a power cut, as the operator asserts.
     pub power_loss_protected: Vec<String>,
 }
@@ -237,6 +239,7 @@ impl Default for SpdkProfile {
             memory: 256 << 20,
             timeout_ms: 50,
             identity: String::new(),
+            write_cache_off: false,
             power_loss_protected: Vec::new(),
         }
     }

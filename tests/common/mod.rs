@@ -9,7 +9,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,7 +27,8 @@ pub(crate) struct Appliance {
     disk: Option<String>,
     settings: Vec<String>,
     child: Option<Child>,
-    stderr: Option<BufReader<ChildStderr>>,
+    /// Reads what it says until it ends, so that it never waits for a reader.
+    said: Option<thread::JoinHandle<String>>,
 }
 
 impl Appliance {
@@ -42,8 +43,7 @@ impl Appliance {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let settings = settings.iter().map(ToString::to_string).collect();
-        let mut appliance =
-            Self { dir, address, profile, disk, settings, child: None, stderr: None };
+        let mut appliance = Self { dir, address, profile, disk, settings, child: None, said: None };
         appliance.restart();
         appliance
     }
@@ -81,7 +81,11 @@ impl Appliance {
             }
         }
         self.child = Some(child);
-        self.stderr = Some(stderr);
+        self.said = Some(thread::spawn(move || {
+            let mut said = String::new();
+            while stderr.read_line(&mut said).is_ok_and(|count| count > 0) {}
+            said
+        }));
     }
 
     /// SIGKILL, at once.
@@ -104,9 +108,7 @@ impl Appliance {
             assert!(Instant::now() < deadline, "SIGTERM was not enough");
             thread::sleep(Duration::from_millis(5));
         };
-        let mut said = String::new();
-        let mut stderr = self.stderr.take().unwrap();
-        while stderr.read_line(&mut said).unwrap() > 0 {}
+        let said = self.said.take().unwrap().join().unwrap();
         (status.code().expect("it exits by itself"), said)
     }
 
