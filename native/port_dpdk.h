@@ -17,7 +17,7 @@ struct buslane_frame {
 	uint32_t length; /* received: bytes of the frame; allocated: room; to transmit: bytes to send */
 	uint32_t flags;	 /* BUSLANE_FRAME_* */
 };
-_Static_assert(sizeof(struct buslane_frame) == 24, "as src/port/dpdk.rs has it");
+_Static_assert(sizeof(struct buslane_frame) == 24, "as src/port/dpdk/device.rs has it");
 
 /* Received: the device checked the IPv4 and UDP checksums and found them good. */
 #define BUSLANE_FRAME_CHECKED 1u
@@ -38,7 +38,7 @@ struct buslane_port_request {
 	uint8_t set_mac;	 /* 1: program `mac` into the device */
 	uint8_t padding[3];
 };
-_Static_assert(sizeof(struct buslane_port_request) == 28, "as src/port/dpdk.rs has it");
+_Static_assert(sizeof(struct buslane_port_request) == 28, "as src/port/dpdk/device.rs has it");
 
 /* What was opened. */
 struct buslane_port_facts {
@@ -50,7 +50,7 @@ struct buslane_port_facts {
 	uint8_t checks_received;     /* 1: received frames may carry BUSLANE_FRAME_CHECKED */
 	uint8_t makes_udp_checksums; /* 1: BUSLANE_FRAME_UDP_CHECKSUM is understood */
 };
-_Static_assert(sizeof(struct buslane_port_facts) == 48, "as src/port/dpdk.rs has it");
+_Static_assert(sizeof(struct buslane_port_facts) == 48, "as src/port/dpdk/device.rs has it");
 
 struct buslane_port;
 

@@ -12,7 +12,7 @@ const UNSAFE_FILES: [&str; 7] = [
     "src/memory.rs",
     "src/cpu.rs",
     "src/port/udp.rs",
-    "src/port/dpdk.rs",
+    "src/port/dpdk/device.rs",
     "src/disk/uring.rs",
     "src/disk/spdk.rs",
     "src/client/abi.rs",

@@ -116,12 +116,16 @@ fn a_profile_for_what_is_not_there_is_refused() {
     let serve = |set: &str| run(&["serve", "--set", set]);
     refused(&serve("shard.coer=1"), 2, &["shard.coer", "shard.core"]);
     refused(&serve("shard.core=4711"), 1, &["4711"]);
-    refused(&serve("disk.driver=spdk"), 1, &["spdk"]);
+    refused(&serve("disk.driver=spdk"), 2, &["transport id"]);
     refused(&serve("disk.driver=ram"), 2, &["accept_volatile"]);
     refused(&serve("disk.size=1MiB"), 2, &["disk.size"]);
     refused(&run(&["serve", "--profile", "/nonexistent.toml"]), 2, &["/nonexistent.toml"]);
     if !cfg!(feature = "dpdk") {
         refused(&run(&["serve", "--profile", "memif"]), 1, &["--features dpdk"]);
+    }
+    if !cfg!(feature = "spdk") {
+        let output = run(&["serve", "--profile", "nvme-tcp"]);
+        refused(&output, 1, &["--features"]);
     }
 }
 

@@ -8,13 +8,10 @@
 //! EAL starts once a process, with the arguments of the port that is opened first. It would pin the
 //! calling thread to its main core; `open` restores the thread's affinity, so that launch decides where
 //! the port is polled. EAL's own threads (interrupts) run on the cores the opening thread may use.
-#![allow(unsafe_code, reason = "the only callers of native/port_dpdk.c")]
 
-use std::ffi::{CStr, CString};
-use std::io;
+use std::ffi::CString;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
-use std::ptr::{self, NonNull};
 
 use crate::ids::Peer;
 use crate::limits::{DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
@@ -23,30 +20,16 @@ use crate::port::neighbours::{Found, Neighbours};
 use crate::port::{Port, PortCounters, PortError, eal};
 
 mod config;
+mod device;
 
 pub use config::DpdkConfig;
 
-/// What bindgen makes of `native/port_dpdk.h`, asserts on its layouts included.
-mod native {
-    #![allow(
-        warnings,
-        clippy::all,
-        clippy::restriction,
-        reason = "generated; our own header is the reviewed text"
-    )]
-    include!(concat!(env!("OUT_DIR"), "/port_dpdk.rs"));
-}
-
-use native::buslane_frame as Frame;
-
-/// Buffers fetched from the pool at a time.
-const ALLOCATE_BURST: usize = 32;
+use device::{Device, Frames, find, make_ring_pair, native, now_ms, start, text, to_u32};
 
 /// Smallest buffer most devices accept for receiving.
 const BUFFER_BYTES_MIN: usize = 2048;
 
-const _: () =
-    assert!(RECEIVE_BURST <= 64 && TRANSMIT_BURST <= 64 && ALLOCATE_BURST <= TRANSMIT_BURST);
+const _: () = assert!(RECEIVE_BURST <= 64 && TRANSMIT_BURST <= 64);
 const _: () = assert!(
     HEADER_BYTES + VLAN_BYTES + DATAGRAM_BYTES_MAX <= eal::MEMIF_BUFFER_BYTES_MAX,
     "the largest datagram fits one buffer of a memif"
@@ -132,19 +115,11 @@ impl DpdkPort {
     /// As [`DpdkPort::open`].
     pub fn open_pair(server: &DpdkConfig, client: &DpdkConfig) -> Result<(Self, Self), PortError> {
         Self::start_environment(server)?;
-        // SAFETY: takes nothing; EAL runs.
-        let made = unsafe { native::buslane_dpdk_ring_pair() };
-        if made != 0 {
-            return Err(PortError::Device {
-                what: "a pair of DPDK rings".into(),
-                why: io::Error::from_raw_os_error(-made).to_string(),
-                mend: "give EAL more memory (-m)".into(),
-            });
-        }
+        let [server_end, client_end] = make_ring_pair()?;
         let on = |config: &DpdkConfig, device: &str| {
             Self::open(&DpdkConfig { device: device.to_owned(), ..config.clone() })
         };
-        Ok((on(server, "net_ring_buslane0")?, on(client, "net_ring_buslane1")?))
+        Ok((on(server, server_end)?, on(client, client_end)?))
     }
 
     fn with(device: Device, facts: &native::buslane_port_facts, config: &DpdkConfig) -> Self {
@@ -358,260 +333,9 @@ impl Drop for DpdkPort {
     }
 }
 
-/// At most `N` frames that are ours: from a receive or an allocation until freed or transmitted.
-#[derive(Debug)]
-struct Frames<const N: usize> {
-    frames: [Frame; N],
-    count: usize,
-}
-
-impl<const N: usize> Frames<N> {
-    fn new() -> Self {
-        let none = Frame { data: ptr::null_mut(), handle: ptr::null_mut(), length: 0, flags: 0 };
-        Self { frames: [none; N], count: 0 }
-    }
-
-    fn as_slice(&self) -> &[Frame] {
-        &self.frames[..self.count]
-    }
-
-    #[inline]
-    fn get(&self, index: usize) -> Frame {
-        self.as_slice()[index]
-    }
-
-    #[inline]
-    fn bytes(&self, index: usize) -> &[u8] {
-        let frame = self.get(index);
-        let length = usize::try_from(frame.length).expect("u32 fits usize");
-        // SAFETY: the shim gave `length` readable bytes at `data`; the frame is ours, so the device does
-        // not write it, and it is not freed while `self` is borrowed.
-        unsafe { std::slice::from_raw_parts(frame.data, length) }
-    }
-
-    #[inline]
-    fn last_bytes_mut(&mut self) -> &mut [u8] {
-        let frame = self.get(self.count - 1);
-        let length = usize::try_from(frame.length).expect("u32 fits usize");
-        // SAFETY: as in `bytes`, and each frame is in one place only, so `&mut self` is the sole access;
-        // the driver's buffers are mapped memory without uninitialised padding.
-        unsafe { std::slice::from_raw_parts_mut(frame.data, length) }
-    }
-
-    fn push(&mut self, frame: Frame) {
-        self.frames[self.count] = frame;
-        self.count += 1;
-    }
-
-    fn pop(&mut self) -> Option<Frame> {
-        self.count = self.count.checked_sub(1)?;
-        Some(self.frames[self.count])
-    }
-
-    /// The first `count` belong to the device now.
-    fn forget_first(&mut self, count: usize) {
-        self.frames.copy_within(count..self.count, 0);
-        self.count -= count;
-    }
-
-    #[inline]
-    fn free(&mut self) {
-        if self.count > 0 {
-            // SAFETY: the `count` first frames are ours, and are forgotten below.
-            unsafe { native::buslane_dpdk_free(self.frames.as_ptr(), to_u16(self.count)) };
-            self.count = 0;
-        }
-    }
-}
-
-/// The shim's handle, closed once.
-#[derive(Debug)]
-struct Device(NonNull<native::buslane_port>);
-
-impl Device {
-    fn open(
-        name: &str,
-        request: &native::buslane_port_request,
-    ) -> Result<(Self, native::buslane_port_facts), PortError> {
-        let mut facts = native::buslane_port_facts::default();
-        let mut handle = ptr::null_mut();
-        // SAFETY: EAL is started (`find` needs it too); all three pointers lead to live values.
-        let result = unsafe { native::buslane_dpdk_open(request, &raw mut facts, &raw mut handle) };
-        if result == 0 {
-            return Ok((Self(NonNull::new(handle).expect("the shim sets it on success")), facts));
-        }
-        let (why, mend) = match -result {
-            libc::ENODEV => return Err(no_such_device(name)),
-            libc::EMSGSIZE => (
-                format!("it takes an MTU of at most {}", facts.mtu_max),
-                "lower datagram_bytes to 28 less than that",
-            ),
-            libc::ENOMEM | libc::ENOBUFS => (
-                format!(
-                    "no memory for {} buffers of {} bytes",
-                    request.mbufs, request.buffer_bytes
-                ),
-                "give EAL more (`-m MEGABYTES` with --no-huge, else more huge pages) or lower descriptors",
-            ),
-            libc::EBUSY => {
-                ("the process has a memif port already".to_owned(), "use one memif a process")
-            }
-            code => (
-                io::Error::from_raw_os_error(code).to_string(),
-                "see what DPDK wrote to standard error",
-            ),
-        };
-        Err(device_error(name, &why, mend))
-    }
-
-    #[inline]
-    fn receive(&mut self, frames: &mut Frames<RECEIVE_BURST>) {
-        assert!(frames.count == 0, "the burst before was freed");
-        let room = to_u16(RECEIVE_BURST);
-        // SAFETY: the handle is open until drop, and `&mut self` makes this its only user; `frames` has
-        // room for that many.
-        let count = unsafe {
-            native::buslane_dpdk_receive(self.0.as_ptr(), frames.frames.as_mut_ptr(), room)
-        };
-        assert!(count <= room, "{count} frames in room for {room}");
-        frames.count = usize::from(count);
-    }
-
-    fn allocate(&mut self, frames: &mut Frames<TRANSMIT_BURST>) -> bool {
-        assert!(frames.count == 0, "spare frames are used up first");
-        let count = to_u16(ALLOCATE_BURST);
-        // SAFETY: the handle is open and ours alone; `frames` has room for `count`.
-        let result = unsafe {
-            native::buslane_dpdk_allocate(self.0.as_ptr(), frames.frames.as_mut_ptr(), count)
-        };
-        if result == 0 {
-            frames.count = ALLOCATE_BURST;
-        }
-        result == 0
-    }
-
-    /// How many of the first `frames` the device took; those are no longer ours.
-    #[inline]
-    fn transmit(&mut self, frames: &[Frame]) -> usize {
-        let count = to_u16(frames.len());
-        // SAFETY: the handle is open and ours alone; the caller owns these frames and forgets those
-        // that are taken.
-        let taken =
-            unsafe { native::buslane_dpdk_transmit(self.0.as_ptr(), frames.as_ptr(), count) };
-        assert!(taken <= count, "{taken} frames taken of {count}");
-        usize::from(taken)
-    }
-
-    /// Whether the link is up, and how often it has come up.
-    #[inline]
-    fn link(&self) -> (bool, u32) {
-        let mut ups = 0;
-        // SAFETY: the handle is open; it is only read.
-        let up = unsafe { native::buslane_dpdk_link(self.0.as_ptr(), &raw mut ups) };
-        (up != 0, ups)
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        // SAFETY: opened once, closed once; its frames were freed by the port's drop, which ran first.
-        unsafe { native::buslane_dpdk_close(self.0.as_ptr()) };
-    }
-}
-
-// SAFETY: the shim asks for one thread at a time, not for a certain one: launch moves the port to its
-// shard's thread once, before the shard starts.
-unsafe impl Send for Device {}
-// SAFETY: the frames are buffers of the port's own pool, which any one thread at a time may use; they
-// move with the device.
-unsafe impl<const N: usize> Send for Frames<N> {}
-
-fn start(config: &DpdkConfig, arguments: &[CString]) -> Result<(), PortError> {
-    if !started() {
-        eal::clear_stale_sockets(&config.eal)?;
-    }
-    let pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-    let count = i32::try_from(pointers.len()).expect("a few arguments");
-    // SAFETY: `count` C strings that live through the call; the shim copies them.
-    let result = unsafe { native::buslane_dpdk_start(count, pointers.as_ptr()) };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::from_raw_os_error(-result);
-    Err(device_error(
-        "DPDK",
-        &format!("its environment did not start with `{}`: {error}", config.eal.join(" ")),
-        "see the EAL lines on standard error; without huge pages pass `--no-huge -m MEGABYTES`, a second \
-         process needs another `--file-prefix`, a missing driver its package, and this process a restart",
-    ))
-}
-
-/// Whether EAL runs: only then are there devices.
-fn started() -> bool {
-    // SAFETY: reads a count that is zero before EAL starts.
-    unsafe { native::buslane_dpdk_count() > 0 }
-}
-
-fn find(device: &str) -> Result<u16, PortError> {
-    if let Ok(number) = device.parse() {
-        return Ok(number);
-    }
-    let name = CString::new(device)
-        .map_err(|_| device_error(device, "its name holds a zero byte", "correct the profile"))?;
-    let mut number = 0;
-    // SAFETY: a C string and a live integer.
-    if unsafe { native::buslane_dpdk_find(name.as_ptr(), &raw mut number) } == 0 {
-        return Ok(number);
-    }
-    Err(no_such_device(device))
-}
-
-fn no_such_device(device: &str) -> PortError {
-    // SAFETY: no arguments; EAL is started.
-    let count = unsafe { native::buslane_dpdk_count() };
-    let names: Vec<String> = (0..count).map(device_name).collect();
-    device_error(
-        device,
-        &format!("DPDK has no such device; it has: [{}]", names.join(", ")),
-        "bind the NIC to vfio-pci, or add a `--vdev=` argument for it",
-    )
-}
-
-fn device_name(index: u16) -> String {
-    let mut name = [0; 64];
-    // SAFETY: `name` is writable for the length passed, and is terminated by the shim.
-    unsafe { native::buslane_dpdk_name(index, name.as_mut_ptr(), to_u32(name.len())) };
-    text(&name)
-}
-
-fn text(chars: &[std::ffi::c_char]) -> String {
-    let bytes: Vec<u8> = chars.iter().map(|char| char.cast_unsigned()).collect();
-    CStr::from_bytes_until_nul(&bytes)
-        .map(|text| text.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-#[inline]
-fn now_ms() -> u64 {
-    // SAFETY: no arguments; EAL is started, since a port exists.
-    unsafe { native::buslane_dpdk_now_ms() }
-}
-
 /// A port of the dynamic range (49152 and up) that differs between processes.
 fn dynamic_port(process: u32) -> u16 {
     49_152 + u16::try_from(process % 16_384).expect("below 16384")
-}
-
-fn device_error(what: &str, why: &str, mend: &str) -> PortError {
-    PortError::Device { what: what.to_owned(), why: why.to_owned(), mend: mend.to_owned() }
-}
-
-fn to_u16(count: usize) -> u16 {
-    u16::try_from(count).expect("at most a burst")
-}
-
-fn to_u32(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("at most a jumbo frame")
 }
 
 fn to_u64(count: usize) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::device_error;
+use super::device::device_error;
 use crate::limits::{DATAGRAM_BYTES, DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
 use crate::port::PortError;
 use crate::port::inet::{HEADER_BYTES, VLAN_BYTES};
