@@ -10,7 +10,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -19,9 +19,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use buslane::client::polled::Client;
-use buslane::client::{ClientOptions, Publisher};
+use buslane::client::{ClientOptions, Publisher, blocking};
 use buslane::clock::HostClock;
+use buslane::ids::ProducerId;
 use buslane::port::udp::UdpPort;
+use buslane::wire::control::From as StartFrom;
 use common::{Appliance, BUSLANE, Feed, itch_messages, signal, text, wait};
 
 fn rounds() -> usize {
@@ -229,6 +231,96 @@ fn a_consumer_that_stops_reading_holds_nobody_up() {
     assert!(wait(&mut stuck, Duration::from_secs(60)).success());
     let read = fs::read(appliance.dir.path().join("stuck")).unwrap();
     assert!(read == messages.concat(), "it catches up, from the disk");
+}
+
+/// What one of the rivals was promised: payloads by the producer's number.
+type Promised = BTreeMap<u64, Vec<u8>>;
+
+/// Publishes as `producer` until it is told to stop, or fenced: an error. What was acknowledged goes into
+/// `promised`.
+fn live_as(
+    producer: ProducerId,
+    server: SocketAddrV4,
+    name: &str,
+    stop: &AtomicBool,
+    promised: &mut Promised,
+) -> Result<(), blocking::Error> {
+    let mut client =
+        blocking::Client::connect(server, ClientOptions::new(Publisher::Known(producer)))?;
+    let stream = client.create_stream("orders")?.id;
+    let mut offered = Promised::new();
+    // Only a flag: it orders nothing but itself.
+    while !stop.load(Ordering::Relaxed) {
+        let payload = format!("{name}/{}", offered.len()).into_bytes();
+        offered.insert(client.offer(stream, &payload)?, payload);
+        client.turn()?;
+        while let Some(done) = client.next_completion() {
+            let payload = offered[&done.producer_seq].clone();
+            assert!(promised.insert(done.producer_seq, payload).is_none(), "promised once");
+        }
+    }
+    client.flush(|done| {
+        promised.insert(done.producer_seq, offered[&done.producer_seq].clone());
+    })?;
+    client.close();
+    Ok(())
+}
+
+#[test]
+fn two_instances_of_one_producer_fence_each_other_and_never_mix() {
+    let mut appliance = Appliance::start(&["disk.size=512MiB", "disk.segment=1MiB"]);
+    let server = appliance.address.parse().unwrap();
+    let mut first = blocking::Client::connect(server, ClientOptions::new(Publisher::New)).unwrap();
+    let stream = first.create_stream("orders").unwrap().id;
+    first.publish(stream, b"first").unwrap();
+    let producer = first.polled().producer().0;
+    first.close();
+    let stop = Arc::new(AtomicBool::new(false));
+    let rivals = ["a", "b"].map(|name| {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            let (mut promised, mut fenced) = (Promised::new(), 0);
+            for life in 0.. {
+                let name = format!("{name}{life}");
+                match live_as(producer, server, &name, &stop, &mut promised) {
+                    Ok(()) => break,
+                    Err(error) => {
+                        assert!(error.to_string().contains("another instance"), "{error}");
+                        fenced += 1;
+                    }
+                }
+                thread::sleep(Duration::from_millis(20 + 7 * (life % 5)));
+            }
+            (promised, fenced)
+        })
+    });
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(400));
+        appliance.kill();
+        appliance.restart();
+    }
+    thread::sleep(Duration::from_millis(400));
+    stop.store(true, Ordering::Relaxed);
+    let rivals = rivals.map(|rival| rival.join().unwrap());
+    let mut reader = blocking::Client::connect(server, ClientOptions::new(Publisher::No)).unwrap();
+    let (_, end) = reader.subscribe(stream, StartFrom::Start).unwrap();
+    let mut seen = Promised::new();
+    for at in 1..end {
+        let message = reader.next_message().unwrap();
+        assert_eq!((message.sequence, message.producer_seq), (at, at), "one row, without holes");
+        seen.insert(at, message.payload);
+    }
+    for (promised, fenced) in &rivals {
+        println!(
+            "{} promised, fenced {fenced} times; {} messages in all",
+            promised.len(),
+            seen.len()
+        );
+        assert!(!promised.is_empty() && *fenced > 0);
+        for (seq, payload) in promised {
+            assert_eq!(seen.get(seq), Some(payload), "what was promised as {seq}");
+        }
+    }
 }
 
 /// Resident memory of a process in kB.
