@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <spdk/env.h>
@@ -18,9 +21,9 @@
 #include <spdk/uuid.h>
 
 #define OPERATIONS_MAX 256
-/* Between two looks at the clock, for late operations and the admin queue. */
+/* Between two looks at the clock for late operations. */
 #define POLLS_A_LOOK 16
-#define ADMIN_EVERY_US 1000
+#define ADMIN_EVERY_MS 5
 #define ADMIN_WAIT_S 10
 #define RESET_WAIT_S 2
 
@@ -38,10 +41,11 @@ struct buslane_disk {
 	uint32_t operations_max;
 	uint32_t in_flight;
 	uint32_t polls;
-	int lost;
+	_Atomic int lost;
 	uint64_t timeout; /* ticks */
-	uint64_t admin_at;
 	uint64_t timeout_at; /* no operation can be late before */
+	pthread_t control;
+	sem_t control_ends;
 	/* Finished operations between the callback and poll. */
 	uint32_t done_from;
 	uint32_t done_count;
@@ -53,6 +57,7 @@ struct buslane_disk {
 extern int buslane_dpdk_started(void) __attribute__((weak));
 
 static int start_result = 1; /* 1: not tried yet */
+static cpu_set_t home;	     /* where whoever started the environment could run */
 
 static int start_env(uint32_t memory_mb, int needs_pci, const cpu_set_t *affinity)
 {
@@ -84,6 +89,7 @@ int buslane_spdk_start(uint32_t memory_mb, int needs_pci)
 		return start_result;
 	spdk_log_set_print_level(SPDK_LOG_ERROR);
 	pthread_getaffinity_np(pthread_self(), sizeof(affinity), &affinity);
+	home = affinity;
 	/* Standard output belongs to data. */
 	fflush(stdout);
 	out = dup(STDOUT_FILENO);
@@ -143,9 +149,9 @@ void buslane_spdk_memory_free(void *memory)
 	spdk_free(memory);
 }
 
-/* An admin command and its answer. */
+/* An admin command and its answer, which may come on either thread. */
 struct answer {
-	bool done;
+	atomic_bool done;
 	struct spdk_nvme_cpl cpl;
 };
 
@@ -231,6 +237,56 @@ int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *h
 	if (result != -ETIMEDOUT)
 		spdk_free(page);
 	return result;
+}
+
+/* The first reason stays. */
+static void lose(struct buslane_disk *disk, int why)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong(&disk->lost, &none, why);
+}
+
+/*
+ * The admin queue: events of the controller, keep-alives, resets. Looking at it costs system calls (SPDK asks
+ * for the process id), so that it is done on a thread of its own, away from the cores that poll.
+ */
+static void *control(void *argument)
+{
+	struct buslane_disk *disk = argument;
+	struct timespec until;
+
+	pthread_setname_np(pthread_self(), "buslane-nvme");
+	do {
+		if (spdk_nvme_ctrlr_process_admin_completions(disk->ctrlr) < 0 ||
+		    spdk_nvme_ctrlr_is_failed(disk->ctrlr))
+			lose(disk, -ENXIO);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += ADMIN_EVERY_MS * 1000000L;
+		until.tv_sec += until.tv_nsec / 1000000000L;
+		until.tv_nsec %= 1000000000L;
+	} while (sem_timedwait(&disk->control_ends, &until) != 0);
+	return NULL;
+}
+
+static int start_control(struct buslane_disk *disk)
+{
+	pthread_attr_t attributes;
+	int result;
+
+	sem_init(&disk->control_ends, 0, 0);
+	pthread_attr_init(&attributes);
+	pthread_attr_setaffinity_np(&attributes, sizeof(home), &home);
+	result = -pthread_create(&disk->control, &attributes, control, disk);
+	pthread_attr_destroy(&attributes);
+	return result;
+}
+
+static void end_control(struct buslane_disk *disk)
+{
+	sem_post(&disk->control_ends);
+	pthread_join(disk->control, NULL);
+	sem_destroy(&disk->control_ends);
 }
 
 /* Identify's strings are padded with blanks. */
@@ -323,6 +379,11 @@ int buslane_spdk_open(const struct buslane_disk_request *request, struct buslane
 	disk->timeout = request->timeout_ms * spdk_get_ticks_hz() / 1000;
 	for (slot = 0; slot < OPERATIONS_MAX; slot++)
 		disk->operations[slot].disk = disk;
+	result = start_control(disk);
+	if (result != 0) {
+		spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
+		goto fail;
+	}
 	*opened = disk;
 	return 0;
 fail:
@@ -345,6 +406,7 @@ static void reset(struct spdk_nvme_ctrlr *ctrlr)
 
 void buslane_spdk_close(struct buslane_disk *disk)
 {
+	end_control(disk);
 	/* One line for each operation that was in flight tells nobody anything new. */
 	if (disk->lost != 0) {
 		spdk_log_set_print_level(SPDK_LOG_DISABLED);
@@ -377,10 +439,10 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t kind, uint32_t slot,
 	uint64_t lba = offset / disk->block_bytes;
 	uint32_t blocks = bytes / disk->block_bytes;
 	uint32_t flags = kind == BUSLANE_DISK_WRITE_THROUGH ? SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS : 0;
-	int result;
+	int result = buslane_spdk_lost(disk);
 
-	if (disk->lost != 0)
-		return disk->lost;
+	if (result != 0)
+		return result;
 	if (kind == BUSLANE_DISK_READ)
 		result = spdk_nvme_ns_cmd_read(disk->ns, disk->qpair, memory, lba, blocks, on_done,
 					       operation, 0);
@@ -409,31 +471,23 @@ static void look_for_late(struct buslane_disk *disk, uint64_t now)
 			oldest = disk->operations[slot].started;
 	disk->timeout_at = oldest + disk->timeout;
 	if (disk->timeout_at <= now)
-		disk->lost = -ETIMEDOUT;
-}
-
-static void look_after(struct buslane_disk *disk)
-{
-	uint64_t now = spdk_get_ticks();
-
-	if (now >= disk->admin_at) {
-		disk->admin_at = now + ADMIN_EVERY_US * spdk_get_ticks_hz() / 1000000;
-		if ((spdk_nvme_ctrlr_process_admin_completions(disk->ctrlr) < 0 ||
-		     spdk_nvme_ctrlr_is_failed(disk->ctrlr)) && disk->lost == 0)
-			disk->lost = -ENXIO;
-	}
-	if (disk->in_flight > 0 && now >= disk->timeout_at && disk->lost == 0)
-		look_for_late(disk, now);
+		lose(disk, -ETIMEDOUT);
 }
 
 uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room)
 {
 	uint32_t count = 0;
+	uint64_t now;
 
-	if (disk->in_flight > 0 && spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0 && disk->lost == 0)
-		disk->lost = -ENXIO;
-	if (disk->polls++ % POLLS_A_LOOK == 0)
-		look_after(disk);
+	if (disk->in_flight > 0) {
+		if (spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0)
+			lose(disk, -ENXIO);
+		if (disk->polls++ % POLLS_A_LOOK == 0) {
+			now = spdk_get_ticks();
+			if (now >= disk->timeout_at)
+				look_for_late(disk, now);
+		}
+	}
 	while (count < room && disk->done_count > 0) {
 		done[count++] = disk->done[disk->done_from];
 		disk->done_from = (disk->done_from + 1) % OPERATIONS_MAX;
@@ -444,5 +498,5 @@ uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *
 
 int buslane_spdk_lost(const struct buslane_disk *disk)
 {
-	return disk->lost;
+	return atomic_load_explicit(&disk->lost, memory_order_relaxed);
 }

@@ -1,7 +1,8 @@
 /*
  * The SPDK disk as Rust sees it: plain C types, no spdk_ names, completions handed over in bursts.
  *
- * Errors are negative errno values in the return value. One disk is used by one thread at a time;
+ * Errors are negative errno values in the return value. One disk is used by one thread at a time; the
+ * controller's admin queue is looked after by a thread of the shim, where the process may run as a whole;
  * buslane_spdk_submit, _poll and _lost allocate nothing and return within microseconds, the others may
  * take seconds.
  */

@@ -8,11 +8,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -33,9 +35,8 @@
 #define MEMIF_LOG "pmd.net.memif"
 #define CONTROL_FDS_MAX 8
 
-/* How often a memif that is up is looked after, one that is down, any other link, and how often a server
- * that is away is called. */
-#define CONTROL_UP_PER_S 1000
+/* How often a memif that is down is looked after, any other link, and how often a server that is away is
+ * called. */
 #define CONTROL_DOWN_PER_S 5000
 #define CONTROL_DEVICE_PER_S 10
 #define CONNECT_PER_S 100
@@ -58,8 +59,13 @@ struct buslane_port {
 	bool up;
 	bool called;		/* a memif whose start succeeded: its sockets say when it is over */
 	bool registered;	/* rte_thread_register was tried on the thread that polls */
+	/* The sockets of a memif that is up, and last what ends the watch; the watcher's while it is armed. */
 	int control_fds;
-	struct pollfd control[CONTROL_FDS_MAX];
+	struct pollfd control[CONTROL_FDS_MAX + 1];
+	pthread_t watcher;
+	sem_t armed;
+	int watch_ends;		/* an eventfd */
+	atomic_bool called_for; /* there is something on a socket */
 };
 
 static int start_result = 1; /* 1: not tried yet */
@@ -277,18 +283,69 @@ static void call_server(struct buslane_port *port, uint64_t now)
 	rte_log_set_level_pattern(MEMIF_LOG, RTE_LOG_WARNING);
 }
 
+/*
+ * The watch: while a memif is up, a thread of its own waits for something on its sockets, so that the thread
+ * that polls makes no system call.
+ */
+static void *watch(void *argument)
+{
+	struct buslane_port *port = argument;
+	int fds;
+
+	pthread_setname_np(pthread_self(), "buslane-memif");
+	for (;;) {
+		while (sem_wait(&port->armed) != 0)
+			;
+		fds = port->control_fds;
+		port->control[fds] = (struct pollfd){ .fd = port->watch_ends, .events = POLLIN };
+		while (poll(port->control, (nfds_t)fds + 1, -1) < 0 && errno == EINTR)
+			;
+		if (port->control[fds].revents != 0)
+			return NULL;
+		atomic_store_explicit(&port->called_for, true, memory_order_release);
+	}
+}
+
+static int start_watch(struct buslane_port *port)
+{
+	int result;
+
+	port->watch_ends = eventfd(0, EFD_CLOEXEC);
+	if (port->watch_ends < 0)
+		return -errno;
+	sem_init(&port->armed, 0, 0);
+	atomic_init(&port->called_for, true); /* not armed */
+	result = -pthread_create(&port->watcher, NULL, watch, port);
+	if (result != 0) {
+		sem_destroy(&port->armed);
+		close(port->watch_ends);
+	}
+	return result;
+}
+
+static void end_watch(struct buslane_port *port)
+{
+	const uint64_t one = 1;
+
+	if (write(port->watch_ends, &one, sizeof(one)) == sizeof(one)) {
+		sem_post(&port->armed);
+		pthread_join(port->watcher, NULL);
+	}
+	sem_destroy(&port->armed);
+	close(port->watch_ends);
+}
+
 static void look_after_memif(struct buslane_port *port, uint64_t now)
 {
-	bool was_up = port->up;
-
-	if (was_up && port->control_fds > 0 && poll(port->control, (nfds_t)port->control_fds, 0) == 0)
-		return;
 	gate_round();
 	note_link(port);
-	if (port->up && !was_up)
+	if (port->up) {
 		find_control_fds(port);
-	if (!port->up)
+		atomic_store_explicit(&port->called_for, false, memory_order_relaxed);
+		sem_post(&port->armed);
+	} else {
 		call_server(port, now);
+	}
 }
 
 static void look_after_link(struct buslane_port *port)
@@ -296,6 +353,8 @@ static void look_after_link(struct buslane_port *port)
 	uint64_t now;
 
 	if (likely(port->polls++ % POLLS_A_LOOK != 0))
+		return;
+	if (port->memif && port->up && !atomic_load_explicit(&port->called_for, memory_order_acquire))
 		return;
 	now = rte_rdtsc();
 	if (likely(now < port->control_at))
@@ -310,11 +369,8 @@ static void look_after_link(struct buslane_port *port)
 		look_after_memif(port, now);
 	else
 		note_link(port);
-	if (port->memif)
-		port->control_at = rte_get_tsc_hz() / (port->up ? CONTROL_UP_PER_S : CONTROL_DOWN_PER_S);
-	else
-		port->control_at = rte_get_tsc_hz() / CONTROL_DEVICE_PER_S;
-	port->control_at += rte_rdtsc();
+	port->control_at = rte_rdtsc() +
+			   rte_get_tsc_hz() / (port->memif ? CONTROL_DOWN_PER_S : CONTROL_DEVICE_PER_S);
 }
 
 static uint32_t flags_of(const struct rte_mbuf *mbuf)
@@ -511,6 +567,9 @@ int buslane_dpdk_open(const struct buslane_port_request *request, struct buslane
 	if (ret != 0)
 		goto fail;
 	if (port->memif) {
+		ret = start_watch(port);
+		if (ret != 0)
+			goto fail;
 		call_server(port, rte_rdtsc()); /* the server may come later */
 	} else {
 		ret = rte_eth_dev_start(port->id);
@@ -530,6 +589,8 @@ fail:
 
 void buslane_dpdk_close(struct buslane_port *port)
 {
+	if (port->memif)
+		end_watch(port);
 	rte_eth_dev_stop(port->id);
 	rte_eth_dev_close(port->id);
 	if (port->memif) {

@@ -345,7 +345,9 @@ impl Disk for SpdkDisk {
         if self.lost.is_none() {
             // SAFETY: the handle is open.
             let lost = unsafe { native::buslane_spdk_lost(self.handle.0.as_ptr()) };
-            self.lost = (lost != 0).then(|| fault_of(lost));
+            if lost != 0 {
+                self.lost = Some(fault_of(lost));
+            }
         }
         count
     }

@@ -124,6 +124,8 @@ struct Lane {
     publishers: u64,
     /// Number of its next message.
     next: u64,
+    /// When that is due, worked out once; 0 for at once.
+    due_ns: u64,
     /// Number of the first message it does not send; known once the warm-up is over.
     end: Option<u64>,
     /// Producer number of its message 0.
@@ -135,6 +137,10 @@ impl Lane {
     /// Place of its message `number` among those of all publishers.
     fn index(&self, number: u64) -> u64 {
         number * self.publishers + self.publisher
+    }
+
+    fn find_due(&mut self, schedule: &Schedule) {
+        self.due_ns = schedule.intended_ns(self.index(self.next)).unwrap_or(0);
     }
 
     fn is_done(&self) -> bool {
@@ -218,21 +224,24 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                     publisher: next - 1,
                     publishers: publishers as u64,
                     next: 0,
+                    due_ns: 0,
                     end: None,
                     base_seq: participant.client.next_seq(),
                     acknowledged: 0,
                 }
             })
         };
-        let lanes = participants.iter().map(lane).collect();
+        let mut lanes: Vec<Option<Lane>> = participants.iter().map(lane).collect();
         let start_ns = participants[0].client.clock().now_ns() + 1_000_000;
+        let schedule = Schedule::new(start_ns, options.rate, options.batch);
+        lanes.iter_mut().flatten().for_each(|lane| lane.find_due(&schedule));
         let measure_ns = start_ns + options.warmup_ns;
         Self {
             participants,
             lanes,
             stream,
             options: *options,
-            schedule: Schedule::new(start_ns, options.rate, options.batch),
+            schedule,
             start_ns,
             measure_ns,
             end_ns: measure_ns + options.duration_ns,
@@ -271,11 +280,14 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
     /// Offers what is due, and sends it at once.
     fn offer_due(&mut self, index: usize, now_ns: u64) -> Result<(), LoadError> {
         let Some(lane) = &mut self.lanes[index] else { return Ok(()) };
+        if lane.due_ns > now_ns {
+            return Ok(());
+        }
         let client = &mut self.participants[index].client;
         let mut offered = 0;
         let count = self.options.count.div_ceil(lane.publishers);
         while offered < OFFERS_A_TURN {
-            let due_ns = self.schedule.intended_ns(lane.index(lane.next)).unwrap_or(now_ns);
+            let due_ns = if lane.due_ns == 0 { now_ns } else { lane.due_ns };
             if due_ns > now_ns.min(self.end_ns) {
                 break;
             }
@@ -302,6 +314,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                 Err(error) => return Err(error.into()),
             }
             lane.next += 1;
+            lane.find_due(&self.schedule);
             offered += 1;
         }
         if offered > 0 {
