@@ -99,6 +99,9 @@ impl<D: Disk> Stations<D> {
             Ok(registered) => registered,
             Err(error) => {
                 self.close_session(slot);
+                if error == ControlError::Full {
+                    self.become_full();
+                }
                 return Err(control(error));
             }
         };
@@ -215,6 +218,7 @@ impl<D: Disk> Stations<D> {
             Err(ControlError::Busy) => {}
             Err(ControlError::Full) => {
                 error(ErrorCode::NoSpace, 0);
+                self.become_full();
             }
             Err(ControlError::TableFull { limit }) => {
                 error(ErrorCode::LimitReached, limit as u64);

@@ -358,6 +358,14 @@ impl<D: Disk> Stations<D> {
         }
     }
 
+    /// The log takes nothing more, be it a message or a registration; everybody who publishes is told.
+    fn become_full(&mut self) {
+        if self.condition == Condition::Serving {
+            self.condition = Condition::Full;
+            self.acknowledge_everybody();
+        }
+    }
+
     fn acknowledge_everybody(&mut self) {
         for slot in 0..SESSIONS_MAX {
             let session = self.sessions.get(slot);

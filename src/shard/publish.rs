@@ -142,8 +142,7 @@ impl<D: Disk> Stations<D> {
                 self.list_gap(slot);
             }
             Outcome::Full => {
-                self.condition = Condition::Full;
-                self.acknowledge(slot);
+                self.become_full();
             }
             Outcome::NoStream => {
                 let detail = u64::from(publish.head.stream.get());

@@ -295,6 +295,32 @@ fn a_second_instance_fences_the_first() {
 }
 
 #[test]
+fn a_log_that_a_registration_finds_full_is_full_for_all() {
+    let mut world = World::new(11, Faults::default());
+    drop(world.shard.take());
+    world.start(new_disk(16 << 20));
+    let idle = world.client(Publisher::New);
+    world.until("one is connected", |world| world.clients[idle].is_connected());
+    let mut publisher = Publisher::New;
+    let is_full = |world: &World| world.shard.as_ref().unwrap().condition() == Condition::Full;
+    for _ in 0..10_000 {
+        let instance = world.client(publisher);
+        let connects = |world: &mut World| world.clients[instance].is_connected() || is_full(world);
+        world.until("it registers, or finds the log full", connects);
+        if is_full(&world) {
+            break;
+        }
+        // The next one takes over from it: each registration is a block of the log.
+        world.received.pop();
+        publisher = Publisher::Known(world.clients.pop().unwrap().producer().0);
+    }
+    assert!(is_full(&world), "a log has an end");
+    world.until("the idle publisher is told", |world| {
+        world.clients[idle].publish_state() == PublishState::NoSpace
+    });
+}
+
+#[test]
 fn sixteen_subscribers_replay_and_tail_without_a_gap() {
     let mut world = World::new(6, Faults { delay_ns: 5_000, loss: 30, ..Faults::default() });
     let publisher = world.client(Publisher::New);
