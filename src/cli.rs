@@ -13,7 +13,7 @@ use std::net::SocketAddrV4;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use arguments::{
-    BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand,
+    BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand, StatArgs,
     StreamCommand,
 };
 use host::HostCommand;
@@ -134,6 +134,8 @@ EXAMPLES
     /// Feed parsers, server, client and recovery with damaged input
     #[cfg(feature = "sim")]
     Fuzz(arguments::FuzzArgs),
+    /// Show what an appliance on this host is doing
+    Stat(StatArgs),
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -53,6 +53,7 @@ pub mod shard;
 pub mod profile;
 pub mod host;
 pub mod measure;
+pub mod admin;
 pub mod launch;
 pub mod client;
 #[cfg(feature = "sim")]

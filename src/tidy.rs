@@ -25,8 +25,8 @@ const LAYERS: [&[&str]; 8] = [
     &["port", "disk"],
     &["session", "log", "fanout"],
     &["shard"],
-    &["profile", "client", "report", "admin", "host"],
-    &["launch", "measure"],
+    &["profile", "client", "report", "host"],
+    &["admin", "launch", "measure"],
     &["cli", "command", "sim"],
 ];
 

@@ -72,6 +72,24 @@ pub struct ConsumeArgs {
     pub follow: bool,
 }
 
+/// `stat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks the appliance of the profile's instance on its unix socket. Latencies are of the newest
+interval, about a second; counters are since launch.
+
+EXAMPLES
+  buslane stat
+  buslane stat --watch
+  buslane stat --profile memif --watch 5
+  buslane stat -o json | jq '.shards[0].stages.whole'")]
+pub struct StatArgs {
+    /// Show it again every so many seconds, until interrupted
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+}
+
 /// `stream`.
 #[derive(Debug, Subcommand)]
 pub enum StreamCommand {

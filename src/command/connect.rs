@@ -68,6 +68,7 @@ impl From<LaunchError> for CommandError {
             | LaunchError::Open(_)
             | LaunchError::Pin(_)
             | LaunchError::Signals(_)
+            | LaunchError::Housekeeping(_)
             | LaunchError::Failed(_)) => Self::Failed(error.to_string()),
         }
     }

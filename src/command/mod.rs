@@ -10,6 +10,7 @@ pub mod progress;
 mod connect;
 mod serve;
 mod source;
+mod stat;
 mod log;
 mod bench;
 mod host;
@@ -113,6 +114,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Consume(args) => consume::consume(globals, args),
         Command::Stream(command) => stream::stream(globals, command),
         Command::Log(command) => log::log(globals, command),
+        Command::Stat(args) => stat::stat(globals, args),
         Command::Bench(command) => bench::bench(globals, command),
         Command::Host(command) => host::host(globals, command),
     }

@@ -42,6 +42,7 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             // Said even when quiet: scripts wait for it.
             tell(false, &format!("ready on {address}, {disk} ({durability}), {core}"));
         }
+        Progress::Warning(what) => tell(quiet, &format!("warning: {what}")),
         Progress::Failing(why) => tell(false, &format!("error: {why}")),
         Progress::Lost(disk, fault) => tell(
             false,

@@ -20,10 +20,12 @@ mod spdk_disk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use crate::admin::state::ShardFacts;
+use crate::admin::{Listeners, SocketFile, Watched};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
@@ -34,12 +36,14 @@ use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::metrics::snapshot::exchange;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{
     Core, DiskDriver, DiskProfile, PortDriver, PortProfile, Profile, ProfileError,
 };
 use crate::session::receipts::Run;
+use crate::shard::observe::Observer;
 use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
 
 /// A port of any kind.
@@ -82,6 +86,9 @@ pub enum LaunchError {
     /// signals could not be caught
     #[error("catching signals: {0}")]
     Signals(std::io::Error),
+    /// the housekeeping thread could not be started
+    #[error("starting the housekeeping thread: {0}")]
+    Housekeeping(std::io::Error),
     /// serving ended with a failure
     #[error("{0}")]
     Failed(String),
@@ -100,6 +107,8 @@ pub enum Progress<'a> {
     Waiting(&'a str),
     /// Serving: the port's address, the disk, why it is durable, the core.
     Ready(std::net::SocketAddrV4, &'a str, crate::ids::Durability, Option<usize>),
+    /// Something is not as wished, and serving goes on.
+    Warning(&'a str),
     /// Nothing more is acknowledged.
     Failing(String),
     /// The log is full.
@@ -227,8 +236,9 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     }
     let mut opened = open_log(profile, &clock, watch)?;
     let beat = Arc::new(AtomicU64::new(0));
-    // Before DPDK or we pin this thread, so that the keeper is not.
+    // Before DPDK or we pin this thread, so that the keeper and housekeeping are not.
     let _keeper = notify.keep_alive(&beat);
+    let (house, mut observer) = keep_house(profile, &beat, watch)?;
     let mut port = open_port(&profile.port)?;
     let core = pin(profile.shard.core, &cores)?;
     loop {
@@ -237,14 +247,26 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
         let (name, durability) = (disk.info().name.clone(), disk.info().durability);
         let options = ShardOptions { window_messages: profile.limits.window_messages };
         let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
+        // Housekeeping goes with the process only.
+        let _ = house.facts.send(ShardFacts {
+            address: shard.port().local().to_string(),
+            disk: name.clone(),
+            durability: durability.name(),
+            core,
+        });
+        shard.observe(observer);
+        house.turns.store(true, Ordering::Relaxed);
         watch(Progress::Ready(shard.port().local(), &name, durability, core));
         notify.say("READY=1");
         let Some(fault) = run(&mut shard, &stop, &beat, watch) else {
+            house.turns.store(false, Ordering::Relaxed);
             watch(Progress::Stopping);
             notify.say("STOPPING=1");
             return stop_shard(shard, &clock);
         };
+        house.turns.store(false, Ordering::Relaxed);
         watch(Progress::Lost(&name, fault));
+        observer = shard.take_observer().expect("given above");
         port = shard.abandon();
         let Some(again) = open_again(profile, &clock, &stop, &beat, watch)? else { return Ok(()) };
         if again.1.leg() != leg {
@@ -254,6 +276,41 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
         }
         opened = again;
     }
+}
+
+/// What the serving thread tells housekeeping.
+struct House {
+    /// Whether the shard is to make turns. A flag that orders nothing but itself.
+    turns: Arc<AtomicBool>,
+    facts: mpsc::Sender<ShardFacts>,
+    _socket: Option<SocketFile>,
+}
+
+/// Starts housekeeping on a thread of its own, and makes what observes the shard.
+fn keep_house(
+    profile: &Profile,
+    beat: &Arc<AtomicU64>,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> Result<(House, Observer), LaunchError> {
+    let listeners = Listeners::open(profile)?;
+    if let Some(warning) = &listeners.warning {
+        watch(Progress::Warning(warning));
+    }
+    let (facts, facts_out) = mpsc::channel();
+    let house = House { turns: Arc::default(), facts, _socket: listeners.socket_file() };
+    let (reporter, collector) = exchange();
+    let watched = Watched {
+        collector,
+        beat: Arc::clone(beat),
+        turns: Arc::clone(&house.turns),
+        facts: facts_out,
+    };
+    std::thread::Builder::new()
+        .name("buslane-house".into())
+        .spawn(move || listeners.run(vec![watched]))
+        .map_err(LaunchError::Housekeeping)?;
+    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
+    Ok((house, Observer::new(reporter, turn_ns_max, profile.metrics.stages)))
 }
 
 /// A disk, its log, and the runs of messages recovery has seen, by producer.

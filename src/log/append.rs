@@ -16,6 +16,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCERS_MAX, STREAMS_MAX,
 };
 use crate::memory::Memory;
+use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
 use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_bytes};
 
@@ -230,7 +231,7 @@ impl Log {
 
     /// Seals the open batch and puts it into the queue.
     pub(super) fn seal_open(&mut self, memory: &mut Memory, kind: BatchKind, unix_ns: u64) {
-        let OpenBatch { body_len, messages, blank } = self.open;
+        let OpenBatch { body_len, messages, received_ns, appended_ns, blank } = self.open;
         let bytes = batch_bytes(body_len);
         let log_off = self.open_log_off();
         let current = *self.current();
@@ -262,7 +263,12 @@ impl Log {
             bytes,
             batch_seq: self.next_batch,
             log_off,
-            submitted_ns: 0,
+            times: BatchTimes {
+                messages: u64::from(messages),
+                received_ns,
+                appended_ns,
+                ..BatchTimes::default()
+            },
             done: false,
         });
         self.undurable_bytes += bytes;
@@ -270,6 +276,14 @@ impl Log {
         self.next_batch += 1;
         self.off += bytes as u64;
         self.open = OpenBatch::default();
+    }
+
+    /// Notes when what was appended in this turn had been received, and that it is appended now. A batch that is
+    /// filled over several turns keeps the times of its first.
+    pub fn note_times(&mut self, received_ns: u64, appended_ns: u64) {
+        if self.open.messages > 0 && self.open.appended_ns == 0 {
+            (self.open.received_ns, self.open.appended_ns) = (received_ns, appended_ns);
+        }
     }
 
     /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
@@ -373,7 +387,7 @@ impl Log {
             bytes,
             batch_seq: 0,
             log_off: 0,
-            submitted_ns: 0,
+            times: BatchTimes::default(),
             done: false,
         });
     }

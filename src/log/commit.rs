@@ -5,6 +5,7 @@ use super::{DurableBatch, Flight, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
+use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
 
 /// How long a log rests before it writes down that what is durable is durable.
@@ -31,7 +32,7 @@ impl Log {
                 memory_offset: flight.memory_offset,
                 bytes: flight.bytes,
             };
-            flight.submitted_ns = now_ns;
+            flight.times.submitted_ns = now_ns;
             if disk.submit(io).is_err() {
                 break;
             }
@@ -105,8 +106,7 @@ impl Log {
         self.completed.push_back(DurableBatch {
             batch_seq: flight.batch_seq,
             bytes: flight.bytes,
-            submitted_ns: flight.submitted_ns,
-            durable_ns: now_ns,
+            times: BatchTimes { durable_ns: now_ns, ..flight.times },
         });
     }
 

@@ -42,6 +42,7 @@ use crate::limits::{
     STREAMS_MAX,
 };
 use crate::memory::resident;
+use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
@@ -140,10 +141,8 @@ pub struct DurableBatch {
     pub batch_seq: u64,
     /// Its size on the disk.
     pub bytes: usize,
-    /// When it was submitted.
-    pub submitted_ns: u64,
-    /// When it, and all before it, was known durable.
-    pub durable_ns: u64,
+    /// When it passed which point.
+    pub times: BatchTimes,
 }
 
 /// The disk failed: the log acknowledges nothing more.
@@ -176,7 +175,7 @@ struct Flight {
     /// 0 for what is not a batch: segment headers and closing indexes.
     batch_seq: u64,
     log_off: u64,
-    submitted_ns: u64,
+    times: BatchTimes,
     done: bool,
 }
 
@@ -185,6 +184,9 @@ struct Flight {
 struct OpenBatch {
     body_len: usize,
     messages: u32,
+    /// When its first message was received, and when all of that turn was appended; 0 where unknown.
+    received_ns: u64,
+    appended_ns: u64,
     /// Whether its first block is zeros behind the body.
     blank: bool,
 }
@@ -244,18 +246,20 @@ pub struct Log {
     fault: Option<LogFault>,
 }
 
+const NO_TIMES: BatchTimes =
+    BatchTimes { messages: 0, received_ns: 0, appended_ns: 0, submitted_ns: 0, durable_ns: 0 };
+
 const NO_FLIGHT: Flight = Flight {
     disk_offset: 0,
     memory_offset: 0,
     bytes: 0,
     batch_seq: 0,
     log_off: 0,
-    submitted_ns: 0,
+    times: NO_TIMES,
     done: false,
 };
 
-const NO_BATCH: DurableBatch =
-    DurableBatch { batch_seq: 0, bytes: 0, submitted_ns: 0, durable_ns: 0 };
+const NO_BATCH: DurableBatch = DurableBatch { batch_seq: 0, bytes: 0, times: NO_TIMES };
 
 /// Flights the queue can hold: all that may be in flight in single blocks, and a roll.
 const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;

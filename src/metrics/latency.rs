@@ -59,6 +59,22 @@ impl LatencyHistogram {
         self.histogram.add(&other.histogram).expect("the same bounds");
     }
 
+    /// How many do not exceed `ns`.
+    #[must_use]
+    pub fn count_to(&self, ns: u64) -> u64 {
+        self.histogram.count_between(0, ns)
+    }
+
+    /// All of them together, in nanoseconds, as exact as the histogram is.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.histogram.iter_recorded().fold(0.0, |sum, step| {
+            #[allow(clippy::cast_precision_loss, reason = "a sum for a rate of it")]
+            let part = step.value_iterated_to() as f64 * step.count_at_value() as f64;
+            sum + part
+        })
+    }
+
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.histogram.reset();
@@ -129,13 +145,40 @@ pub fn write_hlog(
     duration: Duration,
     tagged: &[(&str, &LatencyHistogram)],
 ) -> io::Result<()> {
+    write_hlog_header(out, start)?;
+    out.write_all(&hlog_lines(start, duration, tagged)?)
+}
+
+/// Writes what stands at the beginning of an HdrHistogram log that starts at `start`.
+///
+/// # Errors
+/// What the writer said.
+pub fn write_hlog_header(out: &mut dyn Write, start: SystemTime) -> io::Result<()> {
     let mut out = out;
     let mut serializer = V2DeflateSerializer::new();
-    let mut writer = IntervalLogWriterBuilder::new()
+    IntervalLogWriterBuilder::new()
         .add_comment("buslane: latencies in nanoseconds")
         .with_start_time(start)
         .with_base_time(UNIX_EPOCH)
-        .begin_log_with(&mut out, &mut serializer)?;
+        .begin_log_with(&mut out, &mut serializer)
+        .map(|_| ())
+}
+
+/// The lines of an HdrHistogram log for one interval, a line each tag.
+///
+/// # Errors
+/// When a histogram cannot be encoded.
+///
+/// # Panics
+/// When a name holds a comma, a space or a line break.
+pub fn hlog_lines(
+    start: SystemTime,
+    duration: Duration,
+    tagged: &[(&str, &LatencyHistogram)],
+) -> io::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    let mut serializer = V2DeflateSerializer::new();
+    let mut writer = IntervalLogWriterBuilder::new().begin_log_with(&mut lines, &mut serializer)?;
     let since_base = start.duration_since(UNIX_EPOCH).unwrap_or_default();
     for (name, histogram) in tagged {
         let tag = Tag::new(name).expect("a name without comma, space or line break");
@@ -143,7 +186,9 @@ pub fn write_hlog(
             .write_histogram(&histogram.histogram, since_base, duration, Some(tag))
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
     }
-    Ok(())
+    // The writer begins with what stands at the beginning of a file.
+    let is_line = |line: &&[u8]| line.starts_with(b"Tag=");
+    Ok(lines.split_inclusive(|byte| *byte == b'\n').filter(is_line).flatten().copied().collect())
 }
 
 /// Percentiles in nanoseconds.

@@ -1,13 +1,15 @@
 //! What happened: counters of one writer, and histograms of latency.
 
 pub mod latency;
+pub mod snapshot;
+pub mod stages;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+    ($(#[doc = $doc:literal] $name:ident => $text:literal,)*) => {
         /// What is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Counter {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $doc] $name,)*
         }
 
         impl Counter {
@@ -19,6 +21,14 @@ macro_rules! counters {
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
+                }
+            }
+
+            /// What it counts, in a few words.
+            #[must_use]
+            pub fn help(self) -> &'static str {
+                match self {
+                    $(Self::$name => $doc.trim_ascii().trim_end_matches('.'),)*
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
+
 use crate::disk::is_transport_id;
 
 use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
@@ -39,6 +42,13 @@ impl Profile {
         }
         self.check_disk()?;
         self.check_required_names()?;
+        let http = &self.metrics.http;
+        if !http.is_empty() && http.parse::<SocketAddr>().is_err() {
+            let what = format!("metrics.http is {http}, wanted address:port, as in 127.0.0.1:9464");
+            return Err(self.wrong("metrics.http", &what));
+        }
+        self.check_between("limits.turn_us", self.limits.turn_us, (1, 60_000_000))?;
+        self.check_between("limits.watchdog_ms", self.limits.watchdog_ms, (0, 3_600_000))?;
         self.check_between(
             "limits.window_messages",
             self.limits.window_messages,
@@ -208,13 +218,13 @@ impl Profile {
         Err(self.wrong(key, &what))
     }
 
-    fn check_between(
+    fn check_between<T: PartialOrd + Display>(
         &self,
         key: &str,
-        value: usize,
-        (least, most): (usize, usize),
+        value: T,
+        (least, most): (T, T),
     ) -> Result<(), ProfileError> {
-        if (least..=most).contains(&value) {
+        if (&least..=&most).contains(&&value) {
             return Ok(());
         }
         Err(self.wrong(key, &format!("{key} is {value}, wanted {least} to {most}")))

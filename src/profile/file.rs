@@ -24,7 +24,7 @@ pub const SHIPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 28] = [
     "name",
     "description",
     "instance",
@@ -43,6 +43,12 @@ const KEYS: [&str; 22] = [
     "disk.spdk.power_loss_protected",
     "client.core",
     "limits.window_messages",
+    "limits.turn_us",
+    "limits.watchdog_ms",
+    "metrics.stages",
+    "metrics.http",
+    "metrics.socket",
+    "metrics.dir",
     "host.require",
     "host.cmdline",
     "host.jitter_us_max",
@@ -66,8 +72,18 @@ const PORT_KEYS: [&str; 12] = [
 ];
 
 /// Keys whose value is text, so that `--set` takes it as it stands, be it `7` or `true`.
-const TEXT_KEYS: [&str; 7] =
-    ["name", "description", "instance", "path", "device", "mac", "identity"];
+const TEXT_KEYS: [&str; 10] = [
+    "name",
+    "description",
+    "instance",
+    "path",
+    "device",
+    "mac",
+    "identity",
+    "http",
+    "socket",
+    "dir",
+];
 
 /// Where the values of a profile come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

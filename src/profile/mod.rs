@@ -43,6 +43,8 @@ pub struct Profile {
     pub client: ClientProfile,
     /// Maxima lower than those of the build.
     pub limits: LimitsProfile,
+    /// What it tells of itself.
+    pub metrics: MetricsProfile,
     /// What the host must be like.
     pub host: HostProfile,
     /// Where each value comes from, for messages.
@@ -177,6 +179,24 @@ pub struct ClientProfile {
 pub struct LimitsProfile {
     /// Messages a publisher may have sent and not yet seen durable.
     pub window_messages: usize,
+    /// A turn of the shard that takes longer, in microseconds, is counted and kept in the stall log.
+    pub turn_us: u64,
+    /// A shard that makes no turn for so long, in milliseconds, ends the process; 0 never.
+    pub watchdog_ms: u64,
+}
+
+/// What an appliance tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsProfile {
+    /// Record the latency of each stage.
+    pub stages: bool,
+    /// Address and port of metrics and state over HTTP; empty for none.
+    pub http: String,
+    /// Unix socket of the same; empty for one named by the instance in the runtime directory, `off` for none.
+    pub socket: String,
+    /// Directory of interval logs, one histogram a stage and second; empty for none.
+    pub dir: String,
 }
 
 /// What the host must be like.
@@ -226,7 +246,17 @@ impl Default for Profile {
                 spdk: SpdkProfile::default(),
             },
             client: ClientProfile { core: Core::First, port: client_port },
-            limits: LimitsProfile { window_messages: WINDOW_MESSAGES_MAX },
+            limits: LimitsProfile {
+                window_messages: WINDOW_MESSAGES_MAX,
+                turn_us: 1000,
+                watchdog_ms: 1000,
+            },
+            metrics: MetricsProfile {
+                stages: true,
+                http: String::new(),
+                socket: String::new(),
+                dir: String::new(),
+            },
             host: HostProfile::default(),
             source: Source::default(),
         }

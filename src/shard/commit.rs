@@ -10,6 +10,7 @@ use crate::mutant::Mutant;
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
+use super::observe::Mark;
 use super::{Condition, Reply, Stations};
 
 /// Completions taken in one turn, at most.
@@ -31,7 +32,10 @@ impl<D: Disk> Stations<D> {
         if !self.condition.is_over() {
             if self.log.has_open_batch() {
                 // What is submitted now was appended in this turn: the device's time begins here.
+                let received_ns = self.now_ns;
                 self.now_ns = clock.now_ns();
+                self.log.note_times(received_ns, self.now_ns);
+                self.mark(Mark::Received);
             }
             self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
             work += self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
@@ -45,6 +49,7 @@ impl<D: Disk> Stations<D> {
         }
         // The device answered during the poll: what becomes durable, becomes so now.
         self.now_ns = clock.now_ns();
+        self.mark(Mark::Committed);
         for index in 0..count {
             let completion = self.done[index];
             match completion.io.operation {
@@ -113,14 +118,18 @@ impl<D: Disk> Stations<D> {
     fn on_durable(&mut self, batch: &DurableBatch) {
         self.counters.add(Counter::BatchesDurable, 1);
         self.counters.add(Counter::BytesDurable, batch.bytes as u64);
-        let device_ns = batch.durable_ns - batch.submitted_ns;
+        let durable_ns = batch.times.durable_ns;
+        let device_ns = durable_ns - batch.times.submitted_ns;
+        if let Some(observer) = &mut self.observer {
+            observer.durable(&batch.times);
+        }
         while let Some(&(batch_seq, slot)) = self.owed.front() {
             if batch_seq > batch.batch_seq {
                 break;
             }
             self.owed.pop_front();
             let receipts = &mut self.sessions.get_mut(slot).receipts;
-            if receipts.complete(batch.batch_seq, batch.durable_ns, device_ns) {
+            if receipts.complete(batch.batch_seq, durable_ns, device_ns) {
                 self.acknowledge(slot);
             }
         }

@@ -12,6 +12,7 @@
 mod commit;
 mod control;
 mod deliver;
+pub mod observe;
 mod outbox;
 mod publish;
 mod receive;
@@ -41,6 +42,7 @@ use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES, PublishState}
 use crate::wire::record::RECORD_HEADER_BYTES;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 
+use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 
 /// Frames held behind gaps, all sessions together.
@@ -165,6 +167,7 @@ struct Stations<D> {
     registering: usize,
     /// Next session whose timers are looked at.
     timer_slot: usize,
+    observer: Option<Box<Observer>>,
 }
 
 /// Notes a message that recovery has seen, for the receipts of its producer; the newest runs are kept.
@@ -237,8 +240,19 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             publishers: 0,
             registering: 0,
             timer_slot: 0,
+            observer: None,
         };
         Self { port, clock, stations }
+    }
+
+    /// Lets it be observed from now on.
+    pub fn observe(&mut self, observer: Observer) {
+        self.stations.observer = Some(Box::new(observer));
+    }
+
+    /// Takes its observer away, for the shard that follows.
+    pub fn take_observer(&mut self) -> Option<Observer> {
+        self.stations.observer.take().map(|observer| *observer)
     }
 
     /// One turn; returns the work done, so that the caller can see idleness.
@@ -253,9 +267,11 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         // Publishers wait for their acknowledgements: these leave before consumers are served.
         let transmitted = self.stations.transmit(&mut self.port);
         let mut flushed = if transmitted > 0 { self.port.flush() } else { 0 };
+        self.stations.note_told(&self.clock);
         let delivered = self.stations.deliver(&mut self.port);
         flushed += self.port.flush();
         self.stations.keep();
+        self.stations.report(&self.port);
         received + committed + delivered + transmitted + flushed
     }
 
@@ -338,6 +354,17 @@ impl<D: Disk> Stations<D> {
     fn begin_turn<C: Clock>(&mut self, clock: &C) {
         self.now_ns = clock.now_ns();
         self.unix_ns = clock.unix_ns_at(self.now_ns);
+        self.observe_turn();
+    }
+
+    /// What is owed has left with the flush just made, if nothing waits for the next turn.
+    fn note_told<C: Clock>(&mut self, clock: &C) {
+        let Some(observer) = &mut self.observer else { return };
+        if self.ack_due.is_empty() && observer.is_owed() {
+            let now_ns = clock.now_ns();
+            observer.told(now_ns);
+            observer.mark(Mark::Transmitted, now_ns);
+        }
     }
 
     fn durability(&self) -> Durability {

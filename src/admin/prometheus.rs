@@ -1,0 +1,186 @@
+//! The state in OpenMetrics text, made at each scrape from the newest snapshots.
+
+use std::fmt::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::state::State;
+use crate::metrics::Counter;
+use crate::metrics::latency::LatencyHistogram;
+use crate::metrics::snapshot::Snapshot;
+use crate::metrics::stages::{Stage, Stages};
+
+/// Upper bounds of the buckets of a latency, in nanoseconds.
+const BOUNDS_NS: [u64; 22] = [
+    250,
+    500,
+    1_000,
+    2_000,
+    3_000,
+    5_000,
+    7_500,
+    10_000,
+    15_000,
+    20_000,
+    30_000,
+    50_000,
+    75_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+];
+
+/// What [`Snapshot::port`] counts.
+const PORT: [(&str, &str); 4] = [
+    ("port_received", "Datagrams given to the shard"),
+    ("port_transmitted", "Datagrams the device took"),
+    ("port_receive_dropped", "Frames dropped on arrival: damaged, cut short or not for this port"),
+    ("port_transmit_dropped", "Datagrams that could not be sent"),
+];
+
+/// The text of a scrape.
+pub(super) fn text(state: &Arc<Mutex<State>>) -> String {
+    let mut registry = Registry::with_prefix("buslane");
+    registry.register_collector(Box::new(Scrape(Arc::clone(state))));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => text,
+        // A String takes everything.
+        Err(Error) => String::new(),
+    }
+}
+
+#[derive(Debug)]
+struct Scrape(Arc<Mutex<State>>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shards: Vec<_> = state.newest().collect();
+        for &counter in Counter::ALL {
+            let value = |snapshot: &Snapshot| snapshot.counters.get(counter);
+            count(&mut encoder, &shards, (counter.name(), counter.help()), value)?;
+        }
+        for (index, names) in PORT.into_iter().enumerate() {
+            count(&mut encoder, &shards, names, |snapshot| snapshot.port[index])?;
+        }
+        let stalls = ("turn_stalls", "Turns that took longer than limits.turn_us");
+        count(&mut encoder, &shards, stalls, |snapshot| snapshot.stalls.count())?;
+        gauges(&mut encoder, &shards)?;
+        stages(&mut encoder, &shards)
+    }
+}
+
+type Shards<'a> = [(usize, &'a Snapshot, &'a Stages)];
+
+fn count(
+    encoder: &mut DescriptorEncoder<'_>,
+    shards: &Shards<'_>,
+    (name, help): (&str, &str),
+    value: impl Fn(&Snapshot) -> u64,
+) -> Result<(), Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (shard, snapshot, _) in shards {
+        let labels = [("shard", shard.to_string())];
+        ConstCounter::new(value(snapshot)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<(), Error> {
+    type Gauge = (&'static str, &'static str, Option<Unit>, fn(&Snapshot) -> usize);
+    let gauges: [Gauge; 6] = [
+        ("serving", "1 while publishers are served", None, |snapshot| {
+            usize::from(snapshot.condition == "serving")
+        }),
+        ("sessions", "Sessions", None, |snapshot| snapshot.sessions.as_slice().len()),
+        ("streams", "Streams", None, |snapshot| snapshot.streams.as_slice().len()),
+        ("segments_used", "Segments that hold something", None, |snapshot| snapshot.segments.0),
+        ("segments_free", "Segments that hold nothing", None, |snapshot| snapshot.segments.1),
+        ("in_flight", "Given to the disk and not durable", Some(Unit::Bytes), |snapshot| {
+            snapshot.in_flight_bytes
+        }),
+    ];
+    for (name, help, unit, value) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (shard, snapshot, _) in shards {
+            let labels = [("shard", shard.to_string())];
+            let value = i64::try_from(value(snapshot)).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn stages(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<(), Error> {
+    let help = "Time of a message in the shard, by stage";
+    let unit = Unit::Seconds;
+    let mut family =
+        encoder.encode_descriptor("stage", help, Some(&unit), MetricType::Histogram)?;
+    for (shard, _, total) in shards {
+        for stage in Stage::ALL {
+            let histogram = total.get(stage);
+            let labels = [("shard", shard.to_string()), ("stage", stage.name().to_owned())];
+            let mut metric = family.encode_family(&labels)?;
+            let (sum, buckets) = (histogram.sum() / 1e9, buckets(histogram));
+            metric.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Upper bounds in seconds, and how many are in each bucket alone.
+fn buckets(histogram: &LatencyHistogram) -> Vec<(f64, u64)> {
+    let mut below = 0;
+    let bounds = BOUNDS_NS.iter().map(|&bound| {
+        #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+        (bound as f64 / 1e9, histogram.count_to(bound))
+    });
+    let all = bounds.chain([(f64::INFINITY, histogram.count())]);
+    all.map(|(bound, to)| {
+        let own = to.saturating_sub(below);
+        below = to.max(below);
+        (bound, own)
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::stages::BatchTimes;
+
+    #[test]
+    fn a_scrape_has_what_was_counted() {
+        let mut state = State::new(1);
+        let mut snapshot = Box::new(Snapshot::new());
+        snapshot.counters.add(Counter::MessagesAccepted, 7);
+        let batch = BatchTimes { messages: 2, durable_ns: 900, ..BatchTimes::default() };
+        snapshot.stages.record(&batch, 1_800);
+        state.take_in(0, snapshot);
+        let text = text(&Arc::new(Mutex::new(state)));
+        for line in [
+            "buslane_messages_accepted_total{shard=\"0\"} 7",
+            "buslane_serving{shard=\"0\"} 1",
+            "buslane_stage_seconds_count{shard=\"0\",stage=\"whole\"} 2",
+            "buslane_stage_seconds_bucket{le=\"0.000001\",shard=\"0\",stage=\"submit_durable\"} 2",
+            "buslane_stage_seconds_bucket{le=\"+Inf\",shard=\"0\",stage=\"whole\"} 2",
+            "# UNIT buslane_stage_seconds seconds",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

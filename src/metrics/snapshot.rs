@@ -1,0 +1,235 @@
+//! What a shard tells housekeeping: a box that goes there full and comes back empty.
+//!
+//! The shard fills it a few rows a turn and never waits for it: while no empty box is there it goes on
+//! recording, and the interval grows.
+
+use std::net::SocketAddrV4;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::Counters;
+use super::stages::{Stages, StallLog};
+use crate::limits::{SESSIONS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+
+/// Boxes between a shard and housekeeping: one at each end, one on its way.
+const BOXES: usize = 3;
+
+/// A session, as of a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Its connection id.
+    pub conn_id: u32,
+    /// Where it sends from.
+    pub peer: SocketAddrV4,
+    /// The producer it publishes as; 0 where it does not.
+    pub producer_id: u64,
+    /// Of that producer: every number up to this one is accepted.
+    pub accepted_to: u64,
+    /// Of that producer: every number up to this one is durable.
+    pub durable_to: u64,
+    /// Subscriptions it has.
+    pub subscriptions: usize,
+    /// How long it said nothing.
+    pub silent_ns: u64,
+}
+
+/// A stream, as of a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRow {
+    /// Its number.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// The oldest sequence that is kept.
+    pub first_sequence: u64,
+    /// The sequence after the newest durable one.
+    pub durable_next: u64,
+    /// Payload bytes since creation.
+    pub bytes: u64,
+}
+
+/// Rows in memory that is kept from one snapshot to the next.
+#[derive(Clone, Debug)]
+pub struct Rows<T> {
+    rows: Vec<T>,
+    used: usize,
+}
+
+impl<T: Clone> Rows<T> {
+    fn new(row: &T, count: usize) -> Self {
+        Self { rows: vec![row.clone(); count], used: 0 }
+    }
+
+    /// The next row, to be filled; `None` when all are.
+    pub fn add(&mut self) -> Option<&mut T> {
+        let row = self.rows.get_mut(self.used)?;
+        self.used += 1;
+        Some(row)
+    }
+
+    /// Those filled.
+    #[must_use]
+    pub fn as_slice(&self) -> &[T] {
+        &self.rows[..self.used]
+    }
+}
+
+/// A shard, as of a moment, and what it did since the snapshot before.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Unix time of the beginning of what `stages` hold, in nanoseconds.
+    pub begin_unix_ns: u64,
+    /// Unix time it was taken.
+    pub end_unix_ns: u64,
+    /// Latencies of the interval.
+    pub stages: Stages,
+    /// Turns that took too long, since launch.
+    pub stalls: StallLog,
+    /// Everything counted since launch.
+    pub counters: Counters,
+    /// Datagrams received, transmitted, dropped on arrival, dropped on leaving, since the port was opened.
+    pub port: [u64; 4],
+    /// `serving`, `full`, `failed`, `disk lost` or `draining`.
+    pub condition: &'static str,
+    /// Epoch of the log.
+    pub epoch: u64,
+    /// Segments that hold something, and free ones.
+    pub segments: (usize, usize),
+    /// Bytes submitted and not durable.
+    pub in_flight_bytes: usize,
+    /// Sessions.
+    pub sessions: Rows<SessionRow>,
+    /// Streams.
+    pub streams: Rows<StreamRow>,
+}
+
+impl Snapshot {
+    /// An empty one, with all the memory it will ever need.
+    #[must_use]
+    pub fn new() -> Self {
+        let session = SessionRow {
+            conn_id: 0,
+            peer: SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+            producer_id: 0,
+            accepted_to: 0,
+            durable_to: 0,
+            subscriptions: 0,
+            silent_ns: 0,
+        };
+        let stream =
+            StreamRow { id: 0, name: String::new(), first_sequence: 0, durable_next: 0, bytes: 0 };
+        let mut streams = Rows::new(&stream, STREAMS_MAX);
+        streams.rows.iter_mut().for_each(|row| row.name.reserve_exact(STREAM_NAME_BYTES_MAX));
+        Self {
+            begin_unix_ns: 0,
+            end_unix_ns: 0,
+            stages: Stages::default(),
+            stalls: StallLog::default(),
+            counters: Counters::default(),
+            port: [0; 4],
+            condition: "serving",
+            epoch: 0,
+            segments: (0, 0),
+            in_flight_bytes: 0,
+            sessions: Rows::new(&session, SESSIONS_MAX),
+            streams,
+        }
+    }
+
+    /// Makes it empty; nothing of its memory is given back.
+    pub fn clear(&mut self) {
+        self.stages.reset();
+        self.sessions.used = 0;
+        self.streams.used = 0;
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct Reporter {
+    full: Producer<Box<Snapshot>>,
+    empty: Consumer<Box<Snapshot>>,
+}
+
+impl Reporter {
+    /// An empty box, if one is there.
+    pub fn take(&mut self) -> Option<Box<Snapshot>> {
+        self.empty.pop().ok()
+    }
+
+    /// Sends a full one off.
+    ///
+    /// # Panics
+    /// Never: the ring has room for all boxes there are.
+    pub fn send(&mut self, snapshot: Box<Snapshot>) {
+        self.full.push(snapshot).expect("room for all boxes");
+    }
+}
+
+/// Housekeeping's end.
+#[derive(Debug)]
+pub struct Collector {
+    full: Consumer<Box<Snapshot>>,
+    empty: Producer<Box<Snapshot>>,
+}
+
+impl Collector {
+    /// A full box, if one came.
+    pub fn take(&mut self) -> Option<Box<Snapshot>> {
+        self.full.pop().ok()
+    }
+
+    /// Gives one back.
+    ///
+    /// # Panics
+    /// Never: the ring has room for all boxes there are.
+    pub fn give_back(&mut self, mut snapshot: Box<Snapshot>) {
+        snapshot.clear();
+        self.empty.push(snapshot).expect("room for all boxes");
+    }
+}
+
+/// Both ends, with the boxes at housekeeping's.
+#[must_use]
+pub fn exchange() -> (Reporter, Collector) {
+    let (full_in, full_out) = RingBuffer::new(BOXES);
+    let (empty_in, empty_out) = RingBuffer::new(BOXES);
+    let mut collector = Collector { full: full_out, empty: empty_in };
+    for _ in 0..BOXES {
+        collector.give_back(Box::default());
+    }
+    (Reporter { full: full_in, empty: empty_out }, collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_go_round_and_run_out() {
+        let (mut shard, mut housekeeping) = exchange();
+        for round in 1..10 {
+            let mut taken: Vec<_> = std::iter::from_fn(|| shard.take()).collect();
+            assert_eq!(taken.len(), BOXES);
+            taken[0].epoch = round;
+            let row = taken[0].streams.add().expect("room");
+            row.name.push_str("orders");
+            taken.into_iter().for_each(|full| shard.send(full));
+            let first = housekeeping.take().expect("it was sent");
+            assert_eq!((first.epoch, first.streams.as_slice()[0].name.as_str()), (round, "orders"));
+            let mut first = first;
+            first.streams.rows[0].name.clear();
+            housekeeping.give_back(first);
+            while let Some(next) = housekeeping.take() {
+                assert!(next.streams.as_slice().is_empty(), "it came back empty");
+                housekeeping.give_back(next);
+            }
+        }
+    }
+}

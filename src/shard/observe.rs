@@ -1,0 +1,258 @@
+//! What a shard shows of itself: stages of its messages, turns that took too long, and a snapshot a second.
+//!
+//! Nothing here makes a system call, allocates, or looks at the clock in a turn without work.
+
+use crate::disk::Disk;
+use crate::limits::{SESSIONS_MAX, STREAMS_MAX};
+use crate::log::Log;
+use crate::metrics::snapshot::{Reporter, Snapshot};
+use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
+use crate::port::{Port, PortCounters};
+use crate::session::table::{Phase, Sessions};
+
+use super::{Condition, Stations};
+
+/// Between two snapshots.
+const EVERY_NS: u64 = 1_000_000_000;
+
+/// Rows copied in one turn.
+const ROWS_A_TURN: usize = 16;
+
+/// Batches that became durable and are not acknowledged yet, at most; more are counted with the last.
+const UNTOLD_MAX: usize = 128;
+
+/// A point that a turn with work passes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mark {
+    /// What was received is appended.
+    Received,
+    /// The disk was polled, and had something.
+    Committed,
+    /// Acknowledgements have left.
+    Transmitted,
+}
+
+/// Names of the stretches that end at each mark, and of the one behind the last.
+const STRETCHES: [&str; 4] = ["receive", "commit", "transmit", "deliver"];
+
+/// Where the copying of rows stands.
+#[derive(Clone, Copy, Debug)]
+enum Filling {
+    Sessions(usize),
+    Streams(usize),
+}
+
+/// What the shard needs to be observed.
+#[derive(Debug)]
+pub struct Observer {
+    reporter: Reporter,
+    /// A turn longer than this is a stall.
+    turn_ns_max: u64,
+    records_stages: bool,
+    stages: Stages,
+    stalls: StallLog,
+    /// Durable batches whose acknowledgements have not left.
+    untold: Vec<BatchTimes>,
+    turn_began_ns: u64,
+    marks: [u64; STRETCHES.len() - 1],
+    next_ns: u64,
+    begin_unix_ns: u64,
+    filling: Option<(Box<Snapshot>, Filling)>,
+}
+
+impl Observer {
+    /// An observer that reports to `reporter`.
+    #[must_use]
+    pub fn new(reporter: Reporter, turn_ns_max: u64, records_stages: bool) -> Self {
+        Self {
+            reporter,
+            turn_ns_max,
+            records_stages,
+            stages: Stages::default(),
+            stalls: StallLog::default(),
+            untold: Vec::with_capacity(UNTOLD_MAX),
+            turn_began_ns: 0,
+            marks: [0; STRETCHES.len() - 1],
+            next_ns: 0,
+            begin_unix_ns: 0,
+            filling: None,
+        }
+    }
+
+    /// A batch became durable.
+    pub(super) fn durable(&mut self, times: &BatchTimes) {
+        if !self.records_stages || times.messages == 0 {
+            return;
+        }
+        if self.untold.len() < UNTOLD_MAX {
+            self.untold.push(*times);
+        } else if let Some(last) = self.untold.last_mut() {
+            last.messages += times.messages;
+        }
+    }
+
+    /// Everything owed was acknowledged at `now_ns`.
+    pub(super) fn told(&mut self, now_ns: u64) {
+        for batch in self.untold.drain(..) {
+            self.stages.record(&batch, now_ns);
+        }
+    }
+
+    pub(super) fn is_owed(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    pub(super) fn mark(&mut self, mark: Mark, now_ns: u64) {
+        self.marks[mark as usize] = now_ns;
+    }
+
+    fn begin_turn(&mut self, now_ns: u64, unix_ns: u64) {
+        let began_ns = std::mem::replace(&mut self.turn_began_ns, now_ns);
+        let took_ns = now_ns.saturating_sub(began_ns);
+        if took_ns > self.turn_ns_max && began_ns > 0 {
+            let stage = longest_stretch(began_ns, &self.marks, now_ns);
+            self.stalls.push(Stall { unix_ns, ns: took_ns, stage });
+        }
+        self.marks = [0; STRETCHES.len() - 1];
+    }
+}
+
+/// Which part of a turn took longest, by the marks that it passed (0: not passed).
+fn longest_stretch(began_ns: u64, marks: &[u64], ended_ns: u64) -> &'static str {
+    let mut longest = ("idle", 0);
+    let mut from = began_ns;
+    let passed = marks.iter().any(|&mark| mark > 0);
+    for (name, &mark) in STRETCHES.iter().zip(marks.iter().chain([&ended_ns])) {
+        if mark == 0 || !passed {
+            continue;
+        }
+        let took = mark.saturating_sub(from);
+        if took > longest.1 {
+            longest = (name, took);
+        }
+        from = mark;
+    }
+    longest.0
+}
+
+impl Condition {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Full => "full",
+            Self::Failed(_) => "failed",
+            Self::DiskLost(_) => "disk lost",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl<D: Disk> Stations<D> {
+    pub(super) fn observe_turn(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer.begin_turn(self.now_ns, self.unix_ns);
+        }
+    }
+
+    #[inline]
+    pub(super) fn mark(&mut self, mark: Mark) {
+        if let Some(observer) = &mut self.observer {
+            observer.mark(mark, self.now_ns);
+        }
+    }
+
+    /// Takes a snapshot when it is time, a few rows a turn.
+    pub(super) fn report<P: Port>(&mut self, port: &P) {
+        let Some(observer) = &mut self.observer else { return };
+        if let Some((mut snapshot, filling)) = observer.filling.take() {
+            match fill(&mut snapshot, filling, &self.sessions, &self.log, self.now_ns) {
+                Some(filling) => observer.filling = Some((snapshot, filling)),
+                None => self.send(snapshot, port.counters()),
+            }
+            return;
+        }
+        if self.now_ns < observer.next_ns {
+            return;
+        }
+        observer.next_ns = self.now_ns + EVERY_NS;
+        if observer.begin_unix_ns == 0 {
+            observer.begin_unix_ns = self.unix_ns;
+        }
+        if let Some(snapshot) = observer.reporter.take() {
+            observer.filling = Some((snapshot, Filling::Sessions(0)));
+        }
+    }
+
+    fn send(&mut self, mut snapshot: Box<Snapshot>, port: PortCounters) {
+        let Some(observer) = &mut self.observer else { return };
+        std::mem::swap(&mut snapshot.stages, &mut observer.stages);
+        snapshot.begin_unix_ns = std::mem::replace(&mut observer.begin_unix_ns, self.unix_ns);
+        snapshot.end_unix_ns = self.unix_ns;
+        snapshot.stalls.clone_from(&observer.stalls);
+        snapshot.counters.clone_from(&self.counters);
+        let PortCounters { received, transmitted, receive_dropped, transmit_dropped } = port;
+        snapshot.port = [received, transmitted, receive_dropped, transmit_dropped];
+        snapshot.condition = self.condition.name();
+        snapshot.epoch = self.log.epoch().0;
+        snapshot.segments = self.log.segments();
+        snapshot.in_flight_bytes = self.log.bytes_in_flight();
+        observer.reporter.send(snapshot);
+    }
+}
+
+/// Copies the next rows; returns where to go on, or that all are there.
+fn fill(
+    snapshot: &mut Snapshot,
+    filling: Filling,
+    sessions: &Sessions,
+    log: &Log,
+    now_ns: u64,
+) -> Option<Filling> {
+    match filling {
+        Filling::Sessions(from) => {
+            let to = (from + ROWS_A_TURN).min(SESSIONS_MAX);
+            for slot in from..to {
+                let session = sessions.get(slot);
+                if session.phase != Phase::Open {
+                    continue;
+                }
+                let Some(row) = snapshot.sessions.add() else { break };
+                row.conn_id = session.conn_id.0;
+                row.peer = session.peer.addr;
+                row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
+                row.accepted_to = session.receiver.accepted_to();
+                row.durable_to = session.receipts.durable_to();
+                row.subscriptions = session.subscriptions;
+                row.silent_ns = now_ns.saturating_sub(session.heard_ns);
+            }
+            Some(if to < SESSIONS_MAX { Filling::Sessions(to) } else { Filling::Streams(0) })
+        }
+        Filling::Streams(from) => {
+            let to = (from + ROWS_A_TURN).min(STREAMS_MAX);
+            for stream in log.streams().skip(from).take(ROWS_A_TURN) {
+                let Some(row) = snapshot.streams.add() else { break };
+                row.id = stream.id.0;
+                row.name.clear();
+                row.name.push_str(&stream.name);
+                row.first_sequence = stream.first_sequence;
+                row.durable_next = stream.durable_next;
+                row.bytes = stream.bytes;
+            }
+            (to < STREAMS_MAX).then_some(Filling::Streams(to))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_stretch_of_a_turn_is_named() {
+        assert_eq!(longest_stretch(100, &[0, 0, 0], 5_000), "idle");
+        assert_eq!(longest_stretch(100, &[4_000, 4_100, 4_200], 5_000), "receive");
+        assert_eq!(longest_stretch(100, &[200, 4_100, 4_200], 5_000), "commit");
+        assert_eq!(longest_stretch(100, &[0, 200, 4_200], 5_000), "transmit");
+        assert_eq!(longest_stretch(100, &[150, 200, 300], 5_000), "deliver");
+    }
+}
