@@ -27,11 +27,13 @@ pub enum Mutant {
     MarkIgnored,
     /// A segment's closing index is written before all of the segment is durable.
     ClosedBeforeDurable,
+    /// A trim takes effect, and frees segments, before its record is durable.
+    TrimBeforeDurable,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeDurable,
         Self::PrefixPastHole,
         Self::ProducersNotCheckpointed,
@@ -42,6 +44,7 @@ impl Mutant {
         Self::DuplicatesAppended,
         Self::MarkIgnored,
         Self::ClosedBeforeDurable,
+        Self::TrimBeforeDurable,
     ];
 
     /// Its name on the command line.
@@ -58,6 +61,7 @@ impl Mutant {
             Self::DuplicatesAppended => "duplicates-appended",
             Self::MarkIgnored => "mark-ignored",
             Self::ClosedBeforeDurable => "closed-before-durable",
+            Self::TrimBeforeDurable => "trim-before-durable",
         }
     }
 

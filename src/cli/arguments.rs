@@ -108,6 +108,27 @@ pub enum StreamCommand {
         /// Name
         name: String,
     },
+    /// Remove the oldest messages of a stream for good, and free the segments nobody needs any more
+    #[command(after_help = "\
+Consumers that still wanted them are told that they are trimmed. A full log that is trimmed takes
+messages again. Asks before it removes anything, unless --yes.
+
+EXAMPLES
+  buslane stream trim orders --before 1_000_000        # keeps 1,000,000 and what follows
+  buslane stream trim orders --before @2026-01-30T00:00:00Z
+  buslane stream trim orders --keep 100k --yes         # keeps the newest 100,000
+  buslane stream trim orders --before end --yes        # keeps nothing")]
+    Trim {
+        /// Name
+        name: String,
+        /// The first message to keep: a sequence, the first one stored at or after @TIME, or end
+        #[arg(long, value_name = "N|@TIME|end", value_parser = parse::from,
+              required_unless_present = "keep", conflicts_with = "keep")]
+        before: Option<From>,
+        /// How many of the newest messages to keep
+        #[arg(long, value_name = "COUNT", value_parser = parse_count)]
+        keep: Option<u64>,
+    },
 }
 
 /// `log`. Each works on the disk of the profile, or on the one named.

@@ -251,6 +251,18 @@ impl<P: Port> Client<P> {
         self.one(Request::DescribeStream(name.into()), format!("stream {name}"))
     }
 
+    /// Trims a stream: nothing below `first` is kept, durably. Where that is gone already, nothing changes.
+    ///
+    /// # Errors
+    /// When the session ended, there is no such stream, or it has not come so far.
+    pub fn trim_stream(
+        &mut self,
+        stream: StreamId,
+        first: u64,
+    ) -> Result<StreamDescription, Error> {
+        self.one(Request::TrimStream(stream, first), format!("stream {stream}"))
+    }
+
     /// All streams, by id.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ pub enum Event {
         /// A number that belongs to the reason.
         detail: u64,
     },
-    /// The position asked for is gone.
+    /// The position asked for, or that of a running subscription, was trimmed; the subscription has ended.
     Trimmed {
         /// Stream.
         stream: StreamId,
@@ -235,6 +235,8 @@ pub enum Request {
     CreateStream(String),
     /// Find a stream.
     DescribeStream(String),
+    /// Keep nothing of a stream below a sequence; answered with its facts once that is durable.
+    TrimStream(StreamId, u64),
     /// All streams.
     ListStreams,
 }

@@ -418,9 +418,16 @@ impl<C: Clock> Link<C> {
             }
             Frame::Trimmed(trimmed) => {
                 let stream = StreamId(trimmed.stream.get());
-                self.subscriptions.retain(|subscription| subscription.stream != stream);
-                let log_start = trimmed.log_start.get();
-                self.events.push_back(Event::Trimmed { stream, log_start });
+                let (request, log_start) = (trimmed.request.get(), trimmed.log_start.get());
+                // One that comes late may be of a subscription before this one.
+                let concerns = |subscription: &mut Subscription| match request {
+                    0 => (1..log_start).contains(&subscription.expected()),
+                    request => subscription.request() == request,
+                };
+                if self.subscription(stream).is_some_and(concerns) {
+                    self.subscriptions.retain(|subscription| subscription.stream != stream);
+                    self.events.push_back(Event::Trimmed { stream, log_start });
+                }
             }
             Frame::DataLoss(loss) => {
                 let stream = StreamId(loss.stream.get());
@@ -439,6 +446,7 @@ impl<C: Clock> Link<C> {
             | Frame::Unsubscribe(_)
             | Frame::CreateStream(_)
             | Frame::DescribeStream(_)
+            | Frame::TrimStream(_)
             | Frame::ListStreams(_) => self.dropped += 1,
         }
     }

@@ -119,6 +119,9 @@ fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
         ("partitions", server.partitions),
         ("wall clock jumps", server.clock_jumps),
         ("acknowledgements of an old epoch", server.zombie_acks),
+        ("trims asked for", server.trims),
+        ("consumers overtaken by a trim", server.trimmed),
+        ("full logs that take messages again", server.roomy_again),
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))

@@ -1,13 +1,17 @@
 //! `buslane stream`: streams made, listed and described.
 
+use std::io::{IsTerminal, Write};
+
 use serde::Serialize;
 
 use super::connect::connect;
 use super::publish::missing;
 use super::{CommandError, Out};
 use crate::cli::arguments::StreamCommand;
-use crate::cli::{Globals, Output};
-use crate::client::{Publisher, StreamDescription};
+use crate::cli::{Globals, Output, parse};
+use crate::client::blocking::Client;
+use crate::client::{Publisher, StartFrom, StreamDescription};
+use crate::launch::AnyPort;
 use crate::report::thousands;
 use crate::wire::control::is_stream_name;
 
@@ -46,7 +50,9 @@ impl From<StreamDescription> for Row {
 
 pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), CommandError> {
     let name = match command {
-        StreamCommand::Create { name } | StreamCommand::Describe { name } => name.as_str(),
+        StreamCommand::Create { name }
+        | StreamCommand::Describe { name }
+        | StreamCommand::Trim { name, .. } => name.as_str(),
         StreamCommand::List => "any",
     };
     if !is_stream_name(name) {
@@ -61,6 +67,12 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
         StreamCommand::Describe { name } => {
             let found = client.describe_stream(name).map_err(|error| missing(error, name))?;
             vec![found.into()]
+        }
+        StreamCommand::Trim { name, before, keep } => {
+            let found = client.describe_stream(name).map_err(|error| missing(error, name))?;
+            let first = first_kept(&mut client, &found, *before, *keep)?;
+            confirm(globals, &found, first)?;
+            vec![client.trim_stream(found.id, first)?.into()]
         }
         StreamCommand::List => client.list_streams()?.into_iter().map(Row::from).collect(),
     };
@@ -85,4 +97,53 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
         }
     }
     out.finish()
+}
+
+/// The first sequence that is to be kept.
+fn first_kept(
+    client: &mut Client<AnyPort>,
+    stream: &StreamDescription,
+    before: Option<parse::From>,
+    keep: Option<u64>,
+) -> Result<u64, CommandError> {
+    let (start, next) = (stream.log_start, stream.durable_next);
+    let first = match before {
+        Some(parse::From::Time(unix_ns)) => {
+            client.subscribe(stream.id, StartFrom::Time(unix_ns))?.0
+        }
+        Some(parse::From::Sequence(sequence)) => sequence,
+        Some(parse::From::Start) => start,
+        Some(parse::From::End) => next,
+        None => next.saturating_sub(keep.unwrap_or(u64::MAX)),
+    };
+    if first > next {
+        return Err(CommandError::Usage(format!(
+            "stream {} has no message {} yet: the newest is {}; --before end keeps nothing",
+            stream.name,
+            thousands(first),
+            thousands(next - 1)
+        )));
+    }
+    Ok(first.max(start))
+}
+
+/// Asks whether to remove what is below `first`; without anybody to ask, `--yes` has to be there.
+fn confirm(globals: &Globals, stream: &StreamDescription, first: u64) -> Result<(), CommandError> {
+    let count = first - stream.log_start;
+    if globals.yes || count == 0 {
+        return Ok(());
+    }
+    let what = format!("{} messages of stream {}", thousands(count), stream.name);
+    if !std::io::stdin().is_terminal() {
+        let what = format!("this removes {what} for good: add --yes");
+        return Err(CommandError::Usage(what));
+    }
+    // Where stderr is closed, nobody is asked, and the answer is no.
+    let _ = write!(std::io::stderr(), "remove {what} for good? [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CommandError::Failed("nothing was removed".to_owned())),
+    }
 }

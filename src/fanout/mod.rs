@@ -96,8 +96,8 @@ impl Subscription {
         let Some(seek_ns) = self.seek_ns else { return true };
         let mut rest = body;
         while let Some((record, after)) = Record::split_first(rest) {
-            if record.header.stream.get() == self.stream.0 {
-                let sequence = record.header.sequence.get();
+            let sequence = record.header.sequence.get();
+            if record.header.stream.get() == self.stream.0 && sequence >= self.next {
                 if record.header.received_ns.get() >= seek_ns {
                     self.found(sequence);
                     return true;

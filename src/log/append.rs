@@ -6,9 +6,9 @@ use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
 use super::segment::{
     Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
 };
-use super::tables::CHECKPOINT_PARTS_MAX;
+use super::tables::{CHECKPOINT_PARTS_MAX, NO_SEGMENT};
 use super::{
-    AppendError, Appended, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
+    AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
     RESERVED_SEGMENTS, Registration, live_of,
 };
 use crate::ids::{ProducerId, StreamId};
@@ -24,6 +24,8 @@ use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_byte
 pub(super) const CONTROL_STREAM: u16 = 1;
 /// A producer was registered.
 pub(super) const CONTROL_PRODUCER: u16 = 2;
+/// A stream was trimmed: the number of the record is its first sequence kept.
+pub(super) const CONTROL_TRIM: u16 = 3;
 
 /// Bytes a roll adds at most: the roll itself, the epoch's opening, and the largest checkpoint.
 const ROLL_BYTES_MAX: usize = 2 * BLOCK_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYTES_MAX;
@@ -44,7 +46,7 @@ impl Log {
         let signed = &message.signed;
         let stream = self.tables.stream(signed.stream).ok_or(AppendError::NoStream)?;
         let sequence = stream.next_sequence;
-        self.make_room(memory, record_bytes(message.payload.len()), unix_ns)?;
+        self.make_room(memory, record_bytes(message.payload.len()), RESERVED_SEGMENTS, unix_ns)?;
         self.note_touched(signed.stream, sequence, unix_ns);
         self.put_record(memory, signed, message.crc32c, message.payload, sequence, unix_ns);
         self.open.messages += 1;
@@ -70,7 +72,8 @@ impl Log {
     ) -> Result<(StreamId, u64), ControlError> {
         let limit = STREAMS_MAX;
         let id = self.tables.next_stream().ok_or(ControlError::TableFull { limit })?;
-        self.put_control(memory, CONTROL_STREAM, u64::from(id.0), 0, name.as_bytes(), unix_ns)?;
+        let said = (CONTROL_STREAM, u64::from(id.0), 0);
+        self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
         self.tables.add_stream(id, name, unix_ns);
         Ok((id, self.next_batch))
     }
@@ -89,27 +92,28 @@ impl Log {
         let id = id.unwrap_or_else(|| self.tables.next_producer());
         // Room first: the table is changed only for a record that is written.
         let payload = instance.to_le_bytes();
-        self.make_room(memory, record_bytes(payload.len()), unix_ns)?;
+        self.make_room(memory, record_bytes(payload.len()), RESERVED_SEGMENTS, unix_ns)?;
         let limit = PRODUCERS_MAX;
         let slot = self
             .tables
             .register(id, (epoch, instance), unix_ns)
             .ok_or(ControlError::TableFull { limit })?;
-        self.put_control(memory, CONTROL_PRODUCER, id.0, u64::from(epoch), &payload, unix_ns)?;
+        let said = (CONTROL_PRODUCER, id.0, u64::from(epoch));
+        self.put_control(memory, said, &payload, RESERVED_SEGMENTS, unix_ns)?;
         let last_seq = self.tables.producer_at(slot).last_seq;
         Ok(Registration { id, producer_slot: slot, last_seq, batch_seq: self.next_batch })
     }
 
-    fn put_control(
+    /// Appends a control record: what it says, of which id, and a number.
+    pub(super) fn put_control(
         &mut self,
         memory: &mut Memory,
-        flags: u16,
-        id: u64,
-        value: u64,
+        (flags, id, value): (u16, u64, u64),
         payload: &[u8],
+        reserve: usize,
         unix_ns: u64,
     ) -> Result<(), AppendError> {
-        self.make_room(memory, record_bytes(payload.len()), unix_ns)?;
+        self.make_room(memory, record_bytes(payload.len()), reserve, unix_ns)?;
         let (producer_id, stream) = (ProducerId(id), StreamId(0));
         let signed = Signed { producer_id, producer_seq: value, stream, flags, ext_len: 0 };
         self.put_record(memory, &signed, signed.crc32c(payload), payload, 0, unix_ns);
@@ -117,15 +121,16 @@ impl Log {
     }
 
     /// Sees to it that `bytes` of records fit the open batch, sealing it and rolling the segment where
-    /// they do not.
+    /// they do not, as long as more than `reserve` segments are free.
     #[inline]
     fn make_room(
         &mut self,
         memory: &mut Memory,
         bytes: usize,
+        reserve: usize,
         unix_ns: u64,
     ) -> Result<(), AppendError> {
-        if !self.writable {
+        if !self.writable && (reserve == RESERVED_SEGMENTS || !self.has_open_segment()) {
             return Err(AppendError::Full);
         }
         let body_len = self.open.body_len + bytes;
@@ -148,7 +153,7 @@ impl Log {
         if self.fits(bytes) {
             return Ok(());
         }
-        if self.free.len() <= RESERVED_SEGMENTS {
+        if self.free.len() <= reserve {
             self.writable = false;
             return Err(AppendError::Full);
         }
@@ -211,6 +216,9 @@ impl Log {
         }
         stream.touched_batch = next_batch;
         self.touched.push(id);
+        if stream.first_segment == NO_SEGMENT {
+            stream.first_segment = current.seg_no;
+        }
         if stream.indexed_granule == granule {
             return;
         }
@@ -261,7 +269,11 @@ impl Log {
             disk_offset: self.geometry.segment(current.phys) + self.off,
             memory_offset: start,
             bytes,
-            batch_seq: self.next_batch,
+            cargo: Cargo::Batch {
+                batch_seq: self.next_batch,
+                content: kind == BatchKind::Data,
+                marked: self.content_durable,
+            },
             log_off,
             times: BatchTimes {
                 messages: u64::from(messages),
@@ -289,7 +301,7 @@ impl Log {
     /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
     /// padding in place and the block in the cache.
     pub fn prepare(&mut self, memory: &mut Memory) {
-        if self.open.blank || self.open.body_len > 0 || !self.writable {
+        if self.open.blank || self.open.body_len > 0 || !self.has_open_segment() {
             return;
         }
         let start = self.ring_offset(self.open_log_off());
@@ -313,7 +325,7 @@ impl Log {
     /// segment is durable: to recovery it is the word that nothing of the segment is missing.
     pub(super) fn close_segment(&mut self, memory: &mut Memory) {
         let end = End { off: self.off, base: self.base() };
-        let current = self.live.last_mut().expect("a segment is being written");
+        let current = self.live.back_mut().expect("a segment is being written");
         current.end = Some(end);
         let current = *current;
         let header = self.header_of(&current, 0);
@@ -336,6 +348,7 @@ impl Log {
         self.aux_pending -= 1;
         let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
         self.queue_aux(disk_offset, aux, INDEX_BYTES);
+        self.free_due = true;
     }
 
     /// What the next segment or epoch goes on from.
@@ -355,7 +368,7 @@ impl Log {
         let salt = self.segment_salt(seg_no);
         let place = (seg_no, phys, self.epoch);
         let header = SegmentHeader::new(&self.superblock, place, self.base(), salt, unix_ns);
-        self.live.push(live_of(&header, &self.superblock, None));
+        self.live.push_back(live_of(&header, &self.superblock, None));
         self.index[usize::try_from(phys).expect("a segment's place")].clear();
         let aux = Self::aux_start(self.ring_bytes);
         memory.bytes_mut(aux..aux + BLOCK_BYTES).copy_from_slice(header.as_bytes());
@@ -376,7 +389,7 @@ impl Log {
 
     /// The highest segment number that was ever used.
     fn last_seg_no(&self) -> u64 {
-        self.live.last().map_or(0, |live| live.seg_no).max(self.dropped_seg_no)
+        self.live.back().map_or(0, |live| live.seg_no).max(self.dropped_seg_no)
     }
 
     fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {
@@ -385,7 +398,7 @@ impl Log {
             disk_offset,
             memory_offset,
             bytes,
-            batch_seq: 0,
+            cargo: Cargo::Auxiliary,
             log_off: 0,
             times: BatchTimes::default(),
             done: false,

@@ -1,7 +1,7 @@
 //! Committing: batches to the disk, completions back, the durable prefix.
 
 use super::batch::BatchKind;
-use super::{DurableBatch, Flight, Log, LogFault};
+use super::{Cargo, DurableBatch, Flight, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
@@ -86,25 +86,40 @@ impl Log {
     }
 
     fn advance(&mut self, flight: &Flight, now_ns: u64) {
-        if flight.batch_seq == 0 {
-            self.aux_pending -= 1;
-            return;
+        let (batch_seq, content, marked) = match flight.cargo {
+            Cargo::Batch { batch_seq, content, marked } => (batch_seq, content, marked),
+            Cargo::Auxiliary => {
+                self.aux_pending -= 1;
+                return;
+            }
+            Cargo::Wipe { frees } => {
+                frees.into_iter().for_each(|phys| self.add_free(phys));
+                return;
+            }
+        };
+        assert_eq!(batch_seq, self.durable_seq + 1, "the durable prefix has no hole");
+        self.durable_seq = batch_seq;
+        if content {
+            self.content_durable = batch_seq;
         }
-        assert_eq!(flight.batch_seq, self.durable_seq + 1, "the durable prefix has no hole");
-        self.durable_seq = flight.batch_seq;
+        if marked > self.content_marked {
+            self.content_marked = marked;
+            self.free_due = true;
+        }
         self.durable_end = flight.log_off + flight.bytes as u64;
         self.undurable_bytes -= flight.bytes;
         self.last_durable_ns = now_ns;
         self.write_closing_when_due();
-        while let Some(&(batch_seq, id, next)) = self.marks.front() {
-            if batch_seq > flight.batch_seq {
+        while let Some(&(of_batch, id, next)) = self.marks.front() {
+            if of_batch > batch_seq {
                 break;
             }
             self.marks.pop_front();
             self.tables.stream_mut(id).expect("a known stream").durable_next = next;
         }
+        self.trims_durable(batch_seq);
         self.completed.push_back(DurableBatch {
-            batch_seq: flight.batch_seq,
+            batch_seq,
             bytes: flight.bytes,
             times: BatchTimes { durable_ns: now_ns, ..flight.times },
         });
@@ -116,11 +131,14 @@ impl Log {
     }
 
     /// Writes down that what is durable is durable, once the log has rested for a millisecond: until
-    /// then recovery could not tell damage to the last batches from a torn tail.
+    /// then recovery could not tell damage to the last batches from a torn tail. Frees what was trimmed.
     pub fn tick(&mut self, memory: &mut Memory, now_ns: u64, unix_ns: u64) {
+        if self.free_due {
+            self.free_trimmed();
+        }
         let unsaid = self.told_lac < self.content_seq && self.durable_seq >= self.content_seq;
         let rests = unsaid
-            && self.writable
+            && self.has_open_segment()
             && self.flights.is_empty()
             && self.open.body_len == 0
             && now_ns.saturating_sub(self.last_durable_ns) >= LAC_DELAY_NS;
@@ -139,7 +157,7 @@ impl Log {
         }
         self.drain(disk)?;
         // A full log takes nothing more, but its last segment is still open.
-        if self.live.last().is_some_and(|last| last.end.is_none()) {
+        if self.has_open_segment() {
             self.close_segment(disk.memory_mut());
             self.drain(disk)?;
         }

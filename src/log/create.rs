@@ -8,8 +8,8 @@ use super::superblock::{AREA_OFFSET, END_BYTES, Identity, Superblock};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
-/// Segments a log has at least: two are kept back, one is written, one is to come.
-pub const SEGMENTS_MIN: u64 = 4;
+/// Segments a log has at least: three are kept back, one is written, one is to come.
+pub const SEGMENTS_MIN: u64 = 5;
 
 /// Bytes of a disk with this layout.
 #[must_use]

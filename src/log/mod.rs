@@ -7,6 +7,8 @@
 //! * *durable end*: behind the last batch that, with all before it, is on media. Nothing past it is
 //!   acknowledged or shown.
 //! * *last durable* (LAC): the batch a header names as known durable; how recovery tells torn from damaged.
+//! * *trimmed*: messages of a stream below its first sequence. A segment of which nothing is kept any more is
+//!   wiped and its place used again.
 //! * *kept*: segments that hold messages or catalog records. A trailing segment without any is not kept:
 //!   its place is used again, so that restarts do not eat the disk.
 //!
@@ -22,6 +24,7 @@ pub mod tables;
 mod append;
 mod commit;
 mod read;
+pub mod trim;
 mod scan;
 pub mod recovery;
 pub mod create;
@@ -32,6 +35,8 @@ pub mod inspect;
 mod testdisk;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trim_tests;
 
 use std::collections::VecDeque;
 
@@ -52,9 +57,10 @@ use batch::SegmentKey;
 use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
 use superblock::Superblock;
 use tables::Tables;
+use trim::TRIMS_MAX;
 
-/// Segments kept back so that a full log can still be opened and closed.
-pub const RESERVED_SEGMENTS: usize = 2;
+/// Segments kept back so that a full log can still be opened, trimmed and closed.
+pub const RESERVED_SEGMENTS: usize = 3;
 
 /// Granules a segment's index distinguishes.
 const GRANULES: u64 = 128;
@@ -172,11 +178,26 @@ struct Flight {
     disk_offset: u64,
     memory_offset: usize,
     bytes: usize,
-    /// 0 for what is not a batch: segment headers and closing indexes.
-    batch_seq: u64,
+    cargo: Cargo,
     log_off: u64,
     times: BatchTimes,
     done: bool,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cargo {
+    Batch {
+        batch_seq: u64,
+        /// Whether it holds records.
+        content: bool,
+        /// The newest batch with records that was durable when its header was made.
+        marked: u64,
+    },
+    /// A segment's header or closing index, from the auxiliary buffer.
+    Auxiliary,
+    /// Zeros over a header of a trimmed segment; behind the last of them its place is free.
+    Wipe { frees: Option<u64> },
 }
 
 /// The batch that is being filled.
@@ -202,7 +223,7 @@ pub struct Log {
     ring_bytes: usize,
 
     /// Segments that count, ascending; the last is being written, unless the log is full.
-    live: Vec<Live>,
+    live: VecDeque<Live>,
     /// Index entries by place on the disk.
     index: Vec<Vec<IndexEntry>>,
     /// Places that are free, the next to use last.
@@ -242,6 +263,16 @@ pub struct Log {
     told_lac: u64,
     /// The newest batch that holds records.
     content_seq: u64,
+    /// The same that is durable.
+    content_durable: u64,
+    /// The same that a durable header says is durable: recovery will find it.
+    content_marked: u64,
+    /// Trims on their way: batch, stream, first sequence kept.
+    trims: VecDeque<(u64, StreamId, u64)>,
+    /// There may be trimmed segments to free.
+    free_due: bool,
+    /// Segments freed since somebody asked.
+    freed: u64,
     last_durable_ns: u64,
     fault: Option<LogFault>,
 }
@@ -253,7 +284,7 @@ const NO_FLIGHT: Flight = Flight {
     disk_offset: 0,
     memory_offset: 0,
     bytes: 0,
-    batch_seq: 0,
+    cargo: Cargo::Auxiliary,
     log_off: 0,
     times: NO_TIMES,
     done: false,
@@ -268,7 +299,7 @@ impl Log {
     /// Bytes of memory a disk needs for a log with a ring of `ring_bytes`.
     #[must_use]
     pub fn memory_bytes(ring_bytes: usize) -> usize {
-        Self::aux_start(ring_bytes) + BLOCK_BYTES + INDEX_BYTES
+        Self::zeros_start(ring_bytes) + BLOCK_BYTES
     }
 
     fn replay_start(ring_bytes: usize) -> usize {
@@ -279,17 +310,22 @@ impl Log {
         Self::replay_start(ring_bytes) + REPLAY_READS_MAX * BATCH_BYTES_MAX
     }
 
+    /// A block of zeros, behind the auxiliary buffer of a header and a closing index.
+    fn zeros_start(ring_bytes: usize) -> usize {
+        Self::aux_start(ring_bytes) + BLOCK_BYTES + INDEX_BYTES
+    }
+
     /// A log of these parts, nothing in flight, no segment being written.
     fn assemble(
         superblock: &Superblock,
         (queue_depth, ring_bytes): (usize, usize),
         tables: Tables,
-        live: Vec<Live>,
+        live: VecDeque<Live>,
         index: Vec<Vec<IndexEntry>>,
         free: Vec<u64>,
     ) -> Self {
         let geometry = Geometry::of(superblock);
-        let (base, durable_end) = match live.last() {
+        let (base, durable_end) = match live.back() {
             Some(last) => {
                 let end = last.end.expect("recovery closes what it keeps");
                 (end.base, last.seg_no * geometry.segment_bytes + end.off)
@@ -328,6 +364,11 @@ impl Log {
             marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), (0, StreamId(0), 0)).into(),
             told_lac: base.batch_seq,
             content_seq: base.batch_seq,
+            content_durable: base.batch_seq,
+            content_marked: base.batch_seq,
+            trims: resident(TRIMS_MAX, (0, StreamId(0), 0)).into(),
+            free_due: true,
+            freed: 0,
             last_durable_ns: 0,
             fault: None,
         }
@@ -414,7 +455,7 @@ impl Log {
     /// The segment being written.
     #[inline]
     fn current(&self) -> &Live {
-        self.live.last().expect("a writable log has a segment")
+        self.live.back().expect("a writable log has a segment")
     }
 
     /// Log offset of the open batch.

@@ -7,6 +7,7 @@
 mod reader;
 mod table;
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use super::scan::{self, Stop, walk};
@@ -15,7 +16,8 @@ use super::segment::{
 };
 use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
 use super::tables::Tables;
-use super::{Live, Log, LogFault, live_of, new_index};
+use super::trim::first_kept;
+use super::{Live, Log, LogFault, RESERVED_SEGMENTS, live_of, new_index};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
@@ -220,6 +222,8 @@ pub(super) struct Read {
     pub(super) found: Vec<Found>,
     /// Trailing segments that hold nothing worth keeping.
     pub(super) dropped: Vec<SegmentHeader>,
+    /// Segments that stand before a gap: what is left of a log's trimmed beginning.
+    pub(super) trimmed: Vec<SegmentHeader>,
     pub(super) tables: Tables,
     pub(super) recovery: Recovery,
 }
@@ -233,12 +237,13 @@ pub(super) fn read_log<D: Disk>(
     let superblock = read_superblock(disk)?;
     let mut found = read_segments(disk, &superblock)
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
-    let mut dropped = check_chain(disk, &superblock, &mut found)?;
+    let Chain { mut dropped, trimmed, gap } = check_chain(disk, &superblock, &mut found)?;
     let clean = superblock.clean.get() == 1;
     let mut read = Read {
         superblock,
         found,
         dropped: Vec::new(),
+        trimmed,
         tables: Tables::new(),
         recovery: Recovery { clean, ..Recovery::default() },
     };
@@ -266,7 +271,29 @@ pub(super) fn read_log<D: Disk>(
         }
         read.found.pop();
     }
+    check_kept(disk, &mut read, gap)?;
     Ok(read)
+}
+
+/// Checks that the segments found hold every message that is kept: only trimmed ones are ever freed.
+fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Result<(), OpenError> {
+    let segments = read.found.iter().map(|found| {
+        let (_, entries) = found.closing.as_ref().expect("what is kept is closed");
+        (found.header.seg_no.get(), entries.as_slice())
+    });
+    let Some((id, first, last)) = first_kept(&mut read.tables, segments) else { return Ok(()) };
+    let begin = read.found.first().map(|found| found.header);
+    let gap = gap.unwrap_or_default();
+    let seg_no = begin.map_or(0, |header| header.seg_no.get() - 1);
+    let name = read.tables.stream(id).map_or_else(String::new, |stream| stream.name.clone());
+    Err(OpenError::Damaged(Box::new(Damaged {
+        name: disk.info().name.clone(),
+        seg_no,
+        disk_offset: gap.disk_offset,
+        batches: (gap.batches.0, begin.map_or(gap.batches.1, |header| header.base_batch_seq.get())),
+        streams: vec![(name, first, Some(last))],
+        because: REASONS[4],
+    })))
 }
 
 /// What walking over a segment showed.
@@ -306,16 +333,18 @@ impl Log {
         }
         read.tables.all_durable();
         let segments = superblock.segment_count.get();
-        let mut live = Vec::with_capacity(usize::try_from(segments).expect("a disk's segments"));
+        let places = usize::try_from(segments).expect("a disk's segments");
+        let mut live = VecDeque::with_capacity(places);
         let mut index = new_index(segments);
         for found in &read.found {
             let (end, entries) = found.closing.as_ref().expect("the chain was checked");
-            live.push(live_of(&found.header, &superblock, Some(*end)));
+            live.push_back(live_of(&found.header, &superblock, Some(*end)));
             let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
             index[phys].extend_from_slice(entries);
         }
         let used = |phys: &u64| live.iter().any(|live: &Live| live.phys == *phys);
-        let free: Vec<u64> = (0..segments).rev().filter(|phys| !used(phys)).collect();
+        let mut free = Vec::with_capacity(places);
+        free.extend((0..segments).rev().filter(|phys| !used(phys)));
         read.recovery.segments = live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
         let sizes = (depth, options.ring_bytes);
@@ -347,7 +376,7 @@ impl Log {
         superblock.hints[0].state = 0.into();
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
-        for dropped in &read.dropped {
+        for dropped in read.dropped.iter().chain(&read.trimmed) {
             let phys = dropped.phys_index.get();
             wipe(disk, &self.geometry, phys)
                 .map_err(|fault| LogFault { disk_offset: self.geometry.segment(phys), fault })?;
@@ -355,42 +384,63 @@ impl Log {
         if self.free.is_empty() {
             return Ok(());
         }
+        let zeros = Self::zeros_start(self.ring_bytes);
+        disk.memory_mut().bytes_mut(zeros..zeros + BLOCK_BYTES).fill(0);
         self.begin_segment(disk.memory_mut(), true, unix_ns);
         self.memory_from = self.open_log_off();
-        self.writable = true;
+        self.writable = self.free.len() >= RESERVED_SEGMENTS;
         self.drain(disk)
     }
 }
 
+/// What does not count of the segments that were found.
+pub(super) struct Chain {
+    /// Behind the end of the log, the newest first: batches before them never became durable.
+    pub(super) dropped: Vec<SegmentHeader>,
+    /// Before the beginning of the log.
+    pub(super) trimmed: Vec<SegmentHeader>,
+    /// What is missing before the beginning.
+    pub(super) gap: Option<Gap>,
+}
+
+/// Where the log begins though it began elsewhere once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gap {
+    /// Disk offset of the first segment behind it.
+    disk_offset: u64,
+    /// First and last batch in it.
+    batches: (u64, u64),
+}
+
 /// Checks that each segment goes on where the one before ended. A segment without a closing index is
 /// walked over instead. Where its last batches never became durable, neither did anything of the
-/// segments behind it: these are taken out and returned.
+/// segments behind it: these are taken out. The log begins behind the last gap; whether what is missing
+/// there was trimmed, the tables tell (see [`check_kept`]).
 pub(super) fn check_chain<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &mut Vec<Found>,
-) -> Result<Vec<SegmentHeader>, OpenError> {
+) -> Result<Chain, OpenError> {
     // A segment that held nothing may still stand where its successor was started in another place.
     let bases: Vec<_> = found.iter().skip(1).map(|found| found.header.base()).collect();
     let mut next_base = bases.into_iter();
     found.retain(|segment| next_base.next() != Some(segment.header.base()));
     let mut expected = super::segment::Base::default();
+    let (mut begin, mut gap, mut dropped) = (0, None, Vec::new());
     for position in 0..found.len() {
         let header = found[position].header;
         if header.base() != expected {
             let mark = marks_of(disk, superblock, &found[position..])?;
             if mark <= expected.batch_seq {
                 // An opening that cut the segment before was killed before it began the next one.
-                return Ok(take_from(found, position));
+                dropped = take_from(found, position);
+                break;
             }
-            return Err(OpenError::Damaged(Box::new(Damaged {
-                name: disk.info().name.clone(),
-                seg_no: header.seg_no.get() - 1,
+            begin = position;
+            gap = Some(Gap {
                 disk_offset: Geometry::of(superblock).segment(header.phys_index.get()),
                 batches: (expected.batch_seq + 1, header.base_batch_seq.get()),
-                streams: Vec::new(),
-                because: REASONS[4],
-            })));
+            });
         }
         let Some(next) = found.get(position + 1) else { break };
         let next_base = next.header.base_batch_seq.get();
@@ -399,7 +449,8 @@ pub(super) fn check_chain<D: Disk>(
             let mark = marks_of(disk, superblock, &found[position + 1..])?.min(next_base);
             let looked = look_at(disk, superblock, &found[position], Some(mark))?;
             if looked.stop.end.base.batch_seq < next_base {
-                return Ok(take_from(found, position + 1));
+                dropped = take_from(found, position + 1);
+                break;
             }
             found[position].closing = Some((looked.stop.end, looked.index));
             found[position].is_closed = false;
@@ -407,7 +458,8 @@ pub(super) fn check_chain<D: Disk>(
         let closing = found[position].closing.as_ref();
         expected = closing.expect("read or walked over").0.base;
     }
-    Ok(Vec::new())
+    let trimmed = found.drain(..begin).map(|found| found.header).collect();
+    Ok(Chain { dropped, trimmed, gap })
 }
 
 /// Takes the segments from a position on out, the newest first.

@@ -19,7 +19,7 @@ pub struct StreamFacts {
     pub id: StreamId,
     /// Its name.
     pub name: String,
-    /// The oldest sequence that is kept.
+    /// The oldest sequence that is kept: everything before it was trimmed, and that is durable.
     pub first_sequence: u64,
     /// The next sequence to be given out.
     pub next_sequence: u64,
@@ -33,7 +33,14 @@ pub struct StreamFacts {
     pub(super) indexed_granule: u64,
     /// The batch in which it was last noted as touched.
     pub(super) touched_batch: u64,
+    /// The same as `first_sequence` by the newest record, durable or not: what a checkpoint behind it says.
+    pub(super) first_recorded: u64,
+    /// The oldest segment that may hold something kept; [`NO_SEGMENT`] when nothing is.
+    pub(super) first_segment: u64,
 }
+
+/// The segment of a stream of which nothing is kept.
+pub(super) const NO_SEGMENT: u64 = u64::MAX;
 
 /// One producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +127,8 @@ impl Tables {
             bytes: 0,
             indexed_granule: u64::MAX,
             touched_batch: 0,
+            first_recorded: 1,
+            first_segment: NO_SEGMENT,
         });
     }
 
@@ -260,6 +269,7 @@ impl Tables {
     pub(super) fn all_durable(&mut self) {
         for stream in &mut self.streams {
             stream.durable_next = stream.next_sequence;
+            stream.first_sequence = stream.first_recorded;
             stream.touched_batch = 0;
         }
     }
@@ -306,7 +316,7 @@ impl StreamEntry {
         Self {
             id: stream.id.0.into(),
             name_len: u32::try_from(stream.name.len()).expect("a short name").into(),
-            first_sequence: stream.first_sequence.into(),
+            first_sequence: stream.first_recorded.into(),
             next_sequence: stream.next_sequence.into(),
             created_ns: stream.created_ns.into(),
             bytes: stream.bytes.into(),
@@ -326,6 +336,8 @@ impl StreamEntry {
             bytes: self.bytes.get(),
             indexed_granule: u64::MAX,
             touched_batch: 0,
+            first_recorded: self.first_sequence.get(),
+            first_segment: NO_SEGMENT,
         })
     }
 }

@@ -11,31 +11,32 @@ use crate::disk::{Completion, Disk, Io, Operation};
 use crate::limits::{PRODUCERS_MAX, STREAMS_MAX};
 use crate::port::memory::Random;
 
-const MIB: usize = 1 << 20;
-const OPTIONS: OpenOptions = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1_000 };
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const OPTIONS: OpenOptions =
+    OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1_000 };
 
-fn formatted(mib: usize, seed: u64) -> TestDisk {
+pub(super) fn formatted(mib: usize, seed: u64) -> TestDisk {
     let mut disk = TestDisk::with(vec![0; mib * MIB], seed);
     format(&mut disk, &FormatOptions { segment_bytes: MIB as u64, force: false }).unwrap();
     disk
 }
 
 /// A log that is written to, and what of it was acknowledged.
-struct Writer {
-    disk: TestDisk,
-    log: Log,
-    stream: StreamId,
+pub(super) struct Writer {
+    pub(super) disk: TestDisk,
+    pub(super) log: Log,
+    pub(super) stream: StreamId,
     slot: usize,
     producer: ProducerId,
-    next_seq: u64,
+    pub(super) next_seq: u64,
     /// Per sequence: its batch and its payload.
-    appended: Vec<(u64, Vec<u8>)>,
+    pub(super) appended: Vec<(u64, Vec<u8>)>,
     durable_seq: u64,
-    now_ns: u64,
+    pub(super) now_ns: u64,
 }
 
 impl Writer {
-    fn open(mut disk: TestDisk) -> Self {
+    pub(super) fn open(mut disk: TestDisk) -> Self {
         let (log, _) = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
         let durable_seq = log.durable_seq;
         let mut writer = Self {
@@ -60,7 +61,7 @@ impl Writer {
         writer
     }
 
-    fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
+    pub(super) fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
         let signed = Signed {
             producer_id: self.producer,
             producer_seq: self.next_seq,
@@ -76,12 +77,12 @@ impl Writer {
         Ok(appended.sequence)
     }
 
-    fn submit(&mut self) {
+    pub(super) fn submit(&mut self) {
         self.now_ns += 1_000;
         self.log.submit(&mut self.disk, self.now_ns, 3_000);
     }
 
-    fn poll(&mut self) -> bool {
+    pub(super) fn poll(&mut self) -> bool {
         let io =
             Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
         let mut done = [Completion { io, result: Ok(()) }];
@@ -96,7 +97,7 @@ impl Writer {
     }
 
     /// Brings everything to the disk, and says there that it is durable.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..2 {
             loop {
                 self.submit();
@@ -116,7 +117,7 @@ impl Writer {
         }
     }
 
-    fn acknowledged(&self) -> usize {
+    pub(super) fn acknowledged(&self) -> usize {
         self.appended.iter().filter(|(batch_seq, _)| *batch_seq <= self.durable_seq).count()
     }
 }

@@ -10,12 +10,13 @@ use serde::Serialize;
 use super::batch::{BatchKind, BatchView};
 use super::create::{banner, disk_bytes_of};
 use super::recovery::{
-    Decision, Facts, Found, OpenError, check_chain, decide, read_segments, read_superblock,
+    Decision, Facts, Found, OpenError, REASONS, check_chain, decide, read_log, read_segments,
+    read_superblock,
 };
 use super::scan::{self, CHUNK_BYTES, Stop, walk};
 use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
 use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, Superblock, copy_offsets, read_copies};
-use super::tables::Tables;
+use super::tables::{NO_SEGMENT, Tables};
 use crate::disk::{Disk, DiskFault};
 use crate::ids::StreamId;
 use crate::limits::BLOCK_BYTES;
@@ -84,20 +85,39 @@ pub fn verify<D: Disk>(
         next: BTreeMap::new(),
         expected: Base::default(),
         has_content: false,
+        kept_from: 0,
+        begins_later: false,
     };
     verifier.check_copies(disk);
     verifier.check_reserved(disk).map_err(device)?;
     let found = read_segments(disk, &superblock).map_err(device)?;
+    // Until the tables say otherwise, everything is kept. A beginning is missing where it was not trimmed.
+    let begin_missing = match read_log(disk, &mut |_| {}) {
+        Ok(read) => {
+            let oldest = read.tables.streams().map(|stream| stream.first_segment).min();
+            verifier.kept_from = oldest.unwrap_or(NO_SEGMENT);
+            false
+        }
+        Err(OpenError::Damaged(damaged)) => damaged.because == REASONS[4],
+        Err(_) => false,
+    };
     verifier.check_headers(disk, &found).map_err(device)?;
     // What a crash left behind batches that never became durable is no damage: opening drops it.
     let mut chain = read_segments(disk, &superblock).map_err(device)?;
-    let dropped: BTreeSet<u64> = match check_chain(disk, &superblock, &mut chain) {
-        Ok(dropped) => dropped.iter().map(|header| header.seg_no.get()).collect(),
+    let gone: BTreeSet<u64> = match check_chain(disk, &superblock, &mut chain) {
+        Ok(chain) => {
+            let trimmed = if begin_missing { &[] } else { chain.trimmed.as_slice() };
+            let gone = chain.dropped.iter().chain(trimmed);
+            gone.map(|header| header.seg_no.get()).collect()
+        }
         Err(OpenError::Damaged(_)) => BTreeSet::new(),
         Err(error) => return Err(error),
     };
     let mut kept = without_replaced(&found);
-    kept.retain(|found| !dropped.contains(&found.header.seg_no.get()));
+    kept.retain(|found| !gone.contains(&found.header.seg_no.get()));
+    if !begin_missing {
+        verifier.begin_at(kept.first().map(|first| &first.header));
+    }
     let all = kept.len() as u64;
     for (position, segment) in kept.iter().enumerate() {
         let later = kept.get(position + 1).map(|next| next.header.base());
@@ -125,9 +145,20 @@ struct Verifier {
     expected: Base,
     /// The segment at hand holds messages or streams.
     has_content: bool,
+    /// Segments with a lower number hold nothing that is kept; they may be half wiped.
+    kept_from: u64,
+    /// The log's beginning was trimmed, and the checkpoint that tells how far was not read yet.
+    begins_later: bool,
 }
 
 impl Verifier {
+    /// The log begins with this segment: what was before it is trimmed, or missing, as opening it tells.
+    fn begin_at(&mut self, first: Option<&SegmentHeader>) {
+        let Some(first) = first else { return };
+        self.expected = first.base();
+        self.begins_later = self.expected != Base::default();
+    }
+
     fn note(&mut self, is_damage: bool, disk_offset: u64, what: String) {
         self.report.findings.push(Finding { is_damage, what, disk_offset, streams: Vec::new() });
     }
@@ -231,7 +262,8 @@ impl Verifier {
                         // An opening that failed leaves a header behind, and nothing else.
                         let closed = used.closing.is_some() || self.superblock.clean.get() == 1;
                         let was_closed = closed && self.was_closed(&used.header);
-                        let is_damage = counts && (begun || was_closed);
+                        let is_kept = seg_no.get() >= self.kept_from;
+                        let is_damage = counts && is_kept && (begun || was_closed);
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
                     None if is_zero => {}
@@ -387,9 +419,12 @@ impl Verifier {
     }
 
     fn take_checkpoint(&mut self, tables: &Tables) {
+        let begins = std::mem::take(&mut self.begins_later);
         for facts in tables.streams() {
             let (id, next) = (facts.id.0, facts.next_sequence);
-            let known = self.next.entry(id).or_insert_with(|| (facts.name.clone(), 1));
+            // What stands before the first segment that is there was trimmed.
+            let from = if begins { next } else { 1 };
+            let known = self.next.entry(id).or_insert_with(|| (facts.name.clone(), from));
             let first = known.1;
             known.1 = next;
             if first < next {
@@ -464,7 +499,8 @@ impl Verifier {
         // A newest one that holds nothing is dropped by an opening, not closed.
         let dropped = newer == 0 && !self.has_content && self.superblock.clean.get() == 0;
         let is_damage = newer > 1 || (self.was_closed(&segment.header) && !dropped);
-        if is_damage || bytes.iter().any(|&byte| byte != 0) {
+        // In the newest one, which is open, stands what its place held before.
+        if is_damage || (newer > 0 && bytes.iter().any(|&byte| byte != 0)) {
             let seg_no = segment.header.seg_no;
             self.note(is_damage, disk_offset, format!("segment {seg_no}: closing index"));
         }

@@ -74,6 +74,10 @@ counters! {
     SessionsOpened => "sessions_opened",
     /// Sessions ended.
     SessionsClosed => "sessions_closed",
+    /// Trims of streams recorded.
+    Trims => "trims",
+    /// Segments freed because nothing in them was kept.
+    SegmentsFreed => "segments_freed",
 }
 
 /// Counters of one shard; only the shard writes them.

@@ -60,7 +60,17 @@ impl<D: Disk> Stations<D> {
         while let Some(batch) = self.log.take_durable() {
             self.on_durable(&batch);
         }
+        self.note_room();
         work + count
+    }
+
+    /// A log that was full takes messages again once enough of it is trimmed.
+    fn note_room(&mut self) {
+        self.counters.add(Counter::SegmentsFreed, self.log.take_freed());
+        if self.condition == Condition::Full && !self.log.is_full() {
+            self.condition = Condition::Serving;
+            self.acknowledge_everybody();
+        }
     }
 
     fn on_written(&mut self, completion: &Completion) {

@@ -5,11 +5,12 @@ use crate::fanout::{Replay, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::log::ControlError;
+use crate::log::trim::TrimError;
 use crate::metrics::Counter;
 use crate::session::table::{Phase, Producer};
 use crate::wire::control::{
     ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, STATUS_REWIND, Status, Subscribe,
-    Unsubscribe,
+    TrimStream, Unsubscribe,
 };
 
 use super::{Condition, PENDING_MAX, Pending, Reply, Stations};
@@ -190,7 +191,8 @@ impl<D: Disk> Stations<D> {
         }
         if let Some(stream) = self.log.stream_by_name(asked.name) {
             // A stream that is being created is answered for when its record is durable.
-            let creating = self.pending.iter().find(|pending| pending.stream == stream.id).copied();
+            let creates = |pending: &&Pending| pending.creates && pending.stream == stream.id;
+            let creating = self.pending.iter().find(creates).copied();
             match creating {
                 Some(pending) => self.wait_for(Pending { slot, request, ..pending }),
                 None => {
@@ -214,7 +216,9 @@ impl<D: Disk> Stations<D> {
             return;
         }
         match self.log.create_stream(self.disk.memory_mut(), asked.name, self.unix_ns) {
-            Ok((stream, batch_seq)) => self.wait_for(Pending { batch_seq, slot, request, stream }),
+            Ok((stream, batch_seq)) => {
+                self.wait_for(Pending { batch_seq, slot, request, stream, creates: true });
+            }
             Err(ControlError::Busy) => {}
             Err(ControlError::Full) => {
                 error(ErrorCode::NoSpace, 0);
@@ -222,6 +226,57 @@ impl<D: Disk> Stations<D> {
             }
             Err(ControlError::TableFull { limit }) => {
                 error(ErrorCode::LimitReached, limit as u64);
+            }
+        }
+    }
+
+    /// Whether the record that makes a stream is not durable yet.
+    pub(super) fn is_being_created(&self, id: StreamId) -> bool {
+        self.pending.iter().any(|pending| pending.creates && pending.stream == id)
+    }
+
+    pub(super) fn on_trim_stream(&mut self, slot: usize, asked: &TrimStream) {
+        let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
+        let is_same = |pending: &Pending| (pending.slot, pending.request) == (slot, request);
+        if self.pending.iter().any(is_same) || self.pending.len() == PENDING_MAX {
+            return;
+        }
+        let refused = match self.condition {
+            Condition::Serving | Condition::Full => None,
+            Condition::Failed(code) => Some((code, 0)),
+            Condition::DiskLost(_) | Condition::Draining => Some((ErrorCode::Draining, 0)),
+        };
+        let refused = refused.or_else(|| self.trim((slot, request), stream, asked.first.get()));
+        if let Some((code, detail)) = refused {
+            self.reply(Reply::Error { slot, code, request, detail });
+        }
+    }
+
+    /// Trims, and answers once that is durable; returns why it does not.
+    fn trim(
+        &mut self,
+        (slot, request): (usize, u32),
+        stream: StreamId,
+        first: u64,
+    ) -> Option<(ErrorCode, u64)> {
+        match self.log.trim_stream(self.disk.memory_mut(), stream, first, self.unix_ns) {
+            Ok(Some(batch_seq)) => {
+                self.counters.add(Counter::Trims, 1);
+                self.wait_for(Pending { batch_seq, slot, request, stream, creates: false });
+                None
+            }
+            Ok(None) => {
+                self.reply(Reply::StreamInfo { slot, request, stream });
+                None
+            }
+            Err(TrimError::NoStream) => Some((ErrorCode::UnknownStream, stream.0.into())),
+            Err(TrimError::NotThere { durable_next }) => {
+                Some((ErrorCode::BadRequest, durable_next))
+            }
+            // It asks again.
+            Err(TrimError::NotAppended(ControlError::Busy)) => None,
+            Err(TrimError::NotAppended(ControlError::Full | ControlError::TableFull { .. })) => {
+                Some((ErrorCode::NoSpace, 0))
             }
         }
     }
@@ -235,7 +290,7 @@ impl<D: Disk> Stations<D> {
     pub(super) fn on_describe_stream(&mut self, slot: usize, asked: &NameRequest<'_>) {
         let request = asked.request;
         let stream = self.log.stream_by_name(asked.name).map(|stream| stream.id);
-        let created = |id| !self.pending.iter().any(|pending| pending.stream == id);
+        let created = |id| !self.is_being_created(id);
         let reply = match stream.filter(|&id| created(id)) {
             Some(stream) => Reply::StreamInfo { slot, request, stream },
             None => Reply::Error { slot, code: ErrorCode::UnknownStream, request, detail: 0 },
@@ -320,8 +375,10 @@ impl<D: Disk> Stations<D> {
         subscription.cursor = log_off;
         subscription.at = 0;
         if subscription.is_seeking() {
-            subscription.next = sequence;
-            subscription.start = sequence;
+            let first =
+                self.log.stream(subscription.stream).map_or(1, |facts| facts.first_sequence);
+            subscription.next = sequence.max(first);
+            subscription.start = subscription.next;
         }
     }
 
@@ -345,7 +402,13 @@ impl<D: Disk> Stations<D> {
         }
         subscription.limit = subscription.limit.max(limit);
         let rewind = status.flags.get() & STATUS_REWIND != 0;
-        if rewind && position >= subscription.start && position < subscription.next {
+        let log_start = self.log.stream(stream).map_or(0, |facts| facts.first_sequence);
+        if rewind && position < log_start {
+            // If that is where the consumer still is: the word may be late.
+            self.reply(Reply::Trimmed { slot, stream, request: 0, log_start });
+        }
+        let there = position >= subscription.start.max(log_start) && position < subscription.next;
+        if rewind && there {
             self.counters.add(Counter::Rewinds, 1);
             if let Replay::Ready { buffer, .. } = subscription.replay {
                 self.fanout.free_buffer(buffer);

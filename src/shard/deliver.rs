@@ -74,7 +74,10 @@ impl<D: Disk> Stations<D> {
             return 0;
         }
         let Some(facts) = self.log.stream(subscription.stream) else { return 0 };
-        let durable_next = facts.durable_next;
+        let (first, durable_next) = (facts.first_sequence, facts.durable_next);
+        if subscription.next < first {
+            return self.overtake(index, first);
+        }
         if subscription.next >= durable_next {
             self.rest_at_end(index, durable_next);
             return self.heartbeat(index, durable_next, port);
@@ -105,6 +108,19 @@ impl<D: Disk> Stations<D> {
             Served::Damaged => self.on_bad_read(index),
         }
         usize::try_from(sent).expect("bounded by the turn")
+    }
+
+    /// What is next was trimmed: go on behind it. A consumer that lacks it will see the gap, ask for what is
+    /// missing, and be told.
+    fn overtake(&mut self, index: usize, first: u64) -> usize {
+        self.release_buffer(index);
+        let mut subscription = *self.fanout.get(index);
+        subscription.next = first;
+        if !subscription.is_seeking() {
+            self.seek(&mut subscription);
+        }
+        *self.fanout.get_mut(index) = subscription;
+        1
     }
 
     /// All durable messages of the stream were sent: the next one can only come behind the durable end.
@@ -277,8 +293,10 @@ impl<D: Disk> Stations<D> {
 
 /// The batch at a subscription's cursor.
 fn find<'a>(log: &Log, memory: &'a Memory, subscription: &mut Subscription) -> Found<'a> {
-    subscription.cursor = log.skip_to_batch(subscription.cursor);
-    let cursor = subscription.cursor;
+    let cursor = log.skip_to_batch(subscription.cursor);
+    if cursor != subscription.cursor {
+        (subscription.cursor, subscription.at) = (cursor, 0);
+    }
     if let Some(batch) = log.batch_at(memory, cursor) {
         return Found::Batch { body: batch.body(), next: batch.next_log_off() };
     }

@@ -127,6 +127,8 @@ struct Pending {
     slot: usize,
     request: u32,
     stream: StreamId,
+    /// The record makes the stream.
+    creates: bool,
 }
 
 /// Everything of a shard but its port and clock, so that a received datagram can be read in place while

@@ -67,6 +67,7 @@ impl<D: Disk> Stations<D> {
             Frame::Unsubscribe(unsubscribe) => self.on_unsubscribe(slot, unsubscribe),
             Frame::CreateStream(request) => self.on_create_stream(slot, request),
             Frame::DescribeStream(request) => self.on_describe_stream(slot, request),
+            Frame::TrimStream(request) => self.on_trim_stream(slot, request),
             Frame::ListStreams(request) => {
                 let (request, after) = (request.request.get(), request.after.get());
                 self.reply(Reply::List { slot, request, after });

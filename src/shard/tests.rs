@@ -300,7 +300,9 @@ fn a_log_that_a_registration_finds_full_is_full_for_all() {
     drop(world.shard.take());
     world.start(new_disk(16 << 20));
     let idle = world.client(Publisher::New);
-    world.until("one is connected", |world| world.clients[idle].is_connected());
+    let stream = world.create(idle, "orders");
+    world.clients[idle].offer(stream, b"kept").unwrap();
+    world.until("it is kept", |world| world.clients[idle].next_completion().is_some());
     let mut publisher = Publisher::New;
     let is_full = |world: &World| world.shard.as_ref().unwrap().condition() == Condition::Full;
     for _ in 0..10_000 {

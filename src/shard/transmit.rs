@@ -296,13 +296,14 @@ impl<D: Disk> Stations<D> {
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
     fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
         let (log, pending) = (&self.log, &self.pending);
+        let created = |id| !pending.iter().any(|pending| pending.creates && pending.stream == id);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
             let end_bytes = FRAME_HEAD_BYTES + size_of::<ListEnd>();
             let mut listed = after;
             let mut more = false;
             for facts in log.streams().filter(|facts| facts.id.0 > after) {
-                if pending.iter().any(|pending| pending.stream == facts.id) {
+                if !created(facts.id) {
                     continue;
                 }
                 let head = info_head(facts, request);

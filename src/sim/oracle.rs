@@ -50,6 +50,8 @@ pub struct Oracle {
     pub journals: Vec<Journal>,
     /// What is known to stand under a sequence, from receipts and from deliveries.
     known: BTreeMap<(StreamId, u64), Content>,
+    /// Per stream: the first sequence kept as far as an operator asked, and as far as it was confirmed.
+    trims: BTreeMap<StreamId, (u64, u64)>,
     epoch: u64,
     durable_end: u64,
     /// Messages delivered to all consumers.
@@ -142,6 +144,40 @@ impl Oracle {
         self.place(stream, sequence, Content { producer, producer_seq })
     }
 
+    /// An operator asks for a trim; it may take effect from now on, even if the answer never comes.
+    pub fn trim_asked(&mut self, stream: StreamId, first: u64) {
+        let (asked, _) = self.trims.entry(stream).or_insert((1, 1));
+        *asked = first.max(*asked);
+    }
+
+    /// Somebody was told that a stream begins at `first`; the word may be late.
+    ///
+    /// # Errors
+    /// O4 when less is kept than has to be.
+    pub fn told_begin(&self, stream: StreamId, first: u64) -> Checked {
+        let asked = self.trims.get(&stream).map_or(1, |(asked, _)| *asked);
+        if first > asked {
+            let what = format!("stream {stream} begins at {first}, trimmed to {asked} at most");
+            return violation("O4", what);
+        }
+        Ok(())
+    }
+
+    /// A server runs in which a stream begins at `first`.
+    ///
+    /// # Errors
+    /// O4 when it keeps less than it has to; O1 when what was trimmed is back.
+    pub fn begins(&mut self, stream: StreamId, first: u64) -> Checked {
+        self.told_begin(stream, first)?;
+        let (_, confirmed) = self.trims.entry(stream).or_insert((1, 1));
+        let before = std::mem::replace(confirmed, first);
+        if first < before {
+            let what = format!("stream {stream} begins at {first} after it began at {before}");
+            return violation("O1", what);
+        }
+        Ok(())
+    }
+
     /// A server runs: its epoch and how far its log is durable.
     ///
     /// # Errors
@@ -171,7 +207,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O1 when something acknowledged is missing, is there twice, or out of its producer's order.
-    pub fn finished(&self, streams: &BTreeMap<StreamId, Vec<Row>>) -> Checked {
+    pub(super) fn finished(&self, streams: &BTreeMap<StreamId, Vec<Row>>) -> Checked {
         let mut found: BTreeMap<Row, u64> = BTreeMap::new();
         for (stream, rows) in streams {
             let mut last: BTreeMap<u64, u64> = BTreeMap::new();
@@ -190,13 +226,27 @@ impl Oracle {
         for journal in &self.journals {
             let Some(producer) = journal.producer else { continue };
             for seq in 1..=journal.acked_to {
-                if !found.contains_key(&(producer.0, seq)) {
+                if !found.contains_key(&(producer.0, seq)) && !self.may_be_trimmed(journal, seq) {
                     let what = format!("{producer}/{seq} was acknowledged and is not in the log");
                     return violation("O1", what);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a message may be trimmed: its place was, or is not known in a stream that was.
+    fn may_be_trimmed(&self, journal: &Journal, seq: u64) -> bool {
+        let index = usize::try_from(seq - 1).expect("few messages");
+        let stream = journal.messages[index].0;
+        let first = self.trims.get(&stream).map_or(1, |(_, confirmed)| *confirmed);
+        let producer = journal.producer.map_or(0, |id| id.0);
+        let content = Content { producer, producer_seq: seq };
+        let place = self.known.iter().find(|((of, _), known)| *of == stream && **known == content);
+        match place {
+            Some(((_, sequence), _)) => *sequence < first,
+            None => first > 1,
+        }
     }
 
     /// A limit that memory is sized by.

@@ -51,6 +51,8 @@ pub struct Plan {
     pub rot_anywhere: u64,
     /// Writes of the disk in flight, at most.
     pub queue_depth: usize,
+    /// Chance in a hundred thousand turns that an operator trims a stream.
+    pub trim: u64,
 }
 
 impl Plan {
@@ -105,6 +107,7 @@ impl Plan {
             rot: some(100, 300),
             rot_anywhere,
             queue_depth: at_least_one(some(1000, 8)),
+            trim: some(400, 1_500),
         }
     }
 
@@ -125,6 +128,7 @@ impl Plan {
             zombie_ack: 0,
             rot: 0,
             rot_anywhere: 0,
+            trim: 0,
             ..nothing
         }
     }

@@ -12,10 +12,10 @@ use super::trace::Trace;
 use crate::clock::ManualClock;
 use crate::disk::Disk;
 use crate::limits::{IN_FLIGHT_BYTES_MAX, RING_BYTES_MIN, SESSIONS_MAX};
-use crate::log::Log;
-use crate::log::create::{FormatOptions, format_as};
+use crate::log::create::{FormatOptions, SEGMENTS_MIN, format_as};
 use crate::log::recovery::{OpenError, OpenOptions, REASONS, Recovery};
 use crate::log::verify::verify;
+use crate::log::{Log, StreamFacts};
 use crate::metrics::Counters;
 use crate::port::memory::{MemoryNet, MemoryPort};
 use crate::session::receipts::Run;
@@ -68,6 +68,12 @@ pub struct ServerHits {
     pub clock_jumps: u64,
     /// Acknowledgements of an earlier epoch.
     pub zombie_acks: u64,
+    /// Trims asked for.
+    pub trims: u64,
+    /// Consumers that were told that what they wanted is trimmed.
+    pub trimmed: u64,
+    /// Logs that were full and take messages again.
+    pub roomy_again: u64,
 }
 
 type Running = Shard<MemoryPort, SimDisk, ManualClock>;
@@ -109,8 +115,8 @@ impl Server {
     /// # Panics
     /// When a faultless disk cannot be formatted.
     pub(super) fn new(plan: &Plan, net: &MemoryNet, clock: &ManualClock, trace: &Trace) -> Self {
-        let bytes =
-            crate::log::create::disk_bytes_min(SEGMENT_BYTES) + (plan.segments - 4) * SEGMENT_BYTES;
+        let bytes = crate::log::create::disk_bytes_min(SEGMENT_BYTES)
+            + (plan.segments - SEGMENTS_MIN) * SEGMENT_BYTES;
         let device = Device::new(clock.clone(), trace.clone(), plan.seed ^ 0xd15c, bytes);
         let device = Rc::new(RefCell::new(device));
         let mut disk = SimDisk::open(&device, Log::memory_bytes(RING)).expect("memory for a disk");
@@ -228,11 +234,15 @@ impl Server {
             match after {
                 Condition::Failed(_) => self.hits.failures += 1,
                 Condition::Full => self.hits.full += 1,
-                Condition::Serving | Condition::DiskLost(_) | Condition::Draining => {}
+                Condition::Serving => self.hits.roomy_again += 1,
+                Condition::DiskLost(_) | Condition::Draining => {}
             }
         }
         let log = shard.log();
         oracle.serves(log.epoch().0, log.durable_end())?;
+        for stream in log.streams() {
+            oracle.begins(stream.id, stream.first_sequence)?;
+        }
         let in_flight = log.bytes_in_flight() as u64;
         Oracle::within("bytes in flight", in_flight, IN_FLIGHT_BYTES_MAX as u64)?;
         Oracle::within("sessions", shard.sessions() as u64, SESSIONS_MAX as u64)
@@ -317,7 +327,8 @@ pub(super) fn open(
 
 /// What an opening found, but for its epoch.
 fn summary(log: &Log) -> String {
-    let streams: Vec<_> = log.streams().map(|s| (s.id, s.next_sequence, s.durable_next)).collect();
+    let facts = |s: &StreamFacts| (s.id, s.first_sequence, s.next_sequence, s.durable_next);
+    let streams: Vec<_> = log.streams().map(facts).collect();
     let producers: Vec<_> = log.producers().map(|p| (p.id, p.epoch, p.last_seq)).collect();
     format!("streams {streams:?} producers {producers:?}")
 }

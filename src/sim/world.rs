@@ -1,5 +1,6 @@
 //! A run: server, clients, network and disk, and what happens to them turn by turn.
 
+mod operate;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,14 @@ struct Consuming {
     lossy: bool,
 }
 
+impl Consuming {
+    /// What it wanted is trimmed: the next that comes is `first`.
+    fn goes_on_at(&mut self, stream: StreamId, first: u64) {
+        let next = self.expected.get_mut(&stream).expect("a stream it subscribed to");
+        *next = first.max(*next);
+    }
+}
+
 /// Everything of one run.
 pub(super) struct World {
     plan: Plan,
@@ -60,6 +69,7 @@ pub(super) struct World {
     publishers: Vec<Publishing>,
     consumers: Vec<Consuming>,
     zombies: Vec<SimClient>,
+    operator: Option<SimClient>,
     next_port: u16,
     paused_until: u64,
     down_until: u64,
@@ -91,6 +101,7 @@ impl World {
             publishers: Vec::new(),
             consumers: Vec::new(),
             zombies: Vec::new(),
+            operator: None,
             next_port: 100,
             paused_until: 0,
             down_until: 0,
@@ -274,6 +285,9 @@ impl World {
         if self.chance(plan.zombie_ack) {
             self.forge_ack();
         }
+        if self.chance(plan.trim) {
+            self.trim();
+        }
         Ok(())
     }
 
@@ -335,7 +349,7 @@ impl World {
     /// One turn of everybody.
     fn turn(&mut self) -> Result<(), Violation> {
         let now_ns = self.clock.now_ns();
-        self.operate(now_ns)?;
+        self.keep_running(now_ns)?;
         if now_ns >= self.paused_until {
             self.server.turn(&mut self.oracle)?;
         }
@@ -345,6 +359,7 @@ impl World {
         for index in 0..self.consumers.len() {
             self.poll_consumer(index)?;
         }
+        self.poll_operator()?;
         for zombie in &mut self.zombies {
             let _ = zombie.poll(&mut |_| {});
             while zombie.next_completion().is_some() {}
@@ -353,7 +368,7 @@ impl World {
     }
 
     /// What an operator, or systemd, does: starts what is down, restarts what has failed.
-    fn operate(&mut self, now_ns: u64) -> Result<(), Violation> {
+    fn keep_running(&mut self, now_ns: u64) -> Result<(), Violation> {
         if self.server.shard.is_none() {
             if now_ns >= self.down_until && now_ns >= self.paused_until {
                 self.start_server()?;
@@ -446,6 +461,12 @@ impl World {
         let polled = consumer.client.poll(&mut |record| {
             let stream = StreamId(record.header.stream.get());
             let next = expected.get_mut(&stream).expect("a stream it subscribed to");
+            let sequence = record.header.sequence.get();
+            if *next == 1 && sequence > 1 && broken.is_ok() {
+                // It asked for the start, wherever that is.
+                broken = oracle.told_begin(stream, sequence);
+                *next = sequence;
+            }
             if broken.is_ok() {
                 broken = oracle.delivered(stream, *next, record);
             }
@@ -470,12 +491,17 @@ impl World {
                     let what = "an acknowledged stream is not known any more".into();
                     return Err(Violation { oracle: "O1", what });
                 }
+                Event::Trimmed { stream, log_start } => {
+                    self.server.hits.trimmed += 1;
+                    self.oracle.told_begin(stream, log_start)?;
+                    consumer.goes_on_at(stream, log_start);
+                    consumer.client.subscribe(stream, StartFrom::Sequence(log_start), 64);
+                }
                 Event::Connected { .. }
                 | Event::Subscribed { .. }
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
-                | Event::Refused { .. }
-                | Event::Trimmed { .. } => {}
+                | Event::Refused { .. } => {}
             }
         }
         if let Err(ClientError::DamagedMessage { stream, sequence }) = polled {

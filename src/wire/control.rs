@@ -196,6 +196,18 @@ pub struct Unsubscribe {
     pub stream: U32,
 }
 
+/// TRIM_STREAM: keep nothing of a stream below a sequence; answered by STREAM_INFO once that is durable.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TrimStream {
+    /// Given back in the answer; the same in repetitions.
+    pub request: U32,
+    /// Stream.
+    pub stream: U32,
+    /// The first sequence to be kept, at most the one after the newest durable.
+    pub first: U64,
+}
+
 /// LIST_STREAMS: answered by STREAM_INFO frames and one LIST_END.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

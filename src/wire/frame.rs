@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::control::{
     CreateStream, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams, NameRequest, Register,
-    Registered, Status, StreamInfo, Subscribe, Subscribed, Trimmed, Unsubscribe,
+    Registered, Status, StreamInfo, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{Ack, Data, Nak, Probe, Publish};
 use super::{FRAME_HEAD_BYTES, Malformed};
@@ -35,6 +35,7 @@ pub enum Kind {
     ListEnd = 19,
     Error = 20,
     Close = 21,
+    TrimStream = 24,
 }
 
 /// One frame, parsed: it has all the bytes it speaks of.
@@ -62,6 +63,7 @@ pub enum Frame<'a> {
     ListEnd(&'a ListEnd),
     Error(ErrorFrame<'a>),
     Close,
+    TrimStream(&'a TrimStream),
 }
 
 /// Iterator over the frames of one datagram; stops after the first malformed one.
@@ -134,6 +136,7 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {
         20 => Frame::Error(ErrorFrame::parse(body)?),
         21 if body.is_empty() => Frame::Close,
         21 => return Err(Malformed::FrameBody),
+        24 => Frame::TrimStream(fixed(body)?),
         _ => return Err(Malformed::FrameKind),
     })
 }

@@ -25,7 +25,7 @@
 //! | HEARTBEAT | both | I am alive; from the server per subscription: the next durable sequence |
 //! | TRIMMED, DATA_LOSS | S | what cannot be delivered, said instead of skipped |
 //! | UNSUBSCRIBE | C | stop delivering |
-//! | CREATE_STREAM, DESCRIBE_STREAM, LIST_STREAMS | C | control, answered by STREAM_INFO, LIST_END or ERROR |
+//! | CREATE_STREAM, DESCRIBE_STREAM, TRIM_STREAM, LIST_STREAMS | C | control, answered by STREAM_INFO, LIST_END or ERROR |
 //! | ERROR | S | a refusal with its reason |
 //! | CLOSE | both | the session ends |
 

@@ -8,7 +8,9 @@ use crate::clock::Clock;
 use crate::ids::ConnId;
 use crate::port::Port;
 use crate::wire::DatagramWriter;
-use crate::wire::control::{Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register};
+use crate::wire::control::{
+    Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register, TrimStream,
+};
 use crate::wire::frame::Kind;
 
 /// Repetition of REGISTER: first, and at most.
@@ -128,6 +130,11 @@ impl<C: Clock> Link<C> {
         usize::from(self.send(port, |writer| match &request {
             Request::CreateStream(name) => named(writer, Kind::CreateStream, name),
             Request::DescribeStream(name) => named(writer, Kind::DescribeStream, name),
+            Request::TrimStream(stream, first) => {
+                let (stream, first) = (stream.0.into(), (*first).into());
+                let body = TrimStream { request: id.into(), stream, first };
+                let _ = writer.frame(Kind::TrimStream, body.as_bytes(), &[]);
+            }
             Request::ListStreams => {
                 let body = ListStreams { request: id.into(), after: after.into() };
                 let _ = writer.frame(Kind::ListStreams, body.as_bytes(), &[]);

@@ -4,7 +4,7 @@ use super::{Last, RecoveredMessage};
 use crate::disk::Disk;
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::BLOCK_BYTES;
-use crate::log::append::{CONTROL_PRODUCER, CONTROL_STREAM};
+use crate::log::append::{CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
 use crate::log::batch::{BatchKind, BatchView};
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{IndexEntry, SegmentHeader};
@@ -70,6 +70,10 @@ impl Reader {
             let instance = record.payload.try_into().expect("an instance's number");
             let said = (epoch, u64::from_le_bytes(instance));
             let _ = self.tables.register(ProducerId(id), said, unix_ns);
+        } else if header.flags.get() == CONTROL_TRIM {
+            let id = StreamId(u32::try_from(id).expect("a stream's id"));
+            let stream = self.tables.stream_mut(id).expect("a stream of the catalog");
+            stream.first_recorded = stream.first_recorded.max(header.producer_seq.get());
         }
     }
 

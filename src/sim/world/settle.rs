@@ -21,6 +21,7 @@ impl World {
         }
         self.server.heal();
         self.zombies.clear();
+        self.operator = None;
         self.paused_until = 0;
         if self.random.one_of_thousand(500) {
             self.server.crash(Crash::PowerCut);
@@ -93,7 +94,7 @@ impl World {
         for stream in shard.log().streams() {
             for consumer in &self.consumers {
                 let next = consumer.expected.get(&stream.id).copied().unwrap_or(1);
-                count += stream.durable_next.saturating_sub(next);
+                count += stream.durable_next.saturating_sub(next.max(stream.first_sequence));
             }
         }
         count

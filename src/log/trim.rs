@@ -1,0 +1,213 @@
+//! Trimming: messages nobody wants any more, and the segments that hold nothing else.
+//!
+//! A trim is a record in the log. Once it is durable, the stream begins where it says, and a segment of
+//! which no stream keeps a message is freed: both copies of its header are wiped, and behind the wipes its
+//! place is used again. Recovery needs no word about what was freed: the segments that are there have to
+//! hold every message that is kept (see [`first_kept`]).
+//!
+//! A segment also holds a checkpoint of all tables. So one is freed only when a later one holds records, and a
+//! header that is on the media says that these are durable: recovery, which opens the newest segment with
+//! records, will find it.
+
+use super::append::CONTROL_TRIM;
+use super::segment::IndexEntry;
+use super::tables::{NO_SEGMENT, Tables};
+use super::{AppendError, Cargo, ControlError, Flight, Live, Log, RESERVED_SEGMENTS};
+use crate::ids::StreamId;
+use crate::limits::BLOCK_BYTES;
+use crate::memory::Memory;
+use crate::metrics::stages::BatchTimes;
+use crate::mutant::Mutant;
+
+/// Trims on their way to the disk, at most.
+pub(super) const TRIMS_MAX: usize = 256;
+
+/// Segments freed in one turn, at most.
+const FREED_A_TURN: usize = 4;
+
+/// Writes a turn leaves room for in the queue of flights.
+const FLIGHTS_SPARE: usize = 128;
+
+/// Segments that stay free whatever is trimmed: an opening and a close take one each.
+const RESERVED_FOR_OPENING: usize = 1;
+
+/// Why a stream was not trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrimError {
+    /// there is no such stream
+    #[error("there is no such stream")]
+    NoStream,
+    /// the stream has not come so far
+    #[error("the stream has not come so far: {durable_next} is the next to be durable")]
+    NotThere {
+        /// The sequence after the newest durable one.
+        durable_next: u64,
+    },
+    /// the record was not appended
+    #[error(transparent)]
+    NotAppended(#[from] ControlError),
+}
+
+impl Log {
+    /// Trims a stream: messages below `first` are kept no more once the batch returned is durable; `None` when
+    /// they are gone already. A full log takes it too.
+    ///
+    /// # Errors
+    /// See [`TrimError`]; nothing was changed.
+    pub fn trim_stream(
+        &mut self,
+        memory: &mut Memory,
+        id: StreamId,
+        first: u64,
+        unix_ns: u64,
+    ) -> Result<Option<u64>, TrimError> {
+        let stream = self.tables.stream(id).ok_or(TrimError::NoStream)?;
+        let durable_next = stream.durable_next;
+        if first > durable_next {
+            return Err(TrimError::NotThere { durable_next });
+        }
+        if first <= stream.first_recorded {
+            let waiting = self.trims.iter().rev().find(|(_, of, _)| *of == id);
+            return Ok(waiting.map(|(batch_seq, _, _)| *batch_seq));
+        }
+        if self.trims.len() == TRIMS_MAX {
+            return Err(ControlError::Busy.into());
+        }
+        let said = (CONTROL_TRIM, u64::from(id.0), first);
+        self.put_control(memory, said, &[], RESERVED_FOR_OPENING, unix_ns)
+            .map_err(ControlError::from)?;
+        self.tables.stream_mut(id).expect("found above").first_recorded = first;
+        self.trims.push_back((self.next_batch, id, first));
+        if Mutant::TrimBeforeDurable.is_on() {
+            self.apply_trim(id, first);
+        }
+        Ok(Some(self.next_batch))
+    }
+
+    /// Trims whose records are durable take effect.
+    pub(super) fn trims_durable(&mut self, durable_seq: u64) {
+        while let Some(&(batch_seq, id, first)) = self.trims.front() {
+            if batch_seq > durable_seq {
+                break;
+            }
+            self.trims.pop_front();
+            self.apply_trim(id, first);
+        }
+    }
+
+    fn apply_trim(&mut self, id: StreamId, first: u64) {
+        let stream = self.tables.stream(id).expect("a known stream");
+        let first_segment = if first < stream.next_sequence {
+            // Where the index says, or before: what is kept is in that segment at the earliest.
+            let (log_off, _) = self.locate(id, first);
+            stream.first_segment.max(log_off / self.geometry.segment_bytes)
+        } else {
+            NO_SEGMENT
+        };
+        let stream = self.tables.stream_mut(id).expect("a known stream");
+        stream.first_sequence = stream.first_sequence.max(first);
+        stream.first_segment = first_segment;
+        self.free_due = true;
+    }
+
+    /// Wipes the oldest segments that hold nothing kept, a few a turn.
+    pub(super) fn free_trimmed(&mut self) {
+        self.free_due = false;
+        let kept_from = self.tables.streams().map(|stream| stream.first_segment).min();
+        for _ in 0..FREED_A_TURN {
+            let Some(oldest) = self.live.front() else { return };
+            let Some(end) = oldest.end else { return };
+            let closes =
+                self.live.len() == 2 && (self.closing_due.is_some() || self.aux_pending > 0);
+            let holds_something = kept_from.is_some_and(|seg_no| oldest.seg_no >= seg_no);
+            if holds_something || closes || self.content_marked <= end.base.batch_seq {
+                return;
+            }
+            if self.flights.len() + FLIGHTS_SPARE > super::FLIGHTS_MAX {
+                break;
+            }
+            let oldest = self.live.pop_front().expect("seen above");
+            self.wipe(&oldest);
+        }
+        self.free_due = true;
+    }
+
+    fn wipe(&mut self, gone: &Live) {
+        let zeros = Self::zeros_start(self.ring_bytes);
+        let segment = self.geometry.segment(gone.phys);
+        let copy = segment + self.geometry.copy_offset();
+        for (disk_offset, frees) in [(segment, None), (copy, Some(gone.phys))] {
+            self.flights.push_back(Flight {
+                disk_offset,
+                memory_offset: zeros,
+                bytes: BLOCK_BYTES,
+                cargo: Cargo::Wipe { frees },
+                log_off: 0,
+                times: BatchTimes::default(),
+                done: false,
+            });
+        }
+    }
+
+    /// A place whose headers are wiped may be used again; a log that was full takes messages again.
+    pub(super) fn add_free(&mut self, phys: u64) {
+        assert!(!self.free.contains(&phys), "place {phys} is freed once");
+        self.free.push(phys);
+        self.freed += 1;
+        if self.free.len() > RESERVED_SEGMENTS && self.has_open_segment() {
+            self.writable = true;
+        }
+    }
+
+    /// How many segments were freed since this was last asked.
+    pub fn take_freed(&mut self) -> u64 {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// Whether there is a segment that is being written.
+    pub(super) fn has_open_segment(&self) -> bool {
+        self.live.back().is_some_and(|last| last.end.is_none())
+    }
+}
+
+impl From<AppendError> for TrimError {
+    fn from(error: AppendError) -> Self {
+        Self::NotAppended(error.into())
+    }
+}
+
+/// Notes for each stream in which of several segments, ascending and with their indexes, its kept messages
+/// begin. Returns the first stream of which some are in none of them, and which: all that is kept has to be
+/// there, since only what was trimmed is ever freed.
+pub(super) fn first_kept<'a>(
+    tables: &mut Tables,
+    segments: impl Iterator<Item = (u64, &'a [IndexEntry])>,
+) -> Option<(StreamId, u64, u64)> {
+    let count = tables.streams().count();
+    let mut from = vec![(NO_SEGMENT, 0); count];
+    for (seg_no, entries) in segments {
+        for entry in entries {
+            let place = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
+            let facts = tables.streams().nth(place).expect("an index names known streams");
+            let first_here = entry.first_sequence.get();
+            if from[place].0 == NO_SEGMENT || first_here <= facts.first_recorded {
+                from[place] = (seg_no, first_here);
+            }
+        }
+    }
+    let mut missing = None;
+    for (place, (seg_no, first_here)) in from.into_iter().enumerate() {
+        let id = StreamId(u32::try_from(place + 1).expect("few streams"));
+        let stream = tables.stream_mut(id).expect("counted above");
+        let (first, next) = (stream.first_recorded, stream.next_sequence);
+        if first >= next {
+            continue;
+        }
+        stream.first_segment = seg_no;
+        let there = if seg_no == NO_SEGMENT { next } else { first_here };
+        if there > first && missing.is_none() {
+            missing = Some((id, first, there - 1));
+        }
+    }
+    missing
+}

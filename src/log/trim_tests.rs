@@ -1,0 +1,240 @@
+//! Trims against everything a disk may do to them.
+
+use std::collections::BTreeMap;
+
+use super::recovery::{OpenError, read_log};
+use super::testdisk::TestDisk;
+use super::tests::{OPTIONS, Writer, formatted};
+use super::trim::TrimError;
+use super::verify::verify;
+use super::*;
+use crate::disk::Disk;
+use crate::port::memory::Random;
+
+impl Writer {
+    fn trim(&mut self, first: u64) {
+        let memory = self.disk.memory_mut();
+        let trimmed = self.log.trim_stream(memory, self.stream, first, 5_000);
+        assert!(!matches!(trimmed, Err(TrimError::NoStream)), "{trimmed:?}");
+    }
+
+    /// Appends and settles so often as there is room.
+    fn fill(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
+        loop {
+            match self.append(payload) {
+                Err(AppendError::Busy) => self.settle(),
+                done => return done,
+            }
+        }
+    }
+
+    fn first(&self) -> u64 {
+        self.log.stream(self.stream).unwrap().first_sequence
+    }
+}
+
+/// Where the log's only stream begins, and its payloads by sequence, read from the disk.
+fn kept(image: Vec<u8>) -> Result<(u64, BTreeMap<u64, Vec<u8>>), OpenError> {
+    let mut disk = TestDisk::with(image, 1);
+    let read = read_log(&mut disk, &mut |_| {})?;
+    let facts = read.tables.stream(StreamId(1)).expect("it was made first of all");
+    let (first, next) = (facts.first_recorded, facts.next_sequence);
+    let mut payloads = BTreeMap::new();
+    for found in &read.found {
+        let start = End { off: BLOCK_BYTES as u64, base: found.header.base() };
+        scan::walk(&mut disk, &read.superblock, &found.header, start, &mut |batch| {
+            for record in batch.records().filter(|record| record.header.stream.get() == 1) {
+                payloads.insert(record.header.sequence.get(), record.payload.to_vec());
+            }
+        })
+        .unwrap();
+    }
+    payloads.retain(|sequence, _| *sequence >= first);
+    assert_eq!(payloads.len() as u64, next - first, "all that is kept is there");
+    Ok((first, payloads))
+}
+
+#[test]
+fn what_is_trimmed_makes_room_for_ever() {
+    let mut writer = Writer::open(formatted(9, 1));
+    for n in 0..20_000u64 {
+        let sequence = writer.fill(&n.to_le_bytes().repeat(400)).expect("there is always room");
+        assert_eq!(sequence, n + 1);
+        if n % 50 == 49 {
+            writer.settle();
+            writer.trim(n - 40);
+        }
+        if n % 5_000 == 4_999 {
+            writer.settle();
+            let next_seq = writer.next_seq;
+            writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), n));
+            writer.next_seq = next_seq;
+        }
+    }
+    writer.settle();
+    let (first, payloads) = kept(writer.disk.bytes.clone()).unwrap();
+    assert_eq!((first, payloads.len()), (19_959, 42));
+    let report = verify(&mut writer.disk, &mut |_, _| {}).unwrap();
+    assert_eq!(report.findings, [], "a sound log verifies clean");
+}
+
+#[test]
+fn a_full_log_that_is_trimmed_takes_messages_again() {
+    let mut writer = Writer::open(formatted(9, 2));
+    for round in 0..5 {
+        let mut last = writer.first();
+        while let Ok(sequence) = writer.fill(&[round; 3_000]) {
+            last = sequence;
+        }
+        writer.settle();
+        assert!(writer.log.is_full(), "round {round}");
+        if round % 2 == 1 {
+            let next_seq = writer.next_seq;
+            writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), 3));
+            writer.next_seq = next_seq;
+            assert!(writer.log.is_full(), "opening it changes nothing");
+        }
+        writer.trim(last);
+        for _ in 0..4 {
+            writer.settle();
+        }
+        assert!(!writer.log.is_full(), "round {round}: there is room again");
+        assert_eq!(writer.first(), last);
+    }
+}
+
+#[test]
+fn trims_of_nothing_and_of_what_is_not_there_change_nothing() {
+    let mut writer = Writer::open(formatted(9, 3));
+    for n in 0..10u8 {
+        writer.append(&[n; 10]).unwrap();
+    }
+    writer.settle();
+    let Writer { disk, log, stream, .. } = &mut writer;
+    let mut trim = |id, first| log.trim_stream(disk.memory_mut(), id, first, 1);
+    assert_eq!(trim(*stream, 12), Err(TrimError::NotThere { durable_next: 11 }));
+    assert_eq!(trim(StreamId(9), 1), Err(TrimError::NoStream));
+    assert_eq!(trim(*stream, 0), Ok(None));
+    let batch = trim(*stream, 5).unwrap();
+    assert!(batch.is_some());
+    assert_eq!(trim(*stream, 4).unwrap(), batch, "it waits for the same record");
+    assert_eq!(writer.first(), 1, "not before that is durable");
+    writer.settle();
+    assert_eq!(writer.first(), 5);
+    let Writer { disk, log, stream, .. } = &mut writer;
+    assert_eq!(log.trim_stream(disk.memory_mut(), *stream, 5, 1), Ok(None));
+}
+
+/// At every step around trims and the segments they free, every state the media can be in: all subsets of up
+/// to ten blocks in flight, and some of more; opened, with kills inside the opening and the one after it.
+#[test]
+fn every_crash_image_of_a_trim_keeps_what_is_kept() {
+    let (mut images, mut freed) = (0, 0);
+    for seed in 0..4 {
+        let mut random = Random::new(seed);
+        let mut writer = Writer::open(formatted(9, seed));
+        let mut trimmed = 1;
+        for step in 0..60u64 {
+            // Long stretches between the steps, so that segments end.
+            for _ in 0..random.below(40) {
+                let payload = vec![u8::try_from(step).unwrap(); 2_500];
+                let _ = writer.append(&payload);
+                if random.one_of_thousand(300) {
+                    writer.submit();
+                    writer.poll();
+                }
+            }
+            if random.one_of_thousand(400) {
+                let next = writer.log.stream(StreamId(1)).unwrap().durable_next;
+                trimmed = next - random.below(next).min(20);
+                writer.trim(trimmed);
+            }
+            for _ in 0..random.below(30) {
+                writer.submit();
+                writer.poll();
+            }
+            writer.now_ns += 2_000_000;
+            let now_ns = writer.now_ns;
+            writer.log.tick(writer.disk.memory_mut(), now_ns, 4_000);
+            writer.submit();
+            let blocks = writer.disk.pending_blocks();
+            let all = if blocks <= 7 { 1 << blocks } else { 24 };
+            for subset in 0..all {
+                let mask = if blocks <= 7 { subset } else { random.next_u64() };
+                let image = writer.disk.crash_image(mask);
+                check_image(&writer, &image, trimmed);
+                images += 1;
+                if subset % 16 == 3 {
+                    reopen_with_crashes(&image);
+                }
+            }
+        }
+        freed += writer.log.take_freed();
+    }
+    println!("{images} crash images, {freed} segments freed");
+    assert!(images > 800 && freed > 8, "only {images} images, {freed} segments freed");
+}
+
+fn check_image(writer: &Writer, image: &[u8], trimmed: u64) {
+    let (first, payloads) = kept(image.to_vec()).unwrap();
+    assert!(first >= writer.first(), "what is durably trimmed stays so");
+    assert!(first <= trimmed.max(writer.first()), "nothing else is");
+    let acknowledged = writer.acknowledged() as u64;
+    assert!(payloads.len() as u64 + first > acknowledged, "all that was acknowledged");
+    for (sequence, payload) in &payloads {
+        let index = usize::try_from(*sequence - 1).unwrap();
+        assert_eq!(*payload, writer.appended[index].1);
+    }
+    let mut disk = TestDisk::with(image.to_vec(), 4);
+    let report = verify(&mut disk, &mut |_, _| {}).unwrap();
+    assert!(!report.is_damaged(), "{:?}", report.findings);
+}
+
+/// Opening writes too: it is killed after any number of its writes, and so is the opening after it.
+fn reopen_with_crashes(image: &[u8]) {
+    let expected = kept(image.to_vec()).unwrap();
+    let killed_after = |image: &[u8], writes| {
+        let mut disk = TestDisk::with(image.to_vec(), 3);
+        disk.in_order = true;
+        disk.fail_after = Some(writes);
+        let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
+        assert_eq!(kept(disk.bytes.clone()).unwrap(), expected, "{opened:?} after {writes} writes");
+        disk.bytes
+    };
+    for first in [0, 1, 3, 5, 6, 7, 9, 12] {
+        let once = killed_after(image, first);
+        for second in [2, 6, 9] {
+            let mut disk = TestDisk::with(killed_after(&once, second), 3);
+            Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
+            assert_eq!(kept(disk.bytes).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_beginning_that_was_not_trimmed_and_is_gone_is_damage() {
+    let mut writer = Writer::open(formatted(16, 5));
+    for n in 0..1_500u32 {
+        writer.fill(&n.to_le_bytes().repeat(600)).unwrap();
+    }
+    writer.settle();
+    let live: Vec<Live> = writer.log.live.iter().copied().collect();
+    assert!(live.len() > 3);
+    let mut image = writer.disk.bytes.clone();
+    for live in &live[..2] {
+        let start = writer.log.geometry.segment(live.phys);
+        for offset in [start, start + writer.log.geometry.copy_offset()] {
+            let offset = usize::try_from(offset).unwrap();
+            image[offset..offset + BLOCK_BYTES].fill(0);
+        }
+    }
+    let mut disk = TestDisk::with(image, 6);
+    let error = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap_err();
+    let OpenError::Damaged(damaged) = &error else { panic!("{error}") };
+    let (stream, first, last) = &damaged.streams[0];
+    assert_eq!((stream.as_str(), *first), ("orders", 1), "{error}");
+    let last = last.expect("the next segment tells");
+    assert!((200..1_500).contains(&last), "{error}");
+    let report = verify(&mut disk, &mut |_, _| {}).unwrap();
+    assert!(report.is_damaged());
+}

@@ -1,0 +1,72 @@
+//! Trimming, whole process: a full log is trimmed and goes on; what is gone is said, and stays gone.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod common;
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use common::{Appliance, text};
+
+fn publish(appliance: &Appliance, lines: &str) -> Output {
+    let mut child = appliance
+        .client(&["publish", "orders", "--lines", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that is refused reads no more.
+    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_full_log_is_trimmed_and_goes_on() {
+    let mut appliance = Appliance::start(&["disk.size=9MiB", "disk.segment=1MiB"]);
+    appliance.run(&["stream", "create", "orders"]);
+    let lines: String = (0..20_000).map(|n| format!("{n:0500}\n")).collect();
+    let refused = publish(&appliance, &lines);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("the log is full"), "{}", text(&refused));
+
+    let described = |appliance: &Appliance| -> (u64, u64) {
+        let json = appliance.run(&["stream", "describe", "orders", "-o", "json"]);
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let of = |key: &str| json["streams"][0][key].as_u64().unwrap();
+        (of("first_sequence"), of("next_sequence"))
+    };
+    let (first, next) = described(&appliance);
+    assert!(first == 1 && next > 1_000, "{first} to {next}");
+
+    let unasked = appliance.client(&["stream", "trim", "orders", "--keep", "10"]).output().unwrap();
+    assert_eq!(unasked.status.code(), Some(2), "{}", text(&unasked));
+    assert!(text(&unasked).contains("add --yes"), "{}", text(&unasked));
+    let ahead = next.to_string();
+    let future = appliance.client(&["stream", "trim", "orders", "--yes", "--before"]);
+    let future = { future }.arg((next + 5).to_string()).output().unwrap();
+    assert_eq!(future.status.code(), Some(2), "{}", text(&future));
+    assert_eq!(described(&appliance), (1, next), "nothing was removed (next is {ahead})");
+
+    appliance.run(&["stream", "trim", "orders", "--keep", "10", "--yes"]);
+    assert_eq!(described(&appliance), (next - 10, next));
+    let gone = appliance.client(&["consume", "orders", "--from", "5"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(1), "{}", text(&gone));
+    assert!(text(&gone).contains(&(next - 10).to_string()), "{}", text(&gone));
+
+    let again = publish(&appliance, &lines[..501 * 1_000]);
+    assert!(again.status.success(), "{}", text(&again));
+    appliance.kill();
+    appliance.restart();
+    assert_eq!(described(&appliance), (next - 10, next + 1_000));
+    let all = appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
+    assert_eq!(all.len(), 1_010 * 500, "what is kept, and nothing else");
+
+    appliance.run(&["stream", "trim", "orders", "--before", "end", "--yes"]);
+    assert_eq!(described(&appliance), (next + 1_000, next + 1_000));
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 0, "{said}");
+    let path = appliance.log_path();
+    let verified = appliance.client(&["log", "verify"]).arg(path).output().unwrap();
+    assert!(verified.status.success(), "{}", text(&verified));
+}
