@@ -20,7 +20,7 @@ use crate::sim::{End, Outcome, run};
 const SEEDS: u64 = 1_000;
 
 /// Within so many seeds a mutant has to be caught.
-const MUTANT_SEEDS: u64 = 1_000;
+const MUTANT_SEEDS: u64 = 3_000;
 
 /// A seed that broke a promise, panicked, or did not repeat.
 #[derive(Clone, Debug)]
