@@ -498,6 +498,10 @@ impl<C: Clock> Link<C> {
             }
             return;
         }
+        if code == ErrorCode::UnknownSubscription {
+            self.subscribe_again(detail);
+            return;
+        }
         let retried = matches!(code, ErrorCode::Draining | ErrorCode::NoSpace);
         if request == 0 && retried && self.options.dead_after_ns == u64::MAX {
             // A client that waits for ever waits for these too.
@@ -515,6 +519,15 @@ impl<C: Clock> Link<C> {
         self.subscriptions.retain(|subscription| subscription.request() != request);
         if asked.is_some() || self.subscriptions.len() < before {
             self.events.push_back(Event::Refused { request, code, detail });
+        }
+    }
+
+    /// The server lost a subscription: asks for it again from where it is.
+    fn subscribe_again(&mut self, stream: u64) {
+        let request = self.take_request();
+        let is_it = |sub: &&mut Subscription| u64::from(sub.stream.0) == stream && sub.is_open();
+        if let Some(subscription) = self.subscriptions.iter_mut().find(is_it) {
+            subscription.restart(request);
         }
     }
 

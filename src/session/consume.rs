@@ -77,6 +77,12 @@ impl Subscription {
         self.expected
     }
 
+    /// Whether the server has said that it stands.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// The session was lost: ask again, from where we are.
     pub fn restart(&mut self, request: u32) {
         if self.open {

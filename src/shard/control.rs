@@ -318,6 +318,10 @@ impl<D: Disk> Stations<D> {
                 }
                 return;
             }
+            // Numbers of requests grow: one that was overtaken on its way means nothing any more.
+            if request.wrapping_sub(known.request) > u32::MAX / 2 {
+                return;
+            }
             self.fanout.remove(index);
             self.sessions.get_mut(slot).subscriptions -= 1;
         }
@@ -389,10 +393,17 @@ impl<D: Disk> Stations<D> {
         }
     }
 
+    /// An UNSUBSCRIBE that came late may have ended a subscription made after it: the consumer, which goes on
+    /// telling where it is, asks for it again.
+    fn tell_unknown_subscription(&mut self, slot: usize, stream: StreamId) {
+        let (code, detail) = (ErrorCode::UnknownSubscription, u64::from(stream.0));
+        self.reply(Reply::Error { slot, code, request: 0, detail });
+    }
+
     pub(super) fn on_status(&mut self, slot: usize, status: &Status) {
         let stream = StreamId(status.stream.get());
         let Some(index) = self.fanout.find(slot, stream) else {
-            self.counters.add(Counter::DroppedMalformed, 1);
+            self.tell_unknown_subscription(slot, stream);
             return;
         };
         let mut subscription = *self.fanout.get(index);

@@ -351,10 +351,13 @@ pub enum ErrorCode {
     /// a message failed its checksum
     #[error("a message failed its checksum on arrival")]
     Checksum = 12,
+    /// the server knows no such subscription; subscribe again
+    #[error("the server knows no such subscription")]
+    UnknownSubscription = 13,
 }
 
 impl ErrorCode {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::UnknownSession,
         Self::Fenced,
         Self::UnknownProducer,
@@ -367,6 +370,7 @@ impl ErrorCode {
         Self::Draining,
         Self::BadRequest,
         Self::Checksum,
+        Self::UnknownSubscription,
     ];
 
     /// The code on the wire.

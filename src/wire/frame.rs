@@ -35,7 +35,7 @@ pub enum Kind {
     ListEnd = 19,
     Error = 20,
     Close = 21,
-    TrimStream = 24,
+    TrimStream = 22,
 }
 
 /// One frame, parsed: it has all the bytes it speaks of.
@@ -136,7 +136,7 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {
         20 => Frame::Error(ErrorFrame::parse(body)?),
         21 if body.is_empty() => Frame::Close,
         21 => return Err(Malformed::FrameBody),
-        24 => Frame::TrimStream(fixed(body)?),
+        22 => Frame::TrimStream(fixed(body)?),
         _ => return Err(Malformed::FrameKind),
     })
 }
