@@ -70,6 +70,12 @@ impl Interval<'_> {
         self.start_ns.saturating_add(self.duration_ns)
     }
 
+    /// Where it is when it has to be in one place.
+    #[must_use]
+    pub fn middle_ns(&self) -> u64 {
+        self.start_ns.saturating_add(self.duration_ns / 2)
+    }
+
     /// Its histogram.
     ///
     /// # Errors
@@ -122,7 +128,7 @@ fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, &'static str> {
 /// The lines of a file.
 #[derive(Debug)]
 pub struct Hlog<'a> {
-    /// In the order of their start; those of one start in the order of the file.
+    /// In the order of their middles; those of one in the order of the file.
     pub intervals: Vec<Interval<'a>>,
     /// What was left out or assumed, a sentence each.
     pub warnings: Vec<String>,
@@ -187,8 +193,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         if text.starts_with(b"#") {
-            self.nanoseconds |=
-                text.windows(NANOSECONDS.len()).any(|window| window == NANOSECONDS);
+            self.nanoseconds |= text.windows(NANOSECONDS.len()).any(|window| window == NANOSECONDS);
         }
         match IntervalLogIterator::new(text).next() {
             None => Ok(()),
@@ -253,9 +258,10 @@ impl<'a> Reader<'a> {
             self.warnings.push(format!("{untagged} intervals have no tag; shown as `{NO_TAG}`"));
         }
         if !self.nanoseconds {
-            self.warnings.push("no comment says what its numbers are; taken for nanoseconds".into());
+            self.warnings
+                .push("no comment says what its numbers are; taken for nanoseconds".into());
         }
-        self.intervals.sort_by_key(|interval| interval.start_ns);
+        self.intervals.sort_by_key(Interval::middle_ns);
         Ok(Hlog { intervals: self.intervals, warnings: self.warnings })
     }
 }
@@ -295,7 +301,10 @@ mod tests {
         assert_eq!(tags, ["a", "b", "a"]);
         let last = hlog.intervals[2];
         assert_eq!(last.start_ns, 1_700_000_001_000_000_000);
-        assert_eq!((last.duration_ns, last.end_ns() - last.start_ns), (1_000_000_000, 1_000_000_000));
+        assert_eq!(
+            (last.duration_ns, last.end_ns() - last.start_ns),
+            (1_000_000_000, 1_000_000_000)
+        );
         let histogram = last.histogram().unwrap();
         assert_eq!(histogram.count(), 1_000);
         let mut wanted = LatencyHistogram::new();

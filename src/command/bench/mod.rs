@@ -6,6 +6,7 @@
 
 mod appliance;
 mod inline;
+mod report;
 
 use std::fs::File;
 use std::net::SocketAddrV4;
@@ -55,6 +56,7 @@ pub(super) fn bench(globals: &Globals, command: &BenchCommand) -> Result<(), Com
     match command {
         BenchCommand::Run(args) => run(globals, args),
         BenchCommand::Floor(args) => floor(globals, args),
+        BenchCommand::Report(args) => report::report(globals, args),
         BenchCommand::Echo => echo_until_stopped(globals),
     }
 }
