@@ -209,8 +209,8 @@ EXAMPLES
     /// Interval logs as a page with plots, or as a table of percentiles
     #[command(after_help = "\
 Reads the .hlog files of `bench run` and of an appliance with metrics.dir, and other HdrHistogram
-interval logs of nanoseconds. The page is one file, below 1 MiB, that opens anywhere and asks nobody
-for anything: percentiles by stage, throughput and latency over time, the floor, the host's checks.
+interval logs of nanoseconds. The page is one file, below 1 MiB, that opens anywhere and asks
+nobody for anything: percentiles by stage, throughput and latency over time, the floor, the host.
 Of long logs, intervals are merged to be drawn, and the page says so; percentiles are of all.
 
 A FILE.json of the same name beside FILE.hlog, as `bench run` writes it, is read for the profile, the

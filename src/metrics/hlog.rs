@@ -382,11 +382,11 @@ mod tests {
     proptest! {
         /// Whatever is done to a file, it is read or refused.
         #[test]
-        fn damage_never_panics(at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
+        fn damage_never_panics(at in 0..1_000_usize, byte: u8, cut in 0..2_000_usize) {
             let mut text = log();
-            let place = at.index(text.len());
+            let place = at * text.len() / 1_000;
             text[place] = byte;
-            text.truncate(cut.index(text.len() * 2).min(text.len()));
+            text.truncate(cut * text.len() / 1_000);
             if let Ok(hlog) = parse(&text) {
                 for interval in hlog.intervals {
                     let _ = interval.histogram();

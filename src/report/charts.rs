@@ -166,7 +166,8 @@ pub(super) fn throughput(evidence: &Evidence, groups: &[Group<'_>]) -> Option<Pl
         .collect();
     let all = || timed.iter().flat_map(|(_, series)| &series.points);
     let high = all().map(|point| point.rate).fold(0.0, f64::max);
-    let (time, unit_s) = time_scale(all().map(|point| point.at_s).fold(0.0, f64::max));
+    let ends = timed.iter().map(|(_, series)| end_s(&series.points));
+    let (time, unit_s) = time_scale(ends.fold(0.0, f64::max));
     let line = |(at, series): &(usize, &Series)| Line {
         class: if timed.len() == 1 { "c0".to_owned() } else { group_class(*at) },
         name: evidence.name(series),
@@ -205,8 +206,7 @@ pub(super) fn latency(evidence: &Evidence, groups: &[Group<'_>]) -> (Vec<Plot>, 
 }
 
 fn latency_plot(id: String, name: &str, series: &Series) -> Plot {
-    let last_s = series.points.last().map_or(1.0, |point| point.at_s);
-    let (time, unit_s) = time_scale(last_s);
+    let (time, unit_s) = time_scale(end_s(&series.points));
     let line = |name: &str, class: &str, of: fn(&Point) -> Option<u64>| Line {
         class: class.to_owned(),
         name: name.to_owned(),
@@ -245,6 +245,15 @@ fn bridged(
         .filter(|point| point.latency.is_some() || point.rate <= 0.0)
         .map(|point| of(point).map(|ns| (point.at_s / unit_s, us(ns))))
         .collect()
+}
+
+/// Where the last bucket ends: as far behind its middle as half the way from the one before.
+fn end_s(points: &[Point]) -> f64 {
+    match points {
+        [.., before, last] => last.at_s + (last.at_s - before.at_s) / 2.0,
+        [only] => only.at_s * 2.0,
+        [] => 1.0,
+    }
 }
 
 /// Seconds, minutes or hours, and how many seconds one of them is.

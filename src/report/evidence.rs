@@ -137,6 +137,7 @@ pub(super) mod tests {
                 width_ns: 1_000_000_000,
                 buckets: usize::try_from(points).unwrap(),
                 merged: 1,
+                left_out_ns: 0,
             }),
             warnings: Vec::new(),
             run: None,

@@ -147,6 +147,13 @@ fn checks(known: &[(&Source, &BenchReport)]) -> String {
 pub(super) fn notes(evidence: &Evidence, groups_not_drawn: usize) -> String {
     let mut notes = evidence.warnings();
     for source in &evidence.sources {
+        if let Some(grid) = source.grid.filter(|grid| grid.left_out_ns > 0) {
+            let left_out = duration(grid.left_out_ns);
+            let path = &source.path;
+            notes.push(format!(
+                "{path}: over time without the {left_out} between rounds of the run"
+            ));
+        }
         if let Some(grid) = source.grid.filter(|grid| grid.merged > 1) {
             notes.push(format!(
                 "{}: over time, each point is {} intervals merged ({}); percentiles and the table are of \

@@ -14,6 +14,7 @@ use super::series::Series;
 use super::svg::escape;
 use super::thousands;
 
+const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -52,17 +53,28 @@ pub fn page(evidence: &Evidence) -> String {
     body.push_str(&section("table", "Table", &table(evidence)));
     body.push_str(&section("words", "Words", &words(evidence)));
     let title = escape(&facts::title(evidence));
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
-         <footer>buslane {version}. Nothing here is corrected or estimated.</footer>\n\
-         <script>\n{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    fill(PAGE, |name| match name {
+        "title" => &title,
+        "style" => STYLE,
+        "body" => &body,
+        "version" => env!("CARGO_PKG_VERSION"),
+        _ => SCRIPT,
+    })
+}
+
+/// Puts values in the places of a template, and looks into none of them for more places.
+fn fill<'a>(template: &str, value: impl Fn(&str) -> &'a str) -> String {
+    let mut text = String::new();
+    for part in template.split("{{") {
+        match part.split_once("}}") {
+            Some((name, rest)) => {
+                text.push_str(value(name));
+                text.push_str(rest);
+            }
+            None => text.push_str(part),
+        }
+    }
+    text
 }
 
 fn section(id: &str, title: &str, content: &str) -> String {

@@ -6,7 +6,7 @@ use super::axis::{Axis, Tick};
 use super::svg::{Anchor, Svg, escape};
 
 /// Room for the words of the axes: left, top, right, bottom.
-const MARGIN: (f64, f64, f64, f64) = (74.0, 12.0, 18.0, 48.0);
+const MARGIN: (f64, f64, f64, f64) = (86.0, 12.0, 22.0, 48.0);
 
 /// Words of an axis that would come closer than this are left out.
 const WORDS_APART: f64 = 16.0;
@@ -79,13 +79,13 @@ impl Plot {
         let mut svg = Svg::default();
         self.draw_x(&mut svg, frame);
         self.draw_y(&mut svg, frame);
-        self.draw_levels(&mut svg, frame);
         for line in &self.lines {
             let place =
                 |(x, y): (f64, f64)| (frame.x(self.x.axis.place(x)), frame.y(self.y.axis.place(y)));
             let points: Vec<_> = line.points.iter().map(|point| point.map(place)).collect();
             svg.path(&format!("l {}", line.class), &line.name, &points);
         }
+        self.draw_levels(&mut svg, frame);
         let picture = svg.finish(&self.id, self.size, (&self.title, &self.description));
         let ends = |axis: Axis| {
             let (low, high, log) = axis.ends();
@@ -136,14 +136,14 @@ impl Plot {
         }
         // Turned by its class, round the origin that a translation gives it.
         let middle = f64::midpoint(frame.top, frame.bottom);
-        svg.text("u v", (-middle, 14.0), Anchor::Middle, &self.y.label);
+        svg.text("u v", (-middle, 12.0), Anchor::Middle, &self.y.label);
     }
 
     fn draw_levels(&self, svg: &mut Svg, frame: Frame) {
         for (value, words) in &self.levels {
             let y = frame.y(self.y.axis.place(*value));
             svg.line("f", (frame.left, y), (frame.right, y));
-            svg.text("w", (frame.left + 6.0, y - 5.0), Anchor::Start, words);
+            svg.text("w", (frame.right - 4.0, y - 6.0), Anchor::End, words);
         }
     }
 
@@ -193,7 +193,7 @@ mod tests {
             ">Time (s)<",
             ">Latency (us)<",
             ">floor<",
-            "d=\"M74 252L582 12\"",
+            "d=\"M86 252L578 12\"",
             "aria-labelledby=\"p1-t p1-d\"",
             "<desc id=\"p1-d\">what it shows</desc>",
             "data-y=\"0,100,0\"",

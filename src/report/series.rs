@@ -23,6 +23,9 @@ pub const SERIES_MAX: usize = 600;
 /// Steps of a percentile curve for each factor of ten in 1/(1-q).
 const CURVE_STEPS: u32 = 25;
 
+/// What `bench run` calls what it measures.
+const RUN_TAG: &str = "response";
+
 /// Characters of a name that are shown.
 const NAME_CHARS: usize = 60;
 
@@ -99,23 +102,24 @@ pub struct Grid {
     pub buckets: usize,
     /// Intervals in a bucket, about; more than 1 when they were merged to be drawn.
     pub merged: u64,
+    /// Time between rounds of a run, which is not in the grid.
+    pub left_out_ns: u64,
 }
 
 impl Grid {
     /// The grid of a file for at most so many points; none when nothing in it has a length.
-    fn new(hlog: &Hlog<'_>, points_max: usize) -> Option<Self> {
-        let timed = || hlog.intervals.iter().filter(|interval| has_time(interval));
+    fn new(intervals: &[Interval<'_>], left_out_ns: u64, points_max: usize) -> Option<Self> {
+        let timed = || intervals.iter().filter(|interval| has_time(interval));
         let start_ns = timed().map(|interval| interval.start_ns).min()?;
         let end_ns = timed().map(Interval::end_ns).max()?;
         let mut lengths: Vec<u64> = timed().map(|interval| interval.duration_ns).collect();
         lengths.sort_unstable();
         let length_ns = lengths[lengths.len() / 2];
-        let intervals = buckets(end_ns - start_ns, length_ns);
-        let merged = intervals.div_ceil(points_max as u64).max(1);
+        let merged = buckets(end_ns - start_ns, length_ns).div_ceil(points_max as u64).max(1);
         let width_ns = length_ns.saturating_mul(merged);
         let buckets = buckets(end_ns - start_ns, width_ns).clamp(1, points_max as u64);
         let buckets = usize::try_from(buckets).unwrap_or(points_max);
-        Some(Self { start_ns, end_ns, width_ns, buckets, merged })
+        Some(Self { start_ns, end_ns, width_ns, buckets, merged, left_out_ns })
     }
 
     /// Start and end of a bucket since the grid's start, in nanoseconds.
@@ -124,6 +128,19 @@ impl Grid {
         let last = bucket + 1 == self.buckets;
         let all = self.end_ns - self.start_ns;
         (from.min(all), if last { all } else { from.saturating_add(self.width_ns).min(all) })
+    }
+
+    /// Cuts a stretch of time: the buckets it lies in, and how much of it is in each.
+    fn parts(&self, from_unix_ns: u64, to_unix_ns: u64, mut each: impl FnMut(usize, u64)) {
+        let from = from_unix_ns.saturating_sub(self.start_ns);
+        let to = to_unix_ns.saturating_sub(self.start_ns);
+        for bucket in self.bucket(from_unix_ns)..self.buckets {
+            let (begin, end) = self.bounds(bucket);
+            each(bucket, to.min(end).saturating_sub(from.max(begin)));
+            if end >= to {
+                break;
+            }
+        }
     }
 
     fn bucket(&self, unix_ns: u64) -> usize {
@@ -165,18 +182,49 @@ pub fn read(
     source: usize,
     points_max: usize,
 ) -> Result<(Vec<Series>, Option<Grid>), HlogError> {
-    let grid = Grid::new(hlog, points_max);
+    let (intervals, left_out_ns) = closed_up(hlog);
+    let grid = Grid::new(&intervals, left_out_ns, points_max);
     let mut order: Vec<&str> = Vec::new();
     let mut by_tag: BTreeMap<&str, Vec<&Interval<'_>>> = BTreeMap::new();
-    for interval in &hlog.intervals {
+    for interval in &intervals {
         let intervals = by_tag.entry(interval.tag).or_default();
         if intervals.is_empty() {
             order.push(interval.tag);
         }
         intervals.push(interval);
     }
-    let all = order.iter().map(|tag| read_tag(tag, &by_tag[tag], source, grid.as_ref()));
-    Ok((all.collect::<Result<_, _>>()?, grid))
+    let grid_of = |tag| grid.as_ref().filter(|_| by_tag[tag].iter().any(|each| has_time(each)));
+    // What lies below the engine stands below it.
+    order.sort_by_key(|tag| is_floor(tag));
+    let mut all = Vec::new();
+    for tag in order {
+        all.push(read_tag(tag, &by_tag[tag], source, grid_of(tag).map(OverTime::new))?);
+    }
+    Ok((all, grid))
+}
+
+/// The intervals of a file, those of `bench run` closed up: between its rounds it measures something else.
+/// An appliance writes no line for a second in which nothing came; that is a second with nothing.
+fn closed_up<'a>(hlog: &Hlog<'a>) -> (Vec<Interval<'a>>, u64) {
+    let mut runs: Vec<&Interval<'_>> =
+        hlog.intervals.iter().filter(|interval| interval.tag == RUN_TAG).collect();
+    runs.sort_by_key(|interval| interval.start_ns);
+    let mut gaps: Vec<(u64, u64)> = Vec::new();
+    for pair in runs.windows(2) {
+        let gap_ns = pair[1].start_ns.saturating_sub(pair[0].end_ns());
+        if gap_ns > 0 {
+            gaps.push((pair[1].start_ns, gap_ns));
+        }
+    }
+    let shifted = |interval: &Interval<'a>| {
+        let before = gaps.iter().take_while(|(end_ns, _)| *end_ns <= interval.start_ns);
+        let shift_ns: u64 = before.map(|(_, gap_ns)| gap_ns).sum();
+        let mut interval = *interval;
+        interval.start_ns -= shift_ns;
+        interval
+    };
+    let left_out_ns = gaps.iter().map(|(_, gap_ns)| gap_ns).sum();
+    (hlog.intervals.iter().map(shifted).collect(), left_out_ns)
 }
 
 /// One histogram at a time is held for the bucket that is being filled, and one for all.
@@ -184,11 +232,9 @@ fn read_tag(
     tag: &str,
     intervals: &[&Interval<'_>],
     source: usize,
-    grid: Option<&Grid>,
+    mut over_time: Option<OverTime<'_>>,
 ) -> Result<Series, HlogError> {
     let (group, stage) = tag.rsplit_once('.').unwrap_or(("", tag));
-    let grid = grid.filter(|_| intervals.iter().any(|interval| has_time(interval)));
-    let mut over_time = grid.map(OverTime::new);
     let mut all = LatencyHistogram::new();
     for interval in intervals {
         let histogram = interval.histogram()?;
@@ -248,21 +294,14 @@ impl<'a> OverTime<'a> {
 
     /// Gives each bucket the part of the messages that fell into it.
     fn share(&mut self, interval: &Interval<'_>, messages: f64) {
-        let from = interval.start_ns - self.grid.start_ns.min(interval.start_ns);
-        let to = from.saturating_add(interval.duration_ns);
-        let first = self.grid.bucket(interval.start_ns);
         if interval.duration_ns == 0 {
-            self.messages[first] += messages;
+            self.messages[self.grid.bucket(interval.start_ns)] += messages;
             return;
         }
-        for bucket in first..self.grid.buckets {
-            let (begin, end) = self.grid.bounds(bucket);
-            let part = to.min(end).saturating_sub(from.max(begin));
-            self.messages[bucket] += messages * part as f64 / interval.duration_ns as f64;
-            if end >= to {
-                break;
-            }
-        }
+        let each = messages / interval.duration_ns as f64;
+        let own = &mut self.messages;
+        let share = |bucket: usize, ns: u64| own[bucket] += each * ns as f64;
+        self.grid.parts(interval.start_ns, interval.end_ns(), share);
     }
 
     fn close(&mut self, all: &mut LatencyHistogram) {
@@ -280,7 +319,7 @@ impl<'a> OverTime<'a> {
             let (begin, end) = self.grid.bounds(bucket);
             Point {
                 at_s: (begin + (end - begin) / 2) as f64 / 1e9,
-                rate: messages * 1e9 / ((end - begin).max(1)) as f64,
+                rate: messages * 1e9 / (end - begin).max(1) as f64,
                 latency: *latency,
             }
         });
@@ -324,6 +363,10 @@ mod tests {
 
     /// A log of one tag: for each second, how many messages, all of `ns(second)`.
     fn log(length: Duration, counts: &[u64], ns: fn(u64) -> u64) -> Vec<u8> {
+        tagged_log("shard0.whole", length, counts, ns)
+    }
+
+    fn tagged_log(tag: &str, length: Duration, counts: &[u64], ns: fn(u64) -> u64) -> Vec<u8> {
         let start = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut text = Vec::new();
         write_hlog_header(&mut text, start).unwrap();
@@ -331,7 +374,7 @@ mod tests {
             if *count > 0 {
                 let mut histogram = LatencyHistogram::new();
                 histogram.record_n(ns(u64::from(second)), *count);
-                let tagged = [("shard0.whole", &histogram)];
+                let tagged = [(tag, &histogram)];
                 text.extend(hlog_lines(start + length * second, length, &tagged).unwrap());
             }
         }
@@ -356,6 +399,17 @@ mod tests {
         assert!(series.points[1].latency.is_none(), "a second without messages has no latency");
         assert!((series.points[2].at_s - 2.5).abs() < 1e-9);
         assert!(series.points[2].latency.unwrap().max.abs_diff(3_000) < 4);
+    }
+
+    #[test]
+    fn rounds_of_a_run_are_closed_up_and_seconds_of_an_appliance_are_not() {
+        let counts = [100, 0, 0, 300, 0, 500];
+        let second = Duration::from_secs(1);
+        let (series, grid) = only(&tagged_log("response", second, &counts, |_| 1_000), 10);
+        let rates: Vec<_> = series.points.iter().map(|point| point.rate).collect();
+        assert_eq!((rates, grid.left_out_ns), (vec![100.0, 300.0, 500.0], 3_000_000_000));
+        let (series, grid) = only(&tagged_log("whole", second, &counts, |_| 1_000), 10);
+        assert_eq!((series.points.len(), grid.left_out_ns), (6, 0));
     }
 
     #[test]

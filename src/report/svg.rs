@@ -29,7 +29,6 @@ pub(super) struct Svg {
 /// Which end of a text stands at its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Anchor {
-    Start,
     Middle,
     End,
 }
@@ -97,7 +96,6 @@ impl Svg {
     /// Words.
     pub(super) fn text(&mut self, class: &str, (x, y): (f64, f64), anchor: Anchor, words: &str) {
         let anchor = match anchor {
-            Anchor::Start => "start",
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };

@@ -9,6 +9,7 @@ mod inline;
 mod report;
 
 use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,7 +31,7 @@ use crate::launch::{
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
 use crate::measure::load::{self, LoadError, LoadOptions, LoadResult, Participant};
-use crate::metrics::latency::{LatencyHistogram, write_hlog};
+use crate::metrics::latency::{LatencyHistogram, hlog_lines, write_hlog, write_hlog_header};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
 use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
 
@@ -48,6 +49,9 @@ const FLOOR_FILE_BYTES: u64 = 64 << 20;
 
 /// Without a rate or `--max`.
 const RATE_DEFAULT: f64 = 1_000.0;
+
+/// Intervals of a run that are told apart, all rounds together.
+const INTERVALS: u64 = 60;
 
 /// Without a count or a duration.
 const DURATION_NS: u64 = 10_000_000_000;
@@ -336,6 +340,7 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
         }
         (None, None) => DURATION_NS,
     };
+    let intervals = u32::try_from(INTERVALS / rounds).expect("a small constant");
     let options = LoadOptions {
         run: std::process::id(),
         message_bytes: args.size,
@@ -344,6 +349,7 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
         warmup_ns: args.warmup / rounds,
         duration_ns: duration_ns / rounds,
         count: args.count.map_or(u64::MAX, |count| count.div_ceil(rounds)),
+        intervals,
     };
     let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(bench.clock.unix_ns());
     let measured = measure(&mut bench, globals, args, &options, rounds);
@@ -397,7 +403,7 @@ fn measure(
             eprintln!("appliance: {} MiB resident", bytes >> 20);
         }
         match &mut load {
-            Some(load) => load.merge(&result),
+            Some(load) => load.merge(result),
             None => load = Some(result),
         }
     }
@@ -422,6 +428,7 @@ fn report_of(
 ) -> BenchReport {
     let seconds = load.elapsed_ns as f64 / 1e9;
     let (lost, duplicated, reordered) = load.verdict;
+    let of = &load.latencies;
     BenchReport {
         schema_version: SCHEMA_VERSION,
         profile: bench.profile.name.clone(),
@@ -433,11 +440,11 @@ fn report_of(
         reordered,
         target_rate: rate,
         achieved_rate: if seconds > 0.0 { load.messages as f64 / seconds } else { 0.0 },
-        response_ns: load.response.percentiles(),
-        service_ns: load.service.percentiles(),
-        delay_ns: load.delay.percentiles(),
-        server_ns: load.server.percentiles(),
-        device_ns: load.device.percentiles(),
+        response_ns: of.response.percentiles(),
+        service_ns: of.service.percentiles(),
+        delay_ns: of.delay.percentiles(),
+        server_ns: of.server.percentiles(),
+        device_ns: of.device.percentiles(),
         floor: floors.map(floor_of),
         host: Host::read(&Tree::new(Path::new("/")), &bench.needs),
     }
@@ -461,20 +468,31 @@ fn write_files(
     json.json(report)?;
     json.finish()?;
     let mut hgrm = File::create(dir.join("run.hgrm")).map_err(failed)?;
-    load.response.write_hgrm(&mut hgrm).map_err(failed)?;
-    let mut tagged = vec![
-        ("response", &load.response),
-        ("service", &load.service),
-        ("delay", &load.delay),
-        ("server", &load.server),
-        ("device", &load.device),
-    ];
-    if let Some((port, disk)) = floors {
-        tagged.extend([("floor-port", port), ("floor-disk", disk)]);
+    load.latencies.response.write_hgrm(&mut hgrm).map_err(failed)?;
+    let hlog = File::create(dir.join("run.hlog")).map_err(failed)?;
+    write_intervals(BufWriter::new(hlog), started, load, floors).map_err(failed)
+}
+
+/// A line a tag and interval; a floor is one interval of the whole run.
+fn write_intervals(
+    mut out: impl Write,
+    started: SystemTime,
+    load: &LoadResult,
+    floors: Option<&Floors>,
+) -> io::Result<()> {
+    write_hlog_header(&mut out, started)?;
+    for interval in &load.intervals {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(interval.start_unix_ns);
+        let took = Duration::from_nanos(interval.duration_ns);
+        // With the empty ones: a second without an acknowledgement has to be seen.
+        let tagged = interval.latencies.named();
+        out.write_all(&hlog_lines(start, took, &tagged)?)?;
     }
-    let mut hlog = File::create(dir.join("run.hlog")).map_err(failed)?;
-    let took = Duration::from_nanos(load.elapsed_ns);
-    write_hlog(&mut hlog, started, took, &tagged).map_err(failed)
+    if let Some((port, disk)) = floors {
+        let tagged = [("floor-port", port), ("floor-disk", disk)];
+        out.write_all(&hlog_lines(started, Duration::from_nanos(load.elapsed_ns), &tagged)?)?;
+    }
+    out.flush()
 }
 
 fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), CommandError> {
