@@ -26,8 +26,7 @@ fn scratch() -> tempfile::TempDir {
 fn run() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
-        let dir =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join("report-run");
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report-run");
         fs::create_dir_all(&dir).unwrap();
         let log = format!("disk.path={}", dir.join("bench.log").display());
         let output = Command::new(BUSLANE)

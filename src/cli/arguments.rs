@@ -213,8 +213,8 @@ interval logs of nanoseconds. The page is one file, below 1 MiB, that opens anyw
 nobody for anything: percentiles by stage, throughput and latency over time, the floor, the host.
 Of long logs, intervals are merged to be drawn, and the page says so; percentiles are of all.
 
-A FILE.json of the same name beside FILE.hlog, as `bench run` writes it, is read for the profile, the
-floor and the host. Several files are compared.
+A FILE.json of the same name beside FILE.hlog, as `bench run` writes it, is read for the profile,
+the floor and the host. Several files are compared.
 
 EXAMPLES
   buslane bench report buslane-report/run.hlog

@@ -101,11 +101,15 @@ impl Recorder {
         self.start_ns = start_ns;
     }
 
-    /// The histograms of a moment.
-    pub(super) fn at(&mut self, now_ns: u64) -> &mut Latencies {
+    /// Which interval a moment belongs to; what comes late belongs to the last.
+    pub(super) fn index(&self, now_ns: u64) -> usize {
         let index = now_ns.saturating_sub(self.start_ns) / self.interval_ns;
         let last = self.intervals.len() - 1;
-        let index = usize::try_from(index).map_or(last, |index| index.min(last));
+        usize::try_from(index).map_or(last, |index| index.min(last))
+    }
+
+    /// The histograms of an interval.
+    pub(super) fn get(&mut self, index: usize) -> &mut Latencies {
         &mut self.intervals[index]
     }
 
@@ -146,6 +150,11 @@ mod tests {
         recorder
     }
 
+    fn record(recorder: &mut Recorder, now_ns: u64, ns: u64) {
+        let index = recorder.index(now_ns);
+        recorder.get(index).response.record(ns);
+    }
+
     #[test]
     fn intervals_are_whole_seconds_and_not_too_many() {
         let shape = |duration_s, most| {
@@ -163,10 +172,9 @@ mod tests {
         let mut recorder = recorder(3, 60);
         let end_ns = 500 + 4_200_000_000;
         for message in 0..4_200_u64 {
-            let now_ns = 500 + message * 1_000_000;
-            recorder.at(now_ns).response.record(message);
+            record(&mut recorder, 500 + message * 1_000_000, message);
         }
-        recorder.at(end_ns).response.record(7);
+        record(&mut recorder, end_ns, 7);
         let (all, intervals) = recorder.finish(end_ns, |now_ns| now_ns + 1_000);
         let counts: Vec<_> =
             intervals.iter().map(|interval| interval.latencies.response.count()).collect();
@@ -181,7 +189,7 @@ mod tests {
     #[test]
     fn a_run_that_ends_early_has_no_intervals_behind_its_end() {
         let mut recorder = recorder(30, 60);
-        recorder.at(600).response.record(1);
+        record(&mut recorder, 600, 1);
         let (all, intervals) = recorder.finish(1_500_000_500, |now_ns| now_ns);
         assert_eq!((intervals.len(), all.response.count()), (2, 1));
         assert_eq!(intervals[1].duration_ns, 500_000_000);

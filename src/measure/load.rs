@@ -324,10 +324,11 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
     fn complete(&mut self, index: usize) {
         let Some(lane) = &mut self.lanes[index] else { return };
         let client = &mut self.participants[index].client;
-        let mut now_ns = 0;
+        let (mut now_ns, mut interval) = (0, 0);
         while let Some(done) = client.next_completion() {
             if now_ns == 0 {
                 now_ns = client.clock().now_ns();
+                interval = self.recorder.index(now_ns);
             }
             lane.acknowledged += 1;
             let number = done.producer_seq - lane.base_seq;
@@ -336,7 +337,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             if intended_ns < self.measure_ns {
                 continue;
             }
-            let latencies = self.recorder.at(now_ns);
+            let latencies = self.recorder.get(interval);
             latencies.response.record(now_ns.saturating_sub(intended_ns));
             latencies.service.record(now_ns.saturating_sub(done.sent_ns));
             latencies.delay.record(done.sent_ns.saturating_sub(intended_ns));

@@ -82,11 +82,13 @@ pub(super) fn percentiles(evidence: &Evidence, groups: &[Group<'_>]) -> Vec<Plot
         plots.push(percentile_plot("pc", title, WIDE, &lines.collect::<Vec<_>>()));
     }
     for (at, group) in drawn.iter().enumerate() {
-        let lines: Vec<_> = group
-            .series
-            .iter()
-            .map(|series| (stage_class(&series.stage), series.stage.clone(), *series))
-            .collect();
+        // The whole first: it lies broad below its parts, which may come to the same.
+        let headline = group.headline();
+        let mut lines = vec![(stage_class(&headline.stage) + " whole", headline)];
+        let parts = group.series.iter().filter(|series| !std::ptr::eq(**series, headline));
+        lines.extend(parts.map(|series| (stage_class(&series.stage), *series)));
+        let lines: Vec<_> =
+            lines.into_iter().map(|(class, of)| (class, of.stage.clone(), of)).collect();
         let (title, size) = match group.name.as_str() {
             "" => ("Percentiles by stage".to_owned(), WIDE),
             name if drawn.len() == 1 => (format!("Percentiles by stage: {name}"), WIDE),

@@ -42,8 +42,10 @@
       tip.replaceChildren(row(figure.dataset.kind === 'time' ? `${number(at)} ${unit}` : percent(at), ''));
       paths.forEach((path, index) => {
         if (path.classList.contains('off')) return;
-        const y = nearest(lines[index], x)[1];
-        tip.append(row(path.dataset.n, number(valueAt((bottom - y) / (bottom - top), ys))));
+        const height = (bottom - nearest(lines[index], x)[1]) / (bottom - top);
+        // What lies at the low end of a logarithmic axis may lie below it.
+        const sign = ys[2] && height < 0.001 ? '\u2264 ' : '';
+        tip.append(row(path.dataset.n, sign + number(valueAt(height, ys))));
       });
       cursor.setAttribute('d', `M${x} ${top}V${bottom}`);
       svg.append(cursor);

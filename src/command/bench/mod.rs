@@ -5,11 +5,11 @@
 //! there.
 
 mod appliance;
+mod files;
 mod inline;
 mod report;
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -31,7 +31,7 @@ use crate::launch::{
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
 use crate::measure::load::{self, LoadError, LoadOptions, LoadResult, Participant};
-use crate::metrics::latency::{LatencyHistogram, hlog_lines, write_hlog, write_hlog_header};
+use crate::metrics::latency::{LatencyHistogram, write_hlog};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
 use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
 
@@ -356,7 +356,7 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     remove_log(&bench);
     let (load, floors) = measured?;
     let report = report_of(&bench, args, rate, &load, floors.as_ref());
-    write_files(&args.out, started, &report, &load, floors.as_ref())?;
+    files::write(&args.out, started, &report, &load, floors.as_ref())?;
     print(globals, &report, &args.out)?;
     let failures = report.failures();
     if !failures.is_empty() {
@@ -452,47 +452,6 @@ fn report_of(
 
 fn floor_of((port, disk): &Floors) -> Floor {
     Floor { port_rtt_ns: port.percentiles().into(), disk_write_ns: disk.percentiles().into() }
-}
-
-fn write_files(
-    dir: &Path,
-    started: SystemTime,
-    report: &BenchReport,
-    load: &LoadResult,
-    floors: Option<&Floors>,
-) -> Result<(), CommandError> {
-    let failed =
-        |error: std::io::Error| CommandError::Failed(format!("{}: {error}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut json = Out::file(&dir.join("run.json"))?;
-    json.json(report)?;
-    json.finish()?;
-    let mut hgrm = File::create(dir.join("run.hgrm")).map_err(failed)?;
-    load.latencies.response.write_hgrm(&mut hgrm).map_err(failed)?;
-    let hlog = File::create(dir.join("run.hlog")).map_err(failed)?;
-    write_intervals(BufWriter::new(hlog), started, load, floors).map_err(failed)
-}
-
-/// A line a tag and interval; a floor is one interval of the whole run.
-fn write_intervals(
-    mut out: impl Write,
-    started: SystemTime,
-    load: &LoadResult,
-    floors: Option<&Floors>,
-) -> io::Result<()> {
-    write_hlog_header(&mut out, started)?;
-    for interval in &load.intervals {
-        let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(interval.start_unix_ns);
-        let took = Duration::from_nanos(interval.duration_ns);
-        // With the empty ones: a second without an acknowledgement has to be seen.
-        let tagged = interval.latencies.named();
-        out.write_all(&hlog_lines(start, took, &tagged)?)?;
-    }
-    if let Some((port, disk)) = floors {
-        let tagged = [("floor-port", port), ("floor-disk", disk)];
-        out.write_all(&hlog_lines(started, Duration::from_nanos(load.elapsed_ns), &tagged)?)?;
-    }
-    out.flush()
 }
 
 fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), CommandError> {
