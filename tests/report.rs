@@ -159,9 +159,10 @@ fn the_intervals_add_up_to_what_the_run_reported() {
     assert!(text.starts_with("LATENCY (us)") && text.contains("\nresponse "), "{text}");
 }
 
-/// Prints tag, count, p50, p99 and max of each tag.
+/// Prints tag, count, p50, p99 and max of each tag. Python rounds to the nearest rank and we round up to the
+/// next, which may be another message: so it is asked for our rank.
 const PYTHON: &str = r"
-import sys
+import math, sys
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 reader = HistogramLogReader(sys.argv[1], HdrHistogram(1, 60_000_000_000, 3))
@@ -173,8 +174,9 @@ while True:
     tag = interval.get_tag()
     totals.setdefault(tag, HdrHistogram(1, 60_000_000_000, 3)).add(interval)
 for tag, of in totals.items():
-    at = of.get_value_at_percentile
-    print(tag, of.get_total_count(), at(50), at(99), of.get_max_value())
+    count = of.get_total_count()
+    at = lambda percent: of.get_value_at_percentile(100 * math.ceil(count * percent / 100) / count)
+    print(tag, count, at(50), at(99), of.get_max_value())
 ";
 
 #[test]
