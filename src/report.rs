@@ -3,6 +3,15 @@
 //! Times are kept in nanoseconds and shown in microseconds. *Response* is acknowledgement minus intended
 //! send and stands first; nothing here is corrected or estimated.
 
+mod axis;
+mod charts;
+pub mod evidence;
+mod facts;
+mod page;
+mod plot;
+pub mod series;
+mod svg;
+
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::{self, Needs, Tree};
 
 pub use crate::metrics::latency::Percentiles;
+pub use page::page;
 
 /// The version of [`BenchReport`]; it changes when a field goes or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;

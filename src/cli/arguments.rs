@@ -227,6 +227,23 @@ EXAMPLES
   buslane bench floor --rate 1000
   buslane bench floor --profile memif -o json")]
     Floor(BenchFloorArgs),
+    /// Interval logs as a page with plots, or as a table of percentiles
+    #[command(after_help = "\
+Reads the .hlog files of `bench run` and of an appliance with metrics.dir, and other HdrHistogram
+interval logs of nanoseconds. The page is one file, below 1 MiB, that opens anywhere and asks
+nobody for anything: percentiles by stage, throughput and latency over time, the floor, the host.
+Of long logs, intervals are merged to be drawn, and the page says so; percentiles are of all.
+
+A FILE.json of the same name beside FILE.hlog, as `bench run` writes it, is read for the profile,
+the floor and the host. Several files are compared.
+
+EXAMPLES
+  buslane bench report buslane-report/run.hlog
+  buslane bench report buslane-report/run.hlog --html report.html
+  buslane bench report before/run.hlog after/run.hlog --html compared.html
+  buslane bench report buslane-data/metrics/stages-1769783400-0.hlog --html - > stages.html
+  buslane bench report other.hlog --run buslane-report/run.json -o json")]
+    Report(BenchReportArgs),
     /// Send back every datagram: the other end of the port's floor.
     #[command(hide = true, after_help = "EXAMPLES\n  buslane bench echo --profile loopback")]
     Echo,
@@ -300,6 +317,20 @@ pub struct BenchFloorArgs {
     /// Directory for the report (.hlog, .hgrm)
     #[arg(long, default_value = "buslane-report", value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// `bench report`.
+#[derive(Debug, Args)]
+pub struct BenchReportArgs {
+    /// Interval logs; several are compared
+    #[arg(required = true, value_name = "FILE.hlog")]
+    pub files: Vec<PathBuf>,
+    /// Write a page; - is stdout [default: a table of percentiles]
+    #[arg(long, value_name = "FILE|-")]
+    pub html: Option<PathBuf>,
+    /// Report of the run the log is of [default: FILE.json beside FILE.hlog, if it is there]
+    #[arg(long, value_name = "FILE.json")]
+    pub run: Option<PathBuf>,
 }
 
 /// `completion`.

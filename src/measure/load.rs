@@ -1,12 +1,12 @@
 //! The load: publishers on a fixed schedule, consumers that check, all in one thread that never sleeps.
 
 use super::Schedule;
+use super::intervals::{Latencies, LoadInterval, Recorder};
 use super::verify::{Checker, stamp};
 use crate::client::polled::Client;
 use crate::client::{ClientError, Event, OfferError, Request, StartFrom, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::{Durability, StreamId};
-use crate::metrics::latency::LatencyHistogram;
 use crate::port::Port;
 
 /// Messages offered in one go with `--max`, so that acknowledgements are taken in between.
@@ -35,21 +35,18 @@ pub struct LoadOptions {
     pub duration_ns: u64,
     /// Ends after so many messages behind the warm-up, if that is sooner.
     pub count: u64,
+    /// Intervals that are told apart at most. Their histograms are made before the load starts, 1.1 MiB
+    /// each, so that it never waits for memory.
+    pub intervals: u32,
 }
 
 /// What came out.
 #[derive(Clone, Debug)]
 pub struct LoadResult {
-    /// Acknowledgement minus intended send.
-    pub response: LatencyHistogram,
-    /// Acknowledgement minus actual send.
-    pub service: LatencyHistogram,
-    /// Actual minus intended send.
-    pub delay: LatencyHistogram,
-    /// Receive to durable, from receipts.
-    pub server: LatencyHistogram,
-    /// In the device, from receipts.
-    pub device: LatencyHistogram,
+    /// Of all intervals together.
+    pub latencies: Latencies,
+    /// The run over time; the last takes what is left.
+    pub intervals: Vec<LoadInterval>,
     /// Messages measured.
     pub messages: u64,
     /// From the first intended send to the last acknowledgement measured.
@@ -63,11 +60,8 @@ pub struct LoadResult {
 impl LoadResult {
     fn new() -> Self {
         Self {
-            response: LatencyHistogram::new(),
-            service: LatencyHistogram::new(),
-            delay: LatencyHistogram::new(),
-            server: LatencyHistogram::new(),
-            device: LatencyHistogram::new(),
+            latencies: Latencies::new(),
+            intervals: Vec::new(),
             messages: 0,
             elapsed_ns: 0,
             verdict: (0, 0, 0),
@@ -76,12 +70,9 @@ impl LoadResult {
     }
 
     /// Adds what another round of the same run brought.
-    pub fn merge(&mut self, other: &Self) {
-        self.response.merge(&other.response);
-        self.service.merge(&other.service);
-        self.delay.merge(&other.delay);
-        self.server.merge(&other.server);
-        self.device.merge(&other.device);
+    pub fn merge(&mut self, other: Self) {
+        self.latencies.merge(&other.latencies);
+        self.intervals.extend(other.intervals);
         self.messages += other.messages;
         self.elapsed_ns += other.elapsed_ns;
         let (lost, duplicated, reordered) = other.verdict;
@@ -174,7 +165,10 @@ pub fn run<P: Port, C: Clock>(
     load.go(&mut checkers)?;
     let acknowledged: Vec<u64> =
         load.lanes.iter().flatten().map(|lane| lane.acknowledged).collect();
-    let mut result = load.result;
+    let (mut result, recorder, last_ns) = (load.result, load.recorder, load.last_ns);
+    let clock = participants[0].client.clock();
+    (result.latencies, result.intervals) =
+        recorder.finish(last_ns, |now_ns| clock.unix_ns_at(now_ns));
     let consumers = participants.iter().filter(|participant| participant.consumes).count();
     if consumers == 0 {
         // Nobody watched while it ran: read it all back.
@@ -206,6 +200,7 @@ struct Load<'a, P, C> {
     end_ns: u64,
     payload: Vec<u8>,
     result: LoadResult,
+    recorder: Recorder,
     last_ns: u64,
 }
 
@@ -232,10 +227,12 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             })
         };
         let mut lanes: Vec<Option<Lane>> = participants.iter().map(lane).collect();
+        let mut recorder = Recorder::new(options.duration_ns, options.intervals);
         let start_ns = participants[0].client.clock().now_ns() + 1_000_000;
         let schedule = Schedule::new(start_ns, options.rate, options.batch);
         lanes.iter_mut().flatten().for_each(|lane| lane.find_due(&schedule));
         let measure_ns = start_ns + options.warmup_ns;
+        recorder.start(measure_ns);
         Self {
             participants,
             lanes,
@@ -247,6 +244,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             end_ns: measure_ns + options.duration_ns,
             payload: vec![0x2e; options.message_bytes],
             result: LoadResult::new(),
+            recorder,
             last_ns: measure_ns,
         }
     }
@@ -326,10 +324,11 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
     fn complete(&mut self, index: usize) {
         let Some(lane) = &mut self.lanes[index] else { return };
         let client = &mut self.participants[index].client;
-        let mut now_ns = 0;
+        let (mut now_ns, mut interval) = (0, 0);
         while let Some(done) = client.next_completion() {
             if now_ns == 0 {
                 now_ns = client.clock().now_ns();
+                interval = self.recorder.index(now_ns);
             }
             lane.acknowledged += 1;
             let number = done.producer_seq - lane.base_seq;
@@ -338,12 +337,13 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             if intended_ns < self.measure_ns {
                 continue;
             }
+            let latencies = self.recorder.get(interval);
+            latencies.response.record(now_ns.saturating_sub(intended_ns));
+            latencies.service.record(now_ns.saturating_sub(done.sent_ns));
+            latencies.delay.record(done.sent_ns.saturating_sub(intended_ns));
+            latencies.server.record(u64::from(done.receipt.server_ns));
+            latencies.device.record(u64::from(done.receipt.device_ns));
             let result = &mut self.result;
-            result.response.record(now_ns.saturating_sub(intended_ns));
-            result.service.record(now_ns.saturating_sub(done.sent_ns));
-            result.delay.record(done.sent_ns.saturating_sub(intended_ns));
-            result.server.record(u64::from(done.receipt.server_ns));
-            result.device.record(u64::from(done.receipt.device_ns));
             result.messages += 1;
             result.durability = Some(done.receipt.durability);
             self.last_ns = now_ns;

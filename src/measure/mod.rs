@@ -6,6 +6,7 @@
 //! its schedule shows it in the response and in the achieved rate; nothing is corrected by formula.
 
 pub mod floor;
+pub mod intervals;
 pub mod load;
 pub mod verify;
 

@@ -1,5 +1,6 @@
 //! What happened: counters of one writer, and histograms of latency.
 
+pub mod hlog;
 pub mod latency;
 pub mod snapshot;
 pub mod stages;

@@ -5,7 +5,9 @@
 //! there.
 
 mod appliance;
+mod files;
 mod inline;
+mod report;
 
 use std::fs::File;
 use std::net::SocketAddrV4;
@@ -48,6 +50,9 @@ const FLOOR_FILE_BYTES: u64 = 64 << 20;
 /// Without a rate or `--max`.
 const RATE_DEFAULT: f64 = 1_000.0;
 
+/// Intervals of a run that are told apart, all rounds together.
+const INTERVALS: u64 = 60;
+
 /// Without a count or a duration.
 const DURATION_NS: u64 = 10_000_000_000;
 
@@ -55,6 +60,7 @@ pub(super) fn bench(globals: &Globals, command: &BenchCommand) -> Result<(), Com
     match command {
         BenchCommand::Run(args) => run(globals, args),
         BenchCommand::Floor(args) => floor(globals, args),
+        BenchCommand::Report(args) => report::report(globals, args),
         BenchCommand::Echo => echo_until_stopped(globals),
     }
 }
@@ -334,6 +340,7 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
         }
         (None, None) => DURATION_NS,
     };
+    let intervals = u32::try_from(INTERVALS / rounds).expect("a small constant");
     let options = LoadOptions {
         run: std::process::id(),
         message_bytes: args.size,
@@ -342,13 +349,14 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
         warmup_ns: args.warmup / rounds,
         duration_ns: duration_ns / rounds,
         count: args.count.map_or(u64::MAX, |count| count.div_ceil(rounds)),
+        intervals,
     };
     let started = SystemTime::UNIX_EPOCH + Duration::from_nanos(bench.clock.unix_ns());
     let measured = measure(&mut bench, globals, args, &options, rounds);
     remove_log(&bench);
     let (load, floors) = measured?;
     let report = report_of(&bench, args, rate, &load, floors.as_ref());
-    write_files(&args.out, started, &report, &load, floors.as_ref())?;
+    files::write(&args.out, started, &report, &load, floors.as_ref())?;
     print(globals, &report, &args.out)?;
     let failures = report.failures();
     if !failures.is_empty() {
@@ -395,7 +403,7 @@ fn measure(
             eprintln!("appliance: {} MiB resident", bytes >> 20);
         }
         match &mut load {
-            Some(load) => load.merge(&result),
+            Some(load) => load.merge(result),
             None => load = Some(result),
         }
     }
@@ -420,6 +428,7 @@ fn report_of(
 ) -> BenchReport {
     let seconds = load.elapsed_ns as f64 / 1e9;
     let (lost, duplicated, reordered) = load.verdict;
+    let of = &load.latencies;
     BenchReport {
         schema_version: SCHEMA_VERSION,
         profile: bench.profile.name.clone(),
@@ -431,11 +440,11 @@ fn report_of(
         reordered,
         target_rate: rate,
         achieved_rate: if seconds > 0.0 { load.messages as f64 / seconds } else { 0.0 },
-        response_ns: load.response.percentiles(),
-        service_ns: load.service.percentiles(),
-        delay_ns: load.delay.percentiles(),
-        server_ns: load.server.percentiles(),
-        device_ns: load.device.percentiles(),
+        response_ns: of.response.percentiles(),
+        service_ns: of.service.percentiles(),
+        delay_ns: of.delay.percentiles(),
+        server_ns: of.server.percentiles(),
+        device_ns: of.device.percentiles(),
         floor: floors.map(floor_of),
         host: Host::read(&Tree::new(Path::new("/")), &bench.needs),
     }
@@ -443,36 +452,6 @@ fn report_of(
 
 fn floor_of((port, disk): &Floors) -> Floor {
     Floor { port_rtt_ns: port.percentiles().into(), disk_write_ns: disk.percentiles().into() }
-}
-
-fn write_files(
-    dir: &Path,
-    started: SystemTime,
-    report: &BenchReport,
-    load: &LoadResult,
-    floors: Option<&Floors>,
-) -> Result<(), CommandError> {
-    let failed =
-        |error: std::io::Error| CommandError::Failed(format!("{}: {error}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut json = Out::file(&dir.join("run.json"))?;
-    json.json(report)?;
-    json.finish()?;
-    let mut hgrm = File::create(dir.join("run.hgrm")).map_err(failed)?;
-    load.response.write_hgrm(&mut hgrm).map_err(failed)?;
-    let mut tagged = vec![
-        ("response", &load.response),
-        ("service", &load.service),
-        ("delay", &load.delay),
-        ("server", &load.server),
-        ("device", &load.device),
-    ];
-    if let Some((port, disk)) = floors {
-        tagged.extend([("floor-port", port), ("floor-disk", disk)]);
-    }
-    let mut hlog = File::create(dir.join("run.hlog")).map_err(failed)?;
-    let took = Duration::from_nanos(load.elapsed_ns);
-    write_hlog(&mut hlog, started, took, &tagged).map_err(failed)
 }
 
 fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), CommandError> {

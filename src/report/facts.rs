@@ -1,0 +1,280 @@
+//! What a page says in words: when and where it was measured, what failed, what was left out.
+
+use std::fmt::Write;
+
+use super::evidence::{Evidence, Source};
+use super::series::Grid;
+use super::svg::escape;
+use super::{BenchReport, FloorPercentiles, micros, thousands, thousands_f64, thousands_usize};
+use crate::host::CATALOGUE;
+
+/// Title of the page.
+pub(super) fn title(evidence: &Evidence) -> String {
+    let names: Vec<&str> = evidence.sources.iter().map(|source| source.name.as_str()).collect();
+    format!("Latency report: {}", names.join(", "))
+}
+
+/// The head: which files, of when, how long.
+pub(super) fn header(evidence: &Evidence) -> String {
+    let mut text = format!("<header>\n<h1>{}</h1>\n", escape(&title(evidence)));
+    for source in &evidence.sources {
+        let path = escape(&source.path);
+        let when = source.grid.as_ref().map(when).unwrap_or_default();
+        writeln!(text, "<p><code>{path}</code>{when}</p>").expect("a String takes everything");
+    }
+    text + "</header>\n"
+}
+
+fn when(grid: &Grid) -> String {
+    let start = utc(grid.start_ns / 1_000_000_000);
+    format!(" &middot; {start} &middot; {}", duration(grid.end_ns - grid.start_ns))
+}
+
+/// What makes a run worthless, where everybody sees it.
+pub(super) fn failures(evidence: &Evidence) -> String {
+    let mut text = String::new();
+    for source in &evidence.sources {
+        for failure in source.run.iter().flat_map(BenchReport::failures) {
+            let (name, failure) = (escape(&source.name), escape(&failure));
+            writeln!(text, "<p class=\"fail\" role=\"alert\"><b>FAIL</b> {name}: {failure}</p>")
+                .expect("a String takes everything");
+        }
+    }
+    text
+}
+
+/// What is known of the runs, a column each; nothing where no run is known.
+pub(super) fn runs(evidence: &Evidence) -> String {
+    let known: Vec<(&Source, &BenchReport)> =
+        evidence.sources.iter().filter_map(|source| Some((source, source.run.as_ref()?))).collect();
+    if known.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "<section aria-labelledby=\"run\">\n<h2 id=\"run\">Run</h2>\n<div class=\"wide\">\n\
+         <table class=\"facts\">\n",
+    );
+    if known.len() > 1 {
+        text.push_str("<thead><tr><td></td>");
+        for (source, _) in &known {
+            write!(text, "<th scope=\"col\">{}</th>", escape(&source.name))
+                .expect("a String takes everything");
+        }
+        text.push_str("</tr></thead>\n");
+    }
+    for (name, value) in FACTS {
+        let values: Vec<String> = known.iter().map(|(_, run)| value(run)).collect();
+        if values.iter().all(String::is_empty) {
+            continue;
+        }
+        write!(text, "<tr><th scope=\"row\">{name}</th>").expect("a String takes everything");
+        for value in values {
+            write!(text, "<td>{}</td>", escape(&value)).expect("a String takes everything");
+        }
+        text.push_str("</tr>\n");
+    }
+    text.push_str("</table>\n</div>\n");
+    text.push_str(&checks(&known));
+    text + "</section>\n"
+}
+
+type Fact = (&'static str, fn(&BenchReport) -> String);
+
+const FACTS: [Fact; 11] = [
+    ("profile", |run| run.profile.clone()),
+    ("durability", |run| run.durability.clone()),
+    ("message", |run| format!("{} B", thousands_usize(run.message_bytes))),
+    ("messages", |run| thousands(run.messages)),
+    ("lost, duplicated, reordered", |run| {
+        format!(
+            "{}, {}, {}",
+            thousands(run.lost),
+            thousands(run.duplicated),
+            thousands(run.reordered)
+        )
+    }),
+    ("rate", |run| {
+        let target = run.target_rate.map_or_else(
+            || "as fast as it goes".to_owned(),
+            |rate| format!("target {}/s", thousands_f64(rate)),
+        );
+        format!("{}/s achieved, {target}", thousands_f64(run.achieved_rate))
+    }),
+    ("floor: port round trip", |run| run.floor.map_or_else(String::new, |f| floor(f.port_rtt_ns))),
+    ("floor: disk write", |run| run.floor.map_or_else(String::new, |f| floor(f.disk_write_ns))),
+    ("response over floor", |run| {
+        let floor = run.floor.filter(|floor| floor.sum_p50_ns() > 0);
+        floor.map_or_else(String::new, |floor| {
+            let ratio = run.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
+            let sum = micros(floor.sum_p50_ns());
+            format!("p50 is {ratio:.2} times the floor's {sum} us")
+        })
+    }),
+    ("host", |run| {
+        let kind = if run.host.r#virtual { "virtual machine" } else { "bare metal" };
+        format!("{}, Linux {}, {kind}", run.host.cpu, run.host.kernel)
+    }),
+    ("host checks", |run| match run.host.checks_failed.len() {
+        0 => "none failed".to_owned(),
+        failed => format!("{failed} failed"),
+    }),
+];
+
+fn floor(of: FloorPercentiles) -> String {
+    format!("p50 {} us, p99 {} us", micros(of.p50), micros(of.p99))
+}
+
+/// The checks that failed, with why they matter.
+fn checks(known: &[(&Source, &BenchReport)]) -> String {
+    let failed = |id: &str| {
+        known.iter().any(|(_, run)| run.host.checks_failed.iter().any(|failed| failed == id))
+    };
+    let items: String = CATALOGUE
+        .iter()
+        .filter(|check| failed(check.id))
+        .map(|check| format!("<dt>{}</dt><dd>{}</dd>\n", escape(check.id), escape(check.why)))
+        .collect();
+    if items.is_empty() {
+        return items;
+    }
+    format!(
+        "<details>\n<summary>Host checks that failed; <code>buslane host check</code> says what mends \
+         them</summary>\n<dl>\n{items}</dl>\n</details>\n"
+    )
+}
+
+/// What the reader has to know of how the page was made.
+pub(super) fn notes(evidence: &Evidence, groups_not_drawn: usize) -> String {
+    let mut notes = evidence.warnings();
+    for source in &evidence.sources {
+        if let Some(grid) = source.grid.filter(|grid| grid.left_out_ns > 0) {
+            let left_out = duration(grid.left_out_ns);
+            let path = &source.path;
+            notes.push(format!(
+                "{path}: over time without the {left_out} between rounds of the run"
+            ));
+        }
+        if let Some(grid) = source.grid.filter(|grid| grid.merged > 1) {
+            notes.push(format!(
+                "{}: over time, each point is {} intervals merged ({}); percentiles and the table are of \
+                 all",
+                source.path,
+                thousands(grid.merged),
+                duration(grid.width_ns)
+            ));
+        }
+    }
+    if groups_not_drawn > 0 {
+        notes.push(format!("{groups_not_drawn} more groups are in the table and not drawn"));
+    }
+    let items: String = notes.iter().map(|note| format!("<li>{}</li>\n", escape(note))).collect();
+    if items.is_empty() { items } else { format!("<ul class=\"notes\">\n{items}</ul>\n") }
+}
+
+/// A length of time, as people say it.
+fn duration(ns: u64) -> String {
+    let seconds = ns as f64 / 1e9;
+    match seconds {
+        long if long >= 7_200.0 => format!("{:.1} h", long / 3_600.0),
+        long if long >= 120.0 => format!("{:.1} min", long / 60.0),
+        _ => format!("{seconds:.1} s"),
+    }
+}
+
+/// `2026-01-30 14:30:00 UTC`, in the proleptic Gregorian calendar (Howard Hinnant, `civil_from_days`):
+/// years begin in March, so that the leap day is the last of its year.
+fn utc(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::evidence::tests::evidence;
+    use crate::report::{Floor, Host, Percentiles, SCHEMA_VERSION};
+
+    fn run() -> BenchReport {
+        BenchReport {
+            schema_version: SCHEMA_VERSION,
+            profile: "loopback".to_owned(),
+            durability: "kernel-sync".to_owned(),
+            message_bytes: 128,
+            messages: 10_000,
+            lost: 0,
+            duplicated: 0,
+            reordered: 0,
+            target_rate: Some(1_000.0),
+            achieved_rate: 999.9,
+            response_ns: Percentiles { p50: 220_000, ..Percentiles::default() },
+            service_ns: Percentiles::default(),
+            delay_ns: Percentiles::default(),
+            server_ns: Percentiles::default(),
+            device_ns: Percentiles::default(),
+            floor: Some(Floor {
+                port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
+                disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
+            }),
+            host: Host {
+                cpu: "A <CPU>".to_owned(),
+                checks_failed: vec!["thp".into()],
+                ..Host::default()
+            },
+        }
+    }
+
+    #[test]
+    fn the_floor_the_profile_and_the_host_are_told() {
+        let mut evidence = evidence(&["run"], &["response"], 10);
+        assert_eq!(runs(&evidence), "", "nothing is made up");
+        evidence.sources[0].run = Some(run());
+        let text = runs(&evidence);
+        for part in [
+            "<td>loopback</td>",
+            "<td>p50 20.0 us, p99 30.0 us</td>",
+            "p50 is 2.00 times the floor&#39;s 110.0 us",
+            "A &lt;CPU&gt;",
+            "<td>1 failed</td>",
+            "<dt>thp</dt><dd>the kernel stops a thread",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(failures(&evidence), "");
+        evidence.sources[0].run = Some(BenchReport { lost: 3, ..run() });
+        assert!(failures(&evidence).contains("<b>FAIL</b> run: 3 messages lost"));
+    }
+
+    #[test]
+    fn what_was_merged_or_left_out_is_said() {
+        let mut evidence = evidence(&["run"], &["response"], 240);
+        assert_eq!(notes(&evidence, 0), "");
+        let grid = evidence.sources[0].grid.as_mut().unwrap();
+        (grid.merged, grid.width_ns) = (15, 15_000_000_000);
+        evidence.sources[0].warnings.push("line 7 is cut off".to_owned());
+        let text = notes(&evidence, 2);
+        assert!(text.contains("each point is 15 intervals merged (15.0 s)"), "{text}");
+        assert!(text.contains("run.hlog: line 7 is cut off"), "{text}");
+        assert!(text.contains("2 more groups"), "{text}");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(1_709_210_096), "2024-02-29 12:34:56 UTC");
+        assert_eq!(utc(4_107_542_399), "2100-02-28 23:59:59 UTC");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
+        assert_eq!(
+            (duration(1_500_000_000), duration(3_600_000_000_000)),
+            ("1.5 s".into(), "60.0 min".into())
+        );
+    }
+}
