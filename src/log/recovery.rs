@@ -94,6 +94,36 @@ pub enum OpenError {
         /// As found.
         found: u64,
     },
+    /// it was formatted for another number of shards
+    #[error(
+        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}, or \
+         format it anew (buslane log format --shards {wanted})",
+        super::shares::shards(*.found)
+    )]
+    Shards {
+        /// The disk.
+        name: String,
+        /// As formatted.
+        found: u32,
+        /// As asked for.
+        wanted: u32,
+    },
+    /// a share is another's
+    #[error(
+        "{name}: this share belongs to shard {found} of {count} of a log that {}; restore the disk, or format \
+         it anew with --force",
+        if *.ours { "is this one" } else { "is another" }
+    )]
+    Share {
+        /// The disk, and the shard whose share was looked for.
+        name: String,
+        /// Whose it is.
+        found: u32,
+        /// Of how many.
+        count: u32,
+        /// Whether the identity of the log is that of the first share.
+        ours: bool,
+    },
     /// acknowledged data is damaged
     #[error("{0}")]
     Damaged(Box<Damaged>),
