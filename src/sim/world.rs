@@ -475,6 +475,7 @@ impl World {
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
                 | Event::Refused { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. } => {}
             }
         }

@@ -3,8 +3,9 @@
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::control::{
-    CreateStream, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams, NameRequest, Register,
-    Registered, Status, StreamInfo, Subscribe, Subscribed, Trimmed, Unsubscribe,
+    CreateStream, CreateStreamOn, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams,
+    NameRequest, Redirect, Register, Registered, Status, StreamInfo, Subscribe, Subscribed,
+    Trimmed, Unsubscribe,
 };
 use super::publish::{Ack, Data, Nak, Probe, Publish};
 use super::{FRAME_HEAD_BYTES, Malformed};
@@ -35,6 +36,8 @@ pub enum Kind {
     ListEnd = 19,
     Error = 20,
     Close = 21,
+    Redirect = 24,
+    CreateStreamOn = 25,
 }
 
 /// One frame, parsed: it has all the bytes it speaks of.
@@ -62,6 +65,8 @@ pub enum Frame<'a> {
     ListEnd(&'a ListEnd),
     Error(ErrorFrame<'a>),
     Close,
+    Redirect(&'a Redirect),
+    CreateStreamOn(CreateStreamOn<'a>),
 }
 
 /// Iterator over the frames of one datagram; stops after the first malformed one.
@@ -134,6 +139,8 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {
         20 => Frame::Error(ErrorFrame::parse(body)?),
         21 if body.is_empty() => Frame::Close,
         21 => return Err(Malformed::FrameBody),
+        24 => Frame::Redirect(fixed(body)?),
+        25 => Frame::CreateStreamOn(CreateStreamOn::parse(body)?),
         _ => return Err(Malformed::FrameKind),
     })
 }
