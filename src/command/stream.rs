@@ -86,7 +86,12 @@ fn create_on(
         let what = format!("--shard {shard}: this appliance has shards 0 to {} only", shards - 1);
         return Err(CommandError::Usage(what));
     }
-    let stream = client.create_stream_on(name, shard)?;
+    // The only shard needs not be named, and one of an earlier release does not know how it is.
+    let stream = if shards == 1 {
+        client.create_stream(name)?
+    } else {
+        client.create_stream_on(name, shard)?
+    };
     if stream.shard != shard {
         let what = format!(
             "stream {name} is on shard {}, where it stays; nothing was changed",

@@ -208,9 +208,14 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
         let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
         return Err(OpenError::NoQuorum { name, copies });
     };
+    let found = disk.info().bytes;
+    if superblock.share_bytes().is_some_and(|bytes| bytes != found) {
+        // The first share of a disk that is cut, taken for the whole.
+        let (found, wanted) = (superblock.share().count, 1);
+        return Err(OpenError::Shards { name, found, wanted });
+    }
     let geometry = Geometry::of(&superblock);
     let needed = super::create::disk_bytes_of(&geometry);
-    let found = disk.info().bytes;
     if found < needed {
         return Err(OpenError::Smaller { name, needed, found });
     }

@@ -11,7 +11,7 @@ use super::create::{
 use super::recovery::OpenError;
 use super::scan::CHUNK_BYTES;
 use super::superblock::{
-    AREA_OFFSET, END_BYTES, ShareId, Superblock, copy_offsets, quorum, read_copies,
+    AREA_OFFSET, CopyDamage, END_BYTES, ShareId, Superblock, copy_offsets, quorum, read_copies,
 };
 use crate::disk::share::Share;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
@@ -172,7 +172,12 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Option<(u64, u64)>,
         return Err(OpenError::Smaller { name, needed, found });
     }
     let mut there = Share::new(disk, share.index, start, bytes);
-    let Some(own) = quorum(&read_copies(&mut there)) else { return Ok(Some((start, bytes))) };
+    let copies = read_copies(&mut there);
+    if head.is_none() && copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
+        return Err(OpenError::NotFormatted { name });
+    }
+    // Where its copies do not agree, opening the log says how.
+    let Some(own) = quorum(&copies) else { return Ok(Some((start, bytes))) };
     let ours = head.is_none_or(|head| head.cluster == own.cluster);
     if own.share() != share || !ours {
         let (name, ShareId { index, count }) = (there.info().name.clone(), own.share());
@@ -247,6 +252,21 @@ mod tests {
         let error = find(&mut disk, ShareId { index: 0, count: 2 }).unwrap_err().to_string();
         assert!(error.contains("for 1 shard, the profile says 2: set shard.count=1"), "{error}");
         assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), None, "all of the disk");
+    }
+
+    #[test]
+    fn the_first_share_is_never_taken_for_the_whole() {
+        let mut disk = disk(40);
+        format_shares(&mut disk, &options(false), 2).unwrap();
+        let open = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+        let error = Log::open(&mut disk, &open, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, OpenError::Shards { found: 2, wanted: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_empty_disk_is_no_log_by_its_own_name() {
+        let error = find(&mut disk(40), ShareId { index: 1, count: 2 }).unwrap_err().to_string();
+        assert!(error.starts_with("ram holds no Buslane log; make one with"), "{error}");
     }
 
     #[test]
