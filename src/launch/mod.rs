@@ -58,8 +58,10 @@ pub type AnyPort = Box<dyn Port>;
 /// A disk of any kind.
 pub type AnyDisk = Box<dyn Disk>;
 
-/// Turns between two looks at the signals.
-const TURNS_A_LOOK: u32 = 1024;
+/// Turns between two looks at the signals, and between two signs of life. Few, because a turn that waits for
+/// the disk on a core it shares takes as long as the other's time slice, and the watchdog must not take that for
+/// a shard that hangs.
+const TURNS_A_LOOK: u32 = 16;
 
 /// Between two tries to open a disk that is gone.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
