@@ -113,6 +113,7 @@ Stops cleanly on SIGTERM or SIGINT, at once on a second one. A log file that doe
 EXAMPLES
   buslane serve
   buslane serve --set disk.path=/mnt/nvme/orders.log --set disk.size=64GiB
+  buslane serve --set shard.count=2 --set shard.cores=[2,3]
   buslane serve --profile memif --set shard.core=3")]
     Serve,
     /// Publish messages; done when all are on media

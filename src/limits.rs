@@ -36,6 +36,9 @@ pub const DATAGRAM_BYTES_MAX: usize = 8972;
 /// UDP payload of a datagram at least, so that every control frame fits.
 pub const DATAGRAM_BYTES_MIN: usize = 576;
 
+/// Shards of one appliance, at most.
+pub const SHARDS_MAX: u32 = 64;
+
 /// Streams a shard, at most.
 pub const STREAMS_MAX: usize = 1024;
 

@@ -242,9 +242,12 @@ fn damage_on_the_disk_stops_the_start_with_the_range() {
     let mut appliance = small();
     appliance.run(&["stream", "create", "orders"]);
     let path = appliance.dir.path().join("lines");
-    fs::write(&path, "needle-0001\nneedle-0002\nneedle-0003\n").unwrap();
     let file = path.to_str().unwrap().to_owned();
-    appliance.run(&["publish", "orders", "--lines", &file, "--rate", "100"]);
+    for number in 1..=3 {
+        fs::write(&path, format!("needle-000{number}\n")).unwrap();
+        // One after the other is on media, so that each is in a batch of its own.
+        appliance.run(&["publish", "orders", "--lines", &file]);
+    }
     std::thread::sleep(Duration::from_millis(50));
     appliance.kill();
     let log = appliance.log_path();

@@ -22,7 +22,8 @@ use buslane::log::create::{FormatOptions, format};
 use buslane::log::recovery::OpenOptions;
 use buslane::port::Port;
 use buslane::port::udp::UdpPort;
-use buslane::shard::{Shard, ShardOptions};
+use buslane::shard::directory::directory;
+use buslane::shard::{Neighbours, Shard, ShardOptions};
 
 thread_local! {
     static FROZEN: Cell<bool> = const { Cell::new(false) };
@@ -64,6 +65,10 @@ fn run<D: Disk>(mut disk: D) {
     let clock = HostClock::new();
     let mut shard = Shard::new(port, disk, clock, log, BTreeMap::new(), ShardOptions::default());
     let (warm, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (mut placer, directory) = directory(2);
+    placer.add("elsewhere", 1).unwrap();
+    let (base_port, placer) = (server.port(), Some(placer));
+    shard.join(Neighbours { shard: 0, shards: 2, base_port, directory, placer });
     thread::scope(|scope| {
         scope.spawn(|| {
             client(server, &warm);
@@ -84,7 +89,7 @@ fn client(server: SocketAddrV4, warm: &AtomicBool) {
     let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
     let options = ClientOptions::new(Publisher::New);
     let mut client = Client::new(port, HostClock::new(), server, options);
-    client.request(Request::CreateStream("orders".into()));
+    client.request(Request::CreateStreamOn("orders".into(), 0));
     let stream = loop {
         client.poll(&mut |_| {}).unwrap();
         if let Some(Event::Stream { info, .. }) = client.next_event() {
@@ -107,6 +112,15 @@ fn client(server: SocketAddrV4, warm: &AtomicBool) {
             }
             thread::yield_now();
             assert!(client.clock().now_ns() - start_ns < 60_000_000_000, "stuck at {received}");
+        }
+    }
+    // Looking up and placing streams of another shard.
+    for name in ["elsewhere", "new"] {
+        client.request(Request::CreateStreamOn(name.into(), 1));
+        let start_ns = client.clock().now_ns();
+        while !matches!(client.next_event(), Some(Event::Redirected { shard: 1, .. })) {
+            client.poll(&mut |_| ()).unwrap();
+            assert!(client.clock().now_ns() - start_ns < 60_000_000_000, "{name} is not answered");
         }
     }
 }

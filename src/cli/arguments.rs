@@ -94,12 +94,20 @@ pub struct StatArgs {
 #[derive(Debug, Subcommand)]
 pub enum StreamCommand {
     /// Create a stream; one that exists is left as it is
-    #[command(after_help = "EXAMPLES\n  buslane stream create orders")]
+    #[command(after_help = "\
+A stream lives on one shard; a new one goes where the fewest are.
+
+EXAMPLES
+  buslane stream create orders
+  buslane stream create orders --shard 1")]
     Create {
         /// Name: 1 to 64 bytes
         name: String,
+        /// Shard it is to live on [default: the one with the fewest streams]
+        #[arg(long, value_name = "K")]
+        shard: Option<u32>,
     },
-    /// List all streams
+    /// List all streams, of all shards
     #[command(after_help = "EXAMPLES\n  buslane stream list\n  buslane stream list -o json")]
     List,
     /// Describe one stream
@@ -136,8 +144,11 @@ EXAMPLES
 pub enum LogCommand {
     /// Make an empty log; refuses a disk that holds anything
     #[command(after_help = "\
+A log for several shards is cut into equal shares, one for each; their number stays.
+
 EXAMPLES
   buslane log format --set disk.size=64GiB /mnt/nvme/orders.log
+  buslane log format --shards 4 /dev/nvme1n1
   buslane log format /dev/nvme1n1 --force /dev/nvme1n1")]
     Format {
         /// File or block device [default: disk.path of the profile]
@@ -145,18 +156,33 @@ EXAMPLES
         /// Overwrite what is there; the path again, so that it cannot be the wrong one
         #[arg(long, value_name = "PATH")]
         force: Option<PathBuf>,
+        /// Shards it is for, 1 to 64 [default: shard.count of the profile]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+        shards: Option<u32>,
     },
     /// Say what the log holds: superblock, epochs, segments, streams
-    #[command(after_help = "EXAMPLES\n  buslane log describe buslane-data/loopback.log")]
+    #[command(after_help = "\
+EXAMPLES
+  buslane log describe buslane-data/loopback.log
+  buslane log describe --shard 1 -o json")]
     Describe {
         /// File or block device [default: disk.path of the profile]
         path: Option<PathBuf>,
+        /// Only this shard [default: all]
+        #[arg(long, value_name = "K")]
+        shard: Option<u32>,
     },
     /// Read everything and check every sum; names what is hurt
-    #[command(after_help = "EXAMPLES\n  buslane log verify buslane-data/loopback.log -o json")]
+    #[command(after_help = "\
+EXAMPLES
+  buslane log verify buslane-data/loopback.log -o json
+  buslane log verify buslane-data/loopback.log --shard 1")]
     Verify {
         /// File or block device [default: disk.path of the profile]
         path: Option<PathBuf>,
+        /// Only this shard [default: all]
+        #[arg(long, value_name = "K")]
+        shard: Option<u32>,
     },
     /// Print the records of the log
     #[command(after_help = "\
@@ -166,6 +192,9 @@ EXAMPLES
     Dump {
         /// File or block device [default: disk.path of the profile]
         path: Option<PathBuf>,
+        /// Only this shard [default: all, or the one of --stream]
+        #[arg(long, value_name = "K")]
+        shard: Option<u32>,
         /// Only this stream
         #[arg(long)]
         stream: Option<String>,
@@ -219,6 +248,7 @@ EXAMPLES
   buslane bench run --rate 1000 --floor
   buslane bench run --rate 100k --batch 8 --duration 30s -o json
   buslane bench run --profile memif-ram --max --count 10M
+  buslane bench run --set shard.count=2 --publishers 8 --streams 16 --max
   buslane bench run --profile vfio-user --inline --floor --overwrite")]
     Run(BenchRunArgs),
     /// The bare port's round trip and the bare disk's write, with nothing of the engine in between
@@ -264,10 +294,13 @@ pub struct BenchRunArgs {
     /// Messages sent together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: u32,
-    /// Publishers, each with a session of its own
+    /// Publishers, each with a session a shard of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub publishers: u16,
-    /// Consumers, each with a session of its own
+    /// Streams, shared out over the publishers and, by the appliance, over its shards
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub streams: u16,
+    /// Consumers of all streams, each with a session a shard of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub consumers: u16,
     /// Messages to measure [default: as --duration says]

@@ -77,6 +77,19 @@ pub enum Error {
         /// A number that belongs to the reason.
         detail: u64,
     },
+    /// the stream is on another shard, and this session has work here
+    #[error(
+        "{what}: lives on shard {shard}, and this session has published or subscribed on another: open one \
+         with {server}"
+    )]
+    Redirected {
+        /// What was asked for.
+        what: String,
+        /// The shard.
+        shard: u32,
+        /// Where that listens.
+        server: SocketAddrV4,
+    },
     /// the position asked for is gone
     #[error("stream {stream}: the oldest message kept is {log_start}")]
     Trimmed {
@@ -243,6 +256,14 @@ impl<P: Port> Client<P> {
         self.one(Request::CreateStream(name.into()), format!("stream {name}"))
     }
 
+    /// The same; a new one on the shard of this number.
+    ///
+    /// # Errors
+    /// When the session ended or the server refuses.
+    pub fn create_stream_on(&mut self, name: &str, shard: u32) -> Result<StreamDescription, Error> {
+        self.one(Request::CreateStreamOn(name.into(), shard), format!("stream {name}"))
+    }
+
     /// Finds a stream.
     ///
     /// # Errors
@@ -263,7 +284,7 @@ impl<P: Port> Client<P> {
         self.one(Request::TrimStream(stream, first), format!("stream {stream}"))
     }
 
-    /// All streams, by id.
+    /// All streams of the shard this session is with, by id.
     ///
     /// # Errors
     /// When the session ended.
@@ -279,6 +300,7 @@ impl<P: Port> Client<P> {
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
                 | Event::Refused { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. }
                 | Event::DataLoss { .. } => {}
             }
@@ -295,6 +317,7 @@ impl<P: Port> Client<P> {
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
                 | Event::Refused { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. }
                 | Event::DataLoss { .. } => {}
             }
@@ -319,6 +342,7 @@ impl<P: Port> Client<P> {
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
                 | Event::Refused { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. }
                 | Event::DataLoss { .. } => {}
             }
@@ -361,9 +385,9 @@ impl<P: Port> Client<P> {
         Ok(self.arrived.pop_front())
     }
 
-    /// Ends the session.
-    pub fn close(self) {
-        self.client.close();
+    /// Ends the session and gives the port back.
+    pub fn close(self) -> P {
+        self.client.close()
     }
 }
 
@@ -372,6 +396,9 @@ fn check(event: Event, what: &str) -> Result<Event, Error> {
     match event {
         Event::Refused { code, detail, .. } => {
             Err(Error::Refused { what: what.to_owned(), code, detail })
+        }
+        Event::Redirected { shard, server, .. } => {
+            Err(Error::Redirected { what: what.to_owned(), shard, server })
         }
         Event::Trimmed { stream, log_start } => Err(Error::Trimmed { stream, log_start }),
         Event::DataLoss { stream, first, last } => Err(Error::DataLoss { stream, first, last }),

@@ -7,6 +7,12 @@
 //! A publish has two outcomes only: durable, with its receipt, or still being retried. A server that is
 //! killed and started again is waited for; what it has not made durable is sent again under the same
 //! number, and what it has is not appended twice.
+//!
+//! An appliance has several shards, each with a UDP port, streams and producers of its own; a session is with
+//! one shard. A client that asks for a stream of another shard is sent there, and goes by itself while its
+//! session has neither published nor subscribed; later it is told so ([`Event::Redirected`]) and another
+//! client has to be opened. So: ask first, with a session that does not publish, and then open one session a
+//! shard at the addresses found.
 
 pub mod polled;
 pub mod blocking;
@@ -161,6 +167,16 @@ pub enum Event {
         /// A number that belongs to the reason.
         detail: u64,
     },
+    /// The stream a request names is on another shard, and this session cannot go there because it has work
+    /// here; ask again with a client for that address.
+    Redirected {
+        /// The request it answers.
+        request: u32,
+        /// The shard.
+        shard: u32,
+        /// Where that listens.
+        server: std::net::SocketAddrV4,
+    },
     /// The position asked for, or that of a running subscription, was trimmed; the subscription has ended.
     Trimmed {
         /// Stream.
@@ -228,16 +244,42 @@ pub enum ClientError {
     },
 }
 
+/// The shard a session is with, and the appliance it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardFacts {
+    /// Its number.
+    pub shard: u32,
+    /// Shards of the appliance.
+    pub shards: u32,
+    /// Where shard 0 listens; shard k has the same address and this UDP port + k.
+    pub base: std::net::SocketAddrV4,
+}
+
+impl ShardFacts {
+    /// Where a shard listens.
+    ///
+    /// # Panics
+    /// When the appliance has no such shard.
+    #[must_use]
+    pub fn address_of(&self, shard: u32) -> std::net::SocketAddrV4 {
+        assert!(shard < self.shards, "shard {shard} of {}", self.shards);
+        let offset = u16::try_from(shard).expect("at most 64 shards");
+        std::net::SocketAddrV4::new(*self.base.ip(), self.base.port() + offset)
+    }
+}
+
 /// What a client asks for, repeated until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Make a stream, or find the one of this name.
     CreateStream(String),
+    /// The same; a new one on the shard of this number.
+    CreateStreamOn(String, u32),
     /// Find a stream.
     DescribeStream(String),
     /// Keep nothing of a stream below a sequence; answered with its facts once that is durable.
     TrimStream(StreamId, u64),
-    /// All streams.
+    /// All streams of the shard.
     ListStreams,
 }
 

@@ -24,6 +24,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answers;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -34,7 +35,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Publisher, Receipt,
-    Request, StartFrom, StreamDescription,
+    Request, ShardFacts, StartFrom,
 };
 use crate::clock::Clock;
 use crate::ids::{ConnId, Durability, Epoch, Peer, ProducerId, StreamId};
@@ -42,7 +43,7 @@ use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
-use crate::wire::control::{ErrorCode, ErrorFrame, ListEnd, Registered, StreamInfo, Unsubscribe};
+use crate::wire::control::{ErrorCode, ErrorFrame, Registered, Unsubscribe};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
@@ -89,6 +90,11 @@ struct Link<C> {
     epoch: u64,
     durability: Durability,
     producer: (ProducerId, u32),
+    shards: ShardFacts,
+    /// Redirections followed since something was last answered.
+    redirects: u32,
+    /// A session given up for one with another shard: its server is to hear of it.
+    left: Option<(SocketAddrV4, ConnId)>,
     message_bytes_max: usize,
     server_datagram_bytes: usize,
     sender: Sender,
@@ -128,6 +134,9 @@ impl<P: Port, C: Clock> Client<P, C> {
             epoch: 0,
             durability: Durability::Volatile,
             producer: (producer, 0),
+            shards: ShardFacts { shard: 0, shards: 1, base: server },
+            redirects: 0,
+            left: None,
             message_bytes_max: 0,
             server_datagram_bytes: port.datagram_bytes(),
             sender: Sender::new(messages, bytes),
@@ -273,6 +282,18 @@ impl<P: Port, C: Clock> Client<P, C> {
     #[must_use]
     pub fn producer(&self) -> (ProducerId, u32) {
         self.link.producer
+    }
+
+    /// Where the shard listens that the session is with.
+    #[must_use]
+    pub fn server(&self) -> SocketAddrV4 {
+        self.link.server
+    }
+
+    /// The shard that the session is with, and how many there are; known once it is open.
+    #[must_use]
+    pub fn shards(&self) -> ShardFacts {
+        self.link.shards
     }
 
     /// Why an acknowledged message is safe with this server.
@@ -437,6 +458,7 @@ impl<C: Clock> Link<C> {
             }
             Frame::StreamInfo(info) => self.on_stream_info(info),
             Frame::ListEnd(end) => self.on_list_end(end),
+            Frame::Redirect(redirect) => self.on_redirect(redirect),
             Frame::Close => self.failed = Some(ClientError::Closed),
             Frame::Register(_)
             | Frame::Publish(_)
@@ -445,6 +467,7 @@ impl<C: Clock> Link<C> {
             | Frame::Status(_)
             | Frame::Unsubscribe(_)
             | Frame::CreateStream(_)
+            | Frame::CreateStreamOn(_)
             | Frame::DescribeStream(_)
             | Frame::TrimStream(_)
             | Frame::ListStreams(_) => self.dropped += 1,
@@ -469,6 +492,15 @@ impl<C: Clock> Link<C> {
         self.message_bytes_max =
             usize::try_from(registered.message_bytes_max.get()).expect("32 bits fit");
         self.server_datagram_bytes = usize::from(registered.datagram_bytes.get());
+        let base_port = match registered.base_port.get() {
+            0 => self.server.port(),
+            port => port,
+        };
+        self.shards = ShardFacts {
+            shard: u32::from(registered.shard),
+            shards: u32::from(registered.shards).max(1),
+            base: SocketAddrV4::new(*self.server.ip(), base_port),
+        };
         if self.options.publisher != Publisher::No {
             self.producer =
                 (ProducerId(registered.producer_id.get()), registered.producer_epoch.get());
@@ -528,42 +560,6 @@ impl<C: Clock> Link<C> {
         let is_it = |sub: &&mut Subscription| u64::from(sub.stream.0) == stream && sub.is_open();
         if let Some(subscription) = self.subscriptions.iter_mut().find(is_it) {
             subscription.restart(request);
-        }
-    }
-
-    fn on_stream_info(&mut self, info: &StreamInfo<'_>) {
-        let request = info.head.request.get();
-        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        let id = info.head.stream.get();
-        if self.asked[index].request == Request::ListStreams {
-            // A repeated part of a list was told before.
-            if id <= self.asked[index].after {
-                return;
-            }
-            self.asked[index].after = id;
-        } else {
-            self.asked.swap_remove(index);
-        }
-        let info = StreamDescription {
-            id: StreamId(id),
-            name: info.name.to_owned(),
-            log_start: info.head.log_start.get(),
-            durable_next: info.head.durable_next.get(),
-            created_ns: info.head.created_ns.get(),
-            bytes: info.head.bytes.get(),
-            shard: info.head.shard.get(),
-        };
-        self.events.push_back(Event::Stream { request, info });
-    }
-
-    fn on_list_end(&mut self, end: &ListEnd) {
-        let (request, after) = (end.request.get(), end.after.get());
-        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        if after == 0 {
-            self.asked.swap_remove(index);
-            self.events.push_back(Event::ListEnd { request });
-        } else if after > self.asked[index].after {
-            (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
         }
     }
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 
 use super::CommandError;
+use super::publish::missing;
 use crate::cli::{Globals, SERVER_DEFAULT};
 use crate::client::blocking::{Client, Error};
-use crate::client::{ClientOptions, Publisher};
+use crate::client::{ClientOptions, Publisher, StreamDescription};
 use crate::cpu;
 use crate::launch::{AnyPort, LaunchError, open_port};
 use crate::port::PortError;
@@ -33,8 +34,29 @@ pub(super) fn connect(
             (open_port(&profile.client.port)?, server_of(globals, &profile))
         }
     };
+    connect_at(port, server, publisher)
+}
+
+/// A client of one shard, over a port that is open.
+pub(super) fn connect_at(
+    port: AnyPort,
+    server: SocketAddrV4,
+    publisher: Publisher,
+) -> Result<Client<AnyPort>, CommandError> {
     let options = ClientOptions { dead_after_ns: CONNECT_NS, ..ClientOptions::new(publisher) };
     Ok(Client::over(port, server, options)?)
+}
+
+/// A stream, and a publisher with a session on its shard. Who asks for it does not publish yet: a producer that
+/// moves on leaves its place in the table of the shard behind.
+pub(super) fn connect_publisher(
+    globals: &Globals,
+    name: &str,
+) -> Result<(Client<AnyPort>, StreamDescription), CommandError> {
+    let mut asking = connect(globals, Publisher::No)?;
+    let stream = asking.describe_stream(name).map_err(|error| missing(error, name))?;
+    let server = asking.polled().server();
+    Ok((connect_at(asking.close(), server, Publisher::New)?, stream))
 }
 
 /// Where the appliance of a profile is.
@@ -69,6 +91,7 @@ impl From<LaunchError> for CommandError {
             | LaunchError::Pin(_)
             | LaunchError::Signals(_)
             | LaunchError::Housekeeping(_)
+            | LaunchError::Thread(_)
             | LaunchError::Failed(_)) => Self::Failed(error.to_string()),
         }
     }

@@ -11,10 +11,12 @@ use crate::cli::arguments::LogCommand;
 use crate::cli::{Globals, Output};
 use crate::disk::uring::UringDisk;
 use crate::disk::{Disk, is_transport_id};
-use crate::launch::{AnyDisk, LaunchError, open_tool_disk};
-use crate::log::create::{FormatOptions, format};
-use crate::log::inspect::{BatchRow, describe, dump};
+use crate::launch::{AnyDisk, LaunchError, of_share, open_tool_disk};
+use crate::log::create::FormatOptions;
+use crate::log::inspect::{BatchRow, LogDescription, describe, dump};
 use crate::log::recovery::OpenError;
+use crate::log::shares::{format_shares, shard_count};
+use crate::log::superblock::ShareId;
 use crate::log::verify::{VerifyReport, verify};
 use crate::profile::{self, Profile};
 use crate::report::thousands;
@@ -27,14 +29,19 @@ pub(super) fn log(globals: &Globals, command: &LogCommand) -> Result<(), Command
     let at =
         |path: &Option<PathBuf>| path.clone().unwrap_or_else(|| profile.disk.path.clone().into());
     match command {
-        LogCommand::Format { path, force } => {
-            format_log(globals, &profile, &at(path), force.as_deref())
+        LogCommand::Format { path, force, shards } => {
+            let shards = shards.unwrap_or(profile.shard.count);
+            format_log(globals, &profile, &at(path), (force.as_deref(), shards))
         }
-        LogCommand::Describe { path } => describe_log(globals, &profile, &at(path)),
-        LogCommand::Verify { path } => verify_log(globals, &profile, &at(path)),
-        LogCommand::Dump { path, stream, from, count } => {
+        LogCommand::Describe { path, shard } => {
+            describe_log(globals, &Logs::find(&profile, at(path), *shard)?)
+        }
+        LogCommand::Verify { path, shard } => {
+            verify_log(globals, &Logs::find(&profile, at(path), *shard)?)
+        }
+        LogCommand::Dump { path, shard, stream, from, count } => {
             let wanted = Wanted { stream: stream.as_deref(), from: *from, count: *count };
-            dump_log(globals, &profile, &at(path), &wanted)
+            dump_log(globals, &Logs::find(&profile, at(path), *shard)?, &wanted)
         }
     }
 }
@@ -49,11 +56,55 @@ fn open(profile: &Profile, path: &Path, read_only: bool) -> Result<AnyDisk, Comm
     Ok(open_tool_disk(&profile.disk, &path.to_string_lossy(), MEMORY_BYTES, read_only)?)
 }
 
+/// The logs of a disk that are to be looked at.
+struct Logs<'a> {
+    profile: &'a Profile,
+    path: PathBuf,
+    shares: Vec<ShareId>,
+}
+
+impl<'a> Logs<'a> {
+    /// All on the disk, or that of one shard. What a damaged head does not say, the profile says.
+    fn find(profile: &'a Profile, path: PathBuf, shard: Option<u32>) -> Result<Self, CommandError> {
+        let count = shard_count(&mut open(profile, &path, true)?)?.unwrap_or(profile.shard.count);
+        if let Some(shard) = shard.filter(|&shard| shard >= count) {
+            let what =
+                format!("{}: there is no shard {shard}, only 0 to {}", path.display(), count - 1);
+            return Err(CommandError::Usage(what));
+        }
+        let shares = (0..count).filter(|&index| shard.is_none_or(|shard| shard == index));
+        let shares = shares.map(|index| ShareId { index, count }).collect();
+        Ok(Self { profile, path, shares })
+    }
+
+    /// Each disk or share, opened when it is its turn.
+    fn each(&self) -> impl Iterator<Item = Result<(ShareId, AnyDisk), CommandError>> {
+        self.shares.iter().map(|&share| {
+            let disk = open(self.profile, &self.path, true)?;
+            Ok((share, of_share(disk, share)?))
+        })
+    }
+}
+
+/// The heading of what is said of a shard; none where it is the only one.
+fn heading(out: &mut Out, share: ShareId) -> Result<(), CommandError> {
+    if share.count > 1 {
+        out.line(&format!("shard {} of {}", share.index, share.count))
+    } else {
+        Ok(())
+    }
+}
+
+/// The shard in JSON; left out where it is the only one.
+fn shard_of(share: ShareId) -> Option<u32> {
+    (share.count > 1).then_some(share.index)
+}
+
 fn format_log(
     globals: &Globals,
     profile: &Profile,
     path: &Path,
-    force: Option<&Path>,
+    (force, shards): (Option<&Path>, u32),
 ) -> Result<(), CommandError> {
     if force.is_some_and(|named| named != path) {
         return Err(CommandError::Usage(format!(
@@ -68,13 +119,19 @@ fn format_log(
     }
     let mut disk = open(profile, path, false)?;
     let options = FormatOptions { segment_bytes: profile.disk.segment, force: force.is_some() };
-    let superblock = format(&mut disk, &options).map_err(LaunchError::from)?;
+    let superblock = format_shares(&mut disk, &options, shards).map_err(LaunchError::from)?;
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
-        out.json(&describe(&mut disk)?)?;
+        drop(disk);
+        for made in Logs::find(profile, path.to_owned(), None)?.each() {
+            let (share, mut disk) = made?;
+            let (log, device) = (&describe(&mut disk)?, BTreeMap::new());
+            out.json(&Described { shard: shard_of(share), log, device })?;
+        }
     } else if !globals.quiet {
+        let of = if shards == 1 { String::new() } else { format!("{shards} shards, each with ") };
         out.line(&format!(
-            "{}: formatted, {} segments of {} bytes",
+            "{}: formatted, {of}{} segments of {} bytes",
             path.display(),
             superblock.segment_count,
             thousands(superblock.segment_bytes())
@@ -85,22 +142,37 @@ fn format_log(
 
 #[derive(Serialize)]
 struct Described<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u32>,
     #[serde(flatten)]
     log: &'a T,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     device: BTreeMap<&'static str, String>,
 }
 
-fn describe_log(globals: &Globals, profile: &Profile, path: &Path) -> Result<(), CommandError> {
-    let mut disk = open(profile, path, true)?;
-    let facts = disk.facts();
-    let found = describe(&mut disk)?;
+fn describe_log(globals: &Globals, logs: &Logs<'_>) -> Result<(), CommandError> {
     let mut out = Out::stdout();
-    if globals.output() == Output::Json {
-        out.json(&Described { log: &found, device: facts.into_iter().collect() })?;
-        return out.finish();
+    for opened in logs.each() {
+        let (share, mut disk) = opened?;
+        let facts = disk.facts();
+        let found = describe(&mut disk)?;
+        if globals.output() == Output::Json {
+            let device = facts.into_iter().collect();
+            out.json(&Described { shard: shard_of(share), log: &found, device })?;
+        } else {
+            heading(&mut out, share)?;
+            print_description(&mut out, &found, &facts)?;
+        }
     }
-    for (what, value) in &facts {
+    out.finish()
+}
+
+fn print_description(
+    out: &mut Out,
+    found: &LogDescription,
+    facts: &[(&'static str, String)],
+) -> Result<(), CommandError> {
+    for (what, value) in facts {
         out.line(&format!("{what:<16} {value}"))?;
     }
     for (what, value) in [
@@ -125,29 +197,38 @@ fn describe_log(globals: &Globals, profile: &Profile, path: &Path) -> Result<(),
             thousands(stream.payload_bytes)
         ))?;
     }
-    out.finish()
+    Ok(())
 }
 
-fn verify_log(globals: &Globals, profile: &Profile, path: &Path) -> Result<(), CommandError> {
-    let mut disk = open(profile, path, true)?;
-    let progress = Progress::new(globals.quiet, "segments", None);
-    let report = verify(&mut disk, &mut |done, _| progress.set(done))?;
-    drop(progress);
+#[derive(Serialize)]
+struct Verified<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u32>,
+    #[serde(flatten)]
+    report: &'a VerifyReport,
+}
+
+fn verify_log(globals: &Globals, logs: &Logs<'_>) -> Result<(), CommandError> {
     let mut out = Out::stdout();
-    if globals.output() == Output::Json {
-        out.json(&report)?;
-    } else {
-        print_report(&mut out, &report)?;
+    let mut damaged = Vec::new();
+    for opened in logs.each() {
+        let (share, mut disk) = opened?;
+        let progress = Progress::new(globals.quiet, "segments", None);
+        let report = verify(&mut disk, &mut |done, _| progress.set(done))?;
+        drop(progress);
+        if globals.output() == Output::Json {
+            out.json(&Verified { shard: shard_of(share), report: &report })?;
+        } else {
+            heading(&mut out, share)?;
+            print_report(&mut out, &report)?;
+        }
+        let count = report.findings.iter().filter(|finding| finding.is_damage).count();
+        if count > 0 {
+            damaged.push(format!("{}: {count} places are damaged", disk.info().name));
+        }
     }
     out.finish()?;
-    if report.is_damaged() {
-        let count = report.findings.iter().filter(|finding| finding.is_damage).count();
-        return Err(CommandError::Failed(format!(
-            "{}: {count} places are damaged",
-            path.display()
-        )));
-    }
-    Ok(())
+    if damaged.is_empty() { Ok(()) } else { Err(CommandError::Failed(damaged.join("; "))) }
 }
 
 fn print_report(out: &mut Out, report: &VerifyReport) -> Result<(), CommandError> {
@@ -178,47 +259,72 @@ struct Wanted<'a> {
     count: Option<u64>,
 }
 
-fn dump_log(
-    globals: &Globals,
-    profile: &Profile,
-    path: &Path,
-    wanted: &Wanted<'_>,
-) -> Result<(), CommandError> {
-    let mut disk = open(profile, path, true)?;
-    let mut only = None;
-    if let Some(name) = wanted.stream {
-        let streams = describe(&mut disk)?.streams;
-        let found = streams.iter().find(|stream| stream.name == name);
-        let found = found.ok_or_else(|| {
-            CommandError::Failed(format!("{}: no stream {name} in this log", path.display()))
-        })?;
-        only = Some(found.id);
-    }
+#[derive(Serialize)]
+struct Dumped<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u32>,
+    #[serde(flatten)]
+    row: &'a BatchRow,
+}
+
+fn dump_log(globals: &Globals, logs: &Logs<'_>, wanted: &Wanted<'_>) -> Result<(), CommandError> {
     let mut out = Out::stdout();
     let mut left = wanted.count.unwrap_or(u64::MAX);
+    let mut found = false;
+    for opened in logs.each() {
+        let (share, mut disk) = opened?;
+        let mut only = None;
+        if let Some(name) = wanted.stream {
+            let streams = describe(&mut disk)?.streams;
+            let Some(stream) = streams.iter().find(|stream| stream.name == name) else { continue };
+            only = Some(stream.id);
+        }
+        found = true;
+        if left > 0 {
+            dump_one((&mut out, globals.output()), (share, &mut disk), (only, wanted), &mut left)?;
+        }
+    }
+    if let Some(name) = wanted.stream.filter(|_| !found) {
+        let what = format!("{}: no stream {name} in this log", logs.path.display());
+        return Err(CommandError::Failed(what));
+    }
+    out.finish()
+}
+
+fn dump_one(
+    (out, output): (&mut Out, Output),
+    (share, disk): (ShareId, &mut AnyDisk),
+    (only, wanted): (Option<u32>, &Wanted<'_>),
+    left: &mut u64,
+) -> Result<(), CommandError> {
+    if output != Output::Json {
+        heading(out, share)?;
+    }
     let mut failed = None;
-    dump(&mut disk, &mut |mut row| {
+    dump(disk, &mut |mut row| {
         if let Some(id) = only {
             row.messages.retain(|message| message.stream == id && message.sequence >= wanted.from);
         }
-        row.messages.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        row.messages.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
         if only.is_some() && row.messages.is_empty() {
             return true;
         }
-        left -= row.messages.len() as u64;
-        let written = write_row(&mut out, globals.output(), &row);
+        *left -= row.messages.len() as u64;
+        let written = write_row(out, output, shard_of(share), &row);
         failed = written.err();
-        failed.is_none() && left > 0
+        failed.is_none() && *left > 0
     })?;
-    match failed {
-        Some(error) => Err(error),
-        None => out.finish(),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
-fn write_row(out: &mut Out, output: Output, row: &BatchRow) -> Result<(), CommandError> {
+fn write_row(
+    out: &mut Out,
+    output: Output,
+    shard: Option<u32>,
+    row: &BatchRow,
+) -> Result<(), CommandError> {
     if output == Output::Json {
-        return out.json(row);
+        return out.json(&Dumped { shard, row });
     }
     out.line(&format!(
         "segment {} batch {} {} at {} ({} bytes), epoch {}, last durable {}",

@@ -4,15 +4,15 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::connect::connect;
+use super::connect::connect_publisher;
 use super::itch::timestamp_ns;
 use super::progress::Progress;
 use super::source::{Next, Source};
 use super::{CommandError, Out};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
+use crate::client::Completion;
 use crate::client::blocking::Client;
-use crate::client::{Completion, Publisher};
 use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::launch::{AnyPort, catch_signals};
@@ -66,9 +66,7 @@ impl Tally {
 
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
     let (mut source, name) = Source::open(&args.source)?;
-    let mut client = connect(globals, Publisher::New)?;
-    let stream =
-        client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
+    let (mut client, stream) = connect_publisher(globals, &args.stream)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = catch_signals()?;
@@ -149,6 +147,7 @@ pub(super) fn missing(error: crate::client::blocking::Error, name: &str) -> Comm
         | Error::Client(_)
         | Error::Offer(_)
         | Error::Refused { .. }
+        | Error::Redirected { .. }
         | Error::Trimmed { .. }
         | Error::DataLoss { .. }) => error.into(),
     }

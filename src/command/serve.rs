@@ -13,7 +13,14 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
     let profile = profile::load(globals.profile_or_default(), &globals.set)?;
     let quiet = globals.quiet;
     let mut bar = None;
-    launch::serve(&profile, &mut |progress| match progress {
+    launch::serve(&profile, &mut |progress| show(progress, "", quiet, &mut bar))?;
+    Ok(())
+}
+
+/// Says one line, `of` whom it is of before it.
+fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
+    let tell = |quiet, what: &str| tell(quiet, &format!("{of}{what}"));
+    match progress {
         Progress::Creating(path, done, all) => {
             if bar.is_none() {
                 tell(quiet, &format!("making {} ({})", path.display(), bytes(all)));
@@ -21,7 +28,7 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             bar.get_or_insert_with(|| Bar::new(quiet, "bytes", Some(all))).set(done);
         }
         Progress::Opened(disk, recovery, took_ns) => {
-            bar = None;
+            *bar = None;
             let stopped = if recovery.clean { "stopped cleanly" } else { "recovered" };
             let cut = if recovery.cut { ", an unacknowledged tail was cut" } else { "" };
             tell(
@@ -42,6 +49,16 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             // Said even when quiet: scripts wait for it.
             tell(false, &format!("ready on {address}, {disk} ({durability}), {core}"));
         }
+        Progress::OfShard(shard, progress) => {
+            show(*progress, &format!("shard {shard}: "), quiet, bar);
+        }
+        Progress::AllReady(address, shards, disk, durability) => tell(
+            false,
+            &format!(
+                "ready on {address} to {}, {disk} ({durability}), {shards} shards",
+                u32::from(address.port()) + shards - 1
+            ),
+        ),
         Progress::Warning(what) => tell(quiet, &format!("warning: {what}")),
         Progress::Failing(why) => tell(false, &format!("error: {why}")),
         Progress::Lost(disk, fault) => tell(
@@ -55,8 +72,7 @@ pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
             tell(false, "warning: the log is full; publishers wait, consumers are served")
         }
         Progress::Stopping => tell(quiet, "stopping"),
-    })?;
-    Ok(())
+    }
 }
 
 fn bytes(bytes: u64) -> String {

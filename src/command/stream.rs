@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::connect::connect;
+use super::connect::{connect, connect_at};
 use super::publish::missing;
 use super::{CommandError, Out};
 use crate::cli::arguments::StreamCommand;
@@ -50,7 +50,7 @@ impl From<StreamDescription> for Row {
 
 pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), CommandError> {
     let name = match command {
-        StreamCommand::Create { name }
+        StreamCommand::Create { name, .. }
         | StreamCommand::Describe { name }
         | StreamCommand::Trim { name, .. } => name.as_str(),
         StreamCommand::List => "any",
@@ -63,7 +63,10 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
     }
     let mut client = connect(globals, Publisher::No)?;
     let rows: Vec<Row> = match command {
-        StreamCommand::Create { name } => vec![client.create_stream(name)?.into()],
+        StreamCommand::Create { name, shard: None } => vec![client.create_stream(name)?.into()],
+        StreamCommand::Create { name, shard: Some(shard) } => {
+            vec![create_on(&mut client, name, *shard)?.into()]
+        }
         StreamCommand::Describe { name } => {
             let found = client.describe_stream(name).map_err(|error| missing(error, name))?;
             vec![found.into()]
@@ -74,21 +77,69 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
             confirm(globals, &found, first)?;
             vec![client.trim_stream(found.id, first)?.into()]
         }
-        StreamCommand::List => client.list_streams()?.into_iter().map(Row::from).collect(),
+        StreamCommand::List => {
+            let rows = list(client)?;
+            return print(globals, rows.into_iter().map(Row::from).collect());
+        }
     };
     client.close();
+    print(globals, rows)
+}
+
+fn create_on(
+    client: &mut Client<AnyPort>,
+    name: &str,
+    shard: u32,
+) -> Result<StreamDescription, CommandError> {
+    let shards = client.polled().shards().shards;
+    if shard >= shards {
+        let what = format!("--shard {shard}: this appliance has shards 0 to {} only", shards - 1);
+        return Err(CommandError::Usage(what));
+    }
+    // The only shard needs not be named, and one of an earlier release does not know how it is.
+    let stream = if shards == 1 {
+        client.create_stream(name)?
+    } else {
+        client.create_stream_on(name, shard)?
+    };
+    if stream.shard != shard {
+        let what = format!(
+            "stream {name} is on shard {}, where it stays; nothing was changed",
+            stream.shard
+        );
+        return Err(CommandError::Failed(what));
+    }
+    Ok(stream)
+}
+
+/// The streams of all shards, one session after the other over the same port.
+fn list(mut client: Client<AnyPort>) -> Result<Vec<StreamDescription>, CommandError> {
+    let all = client.polled().shards();
+    let mut streams = Vec::new();
+    for shard in 0..all.shards {
+        if client.polled().shards().shard != shard {
+            client = connect_at(client.close(), all.address_of(shard), Publisher::No)?;
+        }
+        streams.extend(client.list_streams()?);
+    }
+    client.close();
+    Ok(streams)
+}
+
+fn print(globals: &Globals, rows: Vec<Row>) -> Result<(), CommandError> {
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
         out.json(&List { schema_version: 1, streams: rows })?;
     } else {
         out.line(&format!(
-            "{:<32} {:>6} {:>14} {:>14} {:>16}",
-            "NAME", "ID", "FIRST", "NEXT", "PAYLOAD BYTES"
+            "{:<32} {:>5} {:>6} {:>14} {:>14} {:>16}",
+            "NAME", "SHARD", "ID", "FIRST", "NEXT", "PAYLOAD BYTES"
         ))?;
         for row in rows {
             out.line(&format!(
-                "{:<32} {:>6} {:>14} {:>14} {:>16}",
+                "{:<32} {:>5} {:>6} {:>14} {:>14} {:>16}",
                 row.name,
+                row.shard,
                 row.id,
                 thousands(row.first_sequence),
                 thousands(row.next_sequence),

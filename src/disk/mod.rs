@@ -6,6 +6,7 @@
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
 pub mod ram;
+pub mod share;
 #[cfg(feature = "spdk")]
 pub mod spdk;
 pub mod uring;
@@ -158,39 +159,48 @@ pub trait Disk {
     }
 }
 
-impl<D: Disk + ?Sized> Disk for Box<D> {
-    fn info(&self) -> &DiskInfo {
-        (**self).info()
-    }
+/// A disk behind a pointer is a disk.
+macro_rules! forward {
+    ($($pointer:ty),*) => {
+        $(
+            impl<D: Disk + ?Sized> Disk for $pointer {
+            fn info(&self) -> &DiskInfo {
+                (**self).info()
+            }
 
-    fn memory(&self) -> &Memory {
-        (**self).memory()
-    }
+            fn memory(&self) -> &Memory {
+                (**self).memory()
+            }
 
-    fn memory_mut(&mut self) -> &mut Memory {
-        (**self).memory_mut()
-    }
+            fn memory_mut(&mut self) -> &mut Memory {
+                (**self).memory_mut()
+            }
 
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        (**self).submit(io)
-    }
+            fn submit(&mut self, io: Io) -> Result<(), Io> {
+                (**self).submit(io)
+            }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        (**self).poll(done)
-    }
+            fn poll(&mut self, done: &mut [Completion]) -> usize {
+                (**self).poll(done)
+            }
 
-    fn in_flight(&self) -> usize {
-        (**self).in_flight()
-    }
+            fn in_flight(&self) -> usize {
+                (**self).in_flight()
+            }
 
-    fn facts(&mut self) -> Vec<(&'static str, String)> {
-        (**self).facts()
-    }
+            fn facts(&mut self) -> Vec<(&'static str, String)> {
+                (**self).facts()
+            }
 
-    fn out_of_service(&self) -> Option<DiskFault> {
-        (**self).out_of_service()
-    }
+            fn out_of_service(&self) -> Option<DiskFault> {
+                (**self).out_of_service()
+            }
+            }
+        )*
+    };
 }
+
+forward!(Box<D>, &mut D);
 
 /// Whether a disk's name is a transport id of SPDK.
 #[must_use]

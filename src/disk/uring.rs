@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
@@ -45,12 +46,40 @@ pub struct UringConfig {
     pub direct: bool,
 }
 
-/// A file or block device.
+/// A file or block device, held by this process alone. Several disks may work on it, each with a queue and
+/// memory of its own.
+#[derive(Debug)]
+pub struct UringFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl UringFile {
+    /// Opens and holds it.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn open(config: &UringConfig) -> Result<Arc<Self>, DiskError> {
+        let file = open_file(config)?;
+        lock(&file, config)?;
+        Ok(Arc::new(Self { file, path: config.path.clone() }))
+    }
+}
+
+impl Drop for UringFile {
+    fn drop(&mut self) {
+        // The kernel takes a ring down in its own time, and keeps the file until then.
+        let _ = self.file.unlock();
+    }
+}
+
+/// A file or block device with a queue.
 pub struct UringDisk {
     info: DiskInfo,
     /// Before `memory`: the ring goes first, and with it all the kernel knows of the memory.
     ring: IoUring,
-    file: File,
+    #[allow(dead_code, reason = "for its drop, which gives the file free")]
+    held: Arc<UringFile>,
     memory: Memory,
     /// The memory is registered as buffer 0.
     registered: bool,
@@ -70,18 +99,21 @@ impl UringDisk {
     /// # Errors
     /// [`DiskError::Open`] with what, why and what to do.
     pub fn open(config: &UringConfig) -> Result<Self, DiskError> {
-        let path = &config.path;
-        let file = open_file(config)?;
-        lock(&file, config)?;
-        let bytes = size_of_file(&file, path)?;
+        Self::on(UringFile::open(config)?, config.memory_bytes)
+    }
+
+    /// One more disk on a file that is open, with `memory_bytes` to work in.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn on(held: Arc<UringFile>, memory_bytes: usize) -> Result<Self, DiskError> {
+        let UringFile { file, path } = &*held;
+        let bytes = size_of_file(file, path)?;
         let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let ring = new_ring().map_err(|error| uring_error(path, &error))?;
-        let memory = Memory::allocate(config.memory_bytes).map_err(|error| {
-            failed(
-                path,
-                format!("{} bytes of memory: {error}", config.memory_bytes),
-                "lower disk.ring in the profile",
-            )
+        let memory = Memory::allocate(memory_bytes).map_err(|error| {
+            let why = format!("{memory_bytes} bytes of memory: {error}");
+            failed(path, why, "lower disk.ring in the profile")
         })?;
         ring.submitter()
             .register_files(&[file.as_raw_fd()])
@@ -101,7 +133,8 @@ impl UringDisk {
             identity: [0; 16],
         };
         let free = (0..OPERATIONS_MAX).rev().collect();
-        Ok(Self { info, ring, file, memory, registered, slots: vec![None; OPERATIONS_MAX], free })
+        let slots = vec![None; OPERATIONS_MAX];
+        Ok(Self { info, ring, held, memory, registered, slots, free })
     }
 
     /// Creates a file of `bytes` and writes all of it, telling `progress` how far it is (done, all).
@@ -255,8 +288,6 @@ impl Drop for UringDisk {
             self.poll(&mut done);
             std::hint::spin_loop();
         }
-        // The kernel takes the ring down in its own time, and keeps the file until then.
-        let _ = self.file.unlock();
     }
 }
 
@@ -453,6 +484,20 @@ mod tests {
         let _first = open(&path, false).unwrap();
         let error = open(&path, false).unwrap_err().to_string();
         assert!(error.contains("another Buslane process"), "{error}");
+    }
+
+    #[test]
+    fn two_disks_work_on_one_file_and_hold_it_until_the_last_is_gone() {
+        let (_dir, path) = file(1 << 20);
+        let first = open(&path, false).unwrap();
+        let mut second = UringDisk::on(Arc::clone(&first.held), 1 << 20).unwrap();
+        drop(first);
+        assert!(open(&path, false).is_err(), "the second holds it still");
+        let operation = Operation::Write;
+        let io = Io { operation, tag: 1, disk_offset: 4096, memory_offset: 0, bytes: 4096 };
+        run(&mut second, io).unwrap();
+        drop(second);
+        open(&path, false).unwrap();
     }
 
     #[test]

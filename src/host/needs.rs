@@ -52,7 +52,9 @@ impl Needs {
     /// an error of the profile, reported as such.
     #[must_use]
     pub fn of(profile: &Profile, cores: &[usize]) -> Self {
-        let shard = profile.shard.core.resolve(cores).ok().flatten();
+        let shards = profile.shard_cores(cores).unwrap_or_default().into_iter().enumerate();
+        let shards =
+            shards.filter_map(|(at, core)| Some(named(&profile.shard_core_key(at), core?)));
         let dpdk = profile.port.dpdk.as_ref().filter(|_| profile.port.driver == PortDriver::Dpdk);
         let device = dpdk.map(|dpdk| dpdk.device.as_str());
         let (driver, path) = (profile.disk.driver, profile.disk.path.as_str());
@@ -61,7 +63,7 @@ impl Needs {
         let huge = (dpdk.is_some() || nvme.is_some()) && !eal.iter().any(|arg| arg == "--no-huge");
         Self {
             profile: profile.name.clone(),
-            shards: shard.map(|core| named("shard.core", core)).into_iter().collect(),
+            shards: shards.collect(),
             nics: device
                 .and_then(pci_address)
                 .map(|a| named("port.dpdk.device", a))
@@ -113,7 +115,7 @@ impl Needs {
                 return wrong(key, what);
             }
             for other in &self.shards[..at] {
-                if let Some(what) = shared_core(host, other, shard) {
+                if let Some(what) = shared_core(host, other, shard, self.is_crowded(host)) {
                     return wrong(key, what);
                 }
             }
@@ -125,6 +127,24 @@ impl Needs {
         }
         Ok(())
     }
+
+    /// Whether there are more shards than physical cores, so that siblings have to do.
+    fn is_crowded(&self, host: &Topology) -> bool {
+        let physical = host.physical_cores();
+        physical > 0 && physical < self.shards.len()
+    }
+
+    /// What is not as it should be with the cores and is let pass, because the host has no better ones.
+    #[must_use]
+    pub fn crowding(&self, host: &Topology) -> Option<String> {
+        self.is_crowded(host).then(|| {
+            format!(
+                "{} shards run on {} physical cores: those on two threads of one core slow each other down",
+                self.shards.len(),
+                host.physical_cores()
+            )
+        })
+    }
 }
 
 fn named<T>(key: &str, value: T) -> Named<T> {
@@ -132,7 +152,12 @@ fn named<T>(key: &str, value: T) -> Named<T> {
 }
 
 /// What is wrong with two shards on one physical core, if they are.
-fn shared_core(host: &Topology, one: &Named<usize>, other: &Named<usize>) -> Option<String> {
+fn shared_core(
+    host: &Topology,
+    one: &Named<usize>,
+    other: &Named<usize>,
+    is_crowded: bool,
+) -> Option<String> {
     let (core, taken) = (other.value, one.value);
     let (key, taker) = (&other.key, &one.key);
     if core == taken {
@@ -141,7 +166,7 @@ fn shared_core(host: &Topology, one: &Named<usize>, other: &Named<usize>) -> Opt
         ));
     }
     let siblings = &host.cpu(core)?.siblings;
-    siblings.contains(&taken).then(|| {
+    (siblings.contains(&taken) && !is_crowded).then(|| {
         format!(
             "{key} is core {core} and {taker} is core {taken}, two threads of one physical core; give \
              each shard a physical core of its own (see: buslane host topology)"
@@ -228,6 +253,18 @@ mod tests {
         let shard = |(at, core): (usize, &usize)| named(&format!("shard.{at}.core"), *core);
         let shards = cores.iter().enumerate().map(shard).collect();
         Needs { shards, ..Needs::default() }
+    }
+
+    #[test]
+    fn siblings_do_where_there_are_more_shards_than_physical_cores() {
+        let five = shards(&[0, 1, 2, 3, 7]);
+        assert_eq!(said(&five), None);
+        assert_eq!(
+            five.crowding(&host()).unwrap(),
+            "5 shards run on 4 physical cores: those on two threads of one core slow each other down"
+        );
+        assert_eq!(shards(&[0, 1, 2, 3]).crowding(&host()), None);
+        assert!(said(&shards(&[0, 1, 2, 3, 3])).unwrap().contains("needs a core of its own"));
     }
 
     #[test]

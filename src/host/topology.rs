@@ -99,6 +99,18 @@ impl Topology {
         node.and_then(|node| CpuSet::parse(&node.cpus)).unwrap_or_default()
     }
 
+    /// Physical cores that are online; 0 where the host does not say.
+    #[must_use]
+    pub fn physical_cores(&self) -> usize {
+        let online = self.online();
+        let is_first = |cpu: &&Cpu| {
+            let mut siblings = cpu.siblings.iter();
+            online.contains(cpu.number)
+                && siblings.all(|sibling| *sibling > cpu.number || !online.contains(*sibling))
+        };
+        self.cpus.iter().filter(is_first).count()
+    }
+
     /// A proposal: where shards may run, and what is left to everything else.
     #[must_use]
     pub fn propose(&self) -> Assignment {

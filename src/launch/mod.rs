@@ -1,8 +1,9 @@
 //! Launch: from a profile to a serving shard, and the only place where threads are placed.
 //!
 //! In this order, each missing thing one clear line: check the profile against the host, and the host
-//! against what the profile requires, open the disk and recover the log, open the port, pin the thread, serve. The shard runs on the calling thread: DPDK's
-//! buffer caches belong to the thread that started its environment.
+//! against what the profile requires, open the disk and recover the log, open the port, pin the thread, serve. The only
+//! shard runs on the calling thread: DPDK's buffer caches belong to the thread that started its environment. Where there
+//! are several, each has a thread of its own, see `shards`.
 
 #[cfg(feature = "dpdk")]
 #[path = "dpdk.rs"]
@@ -11,6 +12,7 @@ mod dpdk_port;
 #[path = "no_dpdk.rs"]
 mod dpdk_port;
 pub mod notify;
+mod shards;
 #[cfg(not(feature = "spdk"))]
 #[path = "no_spdk.rs"]
 mod spdk_disk;
@@ -19,7 +21,8 @@ mod spdk_disk;
 mod spdk_disk;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -29,13 +32,17 @@ use crate::admin::{Listeners, SocketFile, Watched};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
-use crate::disk::uring::{UringConfig, UringDisk};
+use crate::disk::share::Share;
+use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
+use crate::ids::Durability;
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::log::shares::{self, format_shares};
+use crate::log::superblock::ShareId;
 use crate::metrics::snapshot::exchange;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
@@ -44,18 +51,23 @@ use crate::profile::{
 };
 use crate::session::receipts::Run;
 use crate::shard::observe::Observer;
-use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
+use crate::shard::{Condition, Neighbours, Shard, ShardOptions, recovered_run};
 
 /// A port of any kind.
 pub type AnyPort = Box<dyn Port>;
 /// A disk of any kind.
 pub type AnyDisk = Box<dyn Disk>;
 
-/// Turns between two looks at the signals.
-const TURNS_A_LOOK: u32 = 1024;
+/// Turns between two looks at the signals, and between two signs of life. Few, because a turn that waits for
+/// the disk on a core it shares takes as long as the other's time slice, and the watchdog must not take that for
+/// a shard that hangs.
+const TURNS_A_LOOK: u32 = 16;
 
 /// Between two tries to open a disk that is gone.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
+
+/// Memory to format a disk in.
+const FORMAT_MEMORY_BYTES: usize = 2 << 20;
 
 /// How long a stop waits for what is in flight.
 const DRAIN_NS: u64 = 5_000_000_000;
@@ -89,6 +101,9 @@ pub enum LaunchError {
     /// the housekeeping thread could not be started
     #[error("starting the housekeeping thread: {0}")]
     Housekeeping(std::io::Error),
+    /// a shard's thread could not be started
+    #[error("starting a shard's thread: {0}")]
+    Thread(std::io::Error),
     /// serving ended with a failure
     #[error("{0}")]
     Failed(String),
@@ -96,19 +111,23 @@ pub enum LaunchError {
 
 /// What happens while an appliance starts and runs, for whoever watches.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub enum Progress {
     /// A log file is written: bytes done, bytes in all.
-    Creating(&'a Path, u64, u64),
+    Creating(PathBuf, u64, u64),
     /// The log is open.
-    Opened(&'a str, &'a Recovery, u64),
+    Opened(String, Recovery, u64),
     /// The disk is gone, or was reset; it is opened again as soon as it is back.
-    Lost(&'a str, DiskFault),
+    Lost(String, DiskFault),
     /// Why it is not back yet.
-    Waiting(&'a str),
+    Waiting(String),
     /// Serving: the port's address, the disk, why it is durable, the core.
-    Ready(std::net::SocketAddrV4, &'a str, crate::ids::Durability, Option<usize>),
+    Ready(SocketAddrV4, String, Durability, Option<usize>),
+    /// Of one shard of several.
+    OfShard(u32, Box<Progress>),
+    /// All shards serve: where the first listens, how many, the disk, why it is durable.
+    AllReady(SocketAddrV4, u32, String, Durability),
     /// Something is not as wished, and serving goes on.
-    Warning(&'a str),
+    Warning(String),
     /// Nothing more is acknowledged.
     Failing(String),
     /// The log is full.
@@ -145,7 +164,7 @@ pub fn open_port_pair(profile: &Profile) -> Result<(AnyPort, AnyPort), PortError
 pub fn open_disk(
     profile: &DiskProfile,
     memory_bytes: usize,
-    watch: &mut dyn FnMut(Progress<'_>),
+    watch: &mut dyn FnMut(Progress),
 ) -> Result<AnyDisk, LaunchError> {
     let options = FormatOptions { segment_bytes: profile.segment, force: false };
     if profile.driver == DiskDriver::Ram {
@@ -156,25 +175,47 @@ pub fn open_disk(
     if profile.driver == DiskDriver::Spdk {
         return spdk_disk::open(profile, &profile.path, memory_bytes);
     }
+    make_file(profile, 1, watch)?;
+    of_share(open_uring(Path::new(&profile.path), memory_bytes, false)?, ShareId::WHOLE)
+}
+
+/// Makes, initialises and formats the file of a log for `count` shards, unless it is there.
+fn make_file(
+    profile: &DiskProfile,
+    count: u32,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
     let path = Path::new(&profile.path);
-    let is_new = !path.exists();
-    if is_new {
-        // Under another name until it is whole: a start that was interrupted leaves nothing to mend.
-        let draft = path.with_extension("being-made");
-        let _ = std::fs::remove_file(&draft);
-        UringDisk::create(&draft, profile.size, true, &mut |done, all| {
-            watch(Progress::Creating(path, done, all));
-        })?;
-        let mut disk = open_uring(&draft, memory_bytes, false)?;
-        format(&mut disk, &options)?;
-        drop(disk);
-        std::fs::rename(&draft, path).map_err(|error| DiskError::Open {
-            name: profile.path.clone(),
-            why: error.to_string(),
-            mend: "choose another disk.path".into(),
-        })?;
+    if path.exists() {
+        return Ok(());
     }
-    Ok(Box::new(open_uring(path, memory_bytes, false)?))
+    // Under another name until it is whole: a start that was interrupted leaves nothing to mend.
+    let draft = path.with_extension("being-made");
+    let _ = std::fs::remove_file(&draft);
+    UringDisk::create(&draft, profile.size, true, &mut |done, all| {
+        watch(Progress::Creating(path.to_owned(), done, all));
+    })?;
+    let mut disk = open_uring(&draft, FORMAT_MEMORY_BYTES, false)?;
+    let options = FormatOptions { segment_bytes: profile.segment, force: false };
+    format_shares(&mut disk, &options, count)?;
+    drop(disk);
+    std::fs::rename(&draft, path).map_err(|error| DiskError::Open {
+        name: profile.path.clone(),
+        why: error.to_string(),
+        mend: "choose another disk.path".into(),
+    })?;
+    Ok(())
+}
+
+/// The share of a disk that belongs to a shard, or all of it where that is the only one.
+///
+/// # Errors
+/// When the disk was formatted for another number of shards, or the share is another's.
+pub fn of_share<D: Disk + 'static>(mut disk: D, share: ShareId) -> Result<AnyDisk, LaunchError> {
+    Ok(match shares::find(&mut disk, share)? {
+        Some((start, bytes)) => Box::new(Share::new(disk, share.index, start, bytes)),
+        None => Box::new(disk),
+    })
 }
 
 /// Opens a disk for a tool, for looking only where `read_only`: by its name a file, a block device, or a
@@ -211,7 +252,14 @@ pub fn open_uring(
 /// # Errors
 /// When the operating system refuses.
 pub fn pin(core: Core, cores: &[usize]) -> Result<Option<usize>, LaunchError> {
-    let core = core.resolve(cores).map_err(LaunchError::Pin)?;
+    pin_to(core.resolve(cores).map_err(LaunchError::Pin)?)
+}
+
+/// Pins the calling thread to a core, if there is one for it.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn pin_to(core: Option<usize>) -> Result<Option<usize>, LaunchError> {
     match core {
         Some(number) if !cpu::pin_to_core(number) => Err(LaunchError::Pin(number)),
         Some(_) | None => Ok(core),
@@ -223,58 +271,162 @@ pub fn pin(core: Core, cores: &[usize]) -> Result<Option<usize>, LaunchError> {
 ///
 /// # Errors
 /// Why it did not start, or how it failed.
-pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(), LaunchError> {
+pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), LaunchError> {
     let cores = cpu::available_cores();
     profile.check_serve(&cores)?;
-    check_host(profile, &cores)?;
+    if let Some(crowding) = check_host(profile, &cores)? {
+        watch(Progress::Warning(crowding));
+    }
     let notify = notify::Notify::from_environment();
     let stop = catch_signals()?;
     let clock = HostClock::new();
+    let shard_cores = profile.shard_cores(&cores)?;
+    if shard_cores.len() > 1 {
+        return shards::serve(profile, &shard_cores, (&notify, &stop, &clock), watch);
+    }
     if profile.disk.driver == DiskDriver::Spdk && profile.port.driver == PortDriver::Dpdk {
         // One EAL for both: the port's, since only it says what devices it wants.
         dpdk_port::start(&profile.port)?;
     }
-    let mut opened = open_log(profile, &clock, watch)?;
     let beat = Arc::new(AtomicU64::new(0));
+    let mut seat =
+        Seat { share: ShareId::WHOLE, file: None, profile, clock, stop, beat, core: None };
+    let opened = seat.open_log(watch)?;
     // Before DPDK or we pin this thread, so that the keeper and housekeeping are not.
-    let _keeper = notify.keep_alive(&beat);
-    let (house, mut observer) = keep_house(profile, &beat, watch)?;
-    let mut port = open_port(&profile.port)?;
-    let core = pin(profile.shard.core, &cores)?;
-    loop {
-        let (disk, log, runs) = opened;
-        let leg = log.leg();
-        let (name, durability) = (disk.info().name.clone(), disk.info().durability);
-        let options = ShardOptions { window_messages: profile.limits.window_messages };
-        let mut shard = Shard::new(port, disk, clock.clone(), log, runs, options);
-        // Housekeeping goes with the process only.
-        let _ = house.facts.send(ShardFacts {
-            address: shard.port().local().to_string(),
-            disk: name.clone(),
-            durability: durability.name(),
-            core,
-        });
-        shard.observe(observer);
-        house.turns.store(true, Ordering::Relaxed);
-        watch(Progress::Ready(shard.port().local(), &name, durability, core));
-        notify.say("READY=1");
-        let Some(fault) = run(&mut shard, &stop, &beat, watch) else {
-            house.turns.store(false, Ordering::Relaxed);
-            watch(Progress::Stopping);
+    let beats = [Arc::clone(&seat.beat)];
+    let _keeper = notify.keep_alive(&beats);
+    let (_socket, mut houses) = keep_house(profile, &beats, watch)?;
+    let house = houses.pop().expect("one for each beat");
+    let port = open_port(&profile.port)?;
+    seat.core = pin_to(shard_cores[0])?;
+    seat.serve(port, opened, house, None, &mut |progress| {
+        if matches!(progress, Progress::Ready(..)) {
+            notify.say("READY=1");
+        } else if matches!(progress, Progress::Stopping) {
             notify.say("STOPPING=1");
-            return stop_shard(shard, &clock);
-        };
-        house.turns.store(false, Ordering::Relaxed);
-        watch(Progress::Lost(&name, fault));
-        observer = shard.take_observer().expect("given above");
-        port = shard.abandon();
-        let Some(again) = open_again(profile, &clock, &stop, &beat, watch)? else { return Ok(()) };
-        if again.1.leg() != leg {
-            return Err(LaunchError::Failed(format!(
-                "{name}: what came back holds another log; start again if that is the one to serve"
-            )));
         }
-        opened = again;
+        watch(progress);
+    })
+}
+
+/// Where a shard runs, and on what.
+struct Seat<'a> {
+    share: ShareId,
+    /// The file of the log, where several shards work on it.
+    file: Option<Arc<UringFile>>,
+    profile: &'a Profile,
+    clock: HostClock,
+    stop: Arc<AtomicBool>,
+    /// Moves while the shard makes turns.
+    beat: Arc<AtomicU64>,
+    core: Option<usize>,
+}
+
+impl Seat<'_> {
+    /// Serves until it is told to stop; a disk that is lost is opened again as soon as it is back.
+    fn serve(
+        &self,
+        mut port: AnyPort,
+        mut opened: Opened,
+        (house, mut observer): (House, Observer),
+        mut neighbours: Option<Neighbours>,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<(), LaunchError> {
+        loop {
+            let (disk, log, runs) = opened;
+            let leg = log.leg();
+            let (name, durability) = (disk.info().name.clone(), disk.info().durability);
+            let options = ShardOptions { window_messages: self.profile.limits.window_messages };
+            let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+            // Housekeeping goes with the process only.
+            let _ = house.facts.send(ShardFacts {
+                address: shard.port().local().to_string(),
+                disk: name.clone(),
+                durability: durability.name(),
+                core: self.core,
+            });
+            shard.observe(observer);
+            if let Some(neighbours) = neighbours.take() {
+                shard.join(neighbours);
+            }
+            house.turns.store(true, Ordering::Relaxed);
+            watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
+            let fault = run(&mut shard, &self.stop, &self.beat, watch);
+            house.turns.store(false, Ordering::Relaxed);
+            let Some(fault) = fault else {
+                watch(Progress::Stopping);
+                return stop_shard(shard, &self.clock);
+            };
+            watch(Progress::Lost(name.clone(), fault));
+            observer = shard.take_observer().expect("given above");
+            neighbours = shard.take_neighbours();
+            port = shard.abandon();
+            let Some(again) = self.open_again(watch)? else { return Ok(()) };
+            if again.1.leg() != leg {
+                return Err(LaunchError::Failed(format!(
+                    "{name}: what came back holds another log; start again if that is the one to serve"
+                )));
+            }
+            opened = again;
+        }
+    }
+
+    fn open_disk(
+        &self,
+        memory_bytes: usize,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<AnyDisk, LaunchError> {
+        if let Some(file) = &self.file {
+            return of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, self.share);
+        }
+        let mut disk = self.profile.disk.clone();
+        // Only memory comes here in shares, and each shard has a piece of its own.
+        disk.size /= u64::from(self.share.count);
+        open_disk(&disk, memory_bytes, watch)
+    }
+
+    fn open_log(&self, watch: &mut dyn FnMut(Progress)) -> Result<Opened, LaunchError> {
+        let disk = &self.profile.disk;
+        let ring_bytes = usize::try_from(disk.ring).expect("a 64-bit machine");
+        let (queue_depth, unix_ns) = (disk.queue_depth, self.clock.unix_ns());
+        let mut disk = self.open_disk(Log::memory_bytes(ring_bytes), watch)?;
+        let options = OpenOptions { queue_depth, ring_bytes, unix_ns };
+        let begin_ns = self.clock.now_ns();
+        let mut runs = BTreeMap::new();
+        let (log, recovery) =
+            Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
+        let took_ns = self.clock.now_ns() - begin_ns;
+        watch(Progress::Opened(disk.info().name.clone(), recovery, took_ns));
+        Ok((disk, log, runs))
+    }
+
+    /// Opens a disk that was lost, as often as it takes; `None` when told to stop meanwhile.
+    ///
+    /// # Errors
+    /// What no waiting mends: the device is back, and its log is damaged or gone.
+    fn open_again(&self, watch: &mut dyn FnMut(Progress)) -> Result<Option<Opened>, LaunchError> {
+        let mut told = String::new();
+        // Only a flag: it orders nothing but itself.
+        while !self.stop.load(Ordering::Relaxed) {
+            // Only this thread writes it, and it orders nothing.
+            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            match self.open_log(watch) {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(
+                    error @ (LaunchError::Disk(_)
+                    | LaunchError::Open(OpenError::Device { .. } | OpenError::Write { .. })),
+                ) => {
+                    let why = error.to_string();
+                    if why != told {
+                        watch(Progress::Waiting(why.clone()));
+                        told = why;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            wait(REOPEN_EVERY);
+        }
+        Ok(None)
     }
 }
 
@@ -283,106 +435,63 @@ struct House {
     /// Whether the shard is to make turns. A flag that orders nothing but itself.
     turns: Arc<AtomicBool>,
     facts: mpsc::Sender<ShardFacts>,
-    _socket: Option<SocketFile>,
 }
 
-/// Starts housekeeping on a thread of its own, and makes what observes the shard.
+/// The socket housekeeping answers on, and what each shard tells it.
+type Houses = (Option<SocketFile>, Vec<(House, Observer)>);
+
+/// Starts housekeeping on a thread of its own, and makes what observes each shard.
 fn keep_house(
     profile: &Profile,
-    beat: &Arc<AtomicU64>,
-    watch: &mut dyn FnMut(Progress<'_>),
-) -> Result<(House, Observer), LaunchError> {
+    beats: &[Arc<AtomicU64>],
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Houses, LaunchError> {
     let listeners = Listeners::open(profile)?;
     if let Some(warning) = &listeners.warning {
-        watch(Progress::Warning(warning));
+        watch(Progress::Warning(warning.clone()));
     }
-    let (facts, facts_out) = mpsc::channel();
-    let house = House { turns: Arc::default(), facts, _socket: listeners.socket_file() };
-    let (reporter, collector) = exchange();
-    let watched = Watched {
-        collector,
-        beat: Arc::clone(beat),
-        turns: Arc::clone(&house.turns),
-        facts: facts_out,
-    };
+    let socket = listeners.socket_file();
+    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
+    let (mut watched, mut houses) = (Vec::new(), Vec::new());
+    for beat in beats {
+        let (facts, facts_out) = mpsc::channel();
+        let house = House { turns: Arc::default(), facts };
+        let (reporter, collector) = exchange();
+        watched.push(Watched {
+            collector,
+            beat: Arc::clone(beat),
+            turns: Arc::clone(&house.turns),
+            facts: facts_out,
+        });
+        houses.push((house, Observer::new(reporter, turn_ns_max, profile.metrics.stages)));
+    }
     std::thread::Builder::new()
         .name("buslane-house".into())
-        .spawn(move || listeners.run(vec![watched]))
+        .spawn(move || listeners.run(watched))
         .map_err(LaunchError::Housekeeping)?;
-    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
-    Ok((house, Observer::new(reporter, turn_ns_max, profile.metrics.stages)))
+    Ok((socket, houses))
 }
 
 /// A disk, its log, and the runs of messages recovery has seen, by producer.
 type Opened = (AnyDisk, Log, BTreeMap<u64, Vec<Run>>);
-
-fn open_log(
-    profile: &Profile,
-    clock: &HostClock,
-    watch: &mut dyn FnMut(Progress<'_>),
-) -> Result<Opened, LaunchError> {
-    let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
-    let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), watch)?;
-    let options =
-        OpenOptions { queue_depth: profile.disk.queue_depth, ring_bytes, unix_ns: clock.unix_ns() };
-    let begin_ns = clock.now_ns();
-    let mut runs = BTreeMap::new();
-    let (log, recovery) =
-        Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
-    watch(Progress::Opened(&disk.info().name, &recovery, clock.now_ns() - begin_ns));
-    Ok((disk, log, runs))
-}
-
-/// Opens a disk that was lost, as often as it takes; `None` when told to stop meanwhile.
-///
-/// # Errors
-/// What no waiting mends: the device is back, and its log is damaged or gone.
-fn open_again(
-    profile: &Profile,
-    clock: &HostClock,
-    stop: &AtomicBool,
-    beat: &AtomicU64,
-    watch: &mut dyn FnMut(Progress<'_>),
-) -> Result<Option<Opened>, LaunchError> {
-    let mut told = String::new();
-    // Only a flag: it orders nothing but itself.
-    while !stop.load(Ordering::Relaxed) {
-        // Only this thread writes it, and it orders nothing.
-        beat.store(beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        match open_log(profile, clock, watch) {
-            Ok(opened) => return Ok(Some(opened)),
-            Err(
-                error @ (LaunchError::Disk(_)
-                | LaunchError::Open(OpenError::Device { .. } | OpenError::Write { .. })),
-            ) => {
-                let why = error.to_string();
-                if why != told {
-                    watch(Progress::Waiting(&why));
-                    told = why;
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        wait(REOPEN_EVERY);
-    }
-    Ok(None)
-}
 
 #[allow(clippy::disallowed_methods, reason = "no disk, so nothing to poll")]
 fn wait(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Whether cores and devices are where the profile may have them, and the checks it requires pass.
-fn check_host(profile: &Profile, cores: &[usize]) -> Result<(), ProfileError> {
+/// Whether cores and devices are where the profile may have them, and the checks it requires pass. Returns what
+/// is let pass with a warning.
+fn check_host(profile: &Profile, cores: &[usize]) -> Result<Option<String>, ProfileError> {
     let tree = Tree::new(Path::new("/"));
     let needs = Needs::of(profile, cores);
     let place = |key: &str| profile.source.place(key);
-    needs.check_placement(&Topology::read(&tree), &place)?;
-    if needs.require.is_empty() {
-        return Ok(());
+    let topology = Topology::read(&tree);
+    needs.check_placement(&topology, &place)?;
+    if !needs.require.is_empty() {
+        host::check_required(&tree, &needs, &place("host.require"))?;
     }
-    host::check_required(&tree, &needs, &place("host.require"))
+    Ok(needs.crowding(&topology))
 }
 
 /// Turns until it is told to stop (`None`), or the disk is lost.
@@ -390,7 +499,7 @@ fn run<C: Clock>(
     shard: &mut Shard<AnyPort, AnyDisk, C>,
     stop: &AtomicBool,
     beat: &AtomicU64,
-    watch: &mut dyn FnMut(Progress<'_>),
+    watch: &mut dyn FnMut(Progress),
 ) -> Option<DiskFault> {
     let mut told = shard.condition();
     loop {

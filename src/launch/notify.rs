@@ -39,24 +39,24 @@ impl Notify {
         }
     }
 
-    /// Starts saying that the process is alive, twice per period of the watchdog, whenever `beat` has
+    /// Starts saying that the process is alive, twice per period of the watchdog, whenever all of `beats` have
     /// moved; `None` where nobody asked for it. Call it before the calling thread is pinned.
     #[must_use]
-    pub fn keep_alive(&self, beat: &Arc<AtomicU64>) -> Option<Keeper> {
+    pub fn keep_alive(&self, beats: &[Arc<AtomicU64>]) -> Option<Keeper> {
         let period = self.watchdog? / 2;
         let (socket, address) = self.to.as_ref()?;
         let (socket, address) = (socket.try_clone().ok()?, address.clone());
         let stop = Arc::new(AtomicBool::new(false));
-        let (beat, told) = (Arc::clone(beat), Arc::clone(&stop));
+        let (beats, told) = (beats.to_vec(), Arc::clone(&stop));
         let body = move || {
-            let mut last = None;
+            let mut last = vec![None; beats.len()];
             // Both are flags of their own: they order nothing else.
             while !told.load(Ordering::Relaxed) {
-                let now = beat.load(Ordering::Relaxed);
-                if last != Some(now) {
+                let now = || beats.iter().map(|beat| Some(beat.load(Ordering::Relaxed)));
+                if last.iter().copied().zip(now()).all(|(last, now)| last != now) {
                     let _ = socket.send_to_addr(b"WATCHDOG=1", &address);
+                    last = now().collect();
                 }
-                last = Some(now);
                 std::thread::park_timeout(period);
             }
         };
@@ -118,10 +118,13 @@ mod tests {
         notify.say("READY=1");
         assert_eq!(heard(&manager).as_deref(), Some("READY=1"));
         let beat = Arc::new(AtomicU64::new(0));
-        let keeper = notify.keep_alive(&beat).unwrap();
+        let other = Arc::new(AtomicU64::new(0));
+        let keeper = notify.keep_alive(&[Arc::clone(&beat), Arc::clone(&other)]).unwrap();
         assert_eq!(heard(&manager).as_deref(), Some("WATCHDOG=1"));
         assert_eq!(heard(&manager), None, "the beat stands still");
         beat.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(heard(&manager), None, "the other one stands still");
+        other.fetch_add(1, Ordering::Relaxed);
         assert_eq!(heard(&manager).as_deref(), Some("WATCHDOG=1"));
         drop(keeper);
         beat.fetch_add(1, Ordering::Relaxed);
@@ -142,6 +145,6 @@ mod tests {
     fn without_a_manager_nothing_is_said() {
         let notify = Notify { to: None, watchdog: None };
         notify.say("READY=1");
-        assert!(notify.keep_alive(&Arc::new(AtomicU64::new(0))).is_none());
+        assert!(notify.keep_alive(&[Arc::new(AtomicU64::new(0))]).is_none());
     }
 }

@@ -4,8 +4,8 @@ use zerocopy::IntoBytes;
 
 use super::scan::{CHUNK_BYTES, read};
 use super::segment::{Geometry, INDEX_BYTES};
-use super::superblock::{AREA_OFFSET, END_BYTES, Identity, Superblock};
-use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use super::superblock::{AREA_OFFSET, END_BYTES, Identity, ShareId, Superblock};
+use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 /// Segments a log has at least: three are kept back, one is written, one is to come.
@@ -93,26 +93,47 @@ pub fn format_as<D: Disk>(
     options: &FormatOptions,
     identity: &[u8; 48],
 ) -> Result<Superblock, FormatError> {
+    check_size(disk.info(), disk.info().bytes, options)?;
     let name = disk.info().name.clone();
-    let segment_bytes = options.segment_bytes;
-    let allowed = SEGMENT_BYTES_MIN as u64..=SEGMENT_BYTES_MAX as u64;
-    if !segment_bytes.is_power_of_two() || !allowed.contains(&segment_bytes) {
-        return Err(FormatError::SegmentBytes(segment_bytes));
-    }
-    let (found, needed) = (disk.info().bytes, disk_bytes_min(segment_bytes));
-    if found < needed {
-        return Err(FormatError::TooSmall { name, found, needed, segment_bytes });
-    }
     let device = |fault| FormatError::Device { name: name.clone(), fault };
     if !options.force
         && let Some(what) = occupant(disk).map_err(device)?
     {
         return Err(FormatError::Occupied { name, what });
     }
-    let segments = (found - AREA_OFFSET - END_BYTES) / segment_bytes;
+    format_share(disk, options.segment_bytes, identity, (ShareId::WHOLE, 0)).map_err(device)
+}
+
+/// Whether a log with such segments fits into `found` bytes of a disk.
+pub(super) fn check_size(
+    disk: &DiskInfo,
+    found: u64,
+    options: &FormatOptions,
+) -> Result<(), FormatError> {
+    let segment_bytes = options.segment_bytes;
+    let allowed = SEGMENT_BYTES_MIN as u64..=SEGMENT_BYTES_MAX as u64;
+    if !segment_bytes.is_power_of_two() || !allowed.contains(&segment_bytes) {
+        return Err(FormatError::SegmentBytes(segment_bytes));
+    }
+    let needed = disk_bytes_min(segment_bytes);
+    if found < needed {
+        let name = disk.name.clone();
+        return Err(FormatError::TooSmall { name, found, needed, segment_bytes });
+    }
+    Ok(())
+}
+
+/// Writes an empty log over all of a disk, which is a share of `share_bytes`, or the whole.
+pub(super) fn format_share<D: Disk>(
+    disk: &mut D,
+    segment_bytes: u64,
+    identity: &[u8; 48],
+    (share, share_bytes): (ShareId, u64),
+) -> Result<Superblock, DiskFault> {
+    let segments = (disk.info().bytes - AREA_OFFSET - END_BYTES) / segment_bytes;
     let geometry = Geometry { segment_bytes, segments };
-    let superblock = new_superblock(disk, &geometry, identity);
-    write_layout(disk, &geometry, &superblock).map_err(device)?;
+    let superblock = new_superblock(disk, &geometry, identity).of_share(share, share_bytes);
+    write_layout(disk, &geometry, &superblock)?;
     Ok(superblock)
 }
 
@@ -139,18 +160,24 @@ fn write_layout<D: Disk>(
         write(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
     }
     let area_end = disk_bytes_of(geometry) - END_BYTES;
-    for (from, to) in [(0, AREA_OFFSET), (area_end, end)] {
-        let mut at = from;
-        while at < to {
-            let bytes = usize::try_from((to - at).min(128 << 10)).expect("at most 128 KiB");
-            write(disk, at, bytes)?;
-            at += bytes as u64;
-        }
-    }
+    clear(disk, 0, AREA_OFFSET)?;
+    clear(disk, area_end, end)?;
     let memory = disk.memory_mut().bytes_mut(0..BLOCK_BYTES);
     memory.copy_from_slice(&banner(superblock));
     write(disk, 0, BLOCK_BYTES)?;
     superblock.write(disk)
+}
+
+/// Writes zeros.
+pub(super) fn clear<D: Disk>(disk: &mut D, from: u64, to: u64) -> Result<(), DiskFault> {
+    disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
+    let mut at = from;
+    while at < to {
+        let bytes = usize::try_from((to - at).min(128 << 10)).expect("at most 128 KiB");
+        write(disk, at, bytes)?;
+        at += bytes as u64;
+    }
+    Ok(())
 }
 
 fn write<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
@@ -193,7 +220,11 @@ pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
     let log = super::superblock::read_copies(disk).iter().flatten().next().copied();
     if let Some(superblock) = log {
         let segments = superblock.segment_count;
-        return Ok(Some(format!("a log of Buslane ({segments} segments)")));
+        let of = match superblock.share().count {
+            1 => String::new(),
+            count => format!(" of each of {count} shards"),
+        };
+        return Ok(Some(format!("a log of Buslane ({segments} segments{of})")));
     }
     let chunk = 128 << 10;
     let head = (0..1 << 20).step_by(chunk);

@@ -19,6 +19,7 @@
 
 pub mod batch;
 pub mod superblock;
+pub mod shares;
 pub mod segment;
 pub mod tables;
 mod append;

@@ -96,6 +96,36 @@ pub enum OpenError {
         /// As found.
         found: u64,
     },
+    /// it was formatted for another number of shards
+    #[error(
+        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}, or \
+         format it anew (buslane log format --shards {wanted})",
+        super::shares::shards(*.found)
+    )]
+    Shards {
+        /// The disk.
+        name: String,
+        /// As formatted.
+        found: u32,
+        /// As asked for.
+        wanted: u32,
+    },
+    /// a share is another's
+    #[error(
+        "{name}: this share belongs to shard {found} of {count} of a log that {}; restore the disk, or format \
+         it anew with --force",
+        if *.ours { "is this one" } else { "is another" }
+    )]
+    Share {
+        /// The disk, and the shard whose share was looked for.
+        name: String,
+        /// Whose it is.
+        found: u32,
+        /// Of how many.
+        count: u32,
+        /// Whether the identity of the log is that of the first share.
+        ours: bool,
+    },
     /// acknowledged data is damaged
     #[error("{0}")]
     Damaged(Box<Damaged>),
@@ -180,9 +210,14 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
         let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
         return Err(OpenError::NoQuorum { name, copies });
     };
+    let found = disk.info().bytes;
+    if superblock.share_bytes().is_some_and(|bytes| bytes != found) {
+        // The first share of a disk that is cut, taken for the whole.
+        let (found, wanted) = (superblock.share().count, 1);
+        return Err(OpenError::Shards { name, found, wanted });
+    }
     let geometry = Geometry::of(&superblock);
     let needed = super::create::disk_bytes_of(&geometry);
-    let found = disk.info().bytes;
     if found < needed {
         return Err(OpenError::Smaller { name, needed, found });
     }

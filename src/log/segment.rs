@@ -85,7 +85,7 @@ impl SegmentHeader {
             magic: MAGIC,
             checksum: [0; 16],
             cluster: superblock.cluster,
-            shard: 0.into(),
+            shard: superblock.share().index.into(),
             version: 1.into(),
             seg_no: seg_no.into(),
             epoch: epoch.into(),
@@ -116,6 +116,7 @@ impl SegmentHeader {
         let ours = header.magic == MAGIC
             && header.checksum == header.checksum_now()
             && header.cluster == superblock.cluster
+            && header.shard.get() == superblock.share().index
             && header.phys_index.get() == phys_index
             && header.seg_no.get() > 0
             && header.seg_no.get().checked_mul(superblock.segment_bytes())

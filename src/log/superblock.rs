@@ -5,7 +5,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, SHARDS_MAX};
 
 /// First bytes of a superblock.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";
@@ -19,8 +19,28 @@ pub const AREA_OFFSET: u64 = 2 << 20;
 /// What is kept free behind the segments for the last two copies.
 pub const END_BYTES: u64 = 1 << 20;
 
-/// Features a reader must know to read the log; none yet.
-const INCOMPAT_KNOWN: u32 = 0;
+/// The disk is cut into shares: a release that does not know of them would take the first for the whole.
+const INCOMPAT_SHARES: u32 = 1;
+
+/// Features a reader must know to read the log.
+const INCOMPAT_KNOWN: u32 = INCOMPAT_SHARES;
+
+/// Bytes of the block that nothing uses yet.
+const RESERVED_BYTES: usize = 752;
+
+/// A share of a disk: the shard it belongs to, and of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareId {
+    /// The shard, from 0.
+    pub index: u32,
+    /// Shares the disk is cut into, 1 to `SHARDS_MAX`.
+    pub count: u32,
+}
+
+impl ShareId {
+    /// All of a disk, for the only shard.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+}
 
 /// Where the copies stand on a disk of `disk_bytes`.
 #[must_use]
@@ -100,10 +120,14 @@ pub struct Superblock {
     pub clean: U32,
     key: [u8; 48],
     /// Per shard.
-    pub hints: [ShardHint; 64],
-    /// Shards the segments are shared by.
-    pub shards: U32,
-    reserved: [u8; 764],
+    pub hints: [ShardHint; SHARDS_MAX as usize],
+    /// Shards the disk is cut into shares for; 0 means 1.
+    shards: U32,
+    /// The shard whose share this is.
+    shard: U32,
+    /// Size of each share, which begin one behind the other at the start of the disk; 0 where one log has all of it.
+    share_bytes: U64,
+    reserved: [u8; RESERVED_BYTES],
 }
 
 const _: () = assert!(size_of::<ShardHint>() == 48 && size_of::<Superblock>() == BLOCK_BYTES);
@@ -125,7 +149,7 @@ impl Superblock {
     /// The first superblock of a new log.
     #[must_use]
     pub fn new(identity: &Identity, segment_log2: u32, segments: u64, durability: u8) -> Self {
-        let mut hints = [ShardHint::default(); 64];
+        let mut hints = [ShardHint::default(); SHARDS_MAX as usize];
         for (shard, hint) in (0u32..).zip(&mut hints) {
             hint.shard = shard.into();
         }
@@ -156,8 +180,33 @@ impl Superblock {
             key: [0; 48],
             hints,
             shards: 1.into(),
-            reserved: [0; 764],
+            shard: 0.into(),
+            share_bytes: 0.into(),
+            reserved: [0; RESERVED_BYTES],
         }
+    }
+
+    /// The same for a share of `share_bytes` of a disk.
+    #[must_use]
+    pub fn of_share(mut self, share: ShareId, share_bytes: u64) -> Self {
+        if share != ShareId::WHOLE {
+            self.incompat = INCOMPAT_SHARES.into();
+            (self.shard, self.shards) = (share.index.into(), share.count.into());
+            self.share_bytes = share_bytes.into();
+        }
+        self
+    }
+
+    /// Which share of its disk this log is on.
+    #[must_use]
+    pub fn share(&self) -> ShareId {
+        ShareId { index: self.shard.get(), count: self.shards.get().max(1) }
+    }
+
+    /// Size of each share; `None` where one log has the whole disk.
+    #[must_use]
+    pub fn share_bytes(&self) -> Option<u64> {
+        (self.share().count > 1).then_some(self.share_bytes.get())
     }
 
     /// Segment size in bytes.
@@ -198,7 +247,11 @@ impl Superblock {
         if block.format[0] != 1 || block.incompat.get() & !INCOMPAT_KNOWN != 0 {
             return Err(CopyDamage::Release(block.format[0]));
         }
-        if block.reserved != [0; 764]
+        let share = block.share();
+        if block.reserved != [0; RESERVED_BYTES]
+            || share.index >= share.count
+            || share.count > SHARDS_MAX
+            || !block.share_bytes.get().is_multiple_of(BLOCK_BYTES as u64)
             || !(20..=30).contains(&block.segment_log2.get())
             || block.block_bytes.get() as usize != BLOCK_BYTES
         {
@@ -301,6 +354,38 @@ mod tests {
             }
             let expected = if count[2] >= 2 { Some(2) } else { (count[1] >= 2).then_some(1) };
             assert_eq!(quorum(&copies).map(|block| block.sequence.get()), expected, "{count:?}");
+        }
+    }
+
+    /// What today's releases have written, and read.
+    #[test]
+    fn the_superblock_of_a_whole_disk_has_nothing_of_shares_in_it() {
+        let block = sealed(1, 0);
+        let bytes = block.as_bytes();
+        assert_eq!(bytes[bytes.len() - 768..bytes.len() - 764], [1, 0, 0, 0], "one shard");
+        assert!(bytes[bytes.len() - 764..].iter().all(|&byte| byte == 0));
+        assert_eq!(
+            (block.incompat.get(), block.share(), block.share_bytes()),
+            (0, ShareId::WHOLE, None)
+        );
+        let unsaid = Superblock { shards: 0.into(), ..block };
+        assert_eq!(unsaid.share(), ShareId::WHOLE, "0 shards are one");
+    }
+
+    #[test]
+    fn a_share_says_which_it_is() {
+        let share = ShareId { index: 1, count: 3 };
+        let mut block = sealed(1, 0).of_share(share, 4096 * 100);
+        block.checksum = block.checksum_now();
+        let read = Superblock::check(block.as_bytes(), 0).unwrap();
+        assert_eq!(
+            (read.share(), read.share_bytes(), read.incompat.get()),
+            (share, Some(409_600), 1)
+        );
+        for (index, count) in [(3, 3), (0, SHARDS_MAX + 1)] {
+            let mut bad = sealed(1, 0).of_share(ShareId { index, count }, 4096);
+            bad.checksum = bad.checksum_now();
+            assert_eq!(Superblock::check(bad.as_bytes(), 0).unwrap_err(), CopyDamage::Checksum);
         }
     }
 

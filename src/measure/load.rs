@@ -1,5 +1,7 @@
 //! The load: publishers on a fixed schedule, consumers that check, all in one thread that never sleeps.
 
+use std::net::SocketAddrV4;
+
 use super::Schedule;
 use super::intervals::{Latencies, LoadInterval, Recorder};
 use super::verify::{Checker, stamp};
@@ -97,15 +99,27 @@ pub enum LoadError {
     Other(String),
 }
 
-/// One client of the load.
+/// A stream of the load, and where it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its number on its shard.
+    pub id: StreamId,
+    /// Where its shard listens.
+    pub server: SocketAddrV4,
+    /// The sequence its first message gets.
+    pub from: u64,
+}
+
+/// One client of the load: a session with one shard, and what it does with which streams there, by their places
+/// in the list of all.
 #[derive(Debug)]
 pub struct Participant<P, C> {
     /// Its session.
     pub client: Client<P, C>,
-    /// It publishes.
-    pub publishes: bool,
-    /// It consumes and checks.
-    pub consumes: bool,
+    /// It publishes to these in turn.
+    pub publishes: Vec<usize>,
+    /// It consumes these and checks.
+    pub consumes: Vec<usize>,
 }
 
 /// A publisher's place in the schedule.
@@ -122,6 +136,10 @@ struct Lane {
     /// Producer number of its message 0.
     base_seq: u64,
     acknowledged: u64,
+    /// What it sends to one stream is a source, with numbers of its own; this is its first.
+    source: u64,
+    /// Its streams, and so its sources.
+    streams: u64,
 }
 
 impl Lane {
@@ -134,65 +152,104 @@ impl Lane {
         self.due_ns = schedule.intended_ns(self.index(self.next)).unwrap_or(0);
     }
 
+    /// Source of its message `number`, and the number there.
+    fn stamp(&self, number: u64) -> (u64, u64) {
+        (self.source + number % self.streams, number / self.streams)
+    }
+
+    /// Messages acknowledged of each of its sources.
+    fn acknowledged_of_sources(&self) -> impl Iterator<Item = u64> {
+        let Self { acknowledged, streams, .. } = *self;
+        (0..streams).map(move |place| (acknowledged + streams - 1 - place) / streams)
+    }
+
     fn is_done(&self) -> bool {
         self.end.is_some_and(|end| self.next >= end)
     }
 }
 
-/// Runs a load on a stream that the participants share; it is made if it is not there.
+/// Makes the streams of a load, wherever the appliance puts them.
+///
+/// # Errors
+/// When the session ends or a stream is refused.
+pub fn place<P: Port, C: Clock>(
+    client: &mut Client<P, C>,
+    names: &[String],
+) -> Result<Vec<Placed>, LoadError> {
+    let mut placed = Vec::new();
+    for name in names {
+        let info = ask(client, Request::CreateStream(name.clone()))?;
+        placed.push(Placed { id: info.id, server: client.server(), from: info.durable_next });
+    }
+    Ok(placed)
+}
+
+/// Runs a load on streams that the participants share.
 ///
 /// # Errors
 /// When a session ends or something is refused; what was measured is then worthless.
 pub fn run<P: Port, C: Clock>(
     participants: &mut [Participant<P, C>],
-    stream_name: &str,
+    streams: &[Placed],
     options: &LoadOptions,
 ) -> Result<LoadResult, LoadError> {
-    let create = Request::CreateStream(stream_name.into());
-    let stream = ask(&mut participants[0].client, create)?.id;
-    let publishers = participants.iter().filter(|participant| participant.publishes).count();
+    // The stream of each source.
+    let sources: Vec<usize> =
+        participants.iter().flat_map(|participant| participant.publishes.clone()).collect();
     let mut checkers = Vec::new();
     for participant in participants.iter_mut() {
         connect(&mut participant.client)?;
-        checkers.push(Checker::new(options.run, publishers));
-        if participant.consumes {
-            subscribe(&mut participant.client, stream, StartFrom::End)?;
+        checkers.push(Checker::new(options.run, sources.len()));
+        for &stream in &participant.consumes {
+            subscribe(&mut participant.client, streams[stream].id, StartFrom::End)?;
         }
     }
-    let describe = Request::DescribeStream(stream_name.into());
-    let from = ask(&mut participants[0].client, describe)?.durable_next;
-    let mut load = Load::new(participants, stream, options);
+    let mut load = Load::new(participants, streams, options);
     load.go(&mut checkers)?;
     let acknowledged: Vec<u64> =
-        load.lanes.iter().flatten().map(|lane| lane.acknowledged).collect();
+        load.lanes.iter().flatten().flat_map(Lane::acknowledged_of_sources).collect();
     let (mut result, recorder, last_ns) = (load.result, load.recorder, load.last_ns);
     let clock = participants[0].client.clock();
     (result.latencies, result.intervals) =
         recorder.finish(last_ns, |now_ns| clock.unix_ns_at(now_ns));
-    let consumers = participants.iter().filter(|participant| participant.consumes).count();
-    if consumers == 0 {
-        // Nobody watched while it ran: read it all back.
-        let client = &mut participants[0].client;
-        subscribe(client, stream, StartFrom::Sequence(from))?;
-        participants[0].consumes = true;
+    if participants.iter().all(|participant| participant.consumes.is_empty()) {
+        read_back(participants, streams)?;
     }
-    finish_checks(participants, &mut checkers, acknowledged.iter().sum())?;
-    for (participant, checker) in participants.iter().zip(&checkers) {
-        if participant.consumes {
-            let (lost, duplicated, reordered) = checker.verdict(&acknowledged);
-            result.verdict.0 += lost;
-            result.verdict.1 += duplicated;
-            result.verdict.2 += reordered;
-        }
+    for (participant, checker) in participants.iter_mut().zip(&mut checkers) {
+        let consumes = |stream: &usize| participant.consumes.contains(stream);
+        let expected: Vec<u64> = sources
+            .iter()
+            .zip(&acknowledged)
+            .map(|(stream, &count)| if consumes(stream) { count } else { 0 })
+            .collect();
+        finish_check(participant, checker, expected.iter().sum())?;
+        let (lost, duplicated, reordered) = checker.verdict(&expected);
+        result.verdict.0 += lost;
+        result.verdict.1 += duplicated;
+        result.verdict.2 += reordered;
     }
     Ok(result)
+}
+
+/// Nobody watched while it ran: each stream is read by the first that published to it.
+fn read_back<P: Port, C: Clock>(
+    participants: &mut [Participant<P, C>],
+    streams: &[Placed],
+) -> Result<(), LoadError> {
+    for (index, stream) in streams.iter().enumerate() {
+        let reader = participants.iter_mut().find(|reader| reader.publishes.contains(&index));
+        let Some(reader) = reader else { continue };
+        subscribe(&mut reader.client, stream.id, StartFrom::Sequence(stream.from))?;
+        reader.consumes.push(index);
+    }
+    Ok(())
 }
 
 struct Load<'a, P, C> {
     participants: &'a mut [Participant<P, C>],
     /// Per participant; `None` for those that do not publish.
     lanes: Vec<Option<Lane>>,
-    stream: StreamId,
+    streams: &'a [Placed],
     options: LoadOptions,
     schedule: Schedule,
     start_ns: u64,
@@ -207,14 +264,17 @@ struct Load<'a, P, C> {
 impl<'a, P: Port, C: Clock> Load<'a, P, C> {
     fn new(
         participants: &'a mut [Participant<P, C>],
-        stream: StreamId,
+        streams: &'a [Placed],
         options: &LoadOptions,
     ) -> Self {
-        let publishers = participants.iter().filter(|participant| participant.publishes).count();
-        let mut next = 0;
+        let is_publisher = |participant: &&Participant<P, C>| !participant.publishes.is_empty();
+        let publishers = participants.iter().filter(is_publisher).count();
+        let (mut next, mut source) = (0, 0);
         let lane = |participant: &Participant<P, C>| {
-            participant.publishes.then(|| {
+            is_publisher(&participant).then(|| {
                 next += 1;
+                let streams = participant.publishes.len() as u64;
+                source += streams;
                 Lane {
                     publisher: next - 1,
                     publishers: publishers as u64,
@@ -223,6 +283,8 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                     end: None,
                     base_seq: participant.client.next_seq(),
                     acknowledged: 0,
+                    source: source - streams,
+                    streams,
                 }
             })
         };
@@ -236,7 +298,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
         Self {
             participants,
             lanes,
-            stream,
+            streams,
             options: *options,
             schedule,
             start_ns,
@@ -281,7 +343,7 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
         if lane.due_ns > now_ns {
             return Ok(());
         }
-        let client = &mut self.participants[index].client;
+        let Participant { client, publishes, .. } = &mut self.participants[index];
         let mut offered = 0;
         let count = self.options.count.div_ceil(lane.publishers);
         while offered < OFFERS_A_TURN {
@@ -295,9 +357,11 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
             if lane.is_done() {
                 break;
             }
-            let publisher = u32::try_from(lane.publisher).expect("few publishers");
-            stamp(&mut self.payload, self.options.run, publisher, lane.next);
-            match client.offer(self.stream, &self.payload) {
+            let (source, number) = lane.stamp(lane.next);
+            let source = u32::try_from(source).expect("few sources");
+            stamp(&mut self.payload, self.options.run, source, number);
+            let place = usize::try_from(lane.next % lane.streams).expect("few streams");
+            match client.offer(self.streams[publishes[place]].id, &self.payload) {
                 Ok(_) => {}
                 Err(OfferError::BackPressure(crate::client::BackPressure::Server(
                     state @ (crate::wire::publish::PublishState::NoSpace
@@ -371,6 +435,9 @@ fn ask<P: Port, C: Clock>(
                 Event::Refused { code, .. } => {
                     return Err(LoadError::Other(format!("the benchmark's stream: {code}")));
                 }
+                Event::Redirected { server, .. } => {
+                    return Err(LoadError::Other(format!("the benchmark's stream is at {server}")));
+                }
                 Event::Connected { .. }
                 | Event::Subscribed { .. }
                 | Event::ListEnd { .. }
@@ -399,6 +466,7 @@ fn subscribe<P: Port, C: Clock>(
                 Event::Connected { .. }
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. }
                 | Event::DataLoss { .. } => {}
             }
@@ -412,24 +480,22 @@ fn subscribe<P: Port, C: Clock>(
     }
 }
 
-fn finish_checks<P: Port, C: Clock>(
-    participants: &mut [Participant<P, C>],
-    checkers: &mut [Checker],
+fn finish_check<P: Port, C: Clock>(
+    participant: &mut Participant<P, C>,
+    checker: &mut Checker,
     expected: u64,
 ) -> Result<(), LoadError> {
-    for (participant, checker) in participants.iter_mut().zip(checkers) {
-        let client = &mut participant.client;
-        let mut seen = checker.seen();
-        let mut moved_ns = client.clock().now_ns();
-        while participant.consumes && checker.seen() < expected {
-            client.poll(&mut |record| checker.take(record.payload))?;
-            let now_ns = client.clock().now_ns();
-            if checker.seen() > seen {
-                (seen, moved_ns) = (checker.seen(), now_ns);
-            } else if now_ns - moved_ns > FINISH_NS / 4 {
-                // What has not come by now is lost; the verdict says so.
-                break;
-            }
+    let client = &mut participant.client;
+    let mut seen = checker.seen();
+    let mut moved_ns = client.clock().now_ns();
+    while checker.seen() < expected {
+        client.poll(&mut |record| checker.take(record.payload))?;
+        let now_ns = client.clock().now_ns();
+        if checker.seen() > seen {
+            (seen, moved_ns) = (checker.seen(), now_ns);
+        } else if now_ns - moved_ns > FINISH_NS / 4 {
+            // What has not come by now is lost; the verdict says so.
+            break;
         }
     }
     Ok(())

@@ -40,6 +40,7 @@ impl Profile {
                 "an appliance on DPDK needs a UDP port of its own; write one, as in 10.0.0.1:9310",
             ));
         }
+        self.check_shards()?;
         self.check_disk()?;
         self.check_required_names()?;
         let http = &self.metrics.http;
@@ -79,12 +80,12 @@ impl Profile {
         Ok(())
     }
 
-    /// Whether the shard's core is one of `cores`.
+    /// Whether the shards' cores are among `cores`.
     ///
     /// # Errors
     /// `ProfileError` that names the key, the core, and those there are.
     pub fn check_cores(&self, cores: &[usize]) -> Result<(), ProfileError> {
-        self.check_core("shard.core", self.shard.core, cores)
+        self.shard_cores(cores).map(|_| ())
     }
 
     /// Whether a client on this host can use the profile; `cores` are those the process may use.
@@ -188,10 +189,13 @@ impl Profile {
         self.check_size("disk.segment", disk.segment, (SEGMENT_MIN, SEGMENT_MAX))?;
         self.check_size("disk.ring", disk.ring, (RING_MIN, RING_MAX))?;
         self.check_size("disk.size", disk.size, (BLOCK, u64::MAX))?;
-        let size_min = SEGMENTS_MIN * disk.segment;
+        let count = self.shard.count;
+        let size_min = SEGMENTS_MIN * disk.segment * u64::from(count);
         if disk.size < size_min {
+            let each =
+                if count == 1 { String::new() } else { format!(" for each of {count} shards") };
             let what = format!(
-                "disk.size is {}, wanted at least {SEGMENTS_MIN} segments of {}, {} in all; raise it \
+                "disk.size is {}, wanted at least {SEGMENTS_MIN} segments of {}{each}, {} in all; raise it \
                  or lower disk.segment",
                 format_bytes(disk.size),
                 format_bytes(disk.segment),
@@ -218,7 +222,7 @@ impl Profile {
         Err(self.wrong(key, &what))
     }
 
-    fn check_between<T: PartialOrd + Display>(
+    pub(super) fn check_between<T: PartialOrd + Display>(
         &self,
         key: &str,
         value: T,
@@ -230,7 +234,7 @@ impl Profile {
         Err(self.wrong(key, &format!("{key} is {value}, wanted {least} to {most}")))
     }
 
-    fn check_core(
+    pub(super) fn check_core(
         &self,
         key: &str,
         core: super::Core,
@@ -258,11 +262,11 @@ impl Profile {
         Ok(())
     }
 
-    fn wrong(&self, key: &str, what: &str) -> ProfileError {
+    pub(super) fn wrong(&self, key: &str, what: &str) -> ProfileError {
         ProfileError::Wrong(format!("{}: {what}", self.source.place(key)))
     }
 
-    fn host(&self, key: &str, what: &str) -> ProfileError {
+    pub(super) fn host(&self, key: &str, what: &str) -> ProfileError {
         ProfileError::Host(format!("{}: {what}", self.source.place(key)))
     }
 }

@@ -24,11 +24,13 @@ pub const SHIPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 30] = [
     "name",
     "description",
     "instance",
     "shard.core",
+    "shard.count",
+    "shard.cores",
     "disk.driver",
     "disk.path",
     "disk.size",
@@ -100,6 +102,8 @@ impl Source {
     /// Where the value of `key` was written, for a message.
     #[must_use]
     pub fn place(&self, key: &str) -> String {
+        // An element of a list stands where the list does.
+        let key = key.split('[').next().unwrap_or(key);
         if let Some(value) = self.settings.get(key) {
             return format!("--set {key}={value}");
         }

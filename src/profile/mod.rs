@@ -12,6 +12,7 @@ pub mod file;
 pub mod runtime;
 pub mod units;
 mod check;
+mod shards;
 mod values;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -33,7 +34,7 @@ pub struct Profile {
     pub description: String,
     /// Tells appliances on one host apart: `{instance}` in paths and EAL arguments becomes this.
     pub instance: String,
-    /// The core the shard runs on.
+    /// The shards, and the cores they run on.
     pub shard: ShardProfile,
     /// Where the appliance receives.
     pub port: PortProfile,
@@ -52,12 +53,16 @@ pub struct Profile {
     pub source: Source,
 }
 
-/// The core of the shard.
+/// The shards and their cores.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardProfile {
-    /// The core it is pinned to.
+    /// The core it is pinned to, where there is one shard.
     pub core: Core,
+    /// Shards, each with a share of the disk and a UDP port of its own.
+    pub count: u32,
+    /// The core of each; empty takes the last ones the process may use, downward.
+    pub cores: Vec<usize>,
 }
 
 /// Which kind of port.
@@ -233,7 +238,7 @@ impl Default for Profile {
             name: "unnamed".to_owned(),
             description: String::new(),
             instance: "default".to_owned(),
-            shard: ShardProfile { core: Core::Last },
+            shard: ShardProfile { core: Core::Last, count: 1, cores: Vec::new() },
             port,
             disk: DiskProfile {
                 driver: DiskDriver::Uring,

@@ -182,7 +182,12 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    pub(super) fn on_create_stream(&mut self, slot: usize, asked: &NameRequest<'_>) {
+    pub(super) fn on_create_stream(
+        &mut self,
+        slot: usize,
+        asked: &NameRequest<'_>,
+        wanted: Option<u32>,
+    ) {
         let request = asked.request;
         let waiting =
             self.pending.iter().any(|pending| (pending.slot, pending.request) == (slot, request));
@@ -200,6 +205,9 @@ impl<D: Disk> Stations<D> {
                     self.reply(Reply::StreamInfo { slot, request, stream });
                 }
             }
+            return;
+        }
+        if self.is_made_elsewhere((slot, request), asked.name, wanted) {
             return;
         }
         let refused = match self.condition {
@@ -293,7 +301,10 @@ impl<D: Disk> Stations<D> {
         let created = |id| !self.is_being_created(id);
         let reply = match stream.filter(|&id| created(id)) {
             Some(stream) => Reply::StreamInfo { slot, request, stream },
-            None => Reply::Error { slot, code: ErrorCode::UnknownStream, request, detail: 0 },
+            None => match self.found_elsewhere(asked.name) {
+                Some(shard) => Reply::Redirect { slot, request, shard },
+                None => Reply::Error { slot, code: ErrorCode::UnknownStream, request, detail: 0 },
+            },
         };
         self.reply(reply);
     }

@@ -12,8 +12,10 @@
 mod commit;
 mod control;
 mod deliver;
+pub mod directory;
 pub mod observe;
 mod outbox;
+mod placement;
 mod publish;
 mod receive;
 mod timers;
@@ -44,6 +46,7 @@ use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 
 use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
+pub use placement::Neighbours;
 
 /// Frames held behind gaps, all sessions together.
 const HOLD_SLOTS: u16 = 512;
@@ -170,6 +173,8 @@ struct Stations<D> {
     /// Next session whose timers are looked at.
     timer_slot: usize,
     observer: Option<Box<Observer>>,
+    /// The other shards; `None` where there are none.
+    neighbours: Option<Neighbours>,
 }
 
 /// Notes a message that recovery has seen, for the receipts of its producer; the newest runs are kept.
@@ -243,6 +248,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             registering: 0,
             timer_slot: 0,
             observer: None,
+            neighbours: None,
         };
         Self { port, clock, stations }
     }
@@ -255,6 +261,16 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     /// Takes its observer away, for the shard that follows.
     pub fn take_observer(&mut self) -> Option<Observer> {
         self.stations.observer.take().map(|observer| *observer)
+    }
+
+    /// Tells it of the other shards of its appliance.
+    pub fn join(&mut self, neighbours: Neighbours) {
+        self.stations.neighbours = Some(neighbours);
+    }
+
+    /// Takes what it knows of the others away, for the shard that follows.
+    pub fn take_neighbours(&mut self) -> Option<Neighbours> {
+        self.stations.neighbours.take()
     }
 
     /// One turn; returns the work done, so that the caller can see idleness.

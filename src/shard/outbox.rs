@@ -62,6 +62,15 @@ pub(super) enum Reply {
         /// Where to go on.
         after: u32,
     },
+    /// The stream is on another shard.
+    Redirect {
+        /// Session.
+        slot: usize,
+        /// Of the request.
+        request: u32,
+        /// Where to ask.
+        shard: u32,
+    },
     /// I am alive.
     Heartbeat {
         /// Session.

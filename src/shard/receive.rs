@@ -65,7 +65,10 @@ impl<D: Disk> Stations<D> {
             Frame::Heartbeat(heartbeat) => self.on_heartbeat(slot, heartbeat),
             Frame::Subscribe(subscribe) => self.on_subscribe(slot, subscribe),
             Frame::Unsubscribe(unsubscribe) => self.on_unsubscribe(slot, unsubscribe),
-            Frame::CreateStream(request) => self.on_create_stream(slot, request),
+            Frame::CreateStream(request) => self.on_create_stream(slot, request, None),
+            Frame::CreateStreamOn(asked) => {
+                self.on_create_stream(slot, &asked.stream, Some(asked.shard));
+            }
             Frame::DescribeStream(request) => self.on_describe_stream(slot, request),
             Frame::TrimStream(request) => self.on_trim_stream(slot, request),
             Frame::ListStreams(request) => {
@@ -84,6 +87,7 @@ impl<D: Disk> Stations<D> {
             | Frame::DataLoss(_)
             | Frame::StreamInfo(_)
             | Frame::ListEnd(_)
+            | Frame::Redirect(_)
             | Frame::Error(_) => self.counters.add(Counter::DroppedMalformed, 1),
         }
     }

@@ -183,6 +183,7 @@ impl<D: Disk> Stations<D> {
             Reply::DataLoss { slot, .. } => (Kind::DataLoss, slot),
             Reply::StreamInfo { slot, .. } => (Kind::StreamInfo, slot),
             Reply::List { slot, .. } => (Kind::ListEnd, slot),
+            Reply::Redirect { slot, .. } => (Kind::Redirect, slot),
             Reply::Heartbeat { slot } => (Kind::Heartbeat, slot),
             Reply::Error { slot, .. } => (Kind::Error, slot),
         };
@@ -199,20 +200,14 @@ impl<D: Disk> Stations<D> {
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
             Reply::Trimmed { stream, request, log_start, .. } => {
-                let body = Trimmed {
-                    stream: stream.0.into(),
-                    request: request.into(),
-                    log_start: log_start.into(),
-                };
+                let (stream, request) = (stream.0.into(), request.into());
+                let body = Trimmed { stream, request, log_start: log_start.into() };
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
             Reply::DataLoss { stream, range, .. } => {
-                let body = DataLoss {
-                    stream: stream.0.into(),
-                    reserved: 0.into(),
-                    first: range.0.into(),
-                    last: range.1.into(),
-                };
+                let (stream, reserved) = (stream.0.into(), 0.into());
+                let (first, last) = (range.0.into(), range.1.into());
+                let body = DataLoss { stream, reserved, first, last };
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
             Reply::StreamInfo { request, stream, .. } => {
@@ -222,6 +217,10 @@ impl<D: Disk> Stations<D> {
             Reply::Error { code, request, detail, .. } => {
                 let head = error_head(code, request, detail);
                 self.send_frame(slot, port, kind, head.as_bytes(), &[])
+            }
+            Reply::Redirect { request, shard, .. } => {
+                let Some(body) = self.redirect(request, shard) else { return true };
+                self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
             Reply::Heartbeat { .. } | Reply::Refuse { .. } | Reply::Close { .. } => {
                 let zero = 0.into();
@@ -249,6 +248,9 @@ impl<D: Disk> Stations<D> {
         let (max_seq, max_bytes) = self.credit(slot);
         let session = self.sessions.get(slot);
         let producer = session.producer;
+        let (shard, shards) = self.own_shard();
+        let base_port = self.neighbours.as_ref().map_or(0, |all| all.base_port);
+        let code = |number| u8::try_from(number).expect("at most 64 shards");
         Registered {
             nonce: session.nonce.into(),
             conn_id: session.conn_id.0.into(),
@@ -260,9 +262,12 @@ impl<D: Disk> Stations<D> {
             max_bytes_allowed: max_bytes.into(),
             message_bytes_max: u32::try_from(self.message_bytes_max).expect("below 64 KiB").into(),
             durability: self.durability().code(),
-            reserved: [0; 3],
+            shard: code(shard),
+            shards: code(shards),
+            reserved: 0,
             datagram_bytes: u16::try_from(self.datagram_bytes).expect("below 64 KiB").into(),
-            padding: [0; 6],
+            base_port: base_port.into(),
+            padding: [0; 4],
         }
     }
 
@@ -286,7 +291,7 @@ impl<D: Disk> Stations<D> {
         stream: crate::ids::StreamId,
     ) -> bool {
         let Some(facts) = self.log.stream(stream) else { return true };
-        let head = info_head(facts, request);
+        let head = info_head(facts, request, self.own_shard().0);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
             let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
@@ -295,6 +300,7 @@ impl<D: Disk> Stations<D> {
 
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
     fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
+        let (own, _) = self.own_shard();
         let (log, pending) = (&self.log, &self.pending);
         let created = |id| !pending.iter().any(|pending| pending.creates && pending.stream == id);
         let session = self.sessions.get_mut(slot);
@@ -306,7 +312,7 @@ impl<D: Disk> Stations<D> {
                 if !created(facts.id) {
                     continue;
                 }
-                let head = info_head(facts, request);
+                let head = info_head(facts, request, own);
                 let bytes = head.as_bytes().len() + facts.name.len();
                 if writer.room() < bytes + end_bytes {
                     more = true;
@@ -322,7 +328,7 @@ impl<D: Disk> Stations<D> {
     }
 }
 
-fn info_head(facts: &crate::log::StreamFacts, request: u32) -> StreamInfoHead {
+fn info_head(facts: &crate::log::StreamFacts, request: u32, shard: u32) -> StreamInfoHead {
     StreamInfoHead {
         request: request.into(),
         stream: facts.id.0.into(),
@@ -330,7 +336,7 @@ fn info_head(facts: &crate::log::StreamFacts, request: u32) -> StreamInfoHead {
         durable_next: facts.durable_next.into(),
         created_ns: facts.created_ns.into(),
         bytes: facts.bytes.into(),
-        shard: 0.into(),
+        shard: shard.into(),
         reserved: 0.into(),
     }
 }

@@ -501,7 +501,8 @@ impl World {
                 | Event::Subscribed { .. }
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
-                | Event::Refused { .. } => {}
+                | Event::Refused { .. }
+                | Event::Redirected { .. } => {}
             }
         }
         if let Err(ClientError::DamagedMessage { stream, sequence }) = polled {

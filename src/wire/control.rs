@@ -53,12 +53,18 @@ pub struct Registered {
     pub message_bytes_max: U32,
     /// [`crate::ids::Durability`] of this log.
     pub durability: u8,
+    /// The shard that answers.
+    pub shard: u8,
+    /// Shards of the appliance; 0 from a release that has one.
+    pub shards: u8,
     /// Must be zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
     /// UDP payload the server receives at most.
     pub datagram_bytes: U16,
+    /// UDP port of shard 0, shard k is at this port + k; 0 where there is one shard.
+    pub base_port: U16,
     /// Must be zero.
-    pub padding: [u8; 6],
+    pub padding: [u8; 4],
 }
 
 const _: () = assert!(size_of::<Register>() == 72 && size_of::<Registered>() == 72);
@@ -255,6 +261,52 @@ impl<'a> NameRequest<'a> {
         Ok(Self { request: head.request.get(), name: parse_name(name)? })
     }
 }
+
+/// Fixed part of CREATE_STREAM_ON; the name follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct CreateStreamOnHead {
+    /// Given back in the answer; the same in repetitions.
+    pub request: U32,
+    /// Where a stream that is new is to live.
+    pub shard: U32,
+}
+
+/// CREATE_STREAM_ON: as CREATE_STREAM, a new one on a shard of the client's choice.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateStreamOn<'a> {
+    /// Which stream.
+    pub stream: NameRequest<'a>,
+    /// Where a stream that is new is to live.
+    pub shard: u32,
+}
+
+impl<'a> CreateStreamOn<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, name) =
+            CreateStreamOnHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let stream = NameRequest { request: head.request.get(), name: parse_name(name)? };
+        Ok(Self { stream, shard: head.shard.get() })
+    }
+}
+
+/// REDIRECT: the stream a request names lives on another shard, or is to; ask there.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Redirect {
+    /// Of the request.
+    pub request: U32,
+    /// The shard.
+    pub shard: U32,
+    /// IPv4 address of its port; zeros stand for the address that was asked.
+    pub address: [u8; 4],
+    /// UDP port.
+    pub port: U16,
+    /// Must be zero.
+    pub reserved: U16,
+}
+
+const _: () = assert!(size_of::<CreateStreamOnHead>() == 8 && size_of::<Redirect>() == 16);
 
 fn parse_name(bytes: &[u8]) -> Result<&str, Malformed> {
     let name = std::str::from_utf8(bytes).map_err(|_| Malformed::FrameBody)?;

@@ -3,8 +3,9 @@
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::control::{
-    CreateStream, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams, NameRequest, Register,
-    Registered, Status, StreamInfo, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
+    CreateStream, CreateStreamOn, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams,
+    NameRequest, Redirect, Register, Registered, Status, StreamInfo, Subscribe, Subscribed,
+    TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{Ack, Data, Nak, Probe, Publish};
 use super::{FRAME_HEAD_BYTES, Malformed};
@@ -36,6 +37,8 @@ pub enum Kind {
     Error = 20,
     Close = 21,
     TrimStream = 22,
+    Redirect = 23,
+    CreateStreamOn = 24,
 }
 
 /// One frame, parsed: it has all the bytes it speaks of.
@@ -64,6 +67,8 @@ pub enum Frame<'a> {
     Error(ErrorFrame<'a>),
     Close,
     TrimStream(&'a TrimStream),
+    Redirect(&'a Redirect),
+    CreateStreamOn(CreateStreamOn<'a>),
 }
 
 /// Iterator over the frames of one datagram; stops after the first malformed one.
@@ -137,6 +142,8 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {
         21 if body.is_empty() => Frame::Close,
         21 => return Err(Malformed::FrameBody),
         22 => Frame::TrimStream(fixed(body)?),
+        23 => Frame::Redirect(fixed(body)?),
+        24 => Frame::CreateStreamOn(CreateStreamOn::parse(body)?),
         _ => return Err(Malformed::FrameKind),
     })
 }

@@ -26,6 +26,8 @@
 //! | TRIMMED, DATA_LOSS | S | what cannot be delivered, said instead of skipped |
 //! | UNSUBSCRIBE | C | stop delivering |
 //! | CREATE_STREAM, DESCRIBE_STREAM, TRIM_STREAM, LIST_STREAMS | C | control, answered by STREAM_INFO, LIST_END or ERROR |
+//! | CREATE_STREAM_ON | C | as CREATE_STREAM, a new stream on a given shard |
+//! | REDIRECT | S | the stream asked for is on another shard: ask there |
 //! | ERROR | S | a refusal with its reason |
 //! | CLOSE | both | the session ends |
 

@@ -199,7 +199,7 @@ mod tests {
         fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..512), ours in any::<bool>()) {
             if ours && bytes.len() > 4 {
                 bytes[..4].copy_from_slice(&[VERSION_TYPE_CLEAR, 0, 0, 0]);
-                if let Some(kind) = bytes.get_mut(16) { *kind %= 22; }
+                if let Some(kind) = bytes.get_mut(16) { *kind %= 26; }
                 if let Some(flags) = bytes.get_mut(17) { *flags = 0; }
             }
             if let Ok((_, _, frames)) = parse(&bytes) {

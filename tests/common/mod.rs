@@ -41,7 +41,9 @@ impl Appliance {
     pub(crate) fn start_on(profile: &'static str, disk: Option<String>, settings: &[&str]) -> Self {
         // Not under /tmp: that may be memory, which takes no direct I/O.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
+        let shards = settings.iter().find_map(|setting| setting.strip_prefix("shard.count="));
+        let shards = shards.map_or(1, |count| count.parse().unwrap());
+        let address = format!("127.0.0.1:{}", free_ports(shards));
         let settings = settings.iter().map(ToString::to_string).collect();
         let mut appliance = Self { dir, address, profile, disk, settings, child: None, said: None };
         appliance.restart();
@@ -212,6 +214,17 @@ pub(crate) fn text(output: &Output) -> String {
 /// A UDP port nobody uses at the moment.
 pub(crate) fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The first of so many UDP ports in a row that nobody uses at the moment.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    loop {
+        let first = free_port();
+        let is_free = |offset| UdpSocket::bind(("127.0.0.1", first + offset)).is_ok();
+        if first < u16::MAX - count && (1..count).all(is_free) {
+            return first;
+        }
+    }
 }
 
 /// Waits for a child to end, at most so long.

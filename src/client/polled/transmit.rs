@@ -1,5 +1,7 @@
 //! The sending side of a polled client: what is due, as few datagrams as fit.
 
+use std::net::SocketAddrV4;
+
 use zerocopy::IntoBytes;
 
 use super::{Link, Phase};
@@ -9,7 +11,8 @@ use crate::ids::ConnId;
 use crate::port::Port;
 use crate::wire::DatagramWriter;
 use crate::wire::control::{
-    Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register, TrimStream,
+    CreateStreamOnHead, Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register,
+    TrimStream,
 };
 use crate::wire::frame::Kind;
 
@@ -24,6 +27,9 @@ const DATAGRAMS_A_POLL: usize = 32;
 
 impl<C: Clock> Link<C> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
+        if let Some((server, conn_id)) = self.left.take() {
+            self.say_goodbye(port, server, conn_id);
+        }
         if let Phase::Registering { asked_ns, wait_ns } = self.phase {
             if self.now_ns.saturating_sub(asked_ns) >= wait_ns {
                 return self.register(port, wait_ns);
@@ -31,6 +37,16 @@ impl<C: Clock> Link<C> {
             return 0;
         }
         self.transmit_publishes(port) + self.send_small(port)
+    }
+
+    /// Ends a session that is not this one any more; where that is lost, the server ends it in its own time.
+    fn say_goodbye<P: Port>(&mut self, port: &mut P, server: SocketAddrV4, conn_id: ConnId) {
+        let Some(peer) = port.resolve(server) else { return };
+        let Some(buffer) = port.reserve(peer) else { return };
+        let mut writer = DatagramWriter::new(buffer, conn_id, self.packet_no + 1);
+        let _ = writer.frame(Kind::Close, &[], &[]);
+        let len = writer.len();
+        port.commit(len);
     }
 
     /// Sends the messages that may be sent, and nothing else.
@@ -129,6 +145,10 @@ impl<C: Clock> Link<C> {
         };
         usize::from(self.send(port, |writer| match &request {
             Request::CreateStream(name) => named(writer, Kind::CreateStream, name),
+            Request::CreateStreamOn(name, shard) => {
+                let head = CreateStreamOnHead { request: id.into(), shard: (*shard).into() };
+                let _ = writer.frame(Kind::CreateStreamOn, head.as_bytes(), name.as_bytes());
+            }
             Request::DescribeStream(name) => named(writer, Kind::DescribeStream, name),
             Request::TrimStream(stream, first) => {
                 let (stream, first) = (stream.0.into(), (*first).into());

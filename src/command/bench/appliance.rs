@@ -1,12 +1,15 @@
 //! The other end of a benchmark: an appliance, or an echo, in a process of its own on the shard's core.
 
 use std::io::{self, BufRead, BufReader};
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::CommandError;
 use crate::profile::{DiskDriver, PortDriver, Profile};
+
+/// How often a run of free ports is looked for.
+const PORT_TRIES: u32 = 64;
 
 /// What the other end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,12 +145,31 @@ pub(super) fn own_settings(profile: &Profile) -> Result<Vec<String>, CommandErro
     };
     settings.push(format!("disk.path={path}"));
     if profile.port.driver == PortDriver::Udp {
-        let free = UdpSocket::bind(SocketAddrV4::new(*profile.port.address.ip(), 0))
-            .and_then(|socket| socket.local_addr())
+        let free = free_address(profile)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", profile.port.address)))?;
         settings.push(format!("port.address={free}"));
     }
     Ok(settings)
+}
+
+/// An address with a free port, and as many behind it as there are more shards.
+fn free_address(profile: &Profile) -> io::Result<SocketAddr> {
+    let ip = *profile.port.address.ip();
+    let mut tries = 0;
+    loop {
+        let first = UdpSocket::bind(SocketAddrV4::new(ip, 0))?;
+        let address = first.local_addr()?;
+        let bind = |offset| {
+            let port = address.port().checked_add(offset).ok_or(io::ErrorKind::AddrInUse)?;
+            UdpSocket::bind(SocketAddrV4::new(ip, port)).map(|_| ())
+        };
+        let more = u16::try_from(profile.shard.count - 1).expect("few shards");
+        match (1..=more).try_for_each(bind) {
+            Ok(()) => return Ok(address),
+            Err(_) if tries < PORT_TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The benchmark's log, beside the profile's.

@@ -5,6 +5,7 @@
 //! there.
 
 mod appliance;
+mod clients;
 mod files;
 mod inline;
 mod report;
@@ -18,8 +19,6 @@ use std::time::{Duration, SystemTime};
 use super::{CommandError, Out};
 use crate::cli::arguments::{BenchCommand, BenchFloorArgs, BenchRunArgs};
 use crate::cli::{Globals, Output};
-use crate::client::polled::Client;
-use crate::client::{ClientOptions, Publisher};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
@@ -27,10 +26,11 @@ use crate::disk::uring::UringDisk;
 use crate::host::{Needs, Tree};
 use crate::launch::{
     AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_tool_disk, open_uring, pin,
+    pin_to,
 };
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
-use crate::measure::load::{self, LoadError, LoadOptions, LoadResult, Participant};
+use crate::measure::load::{self, LoadError, LoadOptions, LoadResult};
 use crate::metrics::latency::{LatencyHistogram, write_hlog};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
 use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
@@ -110,7 +110,7 @@ impl Bench {
         let server = globals.server.unwrap_or(profile.port.address);
         let clock = HostClock::new();
         let spawner = Spawner::new();
-        let shard_core = profile.shard.core.resolve(&cores).ok().flatten();
+        let shard_core = profile.shard_cores(&cores).ok().and_then(|all| *all.first()?);
         let mut bench = Self {
             shard_core,
             needs: Needs::of(&asked, &cores),
@@ -127,7 +127,7 @@ impl Bench {
             bench.profile.check_serve(&cores)?;
             let (other, port) = Inline::open(&bench.profile)?;
             (bench.inline, bench.port) = (Some(other), Some(port));
-            pin(bench.profile.shard.core, &cores)?;
+            pin_to(bench.shard_core)?;
             return Ok(bench);
         }
         if bench.profile.client.port.driver == PortDriver::Dpdk {
@@ -220,44 +220,13 @@ impl Bench {
         args: &BenchRunArgs,
         options: &LoadOptions,
     ) -> Result<LoadResult, CommandError> {
-        let mut participants = self.participants(args)?;
-        let name = format!("bench-{}", options.run);
-        let result = load::run(&mut participants, &name, options).map_err(CommandError::from);
+        let (streams, mut participants) = clients::open(self, args, options.run)?;
+        let result = load::run(&mut participants, &streams, options).map_err(CommandError::from);
         for participant in participants {
             let port = participant.client.close();
             self.give_back(port);
         }
         result
-    }
-
-    fn participants(
-        &mut self,
-        args: &BenchRunArgs,
-    ) -> Result<Vec<Participant<AnyPort, HostClock>>, CommandError> {
-        let one_session =
-            self.inline.is_some() || self.profile.client.port.driver == PortDriver::Dpdk;
-        if one_session && (args.publishers > 1 || args.consumers > 1) {
-            return Err(CommandError::Usage(
-                "over DPDK this process has one port, so one publisher and at most one consumer: use \
-                 --publishers 1 --consumers 1, or run several processes"
-                    .into(),
-            ));
-        }
-        let mut roles = vec![(true, false); usize::from(args.publishers)];
-        if one_session {
-            roles[0].1 = args.consumers > 0;
-        } else {
-            roles.extend(vec![(false, true); usize::from(args.consumers)]);
-        }
-        let mut participants = Vec::new();
-        for (publishes, consumes) in roles {
-            let publisher = if publishes { Publisher::New } else { Publisher::No };
-            let options = ClientOptions::new(publisher);
-            let port = self.take_port()?;
-            let client = Client::new(port, self.clock.clone(), self.server, options);
-            participants.push(Participant { client, publishes, consumes });
-        }
-        Ok(participants)
     }
 }
 
@@ -501,7 +470,7 @@ fn echo_until_stopped(globals: &Globals) -> Result<(), CommandError> {
     let cores = cpu::available_cores();
     let stop = catch_signals()?;
     let mut port = open_port(&profile.port)?;
-    pin(profile.shard.core, &cores)?;
+    pin_to(profile.shard_cores(&cores)?[0])?;
     eprintln!("ready on {}", port.local());
     echo(&mut port, || stop.load(Ordering::Relaxed));
     Ok(())

@@ -1,0 +1,250 @@
+//! Several shards in one process: a thread each, pinned, with a share of the disk and a UDP port of its own.
+//!
+//! The threads open their logs side by side. When all are open, their streams are entered into the directory,
+//! and all begin to serve. The calling thread only listens to what they say; they wait for nobody. The first
+//! failure at launch, or one that no waiting mends, stops them all.
+
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use super::notify::Notify;
+use super::{AnyPort, House, LaunchError, Opened, Progress, Seat};
+use super::{keep_house, make_file, open_port, pin_to};
+use crate::clock::HostClock;
+use crate::disk::uring::{UringConfig, UringFile};
+use crate::log::superblock::ShareId;
+use crate::profile::{DiskDriver, PortProfile, Profile};
+use crate::shard::Neighbours;
+use crate::shard::directory::{Directory, Placer, directory};
+use crate::shard::observe::Observer;
+
+/// What a shard's thread says.
+enum Word {
+    /// Its log is open: the names of its streams.
+    Opened(Vec<String>),
+    Said(Progress),
+    Ended(Result<(), LaunchError>),
+}
+
+/// To a shard's thread: serve. Without it, end.
+type Go = mpsc::Sender<Neighbours>;
+
+pub(super) fn serve(
+    profile: &Profile,
+    cores: &[Option<usize>],
+    (notify, stop, clock): (&Notify, &Arc<AtomicBool>, &HostClock),
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
+    let count = profile.shard.count;
+    let file = hold_file(profile, watch)?;
+    let beats: Vec<Arc<AtomicU64>> = cores.iter().map(|_| Arc::default()).collect();
+    let _keeper = notify.keep_alive(&beats);
+    let (_socket, houses) = keep_house(profile, &beats, watch)?;
+    let (say, heard) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut go = Vec::new();
+        for ((index, house), (core, beat)) in (0..).zip(houses).zip(cores.iter().zip(&beats)) {
+            let seat = Seat {
+                share: ShareId { index, count },
+                file: file.clone(),
+                profile,
+                clock: clock.clone(),
+                stop: Arc::clone(stop),
+                beat: Arc::clone(beat),
+                core: *core,
+            };
+            let (go_in, go_out) = mpsc::channel();
+            go.push(go_in);
+            let say = say.clone();
+            let body = move || run(&seat, house, &go_out, &say);
+            let name = format!("buslane-shard-{index}");
+            if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, body) {
+                stop.store(true, Ordering::Relaxed);
+                return Err(LaunchError::Thread(error));
+            }
+        }
+        drop(say);
+        Listener::new(profile, go, (notify, stop)).listen(&heard, watch)
+    })
+}
+
+/// Holds the file of the log for all shards; none where each has memory of its own.
+fn hold_file(
+    profile: &Profile,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Option<Arc<UringFile>>, LaunchError> {
+    let disk = &profile.disk;
+    if disk.driver != DiskDriver::Uring {
+        return Ok(None);
+    }
+    make_file(disk, profile.shard.count, watch)?;
+    let path = disk.path.clone().into();
+    let config = UringConfig { path, memory_bytes: 0, read_only: false, direct: true };
+    Ok(Some(UringFile::open(&config)?))
+}
+
+/// A shard that panics takes the process with it: recovery is the restart.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// What a shard's thread does.
+fn run(
+    seat: &Seat<'_>,
+    house: (House, Observer),
+    go: &mpsc::Receiver<Neighbours>,
+    say: &mpsc::Sender<(u32, Word)>,
+) {
+    let _abort = AbortOnPanic;
+    let tell = |word| {
+        // The listener goes last.
+        let _ = say.send((seat.share.index, word));
+    };
+    let mut watch = |progress| tell(Word::Said(progress));
+    let ended = open(seat, &mut watch).and_then(|(opened, port)| {
+        tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
+        match go.recv() {
+            Ok(neighbours) => seat.serve(port, opened, house, Some(neighbours), &mut watch),
+            // Another shard could not begin.
+            Err(mpsc::RecvError) => close(opened),
+        }
+    });
+    tell(Word::Ended(ended));
+}
+
+/// Memory is touched first by the core that works with it, so the thread is pinned before there is any.
+fn open(
+    seat: &Seat<'_>,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(Opened, AnyPort), LaunchError> {
+    pin_to(seat.core)?;
+    let opened = seat.open_log(watch)?;
+    let port = open_port(&port_of(&seat.profile.port, seat.share.index))?;
+    Ok((opened, port))
+}
+
+fn close((mut disk, log, _): Opened) -> Result<(), LaunchError> {
+    log.close(&mut disk).map_err(|error| LaunchError::Failed(error.to_string()))
+}
+
+fn port_of(base: &PortProfile, shard: u32) -> PortProfile {
+    let offset = u16::try_from(shard).expect("few shards");
+    let address = SocketAddrV4::new(*base.address.ip(), base.address.port() + offset);
+    PortProfile { address, ..base.clone() }
+}
+
+/// Hears what the shards say, and lets them begin.
+struct Listener<'a> {
+    profile: &'a Profile,
+    notify: &'a Notify,
+    stop: &'a AtomicBool,
+    /// Empty once all were told to go, or that they need not.
+    go: Vec<Go>,
+    directory: Arc<Directory>,
+    placer: Option<Placer>,
+    /// Shards whose logs are open, and that have begun to serve.
+    opened: usize,
+    ready: u32,
+    is_stopping: bool,
+    /// The first failure.
+    failed: Option<LaunchError>,
+}
+
+impl<'a> Listener<'a> {
+    fn new(
+        profile: &'a Profile,
+        go: Vec<Go>,
+        (notify, stop): (&'a Notify, &'a AtomicBool),
+    ) -> Self {
+        let (placer, directory) = directory(profile.shard.count);
+        let placer = Some(placer);
+        let (opened, ready, is_stopping, failed) = (0, 0, false, None);
+        Self { profile, notify, stop, go, directory, placer, opened, ready, is_stopping, failed }
+    }
+
+    /// Until the last shard has ended.
+    fn listen(
+        mut self,
+        heard: &mpsc::Receiver<(u32, Word)>,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<(), LaunchError> {
+        for (shard, word) in heard {
+            match word {
+                Word::Opened(streams) => self.enter(shard, &streams),
+                Word::Said(progress) => self.on_said(shard, progress, watch),
+                Word::Ended(Ok(())) => {}
+                Word::Ended(Err(error)) => self.fail(error),
+            }
+        }
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn fail(&mut self, error: LaunchError) {
+        self.failed.get_or_insert(error);
+        // Only a flag: it orders nothing but itself.
+        self.stop.store(true, Ordering::Relaxed);
+        self.go.clear();
+    }
+
+    /// A shard's log is open: its streams are known from now on. The last one lets all begin.
+    fn enter(&mut self, shard: u32, streams: &[String]) {
+        let placer = self.placer.as_mut().expect("nobody serves yet");
+        for name in streams {
+            if let Err(other) = placer.add(name, shard) {
+                self.fail(LaunchError::Failed(format!(
+                    "{}: stream {name} is on shard {other} and on shard {shard}; these are shares of different \
+                     logs: restore the disk",
+                    self.profile.disk.path
+                )));
+                return;
+            }
+        }
+        self.opened += 1;
+        if self.opened < self.profile.shard.count as usize {
+            return;
+        }
+        for (shard, go) in (0..).zip(self.go.drain(..)) {
+            // A shard that has ended says why itself.
+            let _ = go.send(Neighbours {
+                shard,
+                shards: self.profile.shard.count,
+                base_port: self.profile.port.address.port(),
+                directory: Arc::clone(&self.directory),
+                placer: self.placer.take(),
+            });
+        }
+    }
+
+    fn on_said(&mut self, shard: u32, progress: Progress, watch: &mut dyn FnMut(Progress)) {
+        if matches!(progress, Progress::Stopping) {
+            if !self.is_stopping {
+                self.notify.say("STOPPING=1");
+                watch(Progress::Stopping);
+            }
+            self.is_stopping = true;
+            return;
+        }
+        let ready = if let Progress::Ready(_, _, durability, _) = progress {
+            Some(durability)
+        } else {
+            None
+        };
+        watch(Progress::OfShard(shard, Box::new(progress)));
+        let Some(durability) = ready else { return };
+        self.ready += 1;
+        let count = self.profile.shard.count;
+        if self.ready == count {
+            let (address, disk) = (self.profile.port.address, self.profile.disk.path.clone());
+            watch(Progress::AllReady(address, count, disk, durability));
+            self.notify.say("READY=1");
+        }
+    }
+}
