@@ -36,6 +36,7 @@ use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::exchange;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
@@ -227,6 +228,7 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress<'_>)) -> Result<(
     let cores = cpu::available_cores();
     profile.check_serve(&cores)?;
     check_host(profile, &cores)?;
+    cpu::allow_core_dumps();
     let notify = notify::Notify::from_environment();
     let stop = catch_signals()?;
     let clock = HostClock::new();
@@ -292,25 +294,27 @@ fn keep_house(
     beat: &Arc<AtomicU64>,
     watch: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(House, Observer), LaunchError> {
-    let listeners = Listeners::open(profile)?;
-    if let Some(warning) = &listeners.warning {
+    let mut listeners = Listeners::open(profile)?;
+    for warning in &listeners.warnings {
         watch(Progress::Warning(warning));
     }
     let (facts, facts_out) = mpsc::channel();
     let house = House { turns: Arc::default(), facts, _socket: listeners.socket_file() };
     let (reporter, collector) = exchange();
+    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
+    let recorder = Arc::new(Recorder::new(turn_ns_max, profile.metrics.stages));
     let watched = Watched {
         collector,
         beat: Arc::clone(beat),
         turns: Arc::clone(&house.turns),
         facts: facts_out,
+        recorder: Arc::clone(&recorder),
     };
     std::thread::Builder::new()
         .name("buslane-house".into())
         .spawn(move || listeners.run(vec![watched]))
         .map_err(LaunchError::Housekeeping)?;
-    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
-    Ok((house, Observer::new(reporter, turn_ns_max, profile.metrics.stages)))
+    Ok((house, Observer::new(reporter, recorder)))
 }
 
 /// A disk, its log, and the runs of messages recovery has seen, by producer.

@@ -1,6 +1,7 @@
 //! What happened: counters of one writer, and histograms of latency.
 
 pub mod latency;
+pub mod recorder;
 pub mod snapshot;
 pub mod stages;
 
