@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 /// Connections of a listener at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 32;
+const CONNECTIONS_MAX: usize = 64;
 
-/// From the first byte asked to the last answered; whoever is slower is let go.
+/// A client has asked by then, or is let go: a probe or a scraper knows what it wants.
+const ASK_TIME: Duration = Duration::from_secs(1);
+
+/// A client has the answer by then, or is let go.
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
 /// Where nothing can be accepted for now (no file descriptor is left), until the next try.
@@ -65,6 +68,8 @@ pub(super) async fn serve(listener: impl Accept, app: Router) {
         let service = TowerToHyperService::new(app.clone());
         tokio::spawn(async move {
             let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(ASK_TIME)
                 .keep_alive(false)
                 .max_buf_size(HEAD_BYTES_MAX)
                 .serve_connection(TokioIo::new(stream), service);
