@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use arguments::{
     BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand, StatArgs,
-    StreamCommand,
+    StreamCommand, TopArgs,
 };
 use host::HostCommand;
 
@@ -109,6 +109,7 @@ pub enum Command {
     /// Serve: open the log, recover it, listen
     #[command(after_help = "\
 Stops cleanly on SIGTERM or SIGINT, at once on a second one. A log file that does not exist is made.
+SIGHUP reads the profile again: what changed at once is said, and what needs a restart.
 
 EXAMPLES
   buslane serve
@@ -137,6 +138,8 @@ EXAMPLES
     Fuzz(arguments::FuzzArgs),
     /// Show what an appliance on this host is doing
     Stat(StatArgs),
+    /// Watch an appliance on this host: shards, sessions, streams, disks, ports
+    Top(TopArgs),
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),

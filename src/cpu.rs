@@ -65,6 +65,21 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     (code == 0).then(|| facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
+/// Lets the kernel write a core dump of this process, as large as the hard limit allows, also when the binary
+/// has capabilities. Where it may not, there is none: nothing else depends on it.
+pub fn allow_core_dumps() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure during the call.
+    let code = unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    if code == 0 {
+        // SAFETY: the kernel reads the structure during the call.
+        let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) };
+    }
+    // SAFETY: takes numbers only.
+    let _ = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

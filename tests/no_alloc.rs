@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -20,9 +21,12 @@ use buslane::disk::uring::{UringConfig, UringDisk};
 use buslane::log::Log;
 use buslane::log::create::{FormatOptions, format};
 use buslane::log::recovery::OpenOptions;
+use buslane::metrics::recorder::Recorder;
+use buslane::metrics::snapshot::exchange;
 use buslane::port::Port;
 use buslane::port::udp::UdpPort;
 use buslane::shard::directory::directory;
+use buslane::shard::observe::Observer;
 use buslane::shard::{Neighbours, Shard, ShardOptions};
 
 thread_local! {
@@ -64,6 +68,10 @@ fn run<D: Disk>(mut disk: D) {
     let server = port.local();
     let clock = HostClock::new();
     let mut shard = Shard::new(port, disk, clock, log, BTreeMap::new(), ShardOptions::default());
+    // Every turn with work is a stall, so that these are recorded too.
+    let (reporter, mut collector) = exchange();
+    shard.observe(Observer::new(reporter, Arc::new(Recorder::new(1, true))));
+    let mut reports = 0;
     let (warm, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let (mut placer, directory) = directory(2);
     placer.add("elsewhere", 1).unwrap();
@@ -79,8 +87,13 @@ fn run<D: Disk>(mut disk: D) {
             FROZEN.set(warm.load(Ordering::Relaxed));
             shard.turn();
             FROZEN.set(false);
+            while let Some(snapshot) = collector.take() {
+                reports += 1;
+                collector.give_back(snapshot);
+            }
         }
     });
+    assert!(reports > 0, "nobody observed it");
     assert_eq!(ALLOCATIONS.swap(0, Ordering::Relaxed), 0, "the shard allocated");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Json;
 use axum::Router;
 use axum::extract::State as Of;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::json;
@@ -15,6 +15,9 @@ use super::state::{SCHEMA_VERSION, State};
 
 type Shared = Arc<Mutex<State>>;
 
+/// What can be asked for.
+const ROUTES: [&str; 6] = ["/metrics", "/health", "/ready", "/shards", "/sessions", "/streams"];
+
 pub(super) fn app(state: Shared) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
@@ -23,6 +26,7 @@ pub(super) fn app(state: Shared) -> Router {
         .route("/shards", get(async |Of(state): Of<Shared>| Json(with(&state, State::shards))))
         .route("/sessions", get(async |Of(state): Of<Shared>| Json(with(&state, State::sessions))))
         .route("/streams", get(async |Of(state): Of<Shared>| Json(with(&state, State::streams))))
+        .fallback(nothing)
         .with_state(state)
 }
 
@@ -30,9 +34,23 @@ fn with<T>(state: &Shared, read: impl FnOnce(&State) -> T) -> T {
     read(&state.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-async fn metrics(Of(state): Of<Shared>) -> impl IntoResponse {
-    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, TEXT)], prometheus::text(&state))
+/// OpenMetrics for whoever asks for it, as Prometheus does, and its older sister for everybody else.
+async fn metrics(Of(state): Of<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+    let accepts = headers.get_all(header::ACCEPT);
+    let open = accepts.iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
+    });
+    let text = prometheus::text(&state);
+    let (kind, text) = if open { (OPEN, text) } else { (CLASSIC, prometheus::classic(&text)) };
+    ([(header::CONTENT_TYPE, kind)], text)
+}
+
+async fn nothing() -> impl IntoResponse {
+    let body =
+        json!({ "schema_version": SCHEMA_VERSION, "error": "no such route", "routes": ROUTES });
+    (StatusCode::NOT_FOUND, Json(body))
 }
 
 async fn health(Of(state): Of<Shared>) -> impl IntoResponse {

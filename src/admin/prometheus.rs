@@ -71,7 +71,7 @@ impl Collector for Scrape {
         let shards: Vec<_> = state.newest().collect();
         for &counter in Counter::ALL {
             let value = |snapshot: &Snapshot| snapshot.counters.get(counter);
-            count(&mut encoder, &shards, (counter.name(), counter.help()), value)?;
+            count(&mut encoder, &shards, (name(counter), counter.help()), value)?;
         }
         for (index, names) in PORT.into_iter().enumerate() {
             count(&mut encoder, &shards, names, |snapshot| snapshot.port[index])?;
@@ -79,8 +79,14 @@ impl Collector for Scrape {
         let stalls = ("turn_stalls", "Turns that took longer than limits.turn_us");
         count(&mut encoder, &shards, stalls, |snapshot| snapshot.stalls.count())?;
         gauges(&mut encoder, &shards)?;
+        silence(&mut encoder, &state)?;
         stages(&mut encoder, &shards)
     }
+}
+
+/// A counter's name without its prefix and `_total`; a unit stands last.
+fn name(counter: Counter) -> &'static str {
+    if counter == Counter::BytesDurable { "durable_bytes" } else { counter.name() }
 }
 
 type Shards<'a> = [(usize, &'a Snapshot, &'a Stages)];
@@ -124,6 +130,19 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<()
     Ok(())
 }
 
+fn silence(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
+    let help = "How long the shard has made no turn although it should";
+    let unit = Unit::Seconds;
+    let mut family = encoder.encode_descriptor("silent", help, Some(&unit), MetricType::Gauge)?;
+    for (shard, silent_ms) in state.silent_ms() {
+        let labels = [("shard", shard.to_string())];
+        #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+        let seconds = silent_ms as f64 / 1e3;
+        ConstGauge::new(seconds).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 fn stages(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<(), Error> {
     let help = "Time of a message in the shard, by stage";
     let unit = Unit::Seconds;
@@ -146,15 +165,47 @@ fn buckets(histogram: &LatencyHistogram) -> Vec<(f64, u64)> {
     let mut below = 0;
     let bounds = BOUNDS_NS.iter().map(|&bound| {
         #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
-        (bound as f64 / 1e9, histogram.count_to(bound))
+        let seconds = bound as f64 / 1e9;
+        seconds
     });
-    let all = bounds.chain([(f64::INFINITY, histogram.count())]);
-    all.map(|(bound, to)| {
-        let own = to.saturating_sub(below);
-        below = to.max(below);
-        (bound, own)
-    })
-    .collect()
+    let to = histogram.counts_to(&BOUNDS_NS).into_iter().chain([histogram.count()]);
+    bounds
+        .chain([f64::INFINITY])
+        .zip(to)
+        .map(|(bound, to)| {
+            let own = to.saturating_sub(below);
+            below = to.max(below);
+            (bound, own)
+        })
+        .collect()
+}
+
+/// OpenMetrics text as the format 0.0.4 that came before it: there a counter's family has the name of its
+/// samples, and neither units nor an end are said.
+pub(super) fn classic(open: &str) -> String {
+    let mut text = String::with_capacity(open.len());
+    let mut lines = open.lines().peekable();
+    while let Some(line) = lines.next() {
+        let mut words = line.split(' ');
+        let (hash, what, family) = (words.next(), words.next(), words.next());
+        let is_counter = |line: &str| family.is_some_and(|family| is_type(line, family, "counter"));
+        let total = match (hash, what) {
+            (Some("#"), Some("EOF" | "UNIT")) => continue,
+            (Some("#"), Some("HELP")) => lines.peek().is_some_and(|next| is_counter(next)),
+            (Some("#"), Some("TYPE")) => is_counter(line),
+            _ => false,
+        };
+        match family.filter(|_| total) {
+            Some(family) => text.push_str(&line.replacen(family, &format!("{family}_total"), 1)),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn is_type(line: &str, family: &str, kind: &str) -> bool {
+    line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) == Some((family, kind))
 }
 
 #[cfg(test)]
@@ -162,25 +213,48 @@ mod tests {
     use super::*;
     use crate::metrics::stages::BatchTimes;
 
-    #[test]
-    fn a_scrape_has_what_was_counted() {
+    fn scrape() -> String {
         let mut state = State::new(1);
         let mut snapshot = Box::new(Snapshot::new());
         snapshot.counters.add(Counter::MessagesAccepted, 7);
         let batch = BatchTimes { messages: 2, durable_ns: 900, ..BatchTimes::default() };
         snapshot.stages.record(&batch, 1_800);
         state.take_in(0, snapshot);
-        let text = text(&Arc::new(Mutex::new(state)));
+        text(&Arc::new(Mutex::new(state)))
+    }
+
+    #[test]
+    fn a_scrape_has_what_was_counted() {
+        let text = scrape();
         for line in [
             "buslane_messages_accepted_total{shard=\"0\"} 7",
+            "buslane_durable_bytes_total{shard=\"0\"} 0",
             "buslane_serving{shard=\"0\"} 1",
+            "buslane_silent_seconds{shard=\"0\"} 0.0",
             "buslane_stage_seconds_count{shard=\"0\",stage=\"whole\"} 2",
             "buslane_stage_seconds_bucket{le=\"0.000001\",shard=\"0\",stage=\"submit_durable\"} 2",
             "buslane_stage_seconds_bucket{le=\"+Inf\",shard=\"0\",stage=\"whole\"} 2",
+            "# TYPE buslane_messages_accepted counter",
             "# UNIT buslane_stage_seconds seconds",
             "# EOF",
         ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+            assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_older_format_names_counters_as_their_samples() {
+        let text = classic(&scrape());
+        for line in [
+            "# HELP buslane_messages_accepted_total Messages appended to the log",
+            "# TYPE buslane_messages_accepted_total counter",
+            "buslane_messages_accepted_total{shard=\"0\"} 7",
+            "# TYPE buslane_sessions gauge",
+            "# TYPE buslane_stage_seconds histogram",
+            "buslane_stage_seconds_bucket{le=\"+Inf\",shard=\"0\",stage=\"whole\"} 2",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");
     }
 }

@@ -196,7 +196,7 @@ impl State {
                 let grown = now.saturating_sub(before) as f64;
                 (name.to_owned(), if seconds > 0.0 { grown / seconds } else { 0.0 })
             };
-            snapshot.counters.iter().zip(before.counters.iter()).map(rate).collect()
+            counts(&snapshot).zip(counts(before)).map(rate).collect()
         });
         known.newest.replace(snapshot)
     }
@@ -215,6 +215,12 @@ impl State {
         self.shards.iter().enumerate().filter_map(|(index, known)| {
             known.newest.as_deref().map(|newest| (index, newest, &known.total))
         })
+    }
+
+    /// Each shard's silence in milliseconds: how long it has made no turn although it should.
+    pub(super) fn silent_ms(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let silent = |known: &Known| if known.turns { known.silent_ms } else { 0 };
+        self.shards.iter().map(silent).enumerate()
     }
 
     /// Shards that make no turns although they should.
@@ -287,10 +293,6 @@ impl Known {
 
     fn view(&self, shard: usize) -> Option<ShardView> {
         let newest = self.newest.as_deref()?;
-        let names =
-            ["port_received", "port_transmitted", "port_receive_dropped", "port_transmit_dropped"];
-        let port = names.into_iter().zip(newest.port);
-        let counters = newest.counters.iter().chain(port);
         Some(ShardView {
             shard,
             condition: self.condition().to_owned(),
@@ -306,7 +308,7 @@ impl Known {
             sessions: newest.sessions.as_slice().len(),
             unix_ns: newest.end_unix_ns,
             interval_s: seconds(newest.end_unix_ns.saturating_sub(newest.begin_unix_ns)),
-            counters: counters.map(|(name, value)| (name.to_owned(), value)).collect(),
+            counters: counts(newest).map(|(name, value)| (name.to_owned(), value)).collect(),
             rates: self.rates.clone(),
             stages: stages(&newest.stages),
             stages_total: stages(&self.total),
@@ -322,6 +324,13 @@ impl Known {
                 .collect(),
         })
     }
+}
+
+/// Everything a snapshot counts, by name.
+fn counts(snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    let names =
+        ["port_received", "port_transmitted", "port_receive_dropped", "port_transmit_dropped"];
+    snapshot.counters.iter().chain(names.into_iter().zip(snapshot.port))
 }
 
 fn stages(stages: &Stages) -> BTreeMap<String, StageView> {
@@ -351,6 +360,7 @@ mod tests {
         snapshot.begin_unix_ns = second * 1_000_000_000;
         snapshot.end_unix_ns = (second + 2) * 1_000_000_000;
         snapshot.counters.add(Counter::MessagesAccepted, accepted);
+        snapshot.port[1] = 2 * accepted;
         let batch = BatchTimes { messages: 10, durable_ns: 400, ..BatchTimes::default() };
         snapshot.stages.record(&batch, 1_000);
         snapshot
@@ -366,6 +376,7 @@ mod tests {
         let view = state.shards();
         let shard = &view.shards[0];
         assert!((shard.rates["messages_accepted"] - 100.0).abs() < 1e-9, "{:?}", shard.rates);
+        assert!((shard.rates["port_transmitted"] - 200.0).abs() < 1e-9, "{:?}", shard.rates);
         assert_eq!(shard.counters["messages_accepted"], 300);
         assert_eq!((shard.stages["whole"].count, shard.stages_total["whole"].count), (10, 20));
         assert!(state.not_ready().is_empty());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::parse::{self, From};
@@ -88,6 +88,37 @@ pub struct StatArgs {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks as `buslane stat` does, twice a second. Latencies are of the newest interval, about a second.
+Keys: 1-5 or Tab chooses the view, s sorts, p pauses, ? helps, q ends.
+
+EXAMPLES
+  buslane top
+  buslane top --profile memif
+  buslane top --view sessions")]
+pub struct TopArgs {
+    /// The view it begins with
+    #[arg(long, value_enum, default_value_t = TopView::Shards, value_name = "VIEW")]
+    pub view: TopView,
+}
+
+/// What `top` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TopView {
+    /// Stages of the shards, rates, stalls.
+    Shards,
+    /// Who talks to them.
+    Sessions,
+    /// What they keep.
+    Streams,
+    /// Where they keep it.
+    Disks,
+    /// Where datagrams enter and leave.
+    Ports,
 }
 
 /// `stream`.

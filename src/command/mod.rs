@@ -7,10 +7,12 @@ pub mod itch;
 pub mod orders;
 pub mod out;
 pub mod progress;
+mod ask;
 mod connect;
 mod serve;
 mod source;
 mod stat;
+mod top;
 mod log;
 mod bench;
 mod host;
@@ -115,6 +117,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Stream(command) => stream::stream(globals, command),
         Command::Log(command) => log::log(globals, command),
         Command::Stat(args) => stat::stat(globals, args),
+        Command::Top(args) => top::top(globals, args),
         Command::Bench(command) => bench::bench(globals, command),
         Command::Host(command) => host::host(globals, command),
     }

@@ -1,22 +1,18 @@
 //! `buslane stat`: what an appliance on this host is doing.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::ask::{Asker, Views};
 use super::{CommandError, Out};
-use crate::admin::socket_path;
-use crate::admin::state::{SessionsView, ShardView, ShardsView, StreamView, StreamsView};
+use crate::admin::state::{SessionsView, ShardView, StreamView};
 use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
+use crate::launch::catch_signals;
 use crate::metrics::stages::Stage;
-use crate::profile;
 use crate::report::{micros, thousands};
-
-/// An appliance that answers takes less.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows of a table shown.
 const ROWS_MAX: usize = 16;
@@ -24,63 +20,51 @@ const ROWS_MAX: usize = 16;
 /// Stalls shown.
 const STALLS_MAX: usize = 4;
 
+/// Between two looks whether it is interrupted.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandError> {
-    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
-    let Some(path) = socket_path(&profile)? else {
-        let what = "metrics.socket is off in this profile: there is nothing to ask";
-        return Err(CommandError::Usage(what.to_owned()));
-    };
+    let asker = Asker::new(globals)?;
     let mut out = Out::stdout();
-    loop {
-        let shards: ShardsView = ask(&path, "/shards")?;
-        if globals.output() == Output::Json {
-            out.json(&shards)?;
-        } else {
-            let sessions: SessionsView = ask(&path, "/sessions")?;
-            let streams: StreamsView = ask(&path, "/streams")?;
-            let text = screen(&shards, &sessions, &streams);
-            // From the top, when shown again.
-            let clear = if args.watch.is_some() { "\x1b[H\x1b[2J" } else { "" };
-            out.bytes(format!("{clear}{text}").as_bytes())?;
-        }
-        out.flush()?;
-        let Some(seconds) = args.watch else { return out.finish() };
-        pause(Duration::from_secs(seconds));
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a person watches")]
-fn pause(time: Duration) {
-    std::thread::sleep(time);
-}
-
-/// One HTTP request over a unix socket.
-fn ask<T: serde::de::DeserializeOwned>(path: &Path, route: &str) -> Result<T, CommandError> {
-    let failed = |why: String| {
-        let path = path.display();
-        CommandError::Unreachable(format!(
-            "{path}: {why}; is an appliance of this profile and `instance` running on this host, as this user?"
-        ))
+    let Some(seconds) = args.watch else {
+        show(globals, &asker, &mut out)?;
+        return out.finish();
     };
-    let mut stream = UnixStream::connect(path).map_err(|error| failed(error.to_string()))?;
-    let mut answer = Vec::new();
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| {
-            write!(stream, "GET {route} HTTP/1.1\r\nHost: buslane\r\nConnection: close\r\n\r\n")
-        })
-        .and_then(|()| stream.read_to_end(&mut answer))
-        .map_err(|error| failed(error.to_string()))?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    if !head.starts_with("HTTP/1.1 200") {
-        return Err(failed(format!("it answered {}", head.lines().next().unwrap_or("nothing"))));
+    let interrupted = catch_signals()?;
+    // Where nobody sees the screen there is none to clear.
+    let clears = globals.output() != Output::Json && io::stdout().is_terminal();
+    loop {
+        if clears {
+            out.bytes(b"\x1b[H\x1b[2J")?;
+        }
+        show(globals, &asker, &mut out)?;
+        out.flush()?;
+        if !pause(Duration::from_secs(seconds), &interrupted) {
+            return Err(CommandError::Interrupted);
+        }
     }
-    serde_json::from_str(body)
-        .map_err(|error| failed(format!("it answered what this version does not know: {error}")))
 }
 
-fn screen(shards: &ShardsView, sessions: &SessionsView, streams: &StreamsView) -> String {
+fn show(globals: &Globals, asker: &Asker, out: &mut Out) -> Result<(), CommandError> {
+    if globals.output() == Output::Json {
+        return out.json(&asker.shards()?);
+    }
+    out.bytes(screen(&asker.views()?).as_bytes())
+}
+
+/// Waits; `false` when interrupted meanwhile.
+#[allow(clippy::disallowed_methods, reason = "a person watches")]
+fn pause(time: Duration, interrupted: &AtomicBool) -> bool {
+    let looks = time.as_millis() / LOOK_EVERY.as_millis();
+    // Only a flag: it orders nothing but itself.
+    (0..looks).all(|_| {
+        std::thread::sleep(LOOK_EVERY);
+        !interrupted.load(Ordering::Relaxed)
+    })
+}
+
+fn screen(views: &Views) -> String {
+    let Views { shards, sessions, streams } = views;
     let mut text = String::new();
     if shards.shards.is_empty() {
         text.push_str("no shard has reported yet\n");

@@ -119,6 +119,8 @@ After=network-online.target tuned.service
 Type=notify
 NotifyAccess=main
 ExecStart={binary} serve --profile {profile}
+# What changes without a restart, and what does not, is said in the journal.
+ExecReload=/bin/kill -HUP $MAINPID
 User={user}
 Group={user}
 # Relative paths of the profile begin here.
@@ -230,6 +232,7 @@ mod tests {
         for line in [
             "Type=notify",
             "WatchdogSec=5s",
+            "ExecReload=/bin/kill -HUP $MAINPID",
             "LimitMEMLOCK=infinity",
             "OOMScoreAdjust=-900",
             "CPUAffinity=3",

@@ -43,6 +43,7 @@ use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
 use crate::log::shares::{self, format_shares};
 use crate::log::superblock::ShareId;
+use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::exchange;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
@@ -277,6 +278,7 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
     if let Some(crowding) = check_host(profile, &cores)? {
         watch(Progress::Warning(crowding));
     }
+    cpu::allow_core_dumps();
     let notify = notify::Notify::from_environment();
     let stop = catch_signals()?;
     let clock = HostClock::new();
@@ -446,8 +448,8 @@ fn keep_house(
     beats: &[Arc<AtomicU64>],
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Houses, LaunchError> {
-    let listeners = Listeners::open(profile)?;
-    if let Some(warning) = &listeners.warning {
+    let mut listeners = Listeners::open(profile)?;
+    for warning in &listeners.warnings {
         watch(Progress::Warning(warning.clone()));
     }
     let socket = listeners.socket_file();
@@ -457,13 +459,15 @@ fn keep_house(
         let (facts, facts_out) = mpsc::channel();
         let house = House { turns: Arc::default(), facts };
         let (reporter, collector) = exchange();
+        let recorder = Arc::new(Recorder::new(turn_ns_max, profile.metrics.stages));
         watched.push(Watched {
             collector,
             beat: Arc::clone(beat),
             turns: Arc::clone(&house.turns),
             facts: facts_out,
+            recorder: Arc::clone(&recorder),
         });
-        houses.push((house, Observer::new(reporter, turn_ns_max, profile.metrics.stages)));
+        houses.push((house, Observer::new(reporter, recorder)));
     }
     std::thread::Builder::new()
         .name("buslane-house".into())

@@ -72,10 +72,23 @@ impl LatencyHistogram {
         self.histogram.add(&other.histogram).expect("the same bounds");
     }
 
-    /// How many do not exceed `ns`.
+    /// How many do not exceed each of `bounds_ns`, which ascend; as exact as the histogram is.
     #[must_use]
-    pub fn count_to(&self, ns: u64) -> u64 {
-        self.histogram.count_between(0, ns)
+    pub fn counts_to(&self, bounds_ns: &[u64]) -> Vec<u64> {
+        let mut counts = vec![0; bounds_ns.len()];
+        for step in self.histogram.iter_recorded() {
+            let least_ns = self.histogram.lowest_equivalent(step.value_iterated_to());
+            let from = bounds_ns.partition_point(|&bound| bound < least_ns);
+            if let Some(count) = counts.get_mut(from) {
+                *count += step.count_at_value();
+            }
+        }
+        let mut below = 0;
+        for count in &mut counts {
+            below += *count;
+            *count = below;
+        }
+        counts
     }
 
     /// All of them together, in nanoseconds, as exact as the histogram is.
@@ -238,6 +251,13 @@ mod tests {
         assert!(percentiles.p50.abs_diff(500_000) <= 500, "{percentiles:?}");
         assert!(percentiles.p99.abs_diff(990_000) <= 990, "{percentiles:?}");
         assert!(percentiles.max.abs_diff(1_000_000) <= 1_000, "{percentiles:?}");
+    }
+
+    #[test]
+    fn counts_to_bounds_are_of_all_below() {
+        let bounds = [1, 1_000, 10_500, 500_000, 2_000_000];
+        assert_eq!(thousand().counts_to(&bounds), [0, 1, 10, 500, 1_000]);
+        assert_eq!(LatencyHistogram::new().counts_to(&bounds), [0; 5]);
     }
 
     #[test]

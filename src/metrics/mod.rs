@@ -2,6 +2,7 @@
 
 pub mod hlog;
 pub mod latency;
+pub mod recorder;
 pub mod snapshot;
 pub mod stages;
 

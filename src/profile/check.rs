@@ -1,11 +1,10 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 
 use crate::disk::is_transport_id;
 
-use super::{DiskDriver, PortDriver, PortProfile, Profile, ProfileError};
+use super::{DiskDriver, HTTP_DEFAULT, PortDriver, PortProfile, Profile, ProfileError};
 use crate::host::CATALOGUE;
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX,
@@ -44,8 +43,10 @@ impl Profile {
         self.check_disk()?;
         self.check_required_names()?;
         let http = &self.metrics.http;
-        if !http.is_empty() && http.parse::<SocketAddr>().is_err() {
-            let what = format!("metrics.http is {http}, wanted address:port, as in 127.0.0.1:9464");
+        if !matches!(http.as_str(), "" | "off") && self.metrics.http_address().is_none() {
+            let what = format!(
+                "metrics.http is {http}, wanted address:port, as in {HTTP_DEFAULT}, or off"
+            );
             return Err(self.wrong("metrics.http", &what));
         }
         self.check_between("limits.turn_us", self.limits.turn_us, (1, 60_000_000))?;

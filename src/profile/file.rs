@@ -3,7 +3,7 @@
 //! A mistyped key that is silently ignored is an appliance that runs on the wrong core, so every unknown
 //! key is refused, with its line and the nearest one there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use toml::Table;
@@ -90,8 +90,10 @@ const TEXT_KEYS: [&str; 10] = [
 /// Where the values of a profile come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// The file, or the name of a shipped profile.
+    /// The file, or the name of a shipped profile, as messages call it.
     pub name: String,
+    /// What was asked for, by name or path.
+    asked: String,
     /// The line of each key in it, from 1.
     lines: BTreeMap<String, usize>,
     /// What `--set` gave, by key.
@@ -112,6 +114,12 @@ impl Source {
             None => self.name.clone(),
         }
     }
+
+    /// Whether a file or `--set` gave `key` a value.
+    #[must_use]
+    pub fn is_given(&self, key: &str) -> bool {
+        self.settings.contains_key(key) || self.lines.contains_key(key)
+    }
 }
 
 /// Reads the profile `name`, shipped or a path, and lays `settings` (`key=value`) over it.
@@ -119,12 +127,50 @@ impl Source {
 /// # Errors
 /// `ProfileError` when there is no such profile, or its text or values are wrong.
 pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
-    let (name, text) = find(name)?;
-    let mut profile = read(&name, &text, settings)?;
+    let (shown, text) = find(name)?;
+    let mut profile = read(&shown, &text, settings)?;
+    name.clone_into(&mut profile.source.asked);
     runtime::expand(&mut profile)?;
     // Again, because placeholders make paths longer.
     profile.check_ranges()?;
     Ok(profile)
+}
+
+/// Reads a loaded profile again: the same file, under the same settings.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(profile: &Profile) -> Result<Profile, ProfileError> {
+    let settings = profile.source.settings.iter();
+    let settings: Vec<String> = settings.map(|(key, value)| format!("{key}={value}")).collect();
+    load(&profile.source.asked, &settings)
+}
+
+impl Profile {
+    /// Keys whose values differ, dotted, in order.
+    ///
+    /// # Panics
+    /// Never: a profile is a table.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |profile: &Self| Table::try_from(profile).expect("a profile is a table");
+        let mut keys = Vec::new();
+        differing(&table(self), &table(other), "", &mut keys);
+        keys
+    }
+}
+
+fn differing(one: &Table, other: &Table, above: &str, keys: &mut Vec<String>) {
+    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    for name in names {
+        match (one.get(name), other.get(name)) {
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
+                differing(one, other, &join(above, name), keys);
+            }
+            (one, other) if one != other => keys.push(join(above, name)),
+            _ => {}
+        }
+    }
 }
 
 /// Whether `text`, just made, is a profile.

@@ -15,14 +15,17 @@ mod check;
 mod shards;
 mod values;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DATAGRAM_BYTES, RING_BYTES, WINDOW_MESSAGES_MAX};
 
-pub use file::{SHIPPED, Source, load};
+pub use file::{SHIPPED, Source, load, load_again};
 pub use values::{Core, MacAddress};
+
+/// Where metrics and state are served over HTTP unless told otherwise.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:9464";
 
 /// A profile, complete and in range.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -196,7 +199,7 @@ pub struct LimitsProfile {
 pub struct MetricsProfile {
     /// Record the latency of each stage.
     pub stages: bool,
-    /// Address and port of metrics and state over HTTP; empty for none.
+    /// Address and port of metrics and state over HTTP; `off` or empty for none.
     pub http: String,
     /// Unix socket of the same; empty for one named by the instance in the runtime directory, `off` for none.
     pub socket: String,
@@ -216,6 +219,14 @@ pub struct HostProfile {
     pub jitter_us_max: u64,
     /// How far the host's clock may be off, for the check `time.sync`.
     pub clock_us_max: u64,
+}
+
+impl MetricsProfile {
+    /// Where HTTP is to be served; `None` for nowhere.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.parse().ok()
+    }
 }
 
 impl Default for HostProfile {
@@ -258,7 +269,7 @@ impl Default for Profile {
             },
             metrics: MetricsProfile {
                 stages: true,
-                http: String::new(),
+                http: HTTP_DEFAULT.to_owned(),
                 socket: String::new(),
                 dir: String::new(),
             },

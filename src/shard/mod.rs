@@ -290,7 +290,9 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         flushed += self.port.flush();
         self.stations.keep();
         self.stations.report(&self.port);
-        received + committed + delivered + transmitted + flushed
+        let work = received + committed + delivered + transmitted + flushed;
+        self.stations.note_work(work);
+        work
     }
 
     /// Stops taking messages; what was received is still made durable and acknowledged.

@@ -2,9 +2,12 @@
 //!
 //! Nothing here makes a system call, allocates, or looks at the clock in a turn without work.
 
+use std::sync::Arc;
+
 use crate::disk::Disk;
 use crate::limits::{SESSIONS_MAX, STREAMS_MAX};
 use crate::log::Log;
+use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
 use crate::port::{Port, PortCounters};
@@ -33,7 +36,7 @@ pub(super) enum Mark {
 }
 
 /// Names of the stretches that end at each mark, and of the one behind the last.
-const STRETCHES: [&str; 4] = ["receive", "commit", "transmit", "deliver"];
+const STRETCHES: [&str; MARKS + 1] = ["receive", "commit", "transmit", "deliver"];
 
 /// Where the copying of rows stands.
 #[derive(Clone, Copy, Debug)]
@@ -46,33 +49,33 @@ enum Filling {
 #[derive(Debug)]
 pub struct Observer {
     reporter: Reporter,
-    /// A turn longer than this is a stall.
-    turn_ns_max: u64,
-    records_stages: bool,
+    recorder: Arc<Recorder>,
     stages: Stages,
     stalls: StallLog,
     /// Durable batches whose acknowledgements have not left.
     untold: Vec<BatchTimes>,
+    /// The turn that is on its way, its number from 1.
+    turn: Turn,
     turn_began_ns: u64,
-    marks: [u64; STRETCHES.len() - 1],
+    marks: [u64; MARKS],
     next_ns: u64,
     begin_unix_ns: u64,
     filling: Option<(Box<Snapshot>, Filling)>,
 }
 
 impl Observer {
-    /// An observer that reports to `reporter`.
+    /// An observer that reports to `reporter` once a second, and to `recorder` at once.
     #[must_use]
-    pub fn new(reporter: Reporter, turn_ns_max: u64, records_stages: bool) -> Self {
+    pub fn new(reporter: Reporter, recorder: Arc<Recorder>) -> Self {
         Self {
             reporter,
-            turn_ns_max,
-            records_stages,
+            recorder,
             stages: Stages::default(),
             stalls: StallLog::default(),
             untold: Vec::with_capacity(UNTOLD_MAX),
+            turn: Turn::default(),
             turn_began_ns: 0,
-            marks: [0; STRETCHES.len() - 1],
+            marks: [0; MARKS],
             next_ns: 0,
             begin_unix_ns: 0,
             filling: None,
@@ -81,7 +84,7 @@ impl Observer {
 
     /// A batch became durable.
     pub(super) fn durable(&mut self, times: &BatchTimes) {
-        if !self.records_stages || times.messages == 0 {
+        if !self.recorder.records_stages() || times.messages == 0 {
             return;
         }
         if self.untold.len() < UNTOLD_MAX {
@@ -104,16 +107,37 @@ impl Observer {
 
     pub(super) fn mark(&mut self, mark: Mark, now_ns: u64) {
         self.marks[mark as usize] = now_ns;
+        self.recorder.mark(mark as usize, now_ns.saturating_sub(self.turn_began_ns));
     }
 
+    /// A turn begins, and with it ends the one before.
     fn begin_turn(&mut self, now_ns: u64, unix_ns: u64) {
         let began_ns = std::mem::replace(&mut self.turn_began_ns, now_ns);
-        let took_ns = now_ns.saturating_sub(began_ns);
-        if took_ns > self.turn_ns_max && began_ns > 0 {
-            let stage = longest_stretch(began_ns, &self.marks, now_ns);
-            self.stalls.push(Stall { unix_ns, ns: took_ns, stage });
+        let number = self.turn.number + 1;
+        let mut ended =
+            std::mem::replace(&mut self.turn, Turn { number, unix_ns, ..Turn::default() });
+        ended.took_ns = now_ns.saturating_sub(began_ns);
+        let is_stall = ended.took_ns > self.recorder.turn_ns_max() && began_ns > 0;
+        if is_stall || ended.work > 0 {
+            ended.marks_ns = self.marks.map(|mark| mark.saturating_sub(began_ns));
+            self.keep_turn(
+                &ended,
+                is_stall.then(|| longest_stretch(began_ns, &self.marks, now_ns)),
+            );
         }
-        self.marks = [0; STRETCHES.len() - 1];
+        self.marks = [0; MARKS];
+        self.recorder.begin(number, unix_ns);
+    }
+
+    fn keep_turn(&mut self, ended: &Turn, stalled_in: Option<&'static str>) {
+        if ended.work > 0 {
+            self.recorder.worked(ended);
+        }
+        if let Some(stage) = stalled_in {
+            self.recorder.stalled(ended);
+            let unix_ns = ended.unix_ns + ended.took_ns;
+            self.stalls.push(Stall { unix_ns, ns: ended.took_ns, stage });
+        }
     }
 }
 
@@ -151,6 +175,14 @@ impl<D: Disk> Stations<D> {
     pub(super) fn observe_turn(&mut self) {
         if let Some(observer) = &mut self.observer {
             observer.begin_turn(self.now_ns, self.unix_ns);
+        }
+    }
+
+    /// What the turn that ends did.
+    #[inline]
+    pub(super) fn note_work(&mut self, work: usize) {
+        if let Some(observer) = &mut self.observer {
+            observer.turn.work = work as u64;
         }
     }
 

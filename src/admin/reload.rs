@@ -1,0 +1,136 @@
+//! SIGHUP: the profile is read again, and what can change while serving changes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::hlog::IntervalLog;
+use crate::profile::{self, Profile};
+
+/// Keys that change without a restart.
+const LIVE: [&str; 4] = ["limits.turn_us", "limits.watchdog_ms", "metrics.stages", "metrics.dir"];
+
+/// Whether SIGHUP came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hangup(Arc<AtomicBool>);
+
+impl Hangup {
+    /// Catches it from now on.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub(super) fn catch() -> std::io::Result<Self> {
+        let hangup = Self::default();
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup.0))?;
+        Ok(hangup)
+    }
+
+    /// Whether it came since this was asked last.
+    pub(super) fn take(&self) -> bool {
+        // Only a flag: it orders nothing but itself.
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A profile read again.
+#[derive(Debug)]
+pub(super) struct Reloaded {
+    /// The profile in force: the old one with the new values of the keys that can change.
+    pub(super) profile: Profile,
+    /// The new file of interval logs; `None` where none are wanted.
+    pub(super) log: Option<IntervalLog>,
+    /// What to tell.
+    pub(super) said: String,
+}
+
+/// Reads the profile in force again, from where it was read.
+///
+/// # Errors
+/// Why all stays as it is.
+pub(super) fn reload(serving: &Profile) -> Result<Reloaded, String> {
+    let new = profile::load_again(serving).map_err(|error| error.to_string())?;
+    let dir = &new.metrics.dir;
+    let log = if dir.is_empty() { None } else { Some(open(&new, dir)?) };
+    let (live, restart): (Vec<String>, Vec<String>) =
+        serving.differences(&new).into_iter().partition(|key| LIVE.contains(&key.as_str()));
+    let mut said = match live.as_slice() {
+        [] => "reloaded: nothing changed".to_owned(),
+        keys => format!("reloaded: {}", keys.join(", ")),
+    };
+    if let Some(log) = &log {
+        said.push_str(&format!("; interval logs go on in {}", log.path().display()));
+    }
+    if !restart.is_empty() {
+        said.push_str(&format!("; needs a restart: {}", restart.join(", ")));
+    }
+    Ok(Reloaded { profile: merged(serving, &new), log, said })
+}
+
+fn open(new: &Profile, dir: &str) -> Result<IntervalLog, String> {
+    IntervalLog::open(Path::new(dir)).map_err(|error| {
+        let place = new.source.place("metrics.dir");
+        format!("{place}: metrics.dir: {dir}: {error}; choose a directory that can be written")
+    })
+}
+
+/// What is in force after a reload. What needs a restart stays, so that the next reload names it again.
+fn merged(serving: &Profile, new: &Profile) -> Profile {
+    let mut profile = serving.clone();
+    profile.limits.turn_us = new.limits.turn_us;
+    profile.limits.watchdog_ms = new.limits.watchdog_ms;
+    profile.metrics.stages = new.metrics.stages;
+    profile.metrics.dir.clone_from(&new.metrics.dir);
+    profile
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn profile(dir: &Path, text: &str) -> Profile {
+        let path = dir.join("x.toml");
+        fs::write(&path, text).expect("written");
+        profile::load(&path.display().to_string(), &["instance=reload".into()]).expect("a profile")
+    }
+
+    #[test]
+    fn live_keys_change_and_the_others_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
+        let unchanged = reload(&serving).expect("the same");
+        assert_eq!(unchanged.said, "reloaded: nothing changed");
+        let metrics = dir.path().join("metrics").display().to_string();
+        let text = format!(
+            "[limits]\nturn_us = 9\nwindow_messages = 5\n[metrics]\nstages = false\ndir = \"{metrics}\"\n\
+             [disk]\nqueue_depth = 2\n"
+        );
+        profile(dir.path(), &text);
+        let reloaded = reload(&serving).expect("a profile");
+        assert!(
+            reloaded
+                .said
+                .starts_with("reloaded: limits.turn_us, metrics.dir, metrics.stages; interval"),
+            "{}",
+            reloaded.said
+        );
+        let restart = "; needs a restart: disk.queue_depth, limits.window_messages";
+        assert!(reloaded.said.ends_with(restart), "{}", reloaded.said);
+        assert_eq!((reloaded.profile.limits.turn_us, reloaded.profile.disk.queue_depth), (9, 8));
+        assert_eq!(reloaded.profile.instance, "reload", "--set counts again");
+        assert!(reload(&reloaded.profile).expect("again").said.ends_with(restart));
+        assert!(merged(&serving, &reloaded.profile) == reloaded.profile);
+    }
+
+    #[test]
+    fn a_broken_profile_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
+        fs::write(dir.path().join("x.toml"), "[limits]\nturn_us = 0\n").expect("written");
+        let said = reload(&serving).expect_err("out of range");
+        assert!(said.contains("x.toml:2: limits.turn_us is 0"), "{said}");
+        fs::write(dir.path().join("x.toml"), "[metrics]\ndir = \"/proc/no\"\n").expect("written");
+        assert!(reload(&serving).expect_err("not a place").contains("can be written"));
+    }
+}

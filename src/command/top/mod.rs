@@ -1,0 +1,98 @@
+//! `buslane top`: what an appliance on this host does, on a terminal, as it happens.
+//!
+//! One thread asks the appliance twice a second, as `stat` does; this one draws and listens to keys, so that an
+//! appliance that does not answer never holds the keys up. The terminal is put back however it ends: by `q`,
+//! by a signal, by an error, by a panic.
+
+mod model;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::CommandError;
+use super::ask::{Asker, Views};
+use crate::cli::arguments::TopArgs;
+use crate::cli::{Globals, Output};
+use model::Model;
+
+/// Between two questions to the appliance: its shards report once a second.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between two looks at keys, signals and answers.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) fn top(globals: &Globals, args: &TopArgs) -> Result<(), CommandError> {
+    if globals.output() != Output::Text || !io::stdout().is_terminal() {
+        let what = "top draws on a terminal, and stdout is none, or -o asks for something else; use `buslane \
+                    stat`, `buslane stat --watch` or `buslane stat -o json`";
+        return Err(CommandError::Usage(what.to_owned()));
+    }
+    let asker = Asker::new(globals)?;
+    let stop = catch_signals()?;
+    let answers = ask_for_ever(asker);
+    let mut terminal = ratatui::try_init().map_err(|error| CommandError::output(&error))?;
+    let shown = show(&mut terminal, &mut Model::new(args.view), &answers, &stop);
+    ratatui::restore();
+    shown.map_err(|error| CommandError::output(&error))
+}
+
+/// A flag that any signal to end sets. The terminal has to be put back first, so none ends the process itself.
+fn catch_signals() -> Result<Arc<AtomicBool>, CommandError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| CommandError::Failed(format!("catching signals: {error}")))?;
+    }
+    Ok(stop)
+}
+
+type Answer = Result<Views, String>;
+
+#[allow(clippy::disallowed_methods, reason = "an appliance that hangs must not hold the keys up")]
+fn ask_for_ever(asker: Asker) -> Receiver<Answer> {
+    let (answers_in, answers) = sync_channel(1);
+    std::thread::spawn(move || {
+        while answer(&asker, &answers_in) {
+            std::thread::sleep(ASK_EVERY);
+        }
+    });
+    answers
+}
+
+/// Asks once; `false` when nobody wants to know any more.
+fn answer(asker: &Asker, answers: &SyncSender<Answer>) -> bool {
+    answers.send(asker.views().map_err(|error| error.to_string())).is_ok()
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    model: &mut Model,
+    answers: &Receiver<Answer>,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    // Only a flag: it orders nothing but itself.
+    while !model.is_over && !stop.load(Ordering::Relaxed) {
+        for answer in answers.try_iter() {
+            model.take_in(answer);
+        }
+        terminal.draw(|frame| view::draw(frame, model))?;
+        if event::poll(LOOK_EVERY)?
+            && let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+        {
+            model.press(key);
+        }
+    }
+    Ok(())
+}
