@@ -187,7 +187,8 @@ fn take(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandEr
         return Ok(());
     }
     Err(CommandError::Failed(format!(
-        "{why}: {} messages are acknowledged, the rest is not stored; make room (a larger disk.size) \
+        "{why}: {} messages are acknowledged, the rest is not stored; make room \
+             (buslane stream trim, or a larger disk.size) \
          and publish the rest",
         thousands(tally.acknowledged)
     )))

@@ -47,6 +47,7 @@ impl World {
                 | Event::Subscribed { .. }
                 | Event::ListEnd { .. }
                 | Event::Refused { .. }
+                | Event::Redirected { .. }
                 | Event::Trimmed { .. }
                 | Event::DataLoss { .. } => {}
             }
