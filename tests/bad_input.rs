@@ -220,6 +220,31 @@ fn a_full_log_ends_a_publisher_and_loses_nothing() {
 }
 
 #[test]
+fn a_publisher_whose_appliance_is_gone_ends_when_it_is_told_to() {
+    let mut appliance = small();
+    appliance.run(&["stream", "create", "orders"]);
+    let path = appliance.dir.path().join("lines");
+    fs::write(&path, "order\n".repeat(20_000)).unwrap();
+    let file = path.to_str().unwrap();
+    let mut child = appliance
+        .client(&["publish", "orders", "--rate", "2000", "--lines", file])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    appliance.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    common::signal(&child, "TERM");
+    let begin = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "one signal is enough");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    refused(&output, 1, &["interrupted", "does not answer", "may still be stored"]);
+}
+
+#[test]
 fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
     let mut appliance = small();
     appliance.run(&["stream", "create", "orders"]);

@@ -1,6 +1,7 @@
 //! `buslane publish`: messages from a file or a pipe onto media.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -23,6 +24,9 @@ use crate::wire::publish::PublishState;
 
 /// How long acknowledgements may still come from an appliance that takes no more messages.
 const SETTLE_NS: u64 = 300_000_000;
+
+/// How long a command that was told to end waits for acknowledgements still.
+const PARTING_NS: u64 = 2_000_000_000;
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -50,6 +54,9 @@ struct Tally {
     ack: LatencyHistogram,
     /// When something was last acknowledged.
     moved_ns: u64,
+    interrupted: Arc<AtomicBool>,
+    /// When that was first seen.
+    interrupted_ns: Option<u64>,
 }
 
 impl Tally {
@@ -81,6 +88,8 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         durability: "unknown",
         ack: LatencyHistogram::new(),
         moved_ns: begin_ns,
+        interrupted: Arc::clone(&interrupted),
+        interrupted_ns: None,
     };
     let (mut published, mut first_time_ns) = (0, None);
     let limit = args.count.unwrap_or(u64::MAX);
@@ -177,6 +186,17 @@ fn take(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandEr
     while let Some(completion) = client.next_completion() {
         tally.take(now_ns, &completion);
     }
+    if tally.interrupted.load(Ordering::Relaxed) {
+        let since_ns = *tally.interrupted_ns.get_or_insert(now_ns);
+        if now_ns.saturating_sub(since_ns.max(tally.moved_ns)) > PARTING_NS {
+            return Err(CommandError::Failed(format!(
+                "interrupted, and the appliance does not answer: {} messages are acknowledged, {} more were sent \
+                 and may still be stored",
+                thousands(tally.acknowledged),
+                thousands(client.polled().outstanding())
+            )));
+        }
+    }
     let why = match client.polled().publish_state() {
         PublishState::Open | PublishState::Draining => return Ok(()),
         PublishState::NoSpace => "the log is full",
@@ -188,8 +208,7 @@ fn take(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandEr
     }
     Err(CommandError::Failed(format!(
         "{why}: {} messages are acknowledged, the rest is not stored; make room \
-             (buslane stream trim, or a larger disk.size) \
-         and publish the rest",
+         (buslane stream trim, or a larger disk.size) and publish the rest",
         thousands(tally.acknowledged)
     )))
 }
