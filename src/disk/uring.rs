@@ -28,9 +28,9 @@ const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
-/// How often, and how far apart, a disk in use is tried again, for a second: the kernel takes the ring of
+/// How often, and how far apart, a disk in use is tried again, for five seconds: the kernel takes the ring of
 /// a process that ended down after it, and its hold on the disk goes with the ring.
-const LOCK_TRIES: u32 = 200;
+const LOCK_TRIES: u32 = 1_000;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// How a disk is opened.

@@ -186,7 +186,8 @@ pub(crate) fn read(name: &str, text: &str, settings: &[String]) -> Result<Profil
     let mut source = Source { name: name.to_owned(), ..Source::default() };
     check_text(text, &mut source)?;
     let mut table = Table::try_from(Profile::default()).expect("the default profile is a table");
-    lay_over(&mut table, text.parse().expect("parsed above"));
+    // Numbers are looked at only now: one may be too large for any type.
+    lay_over(&mut table, text.parse().map_err(|error| not_toml(text, &error, &source))?);
     for setting in settings {
         lay_over(&mut table, parse_setting(setting, &mut source)?);
     }
@@ -215,13 +216,15 @@ fn find(name: &str) -> Result<(String, String), ProfileError> {
 }
 
 fn check_text(text: &str, source: &mut Source) -> Result<(), ProfileError> {
-    let table = DeTable::parse(text).map_err(|error| {
-        let line = line_at(text, error.span().map_or(0, |span| span.start));
-        let what = error.message().lines().collect::<Vec<_>>().join(", ");
-        ProfileError::Wrong(format!("{}:{line}: not TOML: {what}", source.name))
-    })?;
+    let table = DeTable::parse(text).map_err(|error| not_toml(text, &error, source))?;
     let known = known_keys();
     check_table(text, table.get_ref(), "", &known, source)
+}
+
+fn not_toml(text: &str, error: &toml::de::Error, source: &Source) -> ProfileError {
+    let line = line_at(text, error.span().map_or(0, |span| span.start));
+    let what = error.message().lines().collect::<Vec<_>>().join(", ");
+    ProfileError::Wrong(format!("{}:{line}: not TOML: {what}", source.name))
 }
 
 fn check_table(

@@ -90,6 +90,11 @@ fn a_value_of_the_wrong_kind_is_named_with_its_place() {
         ("", &["disk.size"], "--set disk.size: write key=value"),
         ("a = = 1", &[], "x.toml:1: not TOML: "),
         ("\nname = \"a\"\nname = \"b\"", &[], "x.toml:3: not TOML: "),
+        (
+            "[port]\ndatagram_bytes = 8E972",
+            &[],
+            "x.toml:2: not TOML: floating-point number overflowed",
+        ),
     ] {
         let said = said(text, settings);
         assert!(said.starts_with(place), "{said}");
