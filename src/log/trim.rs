@@ -3,7 +3,7 @@
 //! A trim is a record in the log. Once it is durable, the stream begins where it says, and a segment of
 //! which no stream keeps a message is freed: both copies of its header are wiped, and behind the wipes its
 //! place is used again. Recovery needs no word about what was freed: the segments that are there have to
-//! hold every message that is kept (see [`first_kept`]).
+//! hold every message that is kept (see `first_kept`).
 //!
 //! A segment also holds a checkpoint of all tables. So one is freed only when a later one holds records, and a
 //! header that is on the media says that these are durable: recovery, which opens the newest segment with
