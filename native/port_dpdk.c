@@ -35,9 +35,10 @@
 #define MEMIF_LOG "pmd.net.memif"
 #define CONTROL_FDS_MAX 8
 
-/* How often a memif that is down is looked after, any other link, and how often a server that is away is
- * called. */
+/* How often a memif that is down is looked after at most, one that is up, any other link, and how often a
+ * server that is away is called. A look costs a look at every open file, and two switches of threads. */
 #define CONTROL_DOWN_PER_S 5000
+#define CONTROL_UP_PER_S 100
 #define CONTROL_DEVICE_PER_S 10
 #define CONNECT_PER_S 100
 
@@ -348,6 +349,13 @@ static void look_after_memif(struct buslane_port *port, uint64_t now)
 	}
 }
 
+static uint64_t looks_per_s(const struct buslane_port *port)
+{
+	if (!port->memif)
+		return CONTROL_DEVICE_PER_S;
+	return port->up ? CONTROL_UP_PER_S : CONTROL_DOWN_PER_S;
+}
+
 static void look_after_link(struct buslane_port *port)
 {
 	uint64_t now;
@@ -369,8 +377,7 @@ static void look_after_link(struct buslane_port *port)
 		look_after_memif(port, now);
 	else
 		note_link(port);
-	port->control_at = rte_rdtsc() +
-			   rte_get_tsc_hz() / (port->memif ? CONTROL_DOWN_PER_S : CONTROL_DEVICE_PER_S);
+	port->control_at = rte_rdtsc() + rte_get_tsc_hz() / looks_per_s(port);
 }
 
 static uint32_t flags_of(const struct rte_mbuf *mbuf)

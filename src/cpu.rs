@@ -33,6 +33,19 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Keeps what this process has open, but for standard input, output and error, from the processes it starts.
+/// DPDK opens its files and sockets so that they would be passed on: a process that held our end of a memif
+/// by that would hear of everything said on it, and keep it up when we are gone.
+///
+/// # Errors
+/// What the kernel says.
+pub fn keep_descriptors() -> std::io::Result<()> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).expect("a small constant");
+    // SAFETY: takes numbers only.
+    let code = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
+    if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// How well the kernel's clock is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockState {

@@ -1,11 +1,12 @@
 //! The other end of a benchmark: an appliance, or an echo, in a process of its own on the shard's core.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::CommandError;
+use crate::cpu;
 use crate::profile::{DiskDriver, PortDriver, Profile};
 
 /// How often a run of free ports is looked for.
@@ -36,7 +37,8 @@ impl Spawner {
         let (started, children) = channel();
         std::thread::spawn(move || {
             for mut command in asked {
-                if started.send(command.spawn()).is_err() {
+                let child = cpu::keep_descriptors().and_then(|()| command.spawn());
+                if started.send(child).is_err() {
                     return;
                 }
             }
@@ -83,8 +85,7 @@ impl Other {
             let mut line = String::new();
             let read = stderr.read_line(&mut line).map_err(|error| failed(error.to_string()))?;
             if line.starts_with("ready") {
-                // Kept open, so that a later word of its does not end it.
-                child.stderr = Some(stderr.into_inner());
+                pass_on(stderr);
                 return Ok(Self { child });
             }
             said.push_str(&line);
@@ -97,8 +98,19 @@ impl Other {
 
     /// Resident memory in bytes, where the system tells.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
-        crate::cpu::resident_bytes(self.child.id())
+        cpu::resident_bytes(self.child.id())
     }
+}
+
+/// Passes on what the other end says later: why it stopped acknowledging, say.
+#[allow(clippy::disallowed_methods, reason = "a thread that waits for lines")]
+fn pass_on(stderr: BufReader<ChildStderr>) {
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            // Where our own stderr is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "appliance: {line}");
+        }
+    });
 }
 
 impl Drop for Other {
