@@ -33,19 +33,27 @@ struct operation {
 	bool busy;
 };
 
-struct buslane_disk {
+struct buslane_controller {
 	struct spdk_nvme_ctrlr *ctrlr;
 	struct spdk_nvme_ns *ns;
-	struct spdk_nvme_qpair *qpair;
 	uint32_t block_bytes;
 	uint32_t operations_max;
-	uint32_t in_flight;
-	uint32_t polls;
-	_Atomic int lost;
 	uint64_t timeout; /* ticks */
-	uint64_t timeout_at; /* no operation can be late before */
+	_Atomic int lost;
 	pthread_t control;
 	sem_t control_ends;
+	/* Closed while the controller was lost: their queue pairs go with it. */
+	struct buslane_disk *abandoned;
+};
+
+struct buslane_disk {
+	struct buslane_controller *controller;
+	struct spdk_nvme_ns *ns;
+	struct spdk_nvme_qpair *qpair;
+	struct buslane_disk *next; /* abandoned */
+	uint32_t in_flight;
+	uint32_t polls;
+	uint64_t timeout_at; /* no operation can be late before */
 	/* Finished operations between the callback and poll. */
 	uint32_t done_from;
 	uint32_t done_count;
@@ -193,23 +201,23 @@ static int read_cache(struct spdk_nvme_ctrlr *ctrlr, uint8_t *enabled)
 	return result;
 }
 
-int buslane_spdk_cache_off(struct buslane_disk *disk, struct buslane_disk_facts *facts)
+int buslane_spdk_cache_off(struct buslane_controller *controller, struct buslane_disk_facts *facts)
 {
 	static struct answer answer;
 	int result;
 
 	answer.done = false;
-	result = wait_for(disk->ctrlr, &answer,
-			  spdk_nvme_ctrlr_cmd_set_feature(disk->ctrlr, SPDK_NVME_FEAT_VOLATILE_WRITE_CACHE,
+	result = wait_for(controller->ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_set_feature(controller->ctrlr, SPDK_NVME_FEAT_VOLATILE_WRITE_CACHE,
 							  0, 0, NULL, 0, on_answer, &answer));
 	if (result == 0)
-		result = read_cache(disk->ctrlr, &facts->cache_enabled);
+		result = read_cache(controller->ctrlr, &facts->cache_enabled);
 	if (result != 0)
 		return result;
 	return facts->cache_enabled ? -ENOTSUP : 0;
 }
 
-int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *health)
+int buslane_spdk_health(struct buslane_controller *controller, struct buslane_disk_health *health)
 {
 	static struct answer answer;
 	struct spdk_nvme_health_information_page *page;
@@ -219,8 +227,8 @@ int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *h
 	if (page == NULL)
 		return -ENOMEM;
 	answer.done = false;
-	result = wait_for(disk->ctrlr, &answer,
-			  spdk_nvme_ctrlr_cmd_get_log_page(disk->ctrlr, SPDK_NVME_LOG_HEALTH_INFORMATION,
+	result = wait_for(controller->ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_get_log_page(controller->ctrlr, SPDK_NVME_LOG_HEALTH_INFORMATION,
 							   SPDK_NVME_GLOBAL_NS_TAG, page, sizeof(*page), 0,
 							   on_answer, &answer));
 	if (result == 0) {
@@ -240,11 +248,11 @@ int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *h
 }
 
 /* The first reason stays. */
-static void lose(struct buslane_disk *disk, int why)
+static void lose(struct buslane_controller *controller, int why)
 {
 	int none = 0;
 
-	atomic_compare_exchange_strong(&disk->lost, &none, why);
+	atomic_compare_exchange_strong(&controller->lost, &none, why);
 }
 
 /*
@@ -253,40 +261,40 @@ static void lose(struct buslane_disk *disk, int why)
  */
 static void *control(void *argument)
 {
-	struct buslane_disk *disk = argument;
+	struct buslane_controller *controller = argument;
 	struct timespec until;
 
 	pthread_setname_np(pthread_self(), "buslane-nvme");
 	do {
-		if (spdk_nvme_ctrlr_process_admin_completions(disk->ctrlr) < 0 ||
-		    spdk_nvme_ctrlr_is_failed(disk->ctrlr))
-			lose(disk, -ENXIO);
+		if (spdk_nvme_ctrlr_process_admin_completions(controller->ctrlr) < 0 ||
+		    spdk_nvme_ctrlr_is_failed(controller->ctrlr))
+			lose(controller, -ENXIO);
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_nsec += ADMIN_EVERY_MS * 1000000L;
 		until.tv_sec += until.tv_nsec / 1000000000L;
 		until.tv_nsec %= 1000000000L;
-	} while (sem_timedwait(&disk->control_ends, &until) != 0);
+	} while (sem_timedwait(&controller->control_ends, &until) != 0);
 	return NULL;
 }
 
-static int start_control(struct buslane_disk *disk)
+static int start_control(struct buslane_controller *controller)
 {
 	pthread_attr_t attributes;
 	int result;
 
-	sem_init(&disk->control_ends, 0, 0);
+	sem_init(&controller->control_ends, 0, 0);
 	pthread_attr_init(&attributes);
 	pthread_attr_setaffinity_np(&attributes, sizeof(home), &home);
-	result = -pthread_create(&disk->control, &attributes, control, disk);
+	result = -pthread_create(&controller->control, &attributes, control, controller);
 	pthread_attr_destroy(&attributes);
 	return result;
 }
 
-static void end_control(struct buslane_disk *disk)
+static void end_control(struct buslane_controller *controller)
 {
-	sem_post(&disk->control_ends);
-	pthread_join(disk->control, NULL);
-	sem_destroy(&disk->control_ends);
+	sem_post(&controller->control_ends);
+	pthread_join(controller->control, NULL);
+	sem_destroy(&controller->control_ends);
 }
 
 /* Identify's strings are padded with blanks. */
@@ -300,19 +308,19 @@ static void copy_text(char *to, size_t room, const int8_t *from, size_t length)
 	to[length] = '\0';
 }
 
-static int describe(struct buslane_disk *disk, const struct spdk_nvme_transport_id *trid,
+static int describe(struct buslane_controller *controller, const struct spdk_nvme_transport_id *trid,
 		    struct buslane_disk_facts *facts)
 {
-	const struct spdk_nvme_ctrlr_data *data = spdk_nvme_ctrlr_get_data(disk->ctrlr);
-	const struct spdk_nvme_ns_data *ns_data = spdk_nvme_ns_get_data(disk->ns);
-	const uint8_t *nguid = spdk_nvme_ns_get_nguid(disk->ns);
-	const struct spdk_uuid *uuid = spdk_nvme_ns_get_uuid(disk->ns);
+	const struct spdk_nvme_ctrlr_data *data = spdk_nvme_ctrlr_get_data(controller->ctrlr);
+	const struct spdk_nvme_ns_data *ns_data = spdk_nvme_ns_get_data(controller->ns);
+	const uint8_t *nguid = spdk_nvme_ns_get_nguid(controller->ns);
+	const struct spdk_uuid *uuid = spdk_nvme_ns_get_uuid(controller->ns);
 
 	memset(facts, 0, sizeof(*facts));
-	facts->bytes = spdk_nvme_ns_get_size(disk->ns);
-	facts->namespace_id = spdk_nvme_ns_get_id(disk->ns);
-	facts->block_bytes = spdk_nvme_ns_get_sector_size(disk->ns);
-	facts->transfer_bytes_max = spdk_nvme_ns_get_max_io_xfer_size(disk->ns);
+	facts->bytes = spdk_nvme_ns_get_size(controller->ns);
+	facts->namespace_id = spdk_nvme_ns_get_id(controller->ns);
+	facts->block_bytes = spdk_nvme_ns_get_sector_size(controller->ns);
+	facts->transfer_bytes_max = spdk_nvme_ns_get_max_io_xfer_size(controller->ns);
 	facts->power_fail_blocks = 1u + (ns_data->nsfeat.ns_atomic_write_unit ? ns_data->nawupf : data->awupf);
 	copy_text(facts->model, sizeof(facts->model), data->mn, sizeof(data->mn));
 	copy_text(facts->serial, sizeof(facts->serial), data->sn, sizeof(data->sn));
@@ -323,73 +331,99 @@ static int describe(struct buslane_disk *disk, const struct spdk_nvme_transport_
 		memcpy(facts->uuid, uuid, sizeof(facts->uuid));
 	facts->is_local = trid->trtype == SPDK_NVME_TRANSPORT_PCIE;
 	facts->cache_present = data->vwc.present;
-	if (facts->cache_present && read_cache(disk->ctrlr, &facts->cache_enabled) != 0)
+	if (facts->cache_present && read_cache(controller->ctrlr, &facts->cache_enabled) != 0)
 		facts->cache_enabled = 1; /* what cannot be read is taken for on */
-	return spdk_nvme_ns_get_md_size(disk->ns) != 0 ? -EBADF : 0;
+	return spdk_nvme_ns_get_md_size(controller->ns) != 0 ? -EBADF : 0;
 }
 
-int buslane_spdk_open(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
-		      struct buslane_disk **opened)
+int buslane_spdk_attach(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
+			struct buslane_controller **attached)
 {
 	struct spdk_nvme_transport_id trid;
 	struct spdk_nvme_ctrlr_opts opts;
-	struct spdk_nvme_io_qpair_opts qpair_opts;
-	struct buslane_disk *disk;
-	uint32_t ns, slot;
+	struct buslane_controller *controller;
+	uint32_t ns;
 	int result = parse(request->transport_id, &trid, &ns);
 
 	if (result != 0)
 		return result;
 	if (request->operations > OPERATIONS_MAX)
 		return -EINVAL;
-	disk = calloc(1, sizeof(*disk));
-	if (disk == NULL)
+	controller = calloc(1, sizeof(*controller));
+	if (controller == NULL)
 		return -ENOMEM;
 	spdk_nvme_ctrlr_get_default_ctrlr_opts(&opts, sizeof(opts));
-	opts.num_io_queues = 1;
+	opts.num_io_queues = request->queue_pairs;
 	opts.keep_alive_timeout_ms = 10000;
 	/* A command is never sent a second time behind our back. */
 	opts.transport_retry_count = 0;
 	opts.header_digest = opts.data_digest = trid.trtype == SPDK_NVME_TRANSPORT_TCP;
-	disk->ctrlr = spdk_nvme_connect(&trid, &opts, sizeof(opts));
+	controller->ctrlr = spdk_nvme_connect(&trid, &opts, sizeof(opts));
 	/* Whoever waits for a device to come back tries often: the driver's lines are said once. */
-	spdk_log_set_print_level(disk->ctrlr == NULL ? SPDK_LOG_DISABLED : SPDK_LOG_ERROR);
-	if (disk->ctrlr == NULL) {
-		free(disk);
+	spdk_log_set_print_level(controller->ctrlr == NULL ? SPDK_LOG_DISABLED : SPDK_LOG_ERROR);
+	if (controller->ctrlr == NULL) {
+		free(controller);
 		return -ENODEV;
 	}
-	disk->ns = spdk_nvme_ctrlr_get_ns(disk->ctrlr, ns);
-	if (disk->ns == NULL || !spdk_nvme_ns_is_active(disk->ns)) {
+	controller->ns = spdk_nvme_ctrlr_get_ns(controller->ctrlr, ns);
+	if (controller->ns == NULL || !spdk_nvme_ns_is_active(controller->ns)) {
 		result = -ENOENT;
 		goto fail;
 	}
-	result = describe(disk, &trid, facts);
+	result = describe(controller, &trid, facts);
 	if (result != 0)
 		goto fail;
-	spdk_nvme_ctrlr_get_default_io_qpair_opts(disk->ctrlr, &qpair_opts, sizeof(qpair_opts));
-	/* Large commands are split, each part takes a place. */
-	qpair_opts.io_queue_requests = 4 * OPERATIONS_MAX;
-	disk->qpair = spdk_nvme_ctrlr_alloc_io_qpair(disk->ctrlr, &qpair_opts, sizeof(qpair_opts));
-	if (disk->qpair == NULL) {
-		result = -EBUSY;
+	/* SPDK lowers it to what the controller grants. */
+	facts->queue_pairs = spdk_nvme_ctrlr_get_opts(controller->ctrlr)->num_io_queues;
+	controller->block_bytes = facts->block_bytes;
+	controller->operations_max = request->operations;
+	controller->timeout = request->timeout_ms * spdk_get_ticks_hz() / 1000;
+	result = start_control(controller);
+	if (result != 0)
 		goto fail;
-	}
-	disk->block_bytes = facts->block_bytes;
-	disk->operations_max = request->operations;
-	disk->timeout = request->timeout_ms * spdk_get_ticks_hz() / 1000;
+	*attached = controller;
+	return 0;
+fail:
+	spdk_nvme_detach(controller->ctrlr);
+	free(controller);
+	return result;
+}
+
+int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk **opened)
+{
+	struct spdk_nvme_io_qpair_opts opts;
+	struct buslane_disk *disk = calloc(1, sizeof(*disk));
+	uint32_t slot;
+
+	if (disk == NULL)
+		return -ENOMEM;
+	disk->controller = controller;
+	disk->ns = controller->ns;
 	for (slot = 0; slot < OPERATIONS_MAX; slot++)
 		disk->operations[slot].disk = disk;
-	result = start_control(disk);
-	if (result != 0) {
-		spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
-		goto fail;
+	spdk_nvme_ctrlr_get_default_io_qpair_opts(controller->ctrlr, &opts, sizeof(opts));
+	/* Large commands are split, each part takes a place. */
+	opts.io_queue_requests = 4 * OPERATIONS_MAX;
+	disk->qpair = spdk_nvme_ctrlr_alloc_io_qpair(controller->ctrlr, &opts, sizeof(opts));
+	if (disk->qpair == NULL) {
+		free(disk);
+		return -EBUSY;
 	}
 	*opened = disk;
 	return 0;
-fail:
-	spdk_nvme_detach(disk->ctrlr);
+}
+
+void buslane_spdk_close(struct buslane_disk *disk)
+{
+	struct buslane_controller *controller = disk->controller;
+
+	if (controller->lost != 0) {
+		disk->next = controller->abandoned;
+		controller->abandoned = disk;
+		return;
+	}
+	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
 	free(disk);
-	return result;
 }
 
 /* One that does not answer is not asked to delete its queues: that takes half a minute to fail. It is
@@ -404,18 +438,24 @@ static void reset(struct spdk_nvme_ctrlr *ctrlr)
 		;
 }
 
-void buslane_spdk_close(struct buslane_disk *disk)
+void buslane_spdk_detach(struct buslane_controller *controller)
 {
-	end_control(disk);
+	struct buslane_disk *disk;
+
+	end_control(controller);
 	/* One line for each operation that was in flight tells nobody anything new. */
-	if (disk->lost != 0) {
+	if (controller->lost != 0) {
 		spdk_log_set_print_level(SPDK_LOG_DISABLED);
-		reset(disk->ctrlr);
+		reset(controller->ctrlr);
 	}
-	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
-	spdk_nvme_detach(disk->ctrlr);
+	while ((disk = controller->abandoned) != NULL) {
+		controller->abandoned = disk->next;
+		spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
+		free(disk);
+	}
+	spdk_nvme_detach(controller->ctrlr);
 	spdk_log_set_print_level(SPDK_LOG_ERROR);
-	free(disk);
+	free(controller);
 }
 
 static void on_done(void *argument, const struct spdk_nvme_cpl *cpl)
@@ -436,10 +476,10 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t kind, uint32_t slot,
 			uint64_t offset, uint32_t bytes)
 {
 	struct operation *operation = &disk->operations[slot];
-	uint64_t lba = offset / disk->block_bytes;
-	uint32_t blocks = bytes / disk->block_bytes;
+	uint64_t lba = offset / disk->controller->block_bytes;
+	uint32_t blocks = bytes / disk->controller->block_bytes;
 	uint32_t flags = kind == BUSLANE_DISK_WRITE_THROUGH ? SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS : 0;
-	int result = buslane_spdk_lost(disk);
+	int result = buslane_spdk_lost(disk->controller);
 
 	if (result != 0)
 		return result;
@@ -455,7 +495,7 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t kind, uint32_t slot,
 		operation->busy = true;
 		operation->started = spdk_get_ticks();
 		if (disk->in_flight++ == 0)
-			disk->timeout_at = operation->started + disk->timeout;
+			disk->timeout_at = operation->started + disk->controller->timeout;
 	}
 	return result;
 }
@@ -466,12 +506,12 @@ static void look_for_late(struct buslane_disk *disk, uint64_t now)
 	uint64_t oldest = now;
 	uint32_t slot;
 
-	for (slot = 0; slot < disk->operations_max; slot++)
+	for (slot = 0; slot < disk->controller->operations_max; slot++)
 		if (disk->operations[slot].busy && disk->operations[slot].started < oldest)
 			oldest = disk->operations[slot].started;
-	disk->timeout_at = oldest + disk->timeout;
+	disk->timeout_at = oldest + disk->controller->timeout;
 	if (disk->timeout_at <= now)
-		lose(disk, -ETIMEDOUT);
+		lose(disk->controller, -ETIMEDOUT);
 }
 
 uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room)
@@ -481,7 +521,7 @@ uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *
 
 	if (disk->in_flight > 0) {
 		if (spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0)
-			lose(disk, -ENXIO);
+			lose(disk->controller, -ENXIO);
 		if (disk->polls++ % POLLS_A_LOOK == 0) {
 			now = spdk_get_ticks();
 			if (now >= disk->timeout_at)
@@ -496,7 +536,7 @@ uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *
 	return count;
 }
 
-int buslane_spdk_lost(const struct buslane_disk *disk)
+int buslane_spdk_lost(const struct buslane_controller *controller)
 {
-	return atomic_load_explicit(&disk->lost, memory_order_relaxed);
+	return atomic_load_explicit(&controller->lost, memory_order_relaxed);
 }

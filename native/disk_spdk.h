@@ -1,8 +1,10 @@
 /*
  * The SPDK disk as Rust sees it: plain C types, no spdk_ names, completions handed over in bursts.
  *
- * Errors are negative errno values in the return value. One disk is used by one thread at a time; the
- * controller's admin queue is looked after by a thread of the shim, where the process may run as a whole;
+ * Errors are negative errno values in the return value. A controller is attached once, and has a disk, which
+ * is one queue pair, for each thread that works with it. One disk is used by one thread at a time; the
+ * functions that take a controller (but _lost), _open and _close are called by one thread at a time. The
+ * controller's admin queue is looked after by a thread of the shim, where the process may run as a whole.
  * buslane_spdk_submit, _poll and _lost allocate nothing and return within microseconds, the others may
  * take seconds.
  */
@@ -14,8 +16,9 @@
 /* What to open. */
 struct buslane_disk_request {
 	const char *transport_id; /* SPDK's own: trtype:... traddr:... [subnqn:...] [ns:1]; not kept */
-	uint32_t operations;	  /* in flight at most */
-	uint32_t timeout_ms;	  /* an operation older than this puts the disk out of service */
+	uint32_t queue_pairs;	  /* disks to be opened at most */
+	uint32_t operations;	  /* in flight at most, of each disk */
+	uint32_t timeout_ms;	  /* an operation older than this puts the controller out of service */
 };
 
 /* What was opened. */
@@ -25,6 +28,7 @@ struct buslane_disk_facts {
 	uint32_t block_bytes;	     /* logical block */
 	uint32_t transfer_bytes_max; /* MDTS, or what the transport takes */
 	uint32_t power_fail_blocks;  /* AWUPF: logical blocks written whole or not at all at a power cut */
+	uint32_t queue_pairs;	     /* the controller gives, of those asked for */
 	char model[44];
 	char serial[24];
 	char firmware[12];
@@ -33,9 +37,9 @@ struct buslane_disk_facts {
 	uint8_t cache_present;	     /* 1: there is a volatile write cache */
 	uint8_t cache_enabled;	     /* 1: and it is on */
 	uint8_t is_local;	     /* 1: PCIe, so that Force Unit Access reaches the media */
-	uint8_t padding;
+	uint8_t padding[5];
 };
-_Static_assert(sizeof(struct buslane_disk_facts) == 144, "as src/disk/spdk.rs has it");
+_Static_assert(sizeof(struct buslane_disk_facts) == 152, "as src/disk/spdk.rs has it");
 
 /* SMART / health log. */
 struct buslane_disk_health {
@@ -58,6 +62,7 @@ struct buslane_disk_done {
 };
 _Static_assert(sizeof(struct buslane_disk_done) == 8, "as src/disk/spdk.rs has it");
 
+struct buslane_controller;
 struct buslane_disk;
 
 /*
@@ -75,20 +80,27 @@ void *buslane_spdk_memory(uint64_t bytes);
 void buslane_spdk_memory_free(void *memory);
 
 /*
- * Attaches to the controller and opens one queue pair. On success *disk is the caller's until
- * buslane_spdk_close. -ENODEV: no controller answers. -ENOENT: it has no such namespace. -EBADF: the
- * namespace has metadata or protection information in its blocks.
+ * Attaches to a controller. On success *controller is the caller's until buslane_spdk_detach. -ENODEV: no
+ * controller answers. -ENOENT: it has no such namespace. -EBADF: the namespace has metadata or protection
+ * information in its blocks.
  */
-int buslane_spdk_open(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
-		      struct buslane_disk **disk);
+int buslane_spdk_attach(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
+			struct buslane_controller **controller);
 
-/* Detaches. What is in flight is abandoned by the controller before this returns. */
+/* Detaches, when all its disks were closed. What is in flight is abandoned by the controller before this
+ * returns, if it can be reached. */
+void buslane_spdk_detach(struct buslane_controller *controller);
+
+/* Opens a queue pair. -EBUSY: the controller gives none. */
+int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk **disk);
+
+/* Closes it; where the controller is lost, what is in flight stays so until it is detached. */
 void buslane_spdk_close(struct buslane_disk *disk);
 
 /* Switches the volatile write cache off and reads back whether it is: 0 when it is off. */
-int buslane_spdk_cache_off(struct buslane_disk *disk, struct buslane_disk_facts *facts);
+int buslane_spdk_cache_off(struct buslane_controller *controller, struct buslane_disk_facts *facts);
 
-int buslane_spdk_health(struct buslane_disk *disk, struct buslane_disk_health *health);
+int buslane_spdk_health(struct buslane_controller *controller, struct buslane_disk_health *health);
 
 #define BUSLANE_DISK_READ 0u
 #define BUSLANE_DISK_WRITE 1u
@@ -104,7 +116,7 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t operation, uint32_t 
 /* Stores up to `room` finished operations; returns how many. */
 uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room);
 
-/* 0 while the disk is in service, else why it is not: -ETIMEDOUT, -ENXIO (gone, or was reset). */
-int buslane_spdk_lost(const struct buslane_disk *disk);
+/* 0 while the controller is in service, else why it is not: -ETIMEDOUT, -ENXIO (gone, or was reset). */
+int buslane_spdk_lost(const struct buslane_controller *controller);
 
 #endif

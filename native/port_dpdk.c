@@ -25,6 +25,7 @@
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -45,17 +46,37 @@
 /* Reading the time-stamp counter costs a third of a poll that finds nothing: not at each one. */
 #define POLLS_A_LOOK 16
 
+/* How long the port that transmits for the others waits for them when it is closed. */
+#define RELAY_AT_CLOSE_S 5
+
 #define MEMPOOL_CACHE 128
 #define RING_FRAMES 1024
+#define RELAY_BURST 32
+
+/* What the ports of one device have in common. */
+struct buslane_device {
+	uint16_t count; /* ports */
+	bool up;	/* written by port 0 where only that one talks to the device; relaxed */
+	uint32_t ups;
+	atomic_uint open;
+	/* With software steering, frames of the other ports, for port 0 to transmit; else NULL. */
+	struct rte_ring *outbound;
+	struct buslane_port *ports[BUSLANE_PORTS_MAX];
+};
 
 struct buslane_port {
+	struct buslane_device *device;
 	struct rte_mempool *pool;
+	struct rte_ring *inbound; /* frames other ports have received for this one; NULL where it is alone */
 	uint64_t control_at;	/* time-stamp counter of the next look at the link */
 	uint64_t connect_at;	/* and of the next call for the server */
+	uint64_t relay_dropped;
 	uint32_t frame_bytes;
 	uint32_t ups;
 	uint32_t polls;
 	uint16_t id;
+	uint16_t queue;
+	bool relayed;		/* port 0 transmits for it, and hands over what it receives for it */
 	bool memif;
 	bool up;
 	bool called;		/* a memif whose start succeeded: its sockets say when it is over */
@@ -67,6 +88,9 @@ struct buslane_port {
 	sem_t armed;
 	int watch_ends;		/* an eventfd */
 	atomic_bool called_for; /* there is something on a socket */
+	/* Frames of the other ports that the device did not take yet. */
+	uint16_t relay_from, relay_count;
+	struct rte_mbuf *relay[RELAY_BURST];
 };
 
 static int start_result = 1; /* 1: not tried yet */
@@ -255,11 +279,16 @@ static bool link_is_up(const struct buslane_port *port)
 
 static void note_link(struct buslane_port *port)
 {
+	struct buslane_device *device = port->device;
 	bool up = link_is_up(port);
 
 	if (up && !port->up)
 		port->ups++;
 	port->up = up;
+	if (device->outbound != NULL) {
+		__atomic_store_n(&device->up, port->up, __ATOMIC_RELAXED);
+		__atomic_store_n(&device->ups, port->ups, __ATOMIC_RELAXED);
+	}
 }
 
 /*
@@ -362,6 +391,11 @@ static void look_after_link(struct buslane_port *port)
 
 	if (likely(port->polls++ % POLLS_A_LOOK != 0))
 		return;
+	if (port->relayed) {
+		port->up = __atomic_load_n(&port->device->up, __ATOMIC_RELAXED);
+		port->ups = __atomic_load_n(&port->device->ups, __ATOMIC_RELAXED);
+		return;
+	}
 	if (port->memif && port->up && !atomic_load_explicit(&port->called_for, memory_order_acquire))
 		return;
 	now = rte_rdtsc();
@@ -393,15 +427,43 @@ static uint32_t flags_of(const struct rte_mbuf *mbuf)
 	return 0;
 }
 
+/* Transmits what the other ports want sent. What the device does not take waits; with the link down it is dropped. */
+static void relay(struct buslane_port *port)
+{
+	struct rte_ring *outbound = port->device->outbound;
+	uint16_t sent;
+
+	if (port->relay_count == 0) {
+		port->relay_from = 0;
+		port->relay_count = (uint16_t)rte_ring_sc_dequeue_burst(outbound, (void **)port->relay, RELAY_BURST, NULL);
+		if (port->relay_count == 0)
+			return;
+	}
+	if (port->up) {
+		sent = rte_eth_tx_burst(port->id, port->queue, port->relay + port->relay_from, port->relay_count);
+	} else {
+		sent = port->relay_count;
+		rte_pktmbuf_free_bulk(port->relay + port->relay_from, sent);
+		port->relay_dropped += sent;
+	}
+	port->relay_from += sent;
+	port->relay_count -= sent;
+}
+
 uint16_t buslane_dpdk_receive(struct buslane_port *port, struct buslane_frame *frames, uint16_t count)
 {
 	struct rte_mbuf *mbufs[BURST_MAX];
-	uint16_t n, i;
+	uint16_t n = 0, i;
 
+	count = RTE_MIN(count, BURST_MAX);
 	look_after_link(port);
-	if (unlikely(port->memif && !port->up))
-		return 0;
-	n = rte_eth_rx_burst(port->id, 0, mbufs, RTE_MIN(count, BURST_MAX));
+	if (port->device->outbound != NULL && !port->relayed)
+		relay(port);
+	/* Half the room at most, so that neither way starves the other. */
+	if (port->inbound != NULL)
+		n = (uint16_t)rte_ring_sc_dequeue_burst(port->inbound, (void **)mbufs, (count + 1) / 2, NULL);
+	if (likely(!port->relayed && (!port->memif || port->up)))
+		n += rte_eth_rx_burst(port->id, port->queue, mbufs + n, (uint16_t)(count - n));
 	for (i = 0; i < n; i++) {
 		frames[i].data = rte_pktmbuf_mtod(mbufs[i], uint8_t *);
 		frames[i].handle = mbufs[i];
@@ -410,6 +472,21 @@ uint16_t buslane_dpdk_receive(struct buslane_port *port, struct buslane_frame *f
 		rte_prefetch0(frames[i].data);
 	}
 	return n;
+}
+
+int buslane_dpdk_hand_over(struct buslane_port *port, uint16_t to, const struct buslane_frame *frame)
+{
+	struct rte_mbuf *mbuf = frame->handle;
+	struct rte_ring *inbound = to < port->device->count ? port->device->ports[to]->inbound : NULL;
+
+	if (inbound == NULL)
+		return -EINVAL;
+	/* Each of the two frees it. */
+	rte_mbuf_refcnt_update(mbuf, 1);
+	if (rte_ring_enqueue(inbound, mbuf) == 0)
+		return 0;
+	rte_mbuf_refcnt_update(mbuf, -1);
+	return -ENOBUFS;
 }
 
 void buslane_dpdk_free(const struct buslane_frame *frames, uint16_t count)
@@ -450,7 +527,7 @@ uint16_t buslane_dpdk_transmit(struct buslane_port *port, const struct buslane_f
 	struct rte_mbuf *mbufs[BURST_MAX];
 	uint16_t i, n = RTE_MIN(count, BURST_MAX);
 
-	if (unlikely(port->memif && !port->up))
+	if (unlikely(!port->up && (port->memif || port->relayed)))
 		return 0;
 	for (i = 0; i < n; i++) {
 		struct rte_mbuf *mbuf = frames[i].handle;
@@ -464,7 +541,14 @@ uint16_t buslane_dpdk_transmit(struct buslane_port *port, const struct buslane_f
 		}
 		mbufs[i] = mbuf;
 	}
-	return rte_eth_tx_burst(port->id, 0, mbufs, n);
+	if (port->relayed)
+		return (uint16_t)rte_ring_mp_enqueue_burst(port->device->outbound, (void **)mbufs, n, NULL);
+	return rte_eth_tx_burst(port->id, port->queue, mbufs, n);
+}
+
+uint64_t buslane_dpdk_relay_dropped(const struct buslane_port *port)
+{
+	return port->relay_dropped;
 }
 
 int buslane_dpdk_link(const struct buslane_port *port, uint32_t *ups)
@@ -495,23 +579,133 @@ static int set_mtu(const struct buslane_port_request *request, const struct rte_
 	return 0;
 }
 
-static int configure(struct buslane_port *port, const struct buslane_port_request *request,
+/* Pools of all ports. */
+static int make_pools(struct buslane_device *device, const struct buslane_port_request *request)
+{
+	const int socket = rte_eth_dev_socket_id(request->port);
+	char name[RTE_MEMPOOL_NAMESIZE];
+	uint16_t k;
+
+	for (k = 0; k < device->count; k++) {
+		snprintf(name, sizeof(name), "buslane-%u-%u", request->port, k);
+		device->ports[k]->pool = rte_pktmbuf_pool_create(name, request->mbufs, MEMPOOL_CACHE, 0,
+								 (uint16_t)(request->buffer_bytes + RTE_PKTMBUF_HEADROOM),
+								 socket < 0 ? SOCKET_ID_ANY : socket);
+		if (device->ports[k]->pool == NULL)
+			return -(rte_errno ? rte_errno : ENOMEM);
+	}
+	return 0;
+}
+
+/* The rings over which ports hand frames to each other. */
+static int make_rings(struct buslane_device *device, const struct buslane_port_request *request)
+{
+	const bool relayed = request->steering == BUSLANE_STEERING_SOFTWARE;
+	const int socket = rte_eth_dev_socket_id(request->port);
+	char name[RTE_RING_NAMESIZE];
+	uint16_t k;
+
+	if (device->count == 1)
+		return 0;
+	for (k = 0; k < device->count; k++) {
+		struct buslane_port *port = device->ports[k];
+
+		port->relayed = relayed && k > 0;
+		snprintf(name, sizeof(name), "buslane-%u-in-%u", request->port, k);
+		port->inbound = rte_ring_create(name, BUSLANE_HANDED_MAX, socket < 0 ? SOCKET_ID_ANY : socket,
+						RING_F_SC_DEQ | (relayed ? RING_F_SP_ENQ : 0));
+		if (port->inbound == NULL)
+			return -(rte_errno ? rte_errno : ENOMEM);
+	}
+	if (relayed) {
+		snprintf(name, sizeof(name), "buslane-%u-out", request->port);
+		device->outbound = rte_ring_create(name, BUSLANE_HANDED_MAX, socket < 0 ? SOCKET_ID_ANY : socket,
+						   RING_F_SC_DEQ);
+		if (device->outbound == NULL)
+			return -(rte_errno ? rte_errno : ENOMEM);
+	}
+	return 0;
+}
+
+/* Puts what is sent to a UDP port on a queue. Where the device counts what a rule catches, the rule is read back. */
+static int steer(const struct buslane_port_request *request, uint16_t queue, struct buslane_port_facts *facts)
+{
+	const struct rte_flow_attr attr = { .ingress = 1 };
+	const struct rte_flow_item_udp udp = {
+		.hdr.dst_port = rte_cpu_to_be_16((uint16_t)(request->udp_port + queue)) };
+	const struct rte_flow_item_udp mask = { .hdr.dst_port = RTE_BE16(0xffff) };
+	const struct rte_flow_item pattern[] = {
+		{ .type = RTE_FLOW_ITEM_TYPE_ETH },
+		{ .type = RTE_FLOW_ITEM_TYPE_IPV4 },
+		{ .type = RTE_FLOW_ITEM_TYPE_UDP, .spec = &udp, .mask = &mask },
+		{ .type = RTE_FLOW_ITEM_TYPE_END },
+	};
+	const struct rte_flow_action_queue to = { .index = queue };
+	const struct rte_flow_action_count plain = { 0 };
+	const struct rte_flow_action counted[] = {
+		{ .type = RTE_FLOW_ACTION_TYPE_COUNT, .conf = &plain },
+		{ .type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to },
+		{ .type = RTE_FLOW_ACTION_TYPE_END },
+	};
+	struct rte_flow_query_count hits = { 0 };
+	struct rte_flow_error error = { 0 };
+	struct rte_flow *flow;
+
+	flow = rte_flow_create(request->port, &attr, pattern, counted, &error);
+	if (flow != NULL) {
+		if (rte_flow_query(request->port, flow, counted, &hits, &error) == 0) {
+			facts->rules_read_back++;
+			return 0;
+		}
+		snprintf(facts->refusal, sizeof(facts->refusal), "a rule it took cannot be read back: %s",
+			 error.message != NULL ? error.message : "no reason given");
+		return -EPROTO;
+	}
+	flow = rte_flow_create(request->port, &attr, pattern, counted + 1, &error);
+	if (flow != NULL)
+		return 0;
+	snprintf(facts->refusal, sizeof(facts->refusal), "%s",
+		 error.message != NULL ? error.message : rte_strerror(rte_errno));
+	return -EPROTO;
+}
+
+static int steer_all(const struct buslane_device *device, const struct buslane_port_request *request,
+		     struct buslane_port_facts *facts)
+{
+	uint16_t k;
+	int ret = 0;
+
+	if (device->count > 1 && request->steering == BUSLANE_STEERING_FLOW)
+		for (k = 0; k < device->count && ret == 0; k++)
+			ret = steer(request, k, facts);
+	return ret;
+}
+
+static int configure(struct buslane_device *device, const struct buslane_port_request *request,
 		     struct buslane_port_facts *facts)
 {
 	const uint64_t rx_checks = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+	const uint16_t id = request->port;
+	const uint16_t queues = request->steering == BUSLANE_STEERING_SOFTWARE ? 1 : device->count;
 	struct rte_eth_conf conf = { 0 };
 	struct rte_eth_dev_info info;
-	const int socket = rte_eth_dev_socket_id(port->id);
-	char name[RTE_MEMPOOL_NAMESIZE];
+	const int socket = rte_eth_dev_socket_id(id);
 	struct rte_ether_addr mac;
+	bool memif;
+	uint16_t k;
 	int ret;
 
-	ret = rte_eth_dev_info_get(port->id, &info);
+	ret = rte_eth_dev_info_get(id, &info);
 	if (ret != 0)
 		return ret;
 	snprintf(facts->driver, sizeof(facts->driver), "%s", info.driver_name);
-	port->memif = strcmp(info.driver_name, MEMIF_DRIVER) == 0;
-	ret = set_mtu(request, &info, &conf, facts, port->memif);
+	memif = strcmp(info.driver_name, MEMIF_DRIVER) == 0;
+	device->ports[0]->memif = memif;
+	/* What of a memif goes away with its peer is looked after by the one thread that polls it. */
+	facts->queues_max = memif ? 1 : RTE_MIN(info.max_rx_queues, info.max_tx_queues);
+	if (queues > facts->queues_max)
+		return -ERANGE;
+	ret = set_mtu(request, &info, &conf, facts, memif);
 	if (ret != 0)
 		return ret;
 	if ((info.rx_offload_capa & rx_checks) == rx_checks)
@@ -519,91 +713,175 @@ static int configure(struct buslane_port *port, const struct buslane_port_reques
 	conf.txmode.offloads |= info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 	facts->checks_received = conf.rxmode.offloads != 0;
 	facts->makes_udp_checksums = conf.txmode.offloads != 0;
-	ret = rte_eth_dev_configure(port->id, 1, 1, &conf);
+	/* A device that cannot be told spreads as it does: what lands elsewhere is handed over. */
+	if (queues > 1 && request->steering == BUSLANE_STEERING_RSS && info.flow_type_rss_offloads != 0) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads;
+	}
+	ret = rte_eth_dev_configure(id, queues, queues, &conf);
 	if (ret != 0)
 		return ret;
 	facts->rx_descriptors = request->rx_descriptors;
 	facts->tx_descriptors = request->tx_descriptors;
-	ret = rte_eth_dev_adjust_nb_rx_tx_desc(port->id, &facts->rx_descriptors, &facts->tx_descriptors);
+	ret = rte_eth_dev_adjust_nb_rx_tx_desc(id, &facts->rx_descriptors, &facts->tx_descriptors);
 	if (ret != 0)
 		return ret;
-	snprintf(name, sizeof(name), "buslane-%u", port->id);
-	port->pool = rte_pktmbuf_pool_create(name, request->mbufs, MEMPOOL_CACHE, 0,
-					     (uint16_t)(request->buffer_bytes + RTE_PKTMBUF_HEADROOM),
-					     socket < 0 ? SOCKET_ID_ANY : socket);
-	if (port->pool == NULL)
-		return -(rte_errno ? rte_errno : ENOMEM);
-	ret = rte_eth_rx_queue_setup(port->id, 0, facts->rx_descriptors, (unsigned int)socket, NULL, port->pool);
-	if (ret != 0)
-		return ret;
-	ret = rte_eth_tx_queue_setup(port->id, 0, facts->tx_descriptors, (unsigned int)socket, NULL);
+	ret = make_pools(device, request);
+	if (ret == 0)
+		ret = make_rings(device, request);
+	for (k = 0; k < queues && ret == 0; k++) {
+		device->ports[k]->queue = k;
+		ret = rte_eth_rx_queue_setup(id, k, facts->rx_descriptors, (unsigned int)socket, NULL,
+					     device->ports[k]->pool);
+		if (ret == 0)
+			ret = rte_eth_tx_queue_setup(id, k, facts->tx_descriptors, (unsigned int)socket, NULL);
+	}
 	if (ret != 0)
 		return ret;
 	if (request->set_mac) {
 		memcpy(mac.addr_bytes, request->mac, sizeof(request->mac));
-		ret = rte_eth_dev_default_mac_addr_set(port->id, &mac);
+		ret = rte_eth_dev_default_mac_addr_set(id, &mac);
 		/* memif is a wire between two: whatever address we use is heard. */
-		if (ret != 0 && !port->memif)
+		if (ret != 0 && !memif)
 			return ret;
 	}
-	ret = rte_eth_macaddr_get(port->id, &mac);
+	ret = rte_eth_macaddr_get(id, &mac);
 	memcpy(facts->mac, mac.addr_bytes, sizeof(facts->mac));
 	return ret;
+}
+
+static void free_device(struct buslane_device *device)
+{
+	uint16_t k;
+
+	for (k = 0; k < device->count && device->ports[k] != NULL; k++) {
+		rte_ring_free(device->ports[k]->inbound);
+		rte_mempool_free(device->ports[k]->pool);
+		free(device->ports[k]);
+	}
+	rte_ring_free(device->outbound);
+	free(device);
+}
+
+static struct buslane_device *new_device(const struct buslane_port_request *request)
+{
+	struct buslane_device *device = calloc(1, sizeof(*device));
+	uint16_t k;
+
+	if (device == NULL)
+		return NULL;
+	device->count = request->count;
+	atomic_init(&device->open, request->count);
+	for (k = 0; k < request->count; k++) {
+		struct buslane_port *port = calloc(1, sizeof(*port));
+
+		if (port == NULL) {
+			free_device(device);
+			return NULL;
+		}
+		port->device = device;
+		port->id = request->port;
+		port->frame_bytes = request->frame_bytes;
+		device->ports[k] = port;
+	}
+	return device;
 }
 
 int buslane_dpdk_open(const struct buslane_port_request *request, struct buslane_port_facts *facts,
 		      struct buslane_port **out)
 {
-	struct buslane_port *port;
-	bool gate_ours = false;
+	struct buslane_device *device;
+	struct buslane_port *first;
+	bool gate_ours = false, started = false;
+	uint16_t k;
 	int ret;
 
 	memset(facts, 0, sizeof(*facts));
 	if (!rte_eth_dev_is_valid_port(request->port))
 		return -ENODEV;
-	port = calloc(1, sizeof(*port));
-	if (port == NULL)
+	if (request->count == 0 || request->count > BUSLANE_PORTS_MAX)
+		return -EINVAL;
+	device = new_device(request);
+	if (device == NULL)
 		return -ENOMEM;
-	port->id = request->port;
-	port->frame_bytes = request->frame_bytes;
-	ret = configure(port, request, facts);
-	if (ret == 0 && port->memif) {
+	first = device->ports[0];
+	ret = configure(device, request, facts);
+	if (ret == 0 && first->memif) {
 		ret = gate_take();
 		gate_ours = ret == 0;
 	}
 	if (ret != 0)
 		goto fail;
-	if (port->memif) {
-		ret = start_watch(port);
+	if (first->memif) {
+		ret = start_watch(first);
 		if (ret != 0)
 			goto fail;
-		call_server(port, rte_rdtsc()); /* the server may come later */
+		call_server(first, rte_rdtsc()); /* the server may come later */
 	} else {
-		ret = rte_eth_dev_start(port->id);
+		ret = rte_eth_dev_start(request->port);
+		started = ret == 0;
+		if (ret == 0)
+			ret = steer_all(device, request, facts);
 		if (ret != 0)
 			goto fail;
 	}
-	note_link(port);
-	*out = port;
+	for (k = 0; k < device->count; k++)
+		if (!device->ports[k]->relayed)
+			note_link(device->ports[k]);
+	memcpy(out, device->ports, device->count * sizeof(out[0]));
 	return 0;
 fail:
+	if (started)
+		rte_eth_dev_stop(request->port);
 	if (gate_ours)
 		gate_taken = false;
-	rte_mempool_free(port->pool);
-	free(port);
+	free_device(device);
 	return ret;
+}
+
+/* So that what the others send when they end still leaves. */
+static void relay_until_alone(struct buslane_port *port)
+{
+	const uint64_t until = rte_rdtsc() + RELAY_AT_CLOSE_S * rte_get_tsc_hz();
+
+	while (atomic_load(&port->device->open) > 1 && rte_rdtsc() < until) {
+		relay(port);
+		sched_yield();
+	}
+	relay(port);
+	rte_pktmbuf_free_bulk(port->relay + port->relay_from, port->relay_count);
+	port->relay_count = 0;
+}
+
+/* Frames that nobody will fetch any more. */
+static void drain(struct rte_ring *ring)
+{
+	struct rte_mbuf *mbuf;
+
+	while (ring != NULL && rte_ring_dequeue(ring, (void **)&mbuf) == 0)
+		rte_pktmbuf_free(mbuf);
 }
 
 void buslane_dpdk_close(struct buslane_port *port)
 {
-	if (port->memif)
-		end_watch(port);
-	rte_eth_dev_stop(port->id);
-	rte_eth_dev_close(port->id);
-	if (port->memif) {
+	struct buslane_device *device = port->device;
+	struct buslane_port *first = device->ports[0];
+	uint16_t k;
+
+	if (port == first && device->outbound != NULL)
+		relay_until_alone(port);
+	if (atomic_fetch_sub(&device->open, 1) > 1)
+		return;
+	for (k = 0; k < device->count; k++)
+		drain(device->ports[k]->inbound);
+	drain(device->outbound);
+	if (first->memif)
+		end_watch(first);
+	rte_eth_dev_stop(first->id);
+	rte_eth_dev_close(first->id);
+	if (first->memif) {
 		gate_round(); /* the interrupt thread lets go of the sockets */
 		gate_taken = false;
 	}
-	rte_mempool_free(port->pool);
-	free(port);
+	free_device(device);
 }

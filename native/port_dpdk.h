@@ -26,19 +26,31 @@ _Static_assert(sizeof(struct buslane_frame) == 24, "as src/port/dpdk/device.rs h
 /* To transmit: the device shall complete the UDP checksum. */
 #define BUSLANE_FRAME_UDP_CHECKSUM 4u
 
+/* Ports of one device at most, and frames handed from one to another that wait at most. */
+#define BUSLANE_PORTS_MAX 64
+#define BUSLANE_HANDED_MAX 512
+
+/* How frames come to the port they are for, where a device has several. */
+#define BUSLANE_STEERING_FLOW 0u     /* a rule of the device for each UDP port */
+#define BUSLANE_STEERING_RSS 1u	     /* the device spreads by hash; what lands elsewhere is handed over */
+#define BUSLANE_STEERING_SOFTWARE 2u /* port 0 alone talks to the device, and hands over in both directions */
+
 /* What to open. */
 struct buslane_port_request {
 	uint32_t frame_bytes;	 /* longest frame, Ethernet header and VLAN tag included */
 	uint32_t buffer_bytes;	 /* room of a buffer, at least frame_bytes */
-	uint32_t mbufs;		 /* buffers in the pool of this port */
+	uint32_t mbufs;		 /* buffers in the pool of each port */
 	uint16_t port;		 /* from buslane_dpdk_find */
+	uint16_t count;		 /* ports to be opened on it */
+	uint16_t udp_port;	 /* port k is for UDP port udp_port + k */
 	uint16_t rx_descriptors; /* asked for; the device may round */
 	uint16_t tx_descriptors;
 	uint8_t mac[6];
 	uint8_t set_mac;	 /* 1: program `mac` into the device */
-	uint8_t padding[3];
+	uint8_t steering;	 /* BUSLANE_STEERING_* */
+	uint8_t padding[2];
 };
-_Static_assert(sizeof(struct buslane_port_request) == 28, "as src/port/dpdk/device.rs has it");
+_Static_assert(sizeof(struct buslane_port_request) == 32, "as src/port/dpdk/device.rs has it");
 
 /* What was opened. */
 struct buslane_port_facts {
@@ -49,8 +61,11 @@ struct buslane_port_facts {
 	uint8_t mac[6];
 	uint8_t checks_received;     /* 1: received frames may carry BUSLANE_FRAME_CHECKED */
 	uint8_t makes_udp_checksums; /* 1: BUSLANE_FRAME_UDP_CHECKSUM is understood */
+	uint16_t queues_max;	     /* when -ERANGE was returned: the queue pairs the device has */
+	uint16_t rules_read_back;    /* steering rules that the device took and counts for */
+	char refusal[92];	     /* when -EPROTO was returned: why it takes no rule */
 };
-_Static_assert(sizeof(struct buslane_port_facts) == 48, "as src/port/dpdk/device.rs has it");
+_Static_assert(sizeof(struct buslane_port_facts) == 144, "as src/port/dpdk/device.rs has it");
 
 struct buslane_port;
 
@@ -76,14 +91,19 @@ uint16_t buslane_dpdk_count(void);
 void buslane_dpdk_name(uint16_t index, char *name, uint32_t name_bytes);
 
 /*
- * Opens queue pair 0 of a device with a pool of its own. On success *port is the caller's until
- * buslane_dpdk_close; on failure nothing is left open. A device whose link is down opens all the same.
- * -EBUSY: a process has one memif port at most.
+ * Opens request->count ports on a device, with a queue pair each unless steering is in software, and a pool each.
+ * On success ports[0..count) are the caller's, each until buslane_dpdk_close, and may go to different threads;
+ * on failure nothing is left open. A device whose link is down opens all the same. -EBUSY: a process has one
+ * memif device at most. -ERANGE: the device has fewer queue pairs. -EPROTO: it takes no steering rules.
  */
 int buslane_dpdk_open(const struct buslane_port_request *request, struct buslane_port_facts *facts,
-		      struct buslane_port **port);
+		      struct buslane_port **ports);
 
-/* Stops and closes the device, which is gone for this process. Every frame must have been freed or transmitted. */
+/*
+ * The port's frames must have been freed or transmitted. With the last port of a device it is stopped and closed,
+ * and gone for this process. With software steering, port 0 goes on transmitting for the others until they
+ * are closed, for five seconds at most.
+ */
 void buslane_dpdk_close(struct buslane_port *port);
 
 /*
@@ -92,6 +112,10 @@ void buslane_dpdk_close(struct buslane_port *port);
  * here (tens of microseconds, only when the peer came or went or is away).
  */
 uint16_t buslane_dpdk_receive(struct buslane_port *port, struct buslane_frame *frames, uint16_t count);
+
+/* Gives a received frame to port `to` of the same device as well, which receives it: the caller frees its own as
+ * ever. -ENOBUFS: too many wait there. */
+int buslane_dpdk_hand_over(struct buslane_port *port, uint16_t to, const struct buslane_frame *frame);
 
 /* Gives frames back to the pool. */
 void buslane_dpdk_free(const struct buslane_frame *frames, uint16_t count);
@@ -105,6 +129,9 @@ uint16_t buslane_dpdk_transmit(struct buslane_port *port, const struct buslane_f
 
 /* 1 while frames can pass, as of the last receive; ups counts how often the link has come up. */
 int buslane_dpdk_link(const struct buslane_port *port, uint32_t *ups);
+
+/* Frames of other ports that this one dropped instead of transmitting them, because the link was down. */
+uint64_t buslane_dpdk_relay_dropped(const struct buslane_port *port);
 
 /* Milliseconds since an arbitrary start, monotonic. */
 uint64_t buslane_dpdk_now_ms(void);

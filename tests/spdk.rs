@@ -28,9 +28,9 @@ fn rounds() -> usize {
         .map_or(10, |text| text.parse::<usize>().unwrap().min(50))
 }
 
-fn format(target: &Target) {
+fn format(target: &Target, shards: &str) {
     let output = Command::new(BUSLANE)
-        .args(["log", "format", &target.id, "--profile", PROFILE])
+        .args(["log", "format", &target.id, "--profile", PROFILE, "--shards", shards])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output));
@@ -39,7 +39,8 @@ fn format(target: &Target) {
 /// A formatted namespace and an appliance on it; `None` where there is no SPDK.
 fn appliance(instance: &str, target: &[&str], settings: &[&str]) -> Option<(Target, Appliance)> {
     let target = Target::start(instance, target)?;
-    format(&target);
+    let two = settings.contains(&"shard.count=2");
+    format(&target, if two { "2" } else { "1" });
     let appliance = Appliance::start_on(PROFILE, Some(target.id.clone()), settings);
     Some((target, appliance))
 }
@@ -97,12 +98,43 @@ fn kills_of_the_target_are_survived_without_a_restart() {
     }
 }
 
+/// Two shards have a queue pair each on one controller. It is attached anew, once, when both have let go of it.
+#[test]
+fn two_shards_on_one_controller_lose_it_and_get_it_back() {
+    let dir = scratch();
+    let bdev = file_bdev(&dir);
+    let bdev: Vec<&str> = bdev.iter().map(String::as_str).collect();
+    let two = ["shard.count=2", "shard.core=none", "disk.size=256MiB"];
+    let Some((target, mut appliance)) = appliance("two", &bdev, &two) else { return };
+    let feeds = ["orders", "trades"].map(|stream| Feed::start_on(&appliance, stream));
+    for kill in 0..rounds() {
+        thread::sleep(Duration::from_micros(300_000 + 7_919 * (kill as u64 % 13)));
+        target.kill();
+        thread::sleep(Duration::from_millis(20));
+        target.start_again();
+    }
+    appliance.kill();
+    appliance.restart();
+    let counts = feeds.map(|feed| feed.finish(&appliance));
+    let list = String::from_utf8(appliance.run(&["stream", "list"])).unwrap();
+    let shard_of = |stream: &str| {
+        let line = list.lines().find(|line| line.starts_with(stream)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_ne!(shard_of("orders"), shard_of("trades"), "{list}");
+    assert_eq!(appliance.stop().0, 0);
+    println!(
+        "{} kills of the target under two shards and one of the appliance, {counts:?} messages, lost 0",
+        rounds()
+    );
+}
+
 #[test]
 fn a_slow_device_is_taken_out_of_service_and_comes_back() {
     let bdev = ["--bdev", "delay", "--delay-us", "20000", "--size", "128", "--core", "0"];
     // The target takes 20 ms for what may take 5; then the same with a limit it keeps.
     let Some(target) = Target::start("slow", &bdev) else { return };
-    format(&target);
+    format(&target, "1");
     let disk = Some(target.id.clone());
     let mut patient = Appliance::start_on(PROFILE, disk.clone(), &["disk.spdk.timeout_ms=1000"]);
     patient.run(&["stream", "create", "orders"]);

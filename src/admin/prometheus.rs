@@ -43,11 +43,12 @@ const BOUNDS_NS: [u64; 22] = [
 ];
 
 /// What [`Snapshot::port`] counts.
-const PORT: [(&str, &str); 4] = [
+const PORT: [(&str, &str); 5] = [
     ("port_received", "Datagrams given to the shard"),
     ("port_transmitted", "Datagrams the device took"),
     ("port_receive_dropped", "Frames dropped on arrival: damaged, cut short or not for this port"),
     ("port_transmit_dropped", "Datagrams that could not be sent"),
+    ("port_handed_over", "Frames for another shard that came to this one, and were passed on"),
 ];
 
 /// The text of a scrape.

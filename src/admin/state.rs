@@ -19,6 +19,8 @@ const HEALTHY_MS: u64 = 1_000;
 pub struct ShardFacts {
     /// Where it receives.
     pub address: String,
+    /// On what, and how it comes to what is for it.
+    pub port: String,
     /// Its disk.
     pub disk: String,
     /// Why an acknowledged message is safe there.
@@ -59,6 +61,9 @@ pub struct ShardView {
     pub silent_ms: u64,
     /// Where it receives.
     pub address: String,
+    /// On what, and how it comes to what is for it.
+    #[serde(default)]
+    pub port: String,
     /// Its disk.
     pub disk: String,
     /// Why an acknowledged message is safe there.
@@ -298,6 +303,7 @@ impl Known {
             condition: self.condition().to_owned(),
             silent_ms: self.silent_ms,
             address: self.facts.address.clone(),
+            port: self.facts.port.clone(),
             disk: self.facts.disk.clone(),
             durability: self.facts.durability.to_owned(),
             core: self.facts.core,
@@ -328,8 +334,13 @@ impl Known {
 
 /// Everything a snapshot counts, by name.
 fn counts(snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-    let names =
-        ["port_received", "port_transmitted", "port_receive_dropped", "port_transmit_dropped"];
+    let names = [
+        "port_received",
+        "port_transmitted",
+        "port_receive_dropped",
+        "port_transmit_dropped",
+        "port_handed_over",
+    ];
     snapshot.counters.iter().chain(names.into_iter().zip(snapshot.port))
 }
 

@@ -81,7 +81,11 @@ fn screen(views: &Views) -> String {
 fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
     let core =
         shard.core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
-    writeln!(text, "shard {}: {} on {}, {core}", shard.shard, shard.condition, shard.address)?;
+    writeln!(
+        text,
+        "shard {}: {} on {}, {}, {core}",
+        shard.shard, shard.condition, shard.address, shard.port
+    )?;
     writeln!(
         text,
         "disk {} ({}), epoch {}, {} segments used, {} free, {} bytes in flight",

@@ -1,19 +1,21 @@
 //! A disk that is an NVMe namespace, through SPDK's user-space driver: no system call on the path.
 //!
 //! Named by SPDK's transport id: `trtype:PCIe traddr:0000:81:00.0`, a vfio-user socket, NVMe over TCP or
-//! RDMA; `ns:2` names another namespace than the first. One queue pair, completions polled. A write that
-//! failed is not sent again by the driver; one that takes longer than the time limit, a controller that
-//! was reset or is gone put the disk out of service: nothing more is submitted, and what is in flight
-//! stays pinned until its completion comes or the disk is closed.
+//! RDMA; `ns:2` names another namespace than the first. A controller is attached once; each disk on it has a
+//! queue pair of its own, whose completions it polls. A write that failed is not sent again by the driver; one
+//! that takes longer than the time limit, a controller that was reset or is gone put all its disks out of
+//! service: nothing more is submitted, and what is in flight stays pinned until its completion comes or the
+//! last of the disks is closed. Then the controller is attached anew.
 #![allow(unsafe_code, reason = "the only callers of native/disk_spdk.c")]
+#![allow(clippy::disallowed_types, reason = "a lock for attaching and detaching, off the path")]
 
-use std::cell::RefCell;
 use std::ffi::CString;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
 use crate::ids::Durability;
@@ -109,34 +111,121 @@ pub struct Health {
     pub power_on_hours: u64,
 }
 
-/// The shim's handle.
-struct Handle(NonNull<native::buslane_disk>);
+/// A namespace, attached to while there is a disk on it.
+#[derive(Debug)]
+pub struct SpdkNamespace {
+    config: SpdkConfig,
+    id: CString,
+    /// Disks on it at a time, at most.
+    disks_max: u32,
+    state: Mutex<State>,
+    /// No other process of this host opens it meanwhile.
+    _lock: UnixListener,
+}
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: from `buslane_spdk_open`, closed once.
-        unsafe { native::buslane_spdk_close(self.0.as_ptr()) };
+/// Who attaches, opens, closes and detaches holds it: the shim wants one of these at a time.
+#[derive(Debug, Default)]
+struct State {
+    attached: Option<Attached>,
+    disks: u32,
+    /// Memory of disks that were closed with operations unanswered: the controller may still write there, until
+    /// it was attached to, and so reset, again.
+    limbo: Vec<Memory>,
+}
+
+/// A controller that is attached.
+#[derive(Clone, Debug)]
+struct Attached {
+    controller: NonNull<native::buslane_controller>,
+    facts: native::buslane_disk_facts,
+    durability: Durability,
+}
+
+// SAFETY: a controller may be used by any thread; that it is one at a time, the mutex sees to.
+unsafe impl Send for Attached {}
+
+impl SpdkNamespace {
+    /// Takes hold of a namespace for as many as `disks_max` disks, and starts SPDK's environment if nothing of the
+    /// process did. The controller is attached with the first disk.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn new(config: SpdkConfig, disks_max: u32) -> Result<Arc<Self>, DiskError> {
+        let id = CString::new(config.transport_id.clone())
+            .map_err(|_| failed(&config, "holds a zero byte", "remove it"))?;
+        let lock = lock(&config.transport_id).map_err(|why| {
+            let mend =
+                "stop the other one: a log has one writer; tools look at a disk that is not served";
+            failed(&config, &why, mend)
+        })?;
+        start(&config, &id)?;
+        Ok(Arc::new(Self { config, id, disks_max, state: Mutex::default(), _lock: lock }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The controller with one disk more, attached if it is not.
+    fn enter(&self, state: &mut State) -> Result<Attached, DiskError> {
+        let refused = |why: &str, mend: &str| Err(failed(&self.config, why, mend));
+        if state.disks == self.disks_max {
+            return refused("is open already", "close it first");
+        }
+        if let Some(attached) = &state.attached {
+            // SAFETY: it is attached as long as the state says so.
+            if unsafe { native::buslane_spdk_lost(attached.controller.as_ptr()) } != 0 {
+                let mend = "it is attached anew once all shards have let go of it";
+                return refused("was reset, is gone or did not answer in time", mend);
+            }
+        } else {
+            state.attached = Some(attach(&self.config, &self.id, self.disks_max)?);
+            // Attaching has reset the controller: what it had not answered is over.
+            state.limbo.clear();
+        }
+        state.disks += 1;
+        Ok(state.attached.clone().expect("attached above"))
+    }
+
+    fn leave(state: &mut State) {
+        state.disks -= 1;
+        if state.disks > 0 {
+            return;
+        }
+        if let Some(attached) = state.attached.take() {
+            detach(attached.controller);
+        }
     }
 }
 
-// SAFETY: the shim allows a handle to be moved between threads, one at a time.
-unsafe impl Send for Handle {}
+fn detach(controller: NonNull<native::buslane_controller>) {
+    // SAFETY: attached, without disks, and detached once.
+    unsafe { native::buslane_spdk_detach(controller.as_ptr()) };
+}
 
-/// An NVMe namespace.
+/// The queue pair of a disk.
+struct Queue {
+    handle: NonNull<native::buslane_disk>,
+    controller: NonNull<native::buslane_controller>,
+}
+
+// SAFETY: the shim allows a queue pair to be moved between threads, one at a time.
+unsafe impl Send for Queue {}
+
+/// An NVMe namespace with a queue pair.
 pub struct SpdkDisk {
     info: DiskInfo,
     device: Device,
-    /// Before `arena`: the controller lets go of the memory first.
-    handle: Handle,
-    arena: Arena,
+    queue: Queue,
+    /// Goes to the namespace's limbo, or is dropped, when the queue pair is closed.
+    memory: ManuallyDrop<Memory>,
     write: u32,
     slots: Vec<Option<Io>>,
     free: Vec<u32>,
     done: Vec<native::buslane_disk_done>,
     /// Why nothing more is submitted.
     lost: Option<DiskFault>,
-    /// No other process of this host opens it meanwhile.
-    _lock: UnixListener,
+    namespace: Arc<SpdkNamespace>,
 }
 
 impl std::fmt::Debug for SpdkDisk {
@@ -145,71 +234,55 @@ impl std::fmt::Debug for SpdkDisk {
     }
 }
 
-/// A disk's memory, and where it goes when the disk is closed.
-struct Arena {
-    memory: ManuallyDrop<Memory>,
-    /// The controller did not answer and may still write there: kept until it was attached to, and so
-    /// reset, again.
-    may_be_written: bool,
-}
-
-thread_local! {
-    /// Memory of disks that were closed with operations unanswered. A disk is opened again where it was lost.
-    static LIMBO: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: taken once, at the end.
-        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
-        if self.may_be_written {
-            LIMBO.with_borrow_mut(|limbo| limbo.push(memory));
-        }
-    }
-}
-
 impl Drop for SpdkDisk {
     fn drop(&mut self) {
-        self.arena.may_be_written = self.lost.is_some() && self.in_flight() > 0;
+        // The controller did not answer, and may still write to the memory.
+        let may_be_written = self.lost.is_some() && self.in_flight() > 0;
+        let mut state = self.namespace.state();
+        // SAFETY: from `buslane_spdk_open`, closed once, by whoever holds the state.
+        unsafe { native::buslane_spdk_close(self.queue.handle.as_ptr()) };
+        // SAFETY: taken once, at the end.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
+        if may_be_written {
+            state.limbo.push(memory);
+        }
+        SpdkNamespace::leave(&mut state);
     }
 }
 
 impl SpdkDisk {
-    /// Attaches to a namespace. Starts SPDK's environment if nothing of the process did.
+    /// Opens a namespace as its only disk.
     ///
     /// # Errors
     /// [`DiskError::Open`] with what, why and what to do.
     pub fn open(config: &SpdkConfig) -> Result<Self, DiskError> {
-        let failed = |why: &str, mend: &str| DiskError::Open {
-            name: config.transport_id.clone(),
-            why: why.to_owned(),
-            mend: mend.to_owned(),
-        };
-        let id = CString::new(config.transport_id.clone())
-            .map_err(|_| failed("holds a zero byte", "remove it"))?;
-        let lock = lock(&config.transport_id).map_err(|why| {
-            failed(
-                &why,
-                "stop the other one: a log has one writer; tools look at a disk that is not served",
-            )
+        Self::on(&SpdkNamespace::new(config.clone(), 1)?, config.memory_bytes)
+    }
+
+    /// One more disk on a namespace, with `memory_bytes` to work in.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn on(namespace: &Arc<SpdkNamespace>, memory_bytes: usize) -> Result<Self, DiskError> {
+        let config = &namespace.config;
+        let memory = allocate(memory_bytes).ok_or_else(|| {
+            let why = format!("{memory_bytes} bytes of huge pages are not to be had");
+            let mend = "raise vm.nr_hugepages, or lower disk.ring; disk.spdk.memory is what the process takes";
+            failed(config, &why, mend)
         })?;
-        start(config, &id)?;
-        let memory = allocate(config.memory_bytes).ok_or_else(|| {
-            failed(
-                &format!("{} bytes of huge pages are not to be had", config.memory_bytes),
-                "raise vm.nr_hugepages, or lower disk.ring; disk.spdk.memory is what the process takes",
-            )
-        })?;
-        let (handle, mut facts) = attach(config, &id)?;
-        // Attaching has reset the controller: what it had not answered is over.
-        LIMBO.with_borrow_mut(Vec::clear);
-        check(&device_of(&facts), config)?;
-        if config.write_cache_off && facts.cache_enabled != 0 {
-            write_cache_off(config, &handle, &mut facts)?;
+        let mut state = namespace.state();
+        let attached = namespace.enter(&mut state)?;
+        let mut opened = ptr::null_mut();
+        // SAFETY: it is attached, and the state is held.
+        let result =
+            unsafe { native::buslane_spdk_open(attached.controller.as_ptr(), &raw mut opened) };
+        if result != 0 {
+            SpdkNamespace::leave(&mut state);
+            return Err(open_error(config, result));
         }
-        let device = device_of(&facts);
-        let durability = durability(&device, config)?;
-        let write = match durability {
+        drop(state);
+        let handle = NonNull::new(opened).expect("opened without error");
+        let write = match attached.durability {
             Durability::ForceUnitAccess => native::BUSLANE_DISK_WRITE_THROUGH,
             Durability::Volatile
             | Durability::NoWriteCache
@@ -217,27 +290,28 @@ impl SpdkDisk {
             | Durability::PowerLossProtected
             | Durability::KernelSync => native::BUSLANE_DISK_WRITE,
         };
+        let device = device_of(&attached.facts);
         let info = DiskInfo {
             name: config.transport_id.clone(),
             driver: "spdk",
             bytes: device.bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
             transfer_bytes_max: TRANSFER_BYTES,
             queue_depth: QUEUE_DEPTH_MAX,
-            durability,
-            identity: identity_of(&facts),
+            durability: attached.durability,
+            identity: identity_of(&attached.facts),
         };
         let free = (0..u32::try_from(OPERATIONS_MAX).expect("small")).rev().collect();
         Ok(Self {
             info,
             device,
-            handle,
-            arena: Arena { memory: ManuallyDrop::new(memory), may_be_written: false },
+            queue: Queue { handle, controller: attached.controller },
+            memory: ManuallyDrop::new(memory),
             write,
             slots: vec![None; OPERATIONS_MAX],
             free,
             done: vec![native::buslane_disk_done::default(); OPERATIONS_MAX],
             lost: None,
-            _lock: lock,
+            namespace: Arc::clone(namespace),
         })
     }
 
@@ -253,9 +327,10 @@ impl SpdkDisk {
     /// When it does not answer, or has no such log.
     pub fn health(&mut self) -> Result<Health, DiskFault> {
         let mut health = native::buslane_disk_health::default();
-        // SAFETY: the handle is open, the structure lives through the call.
+        let _one_at_a_time = self.namespace.state();
+        // SAFETY: it is attached while there is a disk, and the structure lives through the call.
         let result =
-            unsafe { native::buslane_spdk_health(self.handle.0.as_ptr(), &raw mut health) };
+            unsafe { native::buslane_spdk_health(self.queue.controller.as_ptr(), &raw mut health) };
         if result != 0 {
             return Err(DiskFault::Errno(-result));
         }
@@ -277,11 +352,11 @@ impl Disk for SpdkDisk {
     }
 
     fn memory(&self) -> &Memory {
-        &self.arena.memory
+        &self.memory
     }
 
     fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.arena.memory
+        &mut self.memory
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
@@ -290,17 +365,17 @@ impl Disk for SpdkDisk {
             return Err(io);
         }
         let Some(slot) = self.free.pop() else { return Err(io) };
-        io.pin(&mut self.arena.memory);
+        io.pin(&mut self.memory);
         let operation = match io.operation {
             Operation::Read => native::BUSLANE_DISK_READ,
             Operation::Write => self.write,
         };
-        let memory = self.arena.memory.address(io.memory_offset).as_ptr().cast();
+        let memory = self.memory.address(io.memory_offset).as_ptr().cast();
         let bytes = u32::try_from(io.bytes).expect("at most 1 MiB");
         // SAFETY: the memory is the device's until the slot is polled, as its pin says.
         let result = unsafe {
             native::buslane_spdk_submit(
-                self.handle.0.as_ptr(),
+                self.queue.handle.as_ptr(),
                 operation,
                 slot,
                 memory,
@@ -312,7 +387,7 @@ impl Disk for SpdkDisk {
             self.slots[usize::try_from(slot).expect("small")] = Some(io);
             return Ok(());
         }
-        self.arena.memory.unpin(&io.memory());
+        self.memory.unpin(&io.memory());
         self.free.push(slot);
         if result != -libc::EAGAIN {
             self.lost = Some(fault_of(result));
@@ -324,14 +399,14 @@ impl Disk for SpdkDisk {
         let room = u32::try_from(done.len().min(OPERATIONS_MAX)).expect("small");
         // SAFETY: the handle is open and `self.done` has room for so many.
         let count = unsafe {
-            native::buslane_spdk_poll(self.handle.0.as_ptr(), self.done.as_mut_ptr(), room)
+            native::buslane_spdk_poll(self.queue.handle.as_ptr(), self.done.as_mut_ptr(), room)
         };
         let count = usize::try_from(count).expect("small");
         for (finished, completion) in self.done[..count].iter().zip(done) {
             let slot = usize::try_from(finished.slot).expect("small");
             let io = self.slots[slot].take().expect("an operation completes once");
             self.free.push(finished.slot);
-            self.arena.memory.unpin(&io.memory());
+            self.memory.unpin(&io.memory());
             let result = match finished.status {
                 0 => Ok(()),
                 status if was_aborted(status) => {
@@ -343,8 +418,8 @@ impl Disk for SpdkDisk {
             *completion = Completion { io, result };
         }
         if self.lost.is_none() {
-            // SAFETY: the handle is open.
-            let lost = unsafe { native::buslane_spdk_lost(self.handle.0.as_ptr()) };
+            // SAFETY: it is attached while there is a disk.
+            let lost = unsafe { native::buslane_spdk_lost(self.queue.controller.as_ptr()) };
             if lost != 0 {
                 self.lost = Some(fault_of(lost));
             }
@@ -399,42 +474,65 @@ impl Disk for SpdkDisk {
     }
 }
 
-fn attach(
-    config: &SpdkConfig,
-    id: &CString,
-) -> Result<(Handle, native::buslane_disk_facts), DiskError> {
+fn failed(config: &SpdkConfig, why: &str, mend: &str) -> DiskError {
+    DiskError::Open { name: config.transport_id.clone(), why: why.into(), mend: mend.into() }
+}
+
+/// Attaches, and looks at whether the namespace is the right one, and why what it completes is on media.
+fn attach(config: &SpdkConfig, id: &CString, queue_pairs: u32) -> Result<Attached, DiskError> {
     let request = native::buslane_disk_request {
         transport_id: id.as_ptr(),
+        queue_pairs,
         operations: u32::try_from(OPERATIONS_MAX).expect("small"),
         timeout_ms: config.timeout_ms,
     };
     let mut facts = native::buslane_disk_facts::default();
-    let mut opened = ptr::null_mut();
+    let mut attached = ptr::null_mut();
     // SAFETY: both structures live through the call; the transport id is a C string.
-    let result =
-        unsafe { native::buslane_spdk_open(&raw const request, &raw mut facts, &raw mut opened) };
+    let result = unsafe {
+        native::buslane_spdk_attach(&raw const request, &raw mut facts, &raw mut attached)
+    };
     if result != 0 {
         return Err(open_error(config, result));
     }
-    Ok((Handle(NonNull::new(opened).expect("opened without error")), facts))
+    let controller = NonNull::new(attached).expect("attached without error");
+    let checked = check(&device_of(&facts), config)
+        .and_then(|()| enough_queue_pairs(config, queue_pairs, facts.queue_pairs))
+        .and_then(|()| set_write_cache(config, controller, &mut facts))
+        .and_then(|()| durability(&device_of(&facts), config));
+    match checked {
+        Ok(durability) => Ok(Attached { controller, facts, durability }),
+        Err(error) => {
+            detach(controller);
+            Err(error)
+        }
+    }
 }
 
-fn write_cache_off(
+fn enough_queue_pairs(config: &SpdkConfig, wanted: u32, given: u32) -> Result<(), DiskError> {
+    if given >= wanted {
+        return Ok(());
+    }
+    let why = format!("the controller gives {given} queue pairs, and there are {wanted} shards");
+    Err(failed(config, &why, "lower shard.count, or let go of other users of the device"))
+}
+
+fn set_write_cache(
     config: &SpdkConfig,
-    handle: &Handle,
+    controller: NonNull<native::buslane_controller>,
     facts: &mut native::buslane_disk_facts,
 ) -> Result<(), DiskError> {
-    // SAFETY: the handle is open, the structure lives through the call.
-    let off = unsafe { native::buslane_spdk_cache_off(handle.0.as_ptr(), facts) };
+    if !config.write_cache_off || facts.cache_enabled == 0 {
+        return Ok(());
+    }
+    // SAFETY: it is attached, the structure lives through the call.
+    let off = unsafe { native::buslane_spdk_cache_off(controller.as_ptr(), facts) };
     if off == 0 {
         return Ok(());
     }
-    Err(DiskError::Open {
-        name: config.transport_id.clone(),
-        why: format!("its write cache stays on: {}", io::Error::from_raw_os_error(-off)),
-        mend: "leave disk.spdk.write_cache_off out: every write then carries Force Unit Access"
-            .into(),
-    })
+    let why = format!("its write cache stays on: {}", io::Error::from_raw_os_error(-off));
+    let mend = "leave disk.spdk.write_cache_off out: every write then carries Force Unit Access";
+    Err(failed(config, &why, mend))
 }
 
 /// Holds a name of this host that ends with the process: a namespace over a network or a socket has no lock
@@ -463,16 +561,12 @@ fn fault_of(errno: i32) -> DiskFault {
 }
 
 fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
-    let failed = |why: String, mend: &str| DiskError::Open {
-        name: config.transport_id.clone(),
-        why,
-        mend: mend.to_owned(),
-    };
     let mut needs_pci = 0;
     // SAFETY: a C string and a place for the answer, both live through the call.
     if unsafe { native::buslane_spdk_check(id.as_ptr(), &raw mut needs_pci) } != 0 {
         return Err(failed(
-            "is not a transport id of SPDK".into(),
+            config,
+            "is not a transport id of SPDK",
             "write it like `trtype:PCIe traddr:0000:81:00.0 ns:1` or `trtype:VFIOUSER traddr:/run/x`",
         ));
     }
@@ -480,7 +574,11 @@ fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
     let started = unsafe { native::buslane_spdk_start(config.huge_memory_mib, needs_pci) };
     if started != 0 {
         return Err(failed(
-            format!("SPDK's environment did not start: {}", io::Error::from_raw_os_error(-started)),
+            config,
+            &format!(
+                "SPDK's environment did not start: {}",
+                io::Error::from_raw_os_error(-started)
+            ),
             "see the EAL lines on standard error; it needs huge pages (vm.nr_hugepages and a mounted \
              hugetlbfs), and the DPDK it was built with",
         ));
@@ -505,7 +603,7 @@ fn open_error(config: &SpdkConfig, errno: i32) -> DiskError {
         ),
         _ => ("cannot be opened", "see the SPDK lines on standard error"),
     };
-    DiskError::Open { name: config.transport_id.clone(), why: why.into(), mend: mend.into() }
+    failed(config, why, mend)
 }
 
 fn allocate(bytes: usize) -> Option<Memory> {
@@ -552,10 +650,7 @@ fn device_of(facts: &native::buslane_disk_facts) -> Device {
 
 /// Whether the namespace is one a log can be on, and the one that is meant.
 fn check(device: &Device, config: &SpdkConfig) -> Result<(), DiskError> {
-    let failed = |why: String, mend: &str| {
-        let name = config.transport_id.clone();
-        Err(DiskError::Open { name, why, mend: mend.to_owned() })
-    };
+    let failed = |why: String, mend: &str| Err(failed(config, &why, mend));
     if usize::try_from(device.block_bytes).is_ok_and(|block| !BLOCK_BYTES.is_multiple_of(block)) {
         return failed(
             format!("its logical blocks have {} bytes", device.block_bytes),

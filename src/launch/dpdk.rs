@@ -1,13 +1,23 @@
 //! Opening a DPDK port from a profile.
 
 use crate::launch::AnyPort;
-use crate::port::PortError;
 use crate::port::dpdk::{DpdkConfig, DpdkPort};
+use crate::port::{Port, PortError};
 use crate::profile::PortProfile;
 
 /// Starts DPDK's environment for a port that is opened later.
 pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
     DpdkPort::start_environment(&config(profile)).map(|_| ())
+}
+
+/// A port a shard, all on one device.
+pub(super) fn open_all(
+    profile: &PortProfile,
+    shards: u32,
+) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
+    let ports = u16::try_from(shards).expect("few shards");
+    let ports = DpdkPort::open_all(&DpdkConfig { ports, ..config(profile) })?;
+    Ok(ports.into_iter().map(|port| -> Box<dyn Port + Send> { Box::new(port) }).collect())
 }
 
 pub(super) fn open(profile: &PortProfile) -> Result<AnyPort, PortError> {
@@ -37,5 +47,7 @@ fn config(profile: &PortProfile) -> DpdkConfig {
         tx_descriptors: dpdk.tx_descriptors,
         mbufs: dpdk.mbufs,
         udp_checksum: dpdk.udp_checksum,
+        ports: 1,
+        steering: dpdk.steering,
     }
 }

@@ -283,16 +283,17 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
     let stop = catch_signals()?;
     let clock = HostClock::new();
     let shard_cores = profile.shard_cores(&cores)?;
-    if shard_cores.len() > 1 {
-        return shards::serve(profile, &shard_cores, (&notify, &stop, &clock), watch);
-    }
     if profile.disk.driver == DiskDriver::Spdk && profile.port.driver == PortDriver::Dpdk {
         // One EAL for both: the port's, since only it says what devices it wants.
         dpdk_port::start(&profile.port)?;
     }
+    if shard_cores.len() > 1 {
+        return shards::serve(profile, &shard_cores, (&notify, &stop, &clock), watch);
+    }
     let beat = Arc::new(AtomicU64::new(0));
+    let held = hold_disk(profile, watch)?;
     let mut seat =
-        Seat { share: ShareId::WHOLE, file: None, profile, clock, stop, beat, core: None };
+        Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
     let opened = seat.open_log(watch)?;
     // Before DPDK or we pin this thread, so that the keeper and housekeeping are not.
     let beats = [Arc::clone(&seat.beat)];
@@ -311,11 +312,33 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
     })
 }
 
+/// What the disks of all shards are on: held while the appliance serves, also while the disk is lost.
+enum Held {
+    /// Each has memory of its own.
+    Nothing,
+    File(Arc<UringFile>),
+    Namespace(spdk_disk::Namespace),
+}
+
+/// Takes hold of what the log is on. A file that does not exist is made, initialised and formatted.
+fn hold_disk(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<Held, LaunchError> {
+    let (disk, count) = (&profile.disk, profile.shard.count);
+    Ok(match disk.driver {
+        DiskDriver::Ram => Held::Nothing,
+        DiskDriver::Spdk => Held::Namespace(spdk_disk::hold(disk, count)?),
+        DiskDriver::Uring => {
+            make_file(disk, count, watch)?;
+            let path = disk.path.clone().into();
+            let config = UringConfig { path, memory_bytes: 0, read_only: false, direct: true };
+            Held::File(UringFile::open(&config)?)
+        }
+    })
+}
+
 /// Where a shard runs, and on what.
 struct Seat<'a> {
     share: ShareId,
-    /// The file of the log, where several shards work on it.
-    file: Option<Arc<UringFile>>,
+    held: &'a Held,
     profile: &'a Profile,
     clock: HostClock,
     stop: Arc<AtomicBool>,
@@ -343,6 +366,7 @@ impl Seat<'_> {
             // Housekeeping goes with the process only.
             let _ = house.facts.send(ShardFacts {
                 address: shard.port().local().to_string(),
+                port: shard.port().describe(),
                 disk: name.clone(),
                 durability: durability.name(),
                 core: self.core,
@@ -378,13 +402,17 @@ impl Seat<'_> {
         memory_bytes: usize,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<AnyDisk, LaunchError> {
-        if let Some(file) = &self.file {
-            return of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, self.share);
+        match self.held {
+            Held::File(file) => {
+                of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, self.share)
+            }
+            Held::Namespace(namespace) => spdk_disk::open_on(namespace, memory_bytes, self.share),
+            Held::Nothing => {
+                let mut disk = self.profile.disk.clone();
+                disk.size /= u64::from(self.share.count);
+                open_disk(&disk, memory_bytes, watch)
+            }
         }
-        let mut disk = self.profile.disk.clone();
-        // Only memory comes here in shares, and each shard has a piece of its own.
-        disk.size /= u64::from(self.share.count);
-        open_disk(&disk, memory_bytes, watch)
     }
 
     fn open_log(&self, watch: &mut dyn FnMut(Progress)) -> Result<Opened, LaunchError> {

@@ -1,7 +1,7 @@
 //! In a binary without DPDK: say so.
 
 use crate::launch::AnyPort;
-use crate::port::PortError;
+use crate::port::{Port, PortError};
 use crate::profile::PortProfile;
 
 pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
@@ -13,6 +13,13 @@ pub(super) fn open_pair(
     _client: &PortProfile,
 ) -> Result<(AnyPort, AnyPort), PortError> {
     Err(open(server).err().expect("never opened here"))
+}
+
+pub(super) fn open_all(
+    profile: &PortProfile,
+    _shards: u32,
+) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
+    Err(open(profile).err().expect("never opened here"))
 }
 
 pub(super) fn open(_profile: &PortProfile) -> Result<AnyPort, PortError> {

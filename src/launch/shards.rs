@@ -11,11 +11,11 @@ use std::thread;
 
 use super::notify::Notify;
 use super::{AnyPort, House, LaunchError, Opened, Progress, Seat};
-use super::{keep_house, make_file, open_port, pin_to};
+use super::{dpdk_port, hold_disk, keep_house, open_port, pin_to};
 use crate::clock::HostClock;
-use crate::disk::uring::{UringConfig, UringFile};
 use crate::log::superblock::ShareId;
-use crate::profile::{DiskDriver, PortProfile, Profile};
+use crate::port::Port;
+use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::shard::Neighbours;
 use crate::shard::directory::{Directory, Placer, directory};
 use crate::shard::observe::Observer;
@@ -29,7 +29,11 @@ enum Word {
 }
 
 /// To a shard's thread: serve. Without it, end.
-type Go = mpsc::Sender<Neighbours>;
+struct Go {
+    neighbours: Neighbours,
+    /// Where the ports of all shards are on one device.
+    port: Option<Box<dyn Port + Send>>,
+}
 
 pub(super) fn serve(
     profile: &Profile,
@@ -38,7 +42,7 @@ pub(super) fn serve(
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     let count = profile.shard.count;
-    let file = hold_file(profile, watch)?;
+    let held = hold_disk(profile, watch)?;
     let beats: Vec<Arc<AtomicU64>> = cores.iter().map(|_| Arc::default()).collect();
     let _keeper = notify.keep_alive(&beats);
     let (_socket, houses) = keep_house(profile, &beats, watch)?;
@@ -48,7 +52,7 @@ pub(super) fn serve(
         for ((index, house), (core, beat)) in (0..).zip(houses).zip(cores.iter().zip(&beats)) {
             let seat = Seat {
                 share: ShareId { index, count },
-                file: file.clone(),
+                held: &held,
                 profile,
                 clock: clock.clone(),
                 stop: Arc::clone(stop),
@@ -70,21 +74,6 @@ pub(super) fn serve(
     })
 }
 
-/// Holds the file of the log for all shards; none where each has memory of its own.
-fn hold_file(
-    profile: &Profile,
-    watch: &mut dyn FnMut(Progress),
-) -> Result<Option<Arc<UringFile>>, LaunchError> {
-    let disk = &profile.disk;
-    if disk.driver != DiskDriver::Uring {
-        return Ok(None);
-    }
-    make_file(disk, profile.shard.count, watch)?;
-    let path = disk.path.clone().into();
-    let config = UringConfig { path, memory_bytes: 0, read_only: false, direct: true };
-    Ok(Some(UringFile::open(&config)?))
-}
-
 /// A shard that panics takes the process with it: recovery is the restart.
 struct AbortOnPanic;
 
@@ -100,7 +89,7 @@ impl Drop for AbortOnPanic {
 fn run(
     seat: &Seat<'_>,
     house: (House, Observer),
-    go: &mpsc::Receiver<Neighbours>,
+    go: &mpsc::Receiver<Go>,
     say: &mpsc::Sender<(u32, Word)>,
 ) {
     let _abort = AbortOnPanic;
@@ -112,7 +101,11 @@ fn run(
     let ended = open(seat, &mut watch).and_then(|(opened, port)| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
         match go.recv() {
-            Ok(neighbours) => seat.serve(port, opened, house, Some(neighbours), &mut watch),
+            Ok(Go { neighbours, port: given }) => {
+                let given = given.map(|port| -> AnyPort { port });
+                let port = given.or(port).expect("one of its own, or one on the common device");
+                seat.serve(port, opened, house, Some(neighbours), &mut watch)
+            }
             // Another shard could not begin.
             Err(mpsc::RecvError) => close(opened),
         }
@@ -124,11 +117,25 @@ fn run(
 fn open(
     seat: &Seat<'_>,
     watch: &mut dyn FnMut(Progress),
-) -> Result<(Opened, AnyPort), LaunchError> {
+) -> Result<(Opened, Option<AnyPort>), LaunchError> {
     pin_to(seat.core)?;
     let opened = seat.open_log(watch)?;
-    let port = open_port(&port_of(&seat.profile.port, seat.share.index))?;
+    let port = match seat.profile.port.driver {
+        PortDriver::Udp => Some(open_port(&port_of(&seat.profile.port, seat.share.index))?),
+        PortDriver::Dpdk => None,
+    };
     Ok((opened, port))
+}
+
+/// The ports of all shards, where they are on one device.
+fn common_ports(profile: &Profile) -> Result<Vec<Option<Box<dyn Port + Send>>>, LaunchError> {
+    let count = profile.shard.count;
+    Ok(match profile.port.driver {
+        PortDriver::Udp => (0..count).map(|_| None).collect(),
+        PortDriver::Dpdk => {
+            dpdk_port::open_all(&profile.port, count)?.into_iter().map(Some).collect()
+        }
+    })
 }
 
 fn close((mut disk, log, _): Opened) -> Result<(), LaunchError> {
@@ -147,7 +154,7 @@ struct Listener<'a> {
     notify: &'a Notify,
     stop: &'a AtomicBool,
     /// Empty once all were told to go, or that they need not.
-    go: Vec<Go>,
+    go: Vec<mpsc::Sender<Go>>,
     directory: Arc<Directory>,
     placer: Option<Placer>,
     /// Shards whose logs are open, and that have begun to serve.
@@ -161,7 +168,7 @@ struct Listener<'a> {
 impl<'a> Listener<'a> {
     fn new(
         profile: &'a Profile,
-        go: Vec<Go>,
+        go: Vec<mpsc::Sender<Go>>,
         (notify, stop): (&'a Notify, &'a AtomicBool),
     ) -> Self {
         let (placer, directory) = directory(profile.shard.count);
@@ -211,15 +218,20 @@ impl<'a> Listener<'a> {
         if self.opened < self.profile.shard.count as usize {
             return;
         }
-        for (shard, go) in (0..).zip(self.go.drain(..)) {
-            // A shard that has ended says why itself.
-            let _ = go.send(Neighbours {
+        let ports = match common_ports(self.profile) {
+            Ok(ports) => ports,
+            Err(error) => return self.fail(error),
+        };
+        for (shard, (go, port)) in (0..).zip(self.go.drain(..).zip(ports)) {
+            let neighbours = Neighbours {
                 shard,
                 shards: self.profile.shard.count,
                 base_port: self.profile.port.address.port(),
                 directory: Arc::clone(&self.directory),
                 placer: self.placer.take(),
-            });
+            };
+            // A shard that has ended says why itself.
+            let _ = go.send(Go { neighbours, port });
         }
     }
 

@@ -1,16 +1,41 @@
 //! Opening an SPDK disk from a profile.
 
-use crate::disk::spdk::{SpdkConfig, SpdkDisk};
+use std::sync::Arc;
+
+use crate::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
 use crate::launch::{AnyDisk, LaunchError};
+use crate::log::superblock::ShareId;
 use crate::profile::DiskProfile;
 
+/// A namespace that shards work on.
+pub(super) type Namespace = Arc<SpdkNamespace>;
+
+/// Takes hold of the namespace of a log for `shards` shards.
+pub(super) fn hold(profile: &DiskProfile, shards: u32) -> Result<Namespace, LaunchError> {
+    Ok(SpdkNamespace::new(config(profile, &profile.path, 0), shards)?)
+}
+
+/// A shard's disk on it.
+pub(super) fn open_on(
+    namespace: &Namespace,
+    memory_bytes: usize,
+    share: ShareId,
+) -> Result<AnyDisk, LaunchError> {
+    super::of_share(SpdkDisk::on(namespace, memory_bytes)?, share)
+}
+
+/// The whole namespace, for this process alone.
 pub(super) fn open(
     profile: &DiskProfile,
     transport_id: &str,
     memory_bytes: usize,
 ) -> Result<AnyDisk, LaunchError> {
+    Ok(Box::new(SpdkDisk::open(&config(profile, transport_id, memory_bytes))?))
+}
+
+fn config(profile: &DiskProfile, transport_id: &str, memory_bytes: usize) -> SpdkConfig {
     let spdk = profile.spdk.clone();
-    let config = SpdkConfig {
+    SpdkConfig {
         transport_id: transport_id.to_owned(),
         memory_bytes,
         huge_memory_mib: u32::try_from(spdk.memory >> 20).unwrap_or(u32::MAX),
@@ -19,6 +44,5 @@ pub(super) fn open(
         write_cache_off: spdk.write_cache_off,
         power_loss_protected: spdk.power_loss_protected,
         accept_volatile: profile.accept_volatile,
-    };
-    Ok(Box::new(SpdkDisk::open(&config)?))
+    }
 }

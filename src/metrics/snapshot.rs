@@ -87,8 +87,9 @@ pub struct Snapshot {
     pub stalls: StallLog,
     /// Everything counted since launch.
     pub counters: Counters,
-    /// Datagrams received, transmitted, dropped on arrival, dropped on leaving, since the port was opened.
-    pub port: [u64; 4],
+    /// Datagrams received, transmitted, dropped on arrival, dropped on leaving, and frames handed over, since the
+    /// port was opened.
+    pub port: [u64; 5],
     /// `serving`, `full`, `failed`, `disk lost` or `draining`.
     pub condition: &'static str,
     /// Epoch of the log.
@@ -126,7 +127,7 @@ impl Snapshot {
             stages: Stages::default(),
             stalls: StallLog::default(),
             counters: Counters::default(),
-            port: [0; 4],
+            port: [0; 5],
             condition: "serving",
             epoch: 0,
             segments: (0, 0),

@@ -8,6 +8,10 @@
 //! EAL starts once a process, with the arguments of the port that is opened first. It would pin the
 //! calling thread to its main core; `open` restores the thread's affinity, so that launch decides where
 //! the port is polled. EAL's own threads (interrupts) run on the cores the opening thread may use.
+//!
+//! Several ports on one device have the same address but for the UDP port, one after the other, and a thread each.
+//! How a frame comes to its port is their [`Steering`]; one that comes to another is passed on over a ring, whatever
+//! the steering, so that a device that steers otherwise than told costs time and loses nothing.
 
 use std::ffi::CString;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,7 +21,7 @@ use crate::ids::Peer;
 use crate::limits::{DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
 use crate::port::inet::{self, Check, HEADER_BYTES, Local, Parsed, UdpChecksum, VLAN_BYTES};
 use crate::port::neighbours::{Found, Neighbours};
-use crate::port::{Port, PortCounters, PortError, eal};
+use crate::port::{Port, PortCounters, PortError, Steering, eal};
 
 mod config;
 mod device;
@@ -35,11 +39,15 @@ const _: () = assert!(
     "the largest datagram fits one buffer of a memif"
 );
 
-/// Queue pair 0 of a DPDK device.
+/// A port on a DPDK device.
 #[derive(Debug)]
 pub struct DpdkPort {
     device: Device,
     local: Local,
+    /// UDP port of the first port on the device, and how many there are.
+    first: u16,
+    ports: u16,
+    description: String,
     prefix_len: u8,
     gateway: Option<Ipv4Addr>,
     datagram_bytes: usize,
@@ -69,12 +77,24 @@ struct Good {
 }
 
 impl DpdkPort {
-    /// Starts EAL if this is the first port of the process, and opens the device. A memif client opens
+    /// The only port on a device.
+    ///
+    /// # Errors
+    /// As [`DpdkPort::open_all`].
+    ///
+    /// # Panics
+    /// When the configuration is for several.
+    pub fn open(config: &DpdkConfig) -> Result<Self, PortError> {
+        assert!(config.ports == 1, "one port");
+        Ok(Self::open_all(config)?.pop().expect("as many as asked for"))
+    }
+
+    /// Starts EAL if these are the first ports of the process, and opens the device. A memif client opens
     /// whether or not its server is there.
     ///
     /// # Errors
     /// `PortError::Device` with what is missing and how to mend it.
-    pub fn open(config: &DpdkConfig) -> Result<Self, PortError> {
+    pub fn open_all(config: &DpdkConfig) -> Result<Vec<Self>, PortError> {
         let arguments = Self::start_environment(config)?;
         let number = find(&config.device)?;
         let buffer_bytes = eal::memif_buffer_bytes(&arguments)
@@ -87,14 +107,17 @@ impl DpdkPort {
             buffer_bytes: to_u32(buffer_bytes),
             mbufs: u32::try_from(mbufs).unwrap_or(u32::MAX),
             port: number,
+            count: config.ports,
+            udp_port: config.address.port(),
             rx_descriptors: config.rx_descriptors,
             tx_descriptors: config.tx_descriptors,
             mac: config.mac.unwrap_or_default(),
             set_mac: u8::from(config.mac.is_some()),
-            padding: [0; 3],
+            steering: steering_code(config.steering),
+            padding: [0; 2],
         };
-        let (device, facts) = Device::open(&config.device, &request)?;
-        Ok(Self::with(device, &facts, config))
+        let (devices, facts) = Device::open(&config.device, &request)?;
+        Ok((0..).zip(devices).map(|(k, device)| Self::with(device, k, &facts, config)).collect())
     }
 
     /// Starts EAL with the arguments of a port that is opened later, so that a disk may share it.
@@ -122,7 +145,12 @@ impl DpdkPort {
         Ok((on(server, server_end)?, on(client, client_end)?))
     }
 
-    fn with(device: Device, facts: &native::buslane_port_facts, config: &DpdkConfig) -> Self {
+    fn with(
+        device: Device,
+        k: u16,
+        facts: &native::buslane_port_facts,
+        config: &DpdkConfig,
+    ) -> Self {
         let driver = text(&facts.driver);
         let [a, b, c, d] = config.address.ip().octets();
         let own_mac = if matches!(driver.as_str(), "net_memif" | "net_ring") {
@@ -134,8 +162,13 @@ impl DpdkPort {
         if addr.port() == 0 {
             addr.set_port(dynamic_port(std::process::id()));
         }
+        let first = addr.port();
+        addr.set_port(first + k);
         Self {
             device,
+            first,
+            ports: config.ports,
+            description: describe(k, facts, &driver, config),
             local: Local { mac: config.mac.unwrap_or(own_mac), addr },
             prefix_len: config.prefix_len,
             gateway: config.gateway,
@@ -194,6 +227,16 @@ impl DpdkPort {
                 }
             }
             Parsed::Echo { mac, ip, message } => self.answer_echo(index, mac, ip, message),
+            Parsed::OtherPort(udp_port) => self.hand_over(index, udp_port),
+        }
+    }
+
+    fn hand_over(&mut self, index: usize, udp_port: u16) {
+        let to = udp_port.checked_sub(self.first).filter(|&to| to < self.ports);
+        if to.is_some_and(|to| self.device.hand_over(to, &self.received.get(index))) {
+            self.counters.handed_over += 1;
+        } else {
+            self.counters.receive_dropped += 1;
         }
     }
 
@@ -320,7 +363,12 @@ impl Port for DpdkPort {
     }
 
     fn counters(&self) -> PortCounters {
-        self.counters
+        let transmit_dropped = self.counters.transmit_dropped + self.device.relay_dropped();
+        PortCounters { transmit_dropped, ..self.counters }
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
     }
 }
 
@@ -331,6 +379,37 @@ impl Drop for DpdkPort {
         self.spare.free();
         self.queued.free();
     }
+}
+
+fn describe(
+    k: u16,
+    facts: &native::buslane_port_facts,
+    driver: &str,
+    config: &DpdkConfig,
+) -> String {
+    let device = format!("{} ({driver})", config.device);
+    if config.ports == 1 {
+        return device;
+    }
+    let ports = config.ports;
+    match config.steering {
+        Steering::Software if k == 0 => format!("{device}, steering software: hands over"),
+        Steering::Software => format!("{device}, steering software: by way of shard 0"),
+        Steering::Rss => format!("{device}, steering rss, queue {k} of {ports}"),
+        Steering::Flow => {
+            let read_back = if facts.rules_read_back == ports { "read back" } else { "taken" };
+            format!("{device}, steering flow, queue {k} of {ports}, rule {read_back}")
+        }
+    }
+}
+
+fn steering_code(steering: Steering) -> u8 {
+    let code = match steering {
+        Steering::Flow => native::BUSLANE_STEERING_FLOW,
+        Steering::Rss => native::BUSLANE_STEERING_RSS,
+        Steering::Software => native::BUSLANE_STEERING_SOFTWARE,
+    };
+    u8::try_from(code).expect("a small code")
 }
 
 /// A port of the dynamic range (49152 and up) that differs between processes.
@@ -354,12 +433,17 @@ mod tests {
     #[test]
     fn a_config_that_cannot_work_is_refused_before_eal_starts() {
         type Change = fn(&mut DpdkConfig);
-        let changes: [(Change, &str); 6] = [
+        let changes: [(Change, &str); 8] = [
             (|config| config.datagram_bytes = 9000, "datagram_bytes"),
             (|config| config.prefix_len = 33, "prefix_len"),
             (|config| config.address.set_ip(Ipv4Addr::UNSPECIFIED), "0.0.0.0"),
             (|config| config.mac = Some([1, 0, 0, 0, 0, 0]), "mac"),
             (|config| config.mbufs = 100, "mbufs"),
+            (|config| config.ports = 65, "ports"),
+            (
+                |config| (config.ports, config.address) = (2, "10.1.0.1:65535".parse().unwrap()),
+                "65535",
+            ),
             (|config| config.eal.push("--help".to_owned()), "--help"),
         ];
         for (change, named) in changes {

@@ -76,6 +76,8 @@ pub enum Parsed {
         /// Its payload.
         payload: Range<usize>,
     },
+    /// A datagram for another UDP port of our address; its checksum was not looked at.
+    OtherPort(u16),
     /// Somebody asks for our Ethernet address, or tells theirs.
     Arp {
         /// An answer is wanted.
@@ -103,7 +105,7 @@ pub enum Parsed {
 pub enum Reason {
     /// Shorter than its headers, or than they say.
     Short,
-    /// Another Ethernet address, IPv4 address, VLAN or UDP port.
+    /// Another Ethernet address, IPv4 address or VLAN.
     NotForUs,
     /// A protocol or message that this port does not speak.
     Protocol,
@@ -221,7 +223,7 @@ fn parse_udp(
 ) -> Result<Parsed, Reason> {
     let udp = UdpPacket::new_checked(&frame[message.clone()]).map_err(|_| Reason::Short)?;
     if udp.dst_port() != local.addr.port() {
-        return Err(Reason::NotForUs);
+        return Ok(Parsed::OtherPort(udp.dst_port()));
     }
     if udp.src_port() == 0 {
         return Err(Reason::Sender);
@@ -458,7 +460,10 @@ mod tests {
     fn reason(frame: &[u8]) -> Option<Reason> {
         match parse(frame, &US, Check::All) {
             Parsed::Drop(reason) => Some(reason),
-            Parsed::Udp { .. } | Parsed::Arp { .. } | Parsed::Echo { .. } => None,
+            Parsed::Udp { .. }
+            | Parsed::OtherPort(_)
+            | Parsed::Arp { .. }
+            | Parsed::Echo { .. } => None,
         }
     }
 
@@ -490,9 +495,10 @@ mod tests {
         frame.resize(60, 0);
         let payload_of = |frame: &[u8]| match parse(frame, &US, Check::All) {
             Parsed::Udp { payload, .. } => payload,
-            other @ (Parsed::Arp { .. } | Parsed::Echo { .. } | Parsed::Drop(_)) => {
-                panic!("{other:?}")
-            }
+            other @ (Parsed::OtherPort(_)
+            | Parsed::Arp { .. }
+            | Parsed::Echo { .. }
+            | Parsed::Drop(_)) => panic!("{other:?}"),
         };
         assert_eq!(payload_of(&frame), 42..43);
         let tagged = with_tag(&frame, [0xe0, 0]);
@@ -565,6 +571,11 @@ mod tests {
         let mut other_mac = datagram(b"payload", UdpChecksum::Absent);
         other_mac[5] ^= 1;
         assert_eq!(reason(&other_mac), Some(Reason::NotForUs));
+        let mut other_port = datagram(b"payload", UdpChecksum::Absent);
+        UdpPacket::new_unchecked(&mut other_port[ETHERNET_BYTES + IPV4_BYTES..])
+            .set_dst_port(US.addr.port() + 1);
+        let elsewhere = Parsed::OtherPort(US.addr.port() + 1);
+        assert_eq!(parse(&other_port, &US, Check::All), elsewhere);
         let mut lying_udp = datagram(b"payload", UdpChecksum::Absent);
         lying_udp[38..40].copy_from_slice(&[0, 200]);
         assert_eq!(reason(&lying_udp), Some(Reason::Short));
@@ -624,7 +635,7 @@ mod tests {
                     Parsed::Udp { payload: range, .. } | Parsed::Echo { message: range, .. } => {
                         prop_assert!(range.start <= range.end && range.end <= frame.len());
                     }
-                    Parsed::Arp { .. } | Parsed::Drop(_) => {}
+                    Parsed::OtherPort(_) | Parsed::Arp { .. } | Parsed::Drop(_) => {}
                 }
             }
         }

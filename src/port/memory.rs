@@ -331,4 +331,8 @@ impl Port for MemoryPort {
     fn counters(&self) -> PortCounters {
         self.counters
     }
+
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
 }

@@ -57,6 +57,9 @@ pub trait Port {
 
     /// What was moved and dropped since the port was opened.
     fn counters(&self) -> PortCounters;
+
+    /// What it is, for people: the device, and how frames come to this port where there are several on it.
+    fn describe(&self) -> String;
 }
 
 impl<P: Port + ?Sized> Port for Box<P> {
@@ -95,6 +98,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
     fn counters(&self) -> PortCounters {
         (**self).counters()
     }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
 }
 
 /// What a port moved and dropped since it was opened.
@@ -108,6 +115,32 @@ pub struct PortCounters {
     pub receive_dropped: u64,
     /// Datagrams the device would never take.
     pub transmit_dropped: u64,
+    /// Frames for another port of the same device, passed on to it.
+    pub handed_over: u64,
+}
+
+/// How frames come to the port they are for, where a device has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Steering {
+    /// A rule of the device for each UDP port: a frame never meets another core.
+    Flow,
+    /// The device spreads frames by a hash of their addresses and ports; what lands elsewhere is handed over.
+    Rss,
+    /// Port 0 alone talks to the device, and hands over in both directions.
+    Software,
+}
+
+impl Steering {
+    /// As profiles have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flow => "flow",
+            Self::Rss => "rss",
+            Self::Software => "software",
+        }
+    }
 }
 
 /// Why a port could not be opened.

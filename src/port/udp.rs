@@ -204,6 +204,10 @@ impl Port for UdpPort {
     fn counters(&self) -> PortCounters {
         self.counters
     }
+
+    fn describe(&self) -> String {
+        "kernel UDP".to_owned()
+    }
 }
 
 impl Burst {

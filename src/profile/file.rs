@@ -58,7 +58,7 @@ const KEYS: [&str; 30] = [
 ];
 
 /// Keys of a port, which are those of `port` and of `client.port`.
-const PORT_KEYS: [&str; 12] = [
+const PORT_KEYS: [&str; 13] = [
     "driver",
     "address",
     "datagram_bytes",
@@ -71,6 +71,7 @@ const PORT_KEYS: [&str; 12] = [
     "dpdk.tx_descriptors",
     "dpdk.mbufs",
     "dpdk.udp_checksum",
+    "dpdk.steering",
 ];
 
 /// Keys whose value is text, so that `--set` takes it as it stands, be it `7` or `true`.

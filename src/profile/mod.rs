@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DATAGRAM_BYTES, RING_BYTES, WINDOW_MESSAGES_MAX};
+use crate::port::Steering;
 
 pub use file::{SHIPPED, Source, load, load_again};
 pub use values::{Core, MacAddress};
@@ -115,6 +116,8 @@ pub struct DpdkProfile {
     pub mbufs: usize,
     /// Send UDP checksums; off is sound only between processes of one host.
     pub udp_checksum: bool,
+    /// How frames come to the shard they are for, where there are several.
+    pub steering: Steering,
 }
 
 /// Which kind of disk.
@@ -303,6 +306,7 @@ impl Default for DpdkProfile {
             tx_descriptors: 1024,
             mbufs: 0,
             udp_checksum: true,
+            steering: Steering::Flow,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How many shards an appliance has, and the core of each.
 
-use super::{Core, DiskDriver, PortDriver, Profile, ProfileError};
+use super::{Core, Profile, ProfileError};
 use crate::limits::SHARDS_MAX;
 use crate::log::shares::shards;
 
@@ -57,7 +57,7 @@ impl Profile {
         }
     }
 
-    /// Whether number and cores of shards go with each other, and with port and disk.
+    /// Whether number and cores of shards go with each other, and with the UDP ports there are.
     pub(super) fn check_shards(&self) -> Result<(), ProfileError> {
         let (count, named) = (self.shard.count, self.shard.cores.len());
         self.check_between("shard.count", count, (1, SHARDS_MAX))?;
@@ -81,7 +81,6 @@ impl Profile {
             );
             return Err(self.wrong("shard.core", &what));
         }
-        self.check_drivers_of_shards()?;
         let base = u32::from(self.port.address.port());
         if base == 0 || base + count - 1 > u32::from(u16::MAX) {
             let what = format!(
@@ -89,25 +88,6 @@ impl Profile {
                 u32::from(u16::MAX) + 1 - count
             );
             return Err(self.wrong("port.address", &what));
-        }
-        Ok(())
-    }
-
-    fn check_drivers_of_shards(&self) -> Result<(), ProfileError> {
-        let count = self.shard.count;
-        if self.port.driver == PortDriver::Dpdk {
-            let what = format!(
-                "shard.count is {count}, but a DPDK port has one queue in this release; use port.driver=udp, or \
-                 one appliance a shard"
-            );
-            return Err(self.wrong("shard.count", &what));
-        }
-        if self.disk.driver == DiskDriver::Spdk {
-            let what = format!(
-                "shard.count is {count}, but an SPDK disk has one queue pair in this release; use \
-                 disk.driver=uring, or one appliance and namespace a shard"
-            );
-            return Err(self.wrong("shard.count", &what));
         }
         Ok(())
     }
@@ -180,11 +160,6 @@ mod tests {
             let error = refused(&["shard.count=2", &format!("port.address=127.0.0.1:{port}")]);
             assert!(error.contains(&format!("from {from} to {to}")), "{error}");
         }
-        let spdk =
-            ["shard.count=2", "disk.driver=spdk", "disk.path=trtype:PCIe traddr:0000:81:00.0"];
-        assert!(refused(&spdk).contains("one queue pair in this release"));
-        let dpdk = ["shard.count=2", "port.driver=dpdk", "port.dpdk.device=net_memif0"];
-        assert!(refused(&dpdk).contains("one queue in this release; use port.driver=udp"));
         let small = ["shard.count=4", "disk.size=512MiB"];
         profile(&small).unwrap();
         assert!(refused(&["shard.count=8", "disk.size=512MiB"]).contains("1GiB in all"));

@@ -222,8 +222,9 @@ impl<D: Disk> Stations<D> {
         snapshot.end_unix_ns = self.unix_ns;
         snapshot.stalls.clone_from(&observer.stalls);
         snapshot.counters.clone_from(&self.counters);
-        let PortCounters { received, transmitted, receive_dropped, transmit_dropped } = port;
-        snapshot.port = [received, transmitted, receive_dropped, transmit_dropped];
+        let PortCounters { received, transmitted, receive_dropped, transmit_dropped, handed_over } =
+            port;
+        snapshot.port = [received, transmitted, receive_dropped, transmit_dropped, handed_over];
         snapshot.condition = self.condition.name();
         snapshot.epoch = self.log.epoch().0;
         snapshot.segments = self.log.segments();

@@ -39,15 +39,37 @@ impl Appliance {
 
     /// Starts one of another profile with the log on `disk`, formatted.
     pub(crate) fn start_on(profile: &'static str, disk: Option<String>, settings: &[&str]) -> Self {
-        // Not under /tmp: that may be memory, which takes no direct I/O.
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let shards = settings.iter().find_map(|setting| setting.strip_prefix("shard.count="));
         let shards = shards.map_or(1, |count| count.parse().unwrap());
         let address = format!("127.0.0.1:{}", free_ports(shards));
-        let settings = settings.iter().map(ToString::to_string).collect();
-        let mut appliance = Self { dir, address, profile, disk, settings, child: None, said: None };
+        Self::start_with(profile, disk, &address, settings)
+    }
+
+    /// Starts one that listens on `address`.
+    pub(crate) fn start_with(
+        profile: &'static str,
+        disk: Option<String>,
+        address: &str,
+        settings: &[&str],
+    ) -> Self {
+        let mut appliance = Self::new(profile, disk, address, settings);
         appliance.restart();
         appliance
+    }
+
+    /// Starts one that does not come up, and returns what it says.
+    pub(crate) fn refused(profile: &'static str, address: &str, settings: &[&str]) -> String {
+        let output = Self::new(profile, None, address, settings).serve_command().output().unwrap();
+        assert!(!output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn new(profile: &'static str, disk: Option<String>, address: &str, settings: &[&str]) -> Self {
+        // Not under /tmp: that may be memory, which takes no direct I/O.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let address = address.to_owned();
+        let settings = settings.iter().map(ToString::to_string).collect();
+        Self { dir, address, profile, disk, settings, child: None, said: None }
     }
 
     pub(crate) fn log_path(&self) -> PathBuf {
@@ -144,6 +166,7 @@ impl Drop for Appliance {
 
 /// Orders published all the while, whether the appliance is up or not.
 pub(crate) struct Feed {
+    stream: &'static str,
     messages: Vec<Vec<u8>>,
     publisher: Child,
     stop: Arc<AtomicBool>,
@@ -153,10 +176,15 @@ pub(crate) struct Feed {
 impl Feed {
     /// Starts it on a stream of its own, `orders`: two thousand a second.
     pub(crate) fn start(appliance: &Appliance) -> Self {
+        Self::start_on(appliance, "orders")
+    }
+
+    /// Starts it on a stream that it creates.
+    pub(crate) fn start_on(appliance: &Appliance, stream: &'static str) -> Self {
         let messages = itch_messages(&order_flow(appliance.dir.path()));
-        appliance.run(&["stream", "create", "orders"]);
+        appliance.run(&["stream", "create", stream]);
         let mut publisher = appliance
-            .client(&["publish", "orders", "--itch", "-", "-q"])
+            .client(&["publish", stream, "--itch", "-", "-q"])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -179,7 +207,7 @@ impl Feed {
             }
             count
         });
-        Self { messages, publisher, stop, feeder }
+        Self { stream, messages, publisher, stop, feeder }
     }
 
     /// Stops it; everything it published is acknowledged and is there, once and in order. Returns how many.
@@ -188,11 +216,19 @@ impl Feed {
         let count = self.feeder.join().unwrap();
         let status = wait(&mut self.publisher, Duration::from_secs(120));
         assert!(status.success(), "the publisher: {status}");
-        let all = appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
+        let all = appliance.run(&["consume", self.stream, "--from", "start", "-o", "raw"]);
         let expected = self.messages.iter().cycle().take(count).flatten().copied();
         assert!(all.iter().copied().eq(expected), "{} bytes", all.len());
         count
     }
+}
+
+/// Held by a test whose processes spin on every core, so that they do it one after the other.
+pub(crate) fn turn() -> std::fs::File {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/spinning.lock");
+    let turn = std::fs::File::create(path).unwrap();
+    turn.lock().unwrap();
+    turn
 }
 
 /// Sends a signal to a child of ours.

@@ -148,4 +148,8 @@ impl Port for Beside {
     fn counters(&self) -> PortCounters {
         self.port.counters()
     }
+
+    fn describe(&self) -> String {
+        self.port.describe()
+    }
 }

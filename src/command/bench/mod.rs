@@ -241,6 +241,9 @@ fn check_where(
     if inline && globals.server.is_some() {
         return usage("--inline has both ends in this process; leave --server out".into());
     }
+    if inline && profile.shard.count > 1 {
+        return usage("--inline has one shard on the client's core; leave shard.count out".into());
+    }
     if inline && profile.port.driver != PortDriver::Dpdk {
         return usage(format!(
             "--inline joins both ends by DPDK rings; profile {} has port.driver udp: take memif, memif-ram \

@@ -51,6 +51,7 @@ fn shard(number: usize, second: u64) -> ShardView {
         condition: if number == 1 { "full" } else { "serving" }.into(),
         silent_ms: 0,
         address: format!("127.0.0.1:{}", 9310 + number),
+        port: "kernel UDP".into(),
         disk: "/var/lib/buslane/orders.log".into(),
         durability: "no-write-cache".into(),
         core: Some(number + 2),

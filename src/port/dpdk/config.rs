@@ -2,14 +2,17 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::device::device_error;
+use super::device::{device_error, native};
 use crate::limits::{DATAGRAM_BYTES, DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
-use crate::port::PortError;
 use crate::port::inet::{HEADER_BYTES, VLAN_BYTES};
+use crate::port::{PortError, Steering};
 
 /// Buffers a driver or the pool's per-thread cache may hold besides the descriptors: `net_memif` takes
 /// 32 before it looks how many it needs, the cache keeps up to one and a half times its 128.
 const DRIVER_MBUFS: usize = 32 + 192;
+
+/// Frames handed to a port that wait at most.
+const HANDED_MAX: usize = native::BUSLANE_HANDED_MAX as usize;
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -37,6 +40,10 @@ pub struct DpdkConfig {
     pub mbufs: usize,
     /// Send UDP checksums. Off is sound only between processes of one host (memif).
     pub udp_checksum: bool,
+    /// Ports on the device, the address of each one UDP port higher than that of the one before.
+    pub ports: u16,
+    /// How each comes to what is for it.
+    pub steering: Steering,
 }
 
 impl DpdkConfig {
@@ -55,23 +62,34 @@ impl DpdkConfig {
             tx_descriptors: 1024,
             mbufs: 0,
             udp_checksum: true,
+            ports: 1,
+            steering: Steering::Flow,
         }
     }
 
-    /// The least number of buffers with which no request for one can fail.
+    /// The least number of buffers of a port with which no request for one can fail.
     #[must_use]
     pub fn mbufs_needed(&self) -> usize {
+        let handed_over = if self.ports == 1 { 0 } else { usize::from(self.ports) * HANDED_MAX };
         usize::from(self.rx_descriptors) // waiting to be filled
             + usize::from(self.tx_descriptors) // on their way out
             + RECEIVE_BURST // being read by the caller
             + TRANSMIT_BURST // queued
             + TRANSMIT_BURST // spare, to be reserved
             + 1 // an answer to ARP or ping
+            + handed_over // waiting for another port
             + DRIVER_MBUFS
     }
 
     pub(super) fn check(&self) -> Result<(), PortError> {
         let wrong = |why: String| Err(device_error(&self.device, &why, "correct the profile"));
+        if !(1..=native::BUSLANE_PORTS_MAX).contains(&u32::from(self.ports)) {
+            return wrong(format!(
+                "{} ports are not 1 to {}",
+                self.ports,
+                native::BUSLANE_PORTS_MAX
+            ));
+        }
         if !(1..=DATAGRAM_BYTES_MAX).contains(&self.datagram_bytes) {
             return wrong(format!(
                 "datagram_bytes {} is not from 1 to {DATAGRAM_BYTES_MAX}",
@@ -84,6 +102,14 @@ impl DpdkConfig {
         let ip = self.address.ip();
         if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
             return wrong(format!("{ip} is not an address a device can have"));
+        }
+        let last_port = u32::from(self.address.port()) + u32::from(self.ports) - 1;
+        if self.ports > 1 && (self.address.port() == 0 || last_port > u32::from(u16::MAX)) {
+            return wrong(format!(
+                "UDP port {} has not {} ports from it on",
+                self.address.port(),
+                self.ports
+            ));
         }
         if self.mac.is_some_and(|mac| mac[0] & 1 == 1 || mac == [0; 6]) {
             return wrong("mac is not the address of one host".to_owned());

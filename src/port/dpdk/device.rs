@@ -99,39 +99,38 @@ impl<const N: usize> Frames<N> {
 pub(super) struct Device(NonNull<native::buslane_port>);
 
 impl Device {
+    /// As many as `request.count`.
     pub(super) fn open(
         name: &str,
         request: &native::buslane_port_request,
-    ) -> Result<(Self, native::buslane_port_facts), PortError> {
+    ) -> Result<(Vec<Self>, native::buslane_port_facts), PortError> {
         let mut facts = native::buslane_port_facts::default();
-        let mut handle = ptr::null_mut();
-        // SAFETY: EAL is started (`find` needs it too); all three pointers lead to live values.
-        let result = unsafe { native::buslane_dpdk_open(request, &raw mut facts, &raw mut handle) };
+        let mut handles = vec![ptr::null_mut(); usize::from(request.count)];
+        // SAFETY: EAL is started (`find` needs it too); all three pointers lead to live values, the last to
+        // room for `count` handles.
+        let result =
+            unsafe { native::buslane_dpdk_open(request, &raw mut facts, handles.as_mut_ptr()) };
         if result == 0 {
-            return Ok((Self(NonNull::new(handle).expect("the shim sets it on success")), facts));
+            let opened = |handle| Self(NonNull::new(handle).expect("the shim sets it on success"));
+            return Ok((handles.into_iter().map(opened).collect(), facts));
         }
-        let (why, mend) = match -result {
-            libc::ENODEV => return Err(no_such_device(name)),
-            libc::EMSGSIZE => (
-                format!("it takes an MTU of at most {}", facts.mtu_max),
-                "lower datagram_bytes to 28 less than that",
-            ),
-            libc::ENOMEM | libc::ENOBUFS => (
-                format!(
-                    "no memory for {} buffers of {} bytes",
-                    request.mbufs, request.buffer_bytes
-                ),
-                "give EAL more (`-m MEGABYTES` with --no-huge, else more huge pages) or lower descriptors",
-            ),
-            libc::EBUSY => {
-                ("the process has a memif port already".to_owned(), "use one memif a process")
-            }
-            code => (
-                io::Error::from_raw_os_error(code).to_string(),
-                "see what DPDK wrote to standard error",
-            ),
-        };
+        if result == -libc::ENODEV {
+            return Err(no_such_device(name));
+        }
+        let (why, mend) = why_not(-result, request, &facts);
         Err(device_error(name, &why, mend))
+    }
+
+    /// Gives a received frame to port `to` of the same device as well; `false` when too many wait there.
+    pub(super) fn hand_over(&mut self, to: u16, frame: &Frame) -> bool {
+        // SAFETY: the handle is open and ours alone; the frame is one it received, and not freed yet.
+        unsafe { native::buslane_dpdk_hand_over(self.0.as_ptr(), to, frame) == 0 }
+    }
+
+    /// Frames of other ports that were dropped instead of transmitted.
+    pub(super) fn relay_dropped(&self) -> u64 {
+        // SAFETY: the handle is open; it is only read.
+        unsafe { native::buslane_dpdk_relay_dropped(self.0.as_ptr()) }
     }
 
     #[inline]
@@ -186,6 +185,44 @@ impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: opened once, closed once; its frames were freed by the port's drop, which ran first.
         unsafe { native::buslane_dpdk_close(self.0.as_ptr()) };
+    }
+}
+
+fn why_not(
+    errno: i32,
+    request: &native::buslane_port_request,
+    facts: &native::buslane_port_facts,
+) -> (String, &'static str) {
+    match errno {
+        libc::EMSGSIZE => (
+            format!("it takes an MTU of at most {}", facts.mtu_max),
+            "lower datagram_bytes to 28 less than that",
+        ),
+        libc::ENOMEM | libc::ENOBUFS => (
+            format!(
+                "no memory for {} times {} buffers of {} bytes",
+                request.count, request.mbufs, request.buffer_bytes
+            ),
+            "give EAL more (`-m MEGABYTES` with --no-huge, else more huge pages) or lower descriptors",
+        ),
+        libc::EBUSY => {
+            ("the process has a memif port already".to_owned(), "use one memif a process")
+        }
+        libc::ERANGE => (
+            format!(
+                "it has {} queue pairs for us, and there are {} shards",
+                facts.queues_max, request.count
+            ),
+            "take dpdk.steering = \"software\", with which shard 0 hands over, or fewer shards",
+        ),
+        libc::EPROTO => (
+            format!("it takes no rule that steers a UDP port to a queue: {}", text(&facts.refusal)),
+            "take dpdk.steering = \"rss\", or \"software\"",
+        ),
+        code => (
+            io::Error::from_raw_os_error(code).to_string(),
+            "see what DPDK wrote to standard error",
+        ),
     }
 }
 
