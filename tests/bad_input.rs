@@ -188,7 +188,8 @@ fn a_read_only_disk_is_refused() {
 #[test]
 fn a_port_or_a_log_in_use_is_named() {
     let appliance = small();
-    let again = appliance.serve_command().output().unwrap();
+    let free = format!("port.address=127.0.0.1:{}", free_port());
+    let again = appliance.serve_command().args(["--set", &free]).output().unwrap();
     refused(&again, 1, &["test.log", "another Buslane process"]);
     let log = appliance.log_path();
     let describe = run(&["log", "describe", log.to_str().unwrap()]);
@@ -199,7 +200,8 @@ fn a_port_or_a_log_in_use_is_named() {
         .args(["--set", &format!("disk.path={}", other.display())])
         .output()
         .unwrap();
-    refused(&output, 1, &["cannot listen", &appliance.address]);
+    refused(&output, 1, &["cannot listen", &appliance.address, "port.address"]);
+    assert!(!other.exists(), "a log was made for an appliance that cannot serve");
 }
 
 #[test]

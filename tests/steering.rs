@@ -105,7 +105,7 @@ fn two_shards(steering: &str) {
         "port.dpdk.eal=[\"--no-huge\", \"-m256\", \"--no-pci\", \"--file-prefix=buslane-{{instance}}-server\", \
          \"--vdev=net_af_packet0,iface=bus0,qpairs={queues}\"]"
     );
-    let steer = format!("port.dpdk.steering={steering}");
+    let steer = format!("shard.steering={steering}");
     let instance = format!("instance=steer-{steering}-{}", std::process::id());
     let size = ["shard.count=2", "shard.core=none", "disk.size=128MiB", "disk.segment=4MiB"];
     let settings = [&size[..], &[&eal, &steer, &instance]].concat();
@@ -114,7 +114,7 @@ fn two_shards(steering: &str) {
     if steering == "flow" {
         let refused = Appliance::refused("veth", SERVER, &settings);
         assert!(refused.contains("takes no rule that steers a UDP port to a queue"), "{refused}");
-        assert!(refused.contains("dpdk.steering = \"rss\", or \"software\""), "{refused}");
+        assert!(refused.contains("shard.steering = \"rss\", or \"software\""), "{refused}");
         println!("flow: {}", refused.lines().last().unwrap());
         return;
     }

@@ -2,8 +2,8 @@
 
 use crate::launch::AnyPort;
 use crate::port::dpdk::{DpdkConfig, DpdkPort};
-use crate::port::{Port, PortError};
-use crate::profile::PortProfile;
+use crate::port::{Port, PortError, Steering};
+use crate::profile::{PortProfile, Profile};
 
 /// Starts DPDK's environment for a port that is opened later.
 pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
@@ -11,12 +11,10 @@ pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
 }
 
 /// A port a shard, all on one device.
-pub(super) fn open_all(
-    profile: &PortProfile,
-    shards: u32,
-) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
-    let ports = u16::try_from(shards).expect("few shards");
-    let ports = DpdkPort::open_all(&DpdkConfig { ports, ..config(profile) })?;
+pub(super) fn open_all(profile: &Profile) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
+    let ports = u16::try_from(profile.shard.count).expect("few shards");
+    let steering = profile.shard.steering;
+    let ports = DpdkPort::open_all(&DpdkConfig { ports, steering, ..config(&profile.port) })?;
     Ok(ports.into_iter().map(|port| -> Box<dyn Port + Send> { Box::new(port) }).collect())
 }
 
@@ -48,6 +46,6 @@ fn config(profile: &PortProfile) -> DpdkConfig {
         mbufs: dpdk.mbufs,
         udp_checksum: dpdk.udp_checksum,
         ports: 1,
-        steering: dpdk.steering,
+        steering: Steering::Flow,
     }
 }

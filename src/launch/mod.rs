@@ -1,9 +1,9 @@
 //! Launch: from a profile to a serving shard, and the only place where threads are placed.
 //!
-//! In this order, each missing thing one clear line: check the profile against the host, and the host
-//! against what the profile requires, open the disk and recover the log, open the port, pin the thread, serve. The only
-//! shard runs on the calling thread: DPDK's buffer caches belong to the thread that started its environment. Where there
-//! are several, each has a thread of its own, see `shards`.
+//! In this order, each missing thing one clear line: check the profile against the host, and the host against what
+//! the profile requires, open the port, open the disk and recover the log, pin the thread, serve. The only shard runs
+//! on the calling thread: DPDK's buffer caches belong to the thread that started its environment. Where there are
+//! several, each has a thread of its own, see `shards`.
 
 #[cfg(feature = "dpdk")]
 #[path = "dpdk.rs"]
@@ -11,6 +11,7 @@ mod dpdk_port;
 #[cfg(not(feature = "dpdk"))]
 #[path = "no_dpdk.rs"]
 mod dpdk_port;
+mod held;
 pub mod notify;
 mod shards;
 #[cfg(not(feature = "spdk"))]
@@ -27,13 +28,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use held::{Held, make_file};
+
 use crate::admin::state::ShardFacts;
 use crate::admin::{Listeners, SocketFile, Watched};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::share::Share;
-use crate::disk::uring::{UringConfig, UringDisk, UringFile};
+use crate::disk::uring::{UringConfig, UringDisk};
 use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::ids::Durability;
@@ -41,7 +44,7 @@ use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
-use crate::log::shares::{self, format_shares};
+use crate::log::shares;
 use crate::log::superblock::ShareId;
 use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::exchange;
@@ -180,34 +183,6 @@ pub fn open_disk(
     of_share(open_uring(Path::new(&profile.path), memory_bytes, false)?, ShareId::WHOLE)
 }
 
-/// Makes, initialises and formats the file of a log for `count` shards, unless it is there.
-fn make_file(
-    profile: &DiskProfile,
-    count: u32,
-    watch: &mut dyn FnMut(Progress),
-) -> Result<(), LaunchError> {
-    let path = Path::new(&profile.path);
-    if path.exists() {
-        return Ok(());
-    }
-    // Under another name until it is whole: a start that was interrupted leaves nothing to mend.
-    let draft = path.with_extension("being-made");
-    let _ = std::fs::remove_file(&draft);
-    UringDisk::create(&draft, profile.size, true, &mut |done, all| {
-        watch(Progress::Creating(path.to_owned(), done, all));
-    })?;
-    let mut disk = open_uring(&draft, FORMAT_MEMORY_BYTES, false)?;
-    let options = FormatOptions { segment_bytes: profile.segment, force: false };
-    format_shares(&mut disk, &options, count)?;
-    drop(disk);
-    std::fs::rename(&draft, path).map_err(|error| DiskError::Open {
-        name: profile.path.clone(),
-        why: error.to_string(),
-        mend: "choose another disk.path".into(),
-    })?;
-    Ok(())
-}
-
 /// The share of a disk that belongs to a shard, or all of it where that is the only one.
 ///
 /// # Errors
@@ -291,16 +266,16 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
         return shards::serve(profile, &shard_cores, (&notify, &stop, &clock), watch);
     }
     let beat = Arc::new(AtomicU64::new(0));
-    let held = hold_disk(profile, watch)?;
+    let port = open_port(&profile.port)?;
+    let held = Held::of(profile, watch)?;
     let mut seat =
         Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
     let opened = seat.open_log(watch)?;
-    // Before DPDK or we pin this thread, so that the keeper and housekeeping are not.
+    // Before this thread is pinned, so that the keeper and housekeeping are not.
     let beats = [Arc::clone(&seat.beat)];
     let _keeper = notify.keep_alive(&beats);
     let (_socket, mut houses) = keep_house(profile, &beats, watch)?;
     let house = houses.pop().expect("one for each beat");
-    let port = open_port(&profile.port)?;
     seat.core = pin_to(shard_cores[0])?;
     seat.serve(port, opened, house, None, &mut |progress| {
         if matches!(progress, Progress::Ready(..)) {
@@ -309,29 +284,6 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
             notify.say("STOPPING=1");
         }
         watch(progress);
-    })
-}
-
-/// What the disks of all shards are on: held while the appliance serves, also while the disk is lost.
-enum Held {
-    /// Each has memory of its own.
-    Nothing,
-    File(Arc<UringFile>),
-    Namespace(spdk_disk::Namespace),
-}
-
-/// Takes hold of what the log is on. A file that does not exist is made, initialised and formatted.
-fn hold_disk(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<Held, LaunchError> {
-    let (disk, count) = (&profile.disk, profile.shard.count);
-    Ok(match disk.driver {
-        DiskDriver::Ram => Held::Nothing,
-        DiskDriver::Spdk => Held::Namespace(spdk_disk::hold(disk, count)?),
-        DiskDriver::Uring => {
-            make_file(disk, count, watch)?;
-            let path = disk.path.clone().into();
-            let config = UringConfig { path, memory_bytes: 0, read_only: false, direct: true };
-            Held::File(UringFile::open(&config)?)
-        }
     })
 }
 
@@ -402,17 +354,7 @@ impl Seat<'_> {
         memory_bytes: usize,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<AnyDisk, LaunchError> {
-        match self.held {
-            Held::File(file) => {
-                of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, self.share)
-            }
-            Held::Namespace(namespace) => spdk_disk::open_on(namespace, memory_bytes, self.share),
-            Held::Nothing => {
-                let mut disk = self.profile.disk.clone();
-                disk.size /= u64::from(self.share.count);
-                open_disk(&disk, memory_bytes, watch)
-            }
-        }
+        self.held.open(&self.profile.disk, self.share, memory_bytes, watch)
     }
 
     fn open_log(&self, watch: &mut dyn FnMut(Progress)) -> Result<Opened, LaunchError> {

@@ -2,7 +2,7 @@
 
 use crate::launch::AnyPort;
 use crate::port::{Port, PortError};
-use crate::profile::PortProfile;
+use crate::profile::{PortProfile, Profile};
 
 pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {
     open(profile).map(|_| ())
@@ -15,11 +15,8 @@ pub(super) fn open_pair(
     Err(open(server).err().expect("never opened here"))
 }
 
-pub(super) fn open_all(
-    profile: &PortProfile,
-    _shards: u32,
-) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
-    Err(open(profile).err().expect("never opened here"))
+pub(super) fn open_all(profile: &Profile) -> Result<Vec<Box<dyn Port + Send>>, PortError> {
+    Err(open(&profile.port).err().expect("never opened here"))
 }
 
 pub(super) fn open(_profile: &PortProfile) -> Result<AnyPort, PortError> {

@@ -1,17 +1,18 @@
 //! Several shards in one process: a thread each, pinned, with a share of the disk and a UDP port of its own.
 //!
-//! The threads open their logs side by side. When all are open, their streams are entered into the directory,
-//! and all begin to serve. The calling thread only listens to what they say; they wait for nobody. The first
-//! failure at launch, or one that no waiting mends, stops them all.
+//! A DPDK device is opened for all of them first. The threads open their logs side by side. When all are open, their
+//! streams are entered into the directory, and all begin to serve. The calling thread only listens to what they
+//! say; they wait for nobody. The first failure at launch, or one that no waiting mends, stops them all.
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use super::held::Held;
 use super::notify::Notify;
 use super::{AnyPort, House, LaunchError, Opened, Progress, Seat};
-use super::{dpdk_port, hold_disk, keep_house, open_port, pin_to};
+use super::{dpdk_port, keep_house, open_port, pin_to};
 use crate::clock::HostClock;
 use crate::log::superblock::ShareId;
 use crate::port::Port;
@@ -29,11 +30,10 @@ enum Word {
 }
 
 /// To a shard's thread: serve. Without it, end.
-struct Go {
-    neighbours: Neighbours,
-    /// Where the ports of all shards are on one device.
-    port: Option<Box<dyn Port + Send>>,
-}
+type Go = mpsc::Sender<Neighbours>;
+
+/// A shard's port, where those of all shards are on one device.
+type CommonPort = Option<Box<dyn Port + Send>>;
 
 pub(super) fn serve(
     profile: &Profile,
@@ -42,14 +42,16 @@ pub(super) fn serve(
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     let count = profile.shard.count;
-    let held = hold_disk(profile, watch)?;
+    let ports = common_ports(profile)?;
+    let held = Held::of(profile, watch)?;
     let beats: Vec<Arc<AtomicU64>> = cores.iter().map(|_| Arc::default()).collect();
     let _keeper = notify.keep_alive(&beats);
     let (_socket, houses) = keep_house(profile, &beats, watch)?;
     let (say, heard) = mpsc::channel();
     thread::scope(|scope| {
         let mut go = Vec::new();
-        for ((index, house), (core, beat)) in (0..).zip(houses).zip(cores.iter().zip(&beats)) {
+        let places = cores.iter().zip(&beats).zip(ports);
+        for ((index, house), ((core, beat), port)) in (0..).zip(houses).zip(places) {
             let seat = Seat {
                 share: ShareId { index, count },
                 held: &held,
@@ -62,7 +64,7 @@ pub(super) fn serve(
             let (go_in, go_out) = mpsc::channel();
             go.push(go_in);
             let say = say.clone();
-            let body = move || run(&seat, house, &go_out, &say);
+            let body = move || run(&seat, house, port, &go_out, &say);
             let name = format!("buslane-shard-{index}");
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, body) {
                 stop.store(true, Ordering::Relaxed);
@@ -89,7 +91,8 @@ impl Drop for AbortOnPanic {
 fn run(
     seat: &Seat<'_>,
     house: (House, Observer),
-    go: &mpsc::Receiver<Go>,
+    port: CommonPort,
+    go: &mpsc::Receiver<Neighbours>,
     say: &mpsc::Sender<(u32, Word)>,
 ) {
     let _abort = AbortOnPanic;
@@ -98,14 +101,10 @@ fn run(
         let _ = say.send((seat.share.index, word));
     };
     let mut watch = |progress| tell(Word::Said(progress));
-    let ended = open(seat, &mut watch).and_then(|(opened, port)| {
+    let ended = open(seat, port, &mut watch).and_then(|(opened, port)| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
         match go.recv() {
-            Ok(Go { neighbours, port: given }) => {
-                let given = given.map(|port| -> AnyPort { port });
-                let port = given.or(port).expect("one of its own, or one on the common device");
-                seat.serve(port, opened, house, Some(neighbours), &mut watch)
-            }
+            Ok(neighbours) => seat.serve(port, opened, house, Some(neighbours), &mut watch),
             // Another shard could not begin.
             Err(mpsc::RecvError) => close(opened),
         }
@@ -116,25 +115,22 @@ fn run(
 /// Memory is touched first by the core that works with it, so the thread is pinned before there is any.
 fn open(
     seat: &Seat<'_>,
+    port: CommonPort,
     watch: &mut dyn FnMut(Progress),
-) -> Result<(Opened, Option<AnyPort>), LaunchError> {
+) -> Result<(Opened, AnyPort), LaunchError> {
     pin_to(seat.core)?;
-    let opened = seat.open_log(watch)?;
-    let port = match seat.profile.port.driver {
-        PortDriver::Udp => Some(open_port(&port_of(&seat.profile.port, seat.share.index))?),
-        PortDriver::Dpdk => None,
+    let port = match port {
+        Some(port) => port,
+        None => open_port(&port_of(&seat.profile.port, seat.share.index))?,
     };
-    Ok((opened, port))
+    Ok((seat.open_log(watch)?, port))
 }
 
-/// The ports of all shards, where they are on one device.
-fn common_ports(profile: &Profile) -> Result<Vec<Option<Box<dyn Port + Send>>>, LaunchError> {
+fn common_ports(profile: &Profile) -> Result<Vec<CommonPort>, LaunchError> {
     let count = profile.shard.count;
     Ok(match profile.port.driver {
         PortDriver::Udp => (0..count).map(|_| None).collect(),
-        PortDriver::Dpdk => {
-            dpdk_port::open_all(&profile.port, count)?.into_iter().map(Some).collect()
-        }
+        PortDriver::Dpdk => dpdk_port::open_all(profile)?.into_iter().map(Some).collect(),
     })
 }
 
@@ -154,7 +150,7 @@ struct Listener<'a> {
     notify: &'a Notify,
     stop: &'a AtomicBool,
     /// Empty once all were told to go, or that they need not.
-    go: Vec<mpsc::Sender<Go>>,
+    go: Vec<Go>,
     directory: Arc<Directory>,
     placer: Option<Placer>,
     /// Shards whose logs are open, and that have begun to serve.
@@ -168,7 +164,7 @@ struct Listener<'a> {
 impl<'a> Listener<'a> {
     fn new(
         profile: &'a Profile,
-        go: Vec<mpsc::Sender<Go>>,
+        go: Vec<Go>,
         (notify, stop): (&'a Notify, &'a AtomicBool),
     ) -> Self {
         let (placer, directory) = directory(profile.shard.count);
@@ -218,20 +214,15 @@ impl<'a> Listener<'a> {
         if self.opened < self.profile.shard.count as usize {
             return;
         }
-        let ports = match common_ports(self.profile) {
-            Ok(ports) => ports,
-            Err(error) => return self.fail(error),
-        };
-        for (shard, (go, port)) in (0..).zip(self.go.drain(..).zip(ports)) {
-            let neighbours = Neighbours {
+        for (shard, go) in (0..).zip(self.go.drain(..)) {
+            // A shard that has ended says why itself.
+            let _ = go.send(Neighbours {
                 shard,
                 shards: self.profile.shard.count,
                 base_port: self.profile.port.address.port(),
                 directory: Arc::clone(&self.directory),
                 placer: self.placer.take(),
-            };
-            // A shard that has ended says why itself.
-            let _ = go.send(Go { neighbours, port });
+            });
         }
     }
 

@@ -449,7 +449,7 @@ mod tests {
         for (change, named) in changes {
             let mut bad = config();
             change(&mut bad);
-            let error = DpdkPort::open(&bad).unwrap_err().to_string();
+            let error = DpdkPort::open_all(&bad).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
         config().check().unwrap();

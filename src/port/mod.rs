@@ -147,7 +147,9 @@ impl Steering {
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// cannot listen on {addr}: {source}
-    #[error("cannot listen on {addr}: {source}")]
+    #[error(
+        "cannot listen on {addr}: {source}; the address has to be free and of this host (port.address, client.port.address)"
+    )]
     Listen {
         /// The address that was asked for.
         addr: SocketAddrV4,

@@ -24,13 +24,14 @@ pub const SHIPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "name",
     "description",
     "instance",
     "shard.core",
     "shard.count",
     "shard.cores",
+    "shard.steering",
     "disk.driver",
     "disk.path",
     "disk.size",
@@ -58,7 +59,7 @@ const KEYS: [&str; 30] = [
 ];
 
 /// Keys of a port, which are those of `port` and of `client.port`.
-const PORT_KEYS: [&str; 13] = [
+const PORT_KEYS: [&str; 12] = [
     "driver",
     "address",
     "datagram_bytes",
@@ -71,7 +72,6 @@ const PORT_KEYS: [&str; 13] = [
     "dpdk.tx_descriptors",
     "dpdk.mbufs",
     "dpdk.udp_checksum",
-    "dpdk.steering",
 ];
 
 /// Keys whose value is text, so that `--set` takes it as it stands, be it `7` or `true`.

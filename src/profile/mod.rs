@@ -67,6 +67,8 @@ pub struct ShardProfile {
     pub count: u32,
     /// The core of each; empty takes the last ones the process may use, downward.
     pub cores: Vec<usize>,
+    /// How frames come to the shard they are for, where several are on one DPDK device.
+    pub steering: Steering,
 }
 
 /// Which kind of port.
@@ -116,8 +118,6 @@ pub struct DpdkProfile {
     pub mbufs: usize,
     /// Send UDP checksums; off is sound only between processes of one host.
     pub udp_checksum: bool,
-    /// How frames come to the shard they are for, where there are several.
-    pub steering: Steering,
 }
 
 /// Which kind of disk.
@@ -252,7 +252,12 @@ impl Default for Profile {
             name: "unnamed".to_owned(),
             description: String::new(),
             instance: "default".to_owned(),
-            shard: ShardProfile { core: Core::Last, count: 1, cores: Vec::new() },
+            shard: ShardProfile {
+                core: Core::Last,
+                count: 1,
+                cores: Vec::new(),
+                steering: Steering::Flow,
+            },
             port,
             disk: DiskProfile {
                 driver: DiskDriver::Uring,
@@ -306,7 +311,6 @@ impl Default for DpdkProfile {
             tx_descriptors: 1024,
             mbufs: 0,
             udp_checksum: true,
-            steering: Steering::Flow,
         }
     }
 }

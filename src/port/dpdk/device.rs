@@ -213,11 +213,11 @@ fn why_not(
                 "it has {} queue pairs for us, and there are {} shards",
                 facts.queues_max, request.count
             ),
-            "take dpdk.steering = \"software\", with which shard 0 hands over, or fewer shards",
+            "take shard.steering = \"software\", with which shard 0 hands over, or fewer shards",
         ),
         libc::EPROTO => (
             format!("it takes no rule that steers a UDP port to a queue: {}", text(&facts.refusal)),
-            "take dpdk.steering = \"rss\", or \"software\"",
+            "take shard.steering = \"rss\", or \"software\"",
         ),
         code => (
             io::Error::from_raw_os_error(code).to_string(),
