@@ -56,9 +56,10 @@
 /* What the ports of one device have in common. */
 struct buslane_device {
 	uint16_t count; /* ports */
-	bool up;	/* written by port 0 where only that one talks to the device; relaxed */
-	uint32_t ups;
-	atomic_uint open;
+	/* What port 0 knows of the link, where only that one talks to the device. */
+	atomic_bool up;
+	atomic_uint ups;
+	atomic_uint open; /* ports */
 	/* With software steering, frames of the other ports, for port 0 to transmit; else NULL. */
 	struct rte_ring *outbound;
 	struct buslane_port *ports[BUSLANE_PORTS_MAX];
@@ -286,8 +287,8 @@ static void note_link(struct buslane_port *port)
 		port->ups++;
 	port->up = up;
 	if (device->outbound != NULL) {
-		__atomic_store_n(&device->up, port->up, __ATOMIC_RELAXED);
-		__atomic_store_n(&device->ups, port->ups, __ATOMIC_RELAXED);
+		atomic_store_explicit(&device->up, port->up, memory_order_relaxed);
+		atomic_store_explicit(&device->ups, port->ups, memory_order_relaxed);
 	}
 }
 
@@ -392,8 +393,8 @@ static void look_after_link(struct buslane_port *port)
 	if (likely(port->polls++ % POLLS_A_LOOK != 0))
 		return;
 	if (port->relayed) {
-		port->up = __atomic_load_n(&port->device->up, __ATOMIC_RELAXED);
-		port->ups = __atomic_load_n(&port->device->ups, __ATOMIC_RELAXED);
+		port->up = atomic_load_explicit(&port->device->up, memory_order_relaxed);
+		port->ups = atomic_load_explicit(&port->device->ups, memory_order_relaxed);
 		return;
 	}
 	if (port->memif && port->up && !atomic_load_explicit(&port->called_for, memory_order_acquire))
@@ -542,7 +543,7 @@ uint16_t buslane_dpdk_transmit(struct buslane_port *port, const struct buslane_f
 		mbufs[i] = mbuf;
 	}
 	if (port->relayed)
-		return (uint16_t)rte_ring_mp_enqueue_burst(port->device->outbound, (void **)mbufs, n, NULL);
+		return (uint16_t)rte_ring_enqueue_burst(port->device->outbound, (void **)mbufs, n, NULL);
 	return rte_eth_tx_burst(port->id, port->queue, mbufs, n);
 }
 
@@ -597,7 +598,10 @@ static int make_pools(struct buslane_device *device, const struct buslane_port_r
 	return 0;
 }
 
-/* The rings over which ports hand frames to each other. */
+/*
+ * The rings over which ports hand frames to each other. Of several producers one may be preempted where shards are
+ * not pinned; the others then do not wait for it (RTS).
+ */
 static int make_rings(struct buslane_device *device, const struct buslane_port_request *request)
 {
 	const bool relayed = request->steering == BUSLANE_STEERING_SOFTWARE;
@@ -613,14 +617,14 @@ static int make_rings(struct buslane_device *device, const struct buslane_port_r
 		port->relayed = relayed && k > 0;
 		snprintf(name, sizeof(name), "buslane-%u-in-%u", request->port, k);
 		port->inbound = rte_ring_create(name, BUSLANE_HANDED_MAX, socket < 0 ? SOCKET_ID_ANY : socket,
-						RING_F_SC_DEQ | (relayed ? RING_F_SP_ENQ : 0));
+						RING_F_SC_DEQ | (relayed ? RING_F_SP_ENQ : RING_F_MP_RTS_ENQ));
 		if (port->inbound == NULL)
 			return -(rte_errno ? rte_errno : ENOMEM);
 	}
 	if (relayed) {
 		snprintf(name, sizeof(name), "buslane-%u-out", request->port);
 		device->outbound = rte_ring_create(name, BUSLANE_HANDED_MAX, socket < 0 ? SOCKET_ID_ANY : socket,
-						   RING_F_SC_DEQ);
+						   RING_F_SC_DEQ | RING_F_MP_RTS_ENQ);
 		if (device->outbound == NULL)
 			return -(rte_errno ? rte_errno : ENOMEM);
 	}
