@@ -15,21 +15,11 @@ mod target;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{BUSLANE, order_flow, signal, wait};
-
-/// Ends with the test, however that ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use common::{BUSLANE, Running, order_flow, signal, wait};
 
 fn command(settings: &[&str], args: &[&str]) -> Command {
     let mut command = Command::new(BUSLANE);

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{BUSLANE, itch_messages, order_flow, wait};
+use common::{BUSLANE, Running, itch_messages, order_flow, wait};
 
 fn command(dir: &Path, args: &[&str], shards: u32) -> Command {
     let mut command = Command::new(BUSLANE);
@@ -68,13 +68,13 @@ fn order_flow_survives_kills(shards: u32) {
     let create = ["stream", "create", "orders", "--shard", &last];
     assert!(command(dir, &create, shards).status().unwrap().success());
     let itch = ["publish", "orders", "--rate", "4000", "--itch", flow.to_str().unwrap()];
-    let mut publisher = command(dir, &itch, shards).spawn().unwrap();
+    let mut publisher = Running(command(dir, &itch, shards).spawn().unwrap());
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(700));
         kill(server);
         server = serve(dir, shards);
     }
-    assert!(wait(&mut publisher, Duration::from_secs(60)).success());
+    assert!(wait(&mut publisher.0, Duration::from_secs(60)).success());
     let consume = ["consume", "orders", "-o", "raw"];
     let consumed = command(dir, &consume, shards).output().unwrap();
     assert!(consumed.status.success(), "{}", common::text(&consumed));

@@ -164,6 +164,16 @@ impl Drop for Appliance {
     }
 }
 
+/// A child that does not outlive a test that fails.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Orders published all the while, whether the appliance is up or not.
 pub(crate) struct Feed {
     stream: &'static str,
