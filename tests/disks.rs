@@ -69,7 +69,6 @@ fn spdk() {
     };
     let config = SpdkConfig {
         transport_id: target.id.clone(),
-        memory_bytes: MEMORY_BYTES,
         huge_memory_mib: 128,
         timeout_ms: 2_000,
         identity: String::new(),
@@ -77,13 +76,13 @@ fn spdk() {
         power_loss_protected: Vec::new(),
         accept_volatile: true,
     };
-    conforms(&mut SpdkDisk::open(&config).unwrap());
-    reopens(|| SpdkDisk::open(&config));
+    conforms(&mut SpdkDisk::open(&config, MEMORY_BYTES).unwrap());
+    reopens(|| SpdkDisk::open(&config, MEMORY_BYTES));
     // What cannot be opened is named, with what to do.
     let refused = |change: &dyn Fn(&mut SpdkConfig)| {
         let mut config = config.clone();
         change(&mut config);
-        SpdkDisk::open(&config).unwrap_err().to_string()
+        SpdkDisk::open(&config, MEMORY_BYTES).unwrap_err().to_string()
     };
     let volatile = refused(&|config| config.accept_volatile = false);
     assert!(volatile.contains("power_loss_protected"), "{volatile}");

@@ -134,7 +134,7 @@ fn two_shards(steering: &str) {
         let streams = list["streams"].as_array().unwrap();
         assert_eq!(streams.iter().filter(|stream| stream["shard"] == shard).count(), 8, "{list}");
     }
-    // What it says of itself: which way frames came, and that some were handed over.
+    // What it says of itself: which way frames come, and that some were handed over.
     std::thread::sleep(Duration::from_millis(1_500));
     let stat = Command::new(BUSLANE)
         .args(["stat", "-o", "json", "--profile", "veth", "--set", &instance])
@@ -142,6 +142,11 @@ fn two_shards(steering: &str) {
         .unwrap();
     assert!(stat.status.success(), "{}", text(&stat));
     let stat = String::from_utf8(stat.stdout).unwrap();
+    let counts = stat.split("\"port_handed_over\":").skip(1).map(|rest| {
+        let digits = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next().unwrap();
+        digits.parse::<u64>().unwrap()
+    });
+    assert!(counts.sum::<u64>() > 0, "{stat}");
     assert_eq!(stat.matches(&format!("steering {steering}")).count(), 2, "{stat}");
     appliance.kill();
     appliance.restart();

@@ -53,8 +53,6 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 pub struct SpdkConfig {
     /// SPDK's transport id.
     pub transport_id: String,
-    /// Memory to work in.
-    pub memory_bytes: usize,
     /// Huge pages the process takes when it starts SPDK, in MiB.
     pub huge_memory_mib: u32,
     /// An operation that takes longer puts the disk out of service.
@@ -209,12 +207,12 @@ impl Drop for SpdkDisk {
 }
 
 impl SpdkDisk {
-    /// Opens a namespace as its only disk.
+    /// Opens a namespace as its only disk, with `memory_bytes` to work in.
     ///
     /// # Errors
     /// [`DiskError::Open`] with what, why and what to do.
-    pub fn open(config: &SpdkConfig) -> Result<Self, DiskError> {
-        Self::on(&SpdkNamespace::new(config.clone(), 1)?, config.memory_bytes)
+    pub fn open(config: &SpdkConfig, memory_bytes: usize) -> Result<Self, DiskError> {
+        Self::on(&SpdkNamespace::new(config.clone(), 1)?, memory_bytes)
     }
 
     /// One more disk on a namespace, with `memory_bytes` to work in.

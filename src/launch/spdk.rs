@@ -12,7 +12,7 @@ pub(super) type Namespace = Arc<SpdkNamespace>;
 
 /// Takes hold of the namespace of a log for `shards` shards.
 pub(super) fn hold(profile: &DiskProfile, shards: u32) -> Result<Namespace, LaunchError> {
-    Ok(SpdkNamespace::new(config(profile, &profile.path, 0), shards)?)
+    Ok(SpdkNamespace::new(config(profile, &profile.path), shards)?)
 }
 
 /// A shard's disk on it.
@@ -30,14 +30,13 @@ pub(super) fn open(
     transport_id: &str,
     memory_bytes: usize,
 ) -> Result<AnyDisk, LaunchError> {
-    Ok(Box::new(SpdkDisk::open(&config(profile, transport_id, memory_bytes))?))
+    Ok(Box::new(SpdkDisk::open(&config(profile, transport_id), memory_bytes)?))
 }
 
-fn config(profile: &DiskProfile, transport_id: &str, memory_bytes: usize) -> SpdkConfig {
+fn config(profile: &DiskProfile, transport_id: &str) -> SpdkConfig {
     let spdk = profile.spdk.clone();
     SpdkConfig {
         transport_id: transport_id.to_owned(),
-        memory_bytes,
         huge_memory_mib: u32::try_from(spdk.memory >> 20).unwrap_or(u32::MAX),
         timeout_ms: spdk.timeout_ms,
         identity: spdk.identity,

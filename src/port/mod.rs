@@ -131,18 +131,6 @@ pub enum Steering {
     Software,
 }
 
-impl Steering {
-    /// As profiles have it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flow => "flow",
-            Self::Rss => "rss",
-            Self::Software => "software",
-        }
-    }
-}
-
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {

@@ -147,7 +147,6 @@ mod tests {
     fn config(accept_volatile: bool, protected: &[&str]) -> SpdkConfig {
         SpdkConfig {
             transport_id: "trtype:PCIe traddr:0000:00:00.0".into(),
-            memory_bytes: 1,
             huge_memory_mib: 64,
             timeout_ms: 50,
             identity: String::new(),
