@@ -1,7 +1,7 @@
 //! Identifiers and the small facts that travel with every message.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $raw:ty) => {
@@ -42,13 +42,15 @@ pub struct Peer {
     pub addr: SocketAddrV4,
     /// Ethernet address of the next hop, zero on a kernel port.
     pub mac: [u8; 6],
+    /// Which of our addresses it talks to, where a port has several; answers come from there.
+    pub local: Option<Ipv4Addr>,
 }
 
 impl Peer {
     /// A peer that is addressed by IP alone.
     #[must_use]
     pub fn ip_only(addr: SocketAddrV4) -> Self {
-        Self { addr, mac: [0; 6] }
+        Self { addr, mac: [0; 6], local: None }
     }
 }
 

@@ -347,7 +347,7 @@ impl Port for DpdkPort {
     fn resolve(&mut self, addr: SocketAddrV4) -> Option<Peer> {
         let hop = self.next_hop(*addr.ip())?;
         match self.neighbours.find(hop, now_ms()) {
-            Found::Known(mac) => return Some(Peer { addr, mac }),
+            Found::Known(mac) => return Some(Peer { addr, mac, local: None }),
             Found::Ask => self.send_arp(None, hop),
             Found::Wait => {}
         }

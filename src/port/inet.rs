@@ -277,7 +277,7 @@ fn parse_arp(packet: &[u8], local: &Local) -> Result<Parsed, Reason> {
 
 impl Peer {
     fn of(mac: [u8; 6], ip: Ipv4Addr) -> Self {
-        Self { addr: SocketAddrV4::new(ip, 0), mac }
+        Self { addr: SocketAddrV4::new(ip, 0), mac, local: None }
     }
 }
 
@@ -424,7 +424,7 @@ mod tests {
     };
 
     fn peer(of: &Local) -> Peer {
-        Peer { addr: of.addr, mac: of.mac }
+        Peer { addr: of.addr, mac: of.mac, local: None }
     }
 
     fn datagram(payload: &[u8], checksum: UdpChecksum) -> Vec<u8> {

@@ -16,6 +16,7 @@ pub mod eal;
 pub mod dpdk;
 
 use std::net::SocketAddrV4;
+use std::os::fd::BorrowedFd;
 
 use crate::ids::Peer;
 
@@ -60,6 +61,11 @@ pub trait Port {
 
     /// What it is, for people: the device, and how frames come to this port where there are several on it.
     fn describe(&self) -> String;
+
+    /// What becomes readable when a datagram arrives, for those who may sleep; `None` where only polling tells.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 impl<P: Port + ?Sized> Port for Box<P> {
@@ -101,6 +107,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn describe(&self) -> String {
         (**self).describe()
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        (**self).socket()
     }
 }
 

@@ -4,12 +4,17 @@
 //! between them and its own. A send that may succeed later (`EAGAIN`, `ENOBUFS`) leaves the datagram
 //! queued; one that never will (`EMSGSIZE`, no route, refused by a filter) drops it, counted, so that
 //! it does not block those behind it.
+//!
+//! A port that listens on every address of its host answers from the one it was asked at: each datagram carries
+//! that address as control data, in both directions. Datagrams that a link on the way cannot carry whole are cut
+//! into fragments there: they do not ask for an error that many networks swallow.
 #![allow(unsafe_code, reason = "socket calls and the buffers they fill")]
 
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::ids::Peer;
 use crate::limits::{DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
@@ -44,12 +49,29 @@ pub struct UdpPort {
     reserved: bool,
 }
 
+/// The address of ours that a datagram came to or is to leave from, as the kernel wants it.
+#[repr(C, align(8))]
+struct Control {
+    header: libc::cmsghdr,
+    info: libc::in_pktinfo,
+}
+
+/// Size of [`Control`], as it is counted in a message header.
+const CONTROL_BYTES: usize = {
+    assert!(size_of::<Control>() == 32, "CMSG_SPACE of an in_pktinfo");
+    32
+};
+
+/// What the kernel counts as its length: without what aligns the next.
+const CONTROL_USED_BYTES: usize = size_of::<libc::cmsghdr>() + size_of::<libc::in_pktinfo>();
+
 /// `slots` datagrams with what the kernel wants to know about each. The headers point into the other
-/// three blocks, which are never moved nor resized after `new`.
+/// four blocks, which are never moved nor resized after `new`.
 struct Burst {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     addresses: Box<[libc::sockaddr_in]>,
+    controls: Box<[Control]>,
     bytes: Box<[u8]>,
     datagram_bytes: usize,
 }
@@ -76,6 +98,9 @@ impl UdpPort {
         assert!((1..=DATAGRAM_BYTES_MAX).contains(&datagram_bytes), "{datagram_bytes}");
         let listen = |source| PortError::Listen { addr, source };
         let socket = open_socket().map_err(listen)?;
+        if addr.ip().is_unspecified() {
+            set_option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).map_err(listen)?;
+        }
         bind(&socket, addr).map_err(listen)?;
         let local = local_address(&socket).map_err(listen)?;
         Ok(Self {
@@ -145,7 +170,8 @@ impl Port for UdpPort {
     fn datagram(&self, index: usize) -> (Peer, &[u8]) {
         assert!(index < self.received, "datagram {index} of {}", self.received);
         let slot = self.good[index];
-        (Peer::ip_only(self.receive.address(slot)), self.receive.payload(slot))
+        let peer = Peer::ip_only(self.receive.address(slot));
+        (Peer { local: self.receive.local(slot), ..peer }, self.receive.payload(slot))
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
@@ -155,6 +181,7 @@ impl Port for UdpPort {
         let slot = (self.head + self.queued) % TRANSMIT_BURST;
         self.reserved = true;
         self.transmit.addresses[slot] = to_sockaddr(peer.addr);
+        self.transmit.set_local(slot, peer.local);
         Some(self.transmit.room(slot))
     }
 
@@ -208,6 +235,44 @@ impl Port for UdpPort {
     fn describe(&self) -> String {
         "kernel UDP".to_owned()
     }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+}
+
+/// Descriptors waited for at once, at most.
+const WAIT_FDS_MAX: usize = 2;
+
+/// Sleeps in the kernel until one of `fds` can be read or is closed at its other end, a signal comes, or the
+/// time is up. For those who may sleep: a shard never calls it.
+///
+/// # Errors
+/// What the operating system said, but for signals.
+///
+/// # Panics
+/// When more than two are to be waited for.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], most: Duration) -> io::Result<()> {
+    let none = libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 };
+    let mut polled = [none; WAIT_FDS_MAX];
+    for (entry, fd) in polled[..fds.len()].iter_mut().zip(fds) {
+        entry.fd = fd.as_raw_fd();
+    }
+    let most = libc::timespec {
+        tv_sec: libc::time_t::try_from(most.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: most.subsec_nanos().into(),
+    };
+    let count = libc::nfds_t::try_from(fds.len()).expect("two at most");
+    // SAFETY: `polled` has more than `count` entries; it, `most` and the descriptors live through the call.
+    let ready =
+        unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const most, std::ptr::null()) };
+    match ready {
+        0.. => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(error),
+        },
+    }
 }
 
 impl Burst {
@@ -222,11 +287,14 @@ impl Burst {
                 iov_len: datagram_bytes,
             })
             .collect();
+        let mut controls: Box<[Control]> = (0..slots).map(|_| Control::empty()).collect();
         let headers = vectors
             .iter_mut()
             .zip(&mut addresses)
-            .map(|(vector, address)| {
+            .zip(&mut controls)
+            .map(|((vector, address), control)| {
                 let mut header = empty_header();
+                header.msg_hdr.msg_control = (&raw mut *control).cast();
                 header.msg_hdr.msg_name = (&raw mut *address).cast();
                 header.msg_hdr.msg_namelen = SOCKADDR_BYTES;
                 header.msg_hdr.msg_iov = &raw mut *vector;
@@ -234,13 +302,14 @@ impl Burst {
                 header
             })
             .collect();
-        Self { headers, vectors, addresses, bytes, datagram_bytes }
+        Self { headers, vectors, addresses, controls, bytes, datagram_bytes }
     }
 
     /// One system call: fills slots from the first on, and returns how many.
     fn take(&mut self, socket: &OwnedFd) -> io::Result<usize> {
         for header in &mut self.headers {
             header.msg_hdr.msg_namelen = SOCKADDR_BYTES;
+            header.msg_hdr.msg_controllen = CONTROL_BYTES;
         }
         let slots = u32::try_from(self.headers.len()).expect("at most a burst");
         // SAFETY: `slots` valid headers; names, vectors and bytes they point at are in boxes that
@@ -268,6 +337,31 @@ impl Burst {
         from_sockaddr(&self.addresses[slot])
     }
 
+    /// The address of ours that a received datagram was sent to, where the kernel was asked to say.
+    fn local(&self, slot: usize) -> Option<Ipv4Addr> {
+        let control = &self.controls[slot];
+        let is_told = self.headers[slot].msg_hdr.msg_controllen >= CONTROL_USED_BYTES
+            && control.header.cmsg_level == libc::IPPROTO_IP
+            && control.header.cmsg_type == libc::IP_PKTINFO;
+        is_told.then(|| Ipv4Addr::from(u32::from_be(control.info.ipi_spec_dst.s_addr)))
+    }
+
+    /// Lets a datagram leave from this address of ours, or from the one the kernel chooses.
+    fn set_local(&mut self, slot: usize, local: Option<Ipv4Addr>) {
+        let header = &mut self.headers[slot].msg_hdr;
+        let Some(local) = local else {
+            header.msg_controllen = 0;
+            return;
+        };
+        header.msg_controllen = CONTROL_BYTES;
+        let control = &mut self.controls[slot];
+        control.header.cmsg_len = CONTROL_USED_BYTES;
+        control.header.cmsg_level = libc::IPPROTO_IP;
+        control.header.cmsg_type = libc::IP_PKTINFO;
+        control.info.ipi_ifindex = 0;
+        control.info.ipi_spec_dst.s_addr = u32::from(local).to_be();
+    }
+
     fn payload(&self, slot: usize) -> &[u8] {
         let len = usize::try_from(self.headers[slot].msg_len).expect("u32 fits usize");
         &self.bytes[slot * self.datagram_bytes..][..len]
@@ -275,6 +369,14 @@ impl Burst {
 
     fn room(&mut self, slot: usize) -> &mut [u8] {
         &mut self.bytes[slot * self.datagram_bytes..][..self.datagram_bytes]
+    }
+}
+
+impl Control {
+    fn empty() -> Self {
+        let control = MaybeUninit::<Self>::zeroed();
+        // SAFETY: it is integers only, for which all zero bits are a valid value.
+        unsafe { control.assume_init() }
     }
 }
 
@@ -338,19 +440,25 @@ fn open_socket() -> io::Result<OwnedFd> {
         [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
     {
         // A small buffer is no error: losses it causes are repaired by the session and seen there.
-        if set_option(&socket, force, SOCKET_BUFFER_BYTES).is_err() {
-            let _ = set_option(&socket, plain, SOCKET_BUFFER_BYTES);
+        if set_option(&socket, libc::SOL_SOCKET, force, SOCKET_BUFFER_BYTES).is_err() {
+            let _ = set_option(&socket, libc::SOL_SOCKET, plain, SOCKET_BUFFER_BYTES);
         }
     }
+    let _ = set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
     Ok(socket)
 }
 
-fn set_option(socket: &OwnedFd, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: `value` is a live int and its true size is passed.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             name,
             (&raw const value).cast(),
             libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4"),
@@ -416,6 +524,31 @@ mod tests {
         assert_eq!(server.receive(), 0);
         let counters = server.counters();
         assert_eq!((counters.received, counters.transmitted), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_comes_from_the_address_that_was_asked() {
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let mut server = UdpPort::open(any, 576).unwrap();
+        let mut client = UdpPort::open(ANY, 576).unwrap();
+        for last in [1, 2, 9] {
+            let asked = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), server.local().port());
+            send(&mut client, asked, b"there");
+            assert_eq!(client.flush(), 1);
+            let (peer, _) = receive(&mut server).remove(0);
+            assert_eq!((peer.addr, peer.local), (client.local(), Some(*asked.ip())));
+            server.reserve(peer).unwrap()[..4].copy_from_slice(b"back");
+            server.commit(4);
+            // One without such an address behind it: what is left from before does not count.
+            send(&mut server, client.local(), b"plain");
+            assert_eq!(server.flush(), 2);
+            let mut answers = receive(&mut client);
+            while answers.len() < 2 {
+                answers.extend(receive(&mut client));
+            }
+            assert_eq!(answers[0].0.addr, asked);
+            assert_eq!(*answers[1].0.addr.ip(), Ipv4Addr::LOCALHOST);
+        }
     }
 
     #[test]
