@@ -8,8 +8,6 @@ pub mod arguments;
 pub mod host;
 pub mod parse;
 
-use std::net::SocketAddrV4;
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use arguments::{
@@ -17,6 +15,7 @@ use arguments::{
     StreamCommand, TopArgs,
 };
 use host::HostCommand;
+use parse::Server;
 
 /// Where an appliance listens unless told otherwise.
 pub const SERVER_DEFAULT: &str = "127.0.0.1:9310";
@@ -54,10 +53,10 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// Appliance to talk to [default: where the profile listens, or 127.0.0.1:9310]
-    #[arg(short, long, global = true, env = "BUSLANE_SERVER", value_name = "HOST:PORT")]
+    /// Appliance to talk to, by name or IPv4 address [default: where the profile listens, or 127.0.0.1:9310]
+    #[arg(short, long, global = true, env = "BUSLANE_SERVER", value_name = "HOST[:PORT]")]
     #[arg(value_parser = parse::server)]
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<Server>,
     /// How results are written [default: text]
     #[arg(short, long, global = true, value_name = "FORMAT")]
     pub output: Option<Output>,
@@ -70,8 +69,8 @@ pub struct Globals {
     /// Do not ask before what cannot be undone
     #[arg(long, global = true)]
     pub yes: bool,
-    /// Profile: the name of a shipped one (loopback, memif, memif-ram, veth) or a file
-    #[arg(long, global = true, value_name = "NAME|FILE")]
+    #[arg(long, global = true, value_name = "NAME|FILE", help = profile_help())]
+    /// The name of a shipped profile, or a file.
     pub profile: Option<String>,
     /// Override one key of the profile, as in shard.core=3; may be repeated
     #[arg(long, global = true, value_name = "KEY=VALUE")]
@@ -92,6 +91,12 @@ impl Globals {
     }
 }
 
+/// The shipped profiles are named in one place.
+fn profile_help() -> String {
+    let names = crate::profile::SHIPPED.map(|(name, _)| name).join(", ");
+    format!("Profile: the name of a shipped one ({names}) or a file")
+}
+
 /// How results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -101,6 +106,8 @@ pub enum Output {
     Json,
     /// Payloads as they were published, nothing between them (`consume` only).
     Raw,
+    /// Payloads after their lengths, for `publish --framed` (`consume` only).
+    Framed,
 }
 
 /// What to do.
@@ -195,7 +202,7 @@ mod tests {
             "stream list --server 10.0.0.1:1 -ojson",
         ] {
             let cli = parse(line).unwrap();
-            assert_eq!(cli.globals.server.unwrap().to_string(), "10.0.0.1:1");
+            assert_eq!(cli.globals.server.as_ref().unwrap().to_string(), "10.0.0.1:1");
             assert_eq!(cli.globals.output(), Output::Json);
             assert_eq!(cli.globals.profile_or_default(), "loopback");
         }

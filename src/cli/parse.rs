@@ -1,6 +1,7 @@
 //! Values on the command line that are more than a number or a word.
 
-use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 
 use toml::value::{Datetime, Offset};
 
@@ -67,22 +68,74 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// An IPv4 address and UDP port, by number or by name.
-pub(super) fn server(text: &str) -> Result<SocketAddrV4, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+/// An appliance, by number or by name. Names are looked up where they are needed, and again when it is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    host: String,
+    port: Option<u16>,
+}
+
+impl Server {
+    /// Its addresses now, in the order to try them; without a port it is `port`. Asking for a name may take
+    /// seconds.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn resolve(&self, port: u16) -> Result<Vec<SocketAddrV4>, String> {
+        let port = self.port.unwrap_or(port);
+        let host = self.host.as_str();
+        let found = (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
+        let mut addresses = Vec::new();
+        for address in found {
+            if let SocketAddr::V4(address) = address
+                && !addresses.contains(&address)
+            {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(format!("{host} has no IPv4 address, and Buslane does not speak IPv6"));
+        }
+        Ok(addresses)
     }
-    let addresses = text.to_socket_addrs().map_err(|error| {
-        let what = "write HOST:PORT, as in 127.0.0.1:9310 or bus1.example:9310";
-        format!("{what} ({error})")
-    })?;
-    addresses
-        .into_iter()
-        .find_map(|address| match address {
-            SocketAddr::V4(address) => Some(address),
-            SocketAddr::V6(_) => None,
-        })
-        .ok_or_else(|| format!("{text} has no IPv4 address"))
+
+    /// Whether it is a name, whose addresses may change.
+    #[must_use]
+    pub fn is_name(&self) -> bool {
+        self.host.parse::<Ipv4Addr>().is_err()
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.host),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+/// A host, by IPv4 address or by name, and a UDP port or none.
+pub(super) fn server(text: &str) -> Result<Server, String> {
+    let wrong =
+        || "write HOST or HOST:PORT, as in 10.0.0.1, 10.0.0.1:9310 or bus1.example:9310".to_owned();
+    if text.starts_with('[') || text.matches(':').count() > 1 {
+        return Err(format!("Buslane does not speak IPv6: {}", wrong()));
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => {
+            let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+            (host, Some(port))
+        }
+        None => (text, None),
+    };
+    let is_number = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_address = host.parse::<Ipv4Addr>().is_ok();
+    if host.is_empty() || !host.chars().all(is_plain) || (is_number && !is_address) {
+        return Err(wrong());
+    }
+    Ok(Server { host: host.to_owned(), port })
 }
 
 /// The payload of a message in a benchmark: it carries 16 bytes of our own, and fits a datagram.
@@ -141,11 +194,23 @@ mod tests {
 
     #[test]
     fn servers() {
-        assert_eq!(server("127.0.0.1:9310").unwrap().to_string(), "127.0.0.1:9310");
-        assert_eq!(server("localhost:9310").unwrap().to_string(), "127.0.0.1:9310");
-        for bad in ["127.0.0.1", "127.0.0.1:99999", ":", "[::1]:9310"] {
+        let first = |text| server(text).unwrap().resolve(9310).unwrap()[0].to_string();
+        assert_eq!(first("127.0.0.1:9311"), "127.0.0.1:9311");
+        assert_eq!(first("127.0.0.1"), "127.0.0.1:9310");
+        assert_eq!(first("localhost:9311"), "127.0.0.1:9311");
+        assert_eq!(first("localhost"), "127.0.0.1:9310");
+        assert!(server("localhost").unwrap().is_name());
+        assert!(!server("127.0.0.1:1").unwrap().is_name());
+        for bad in
+            ["", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:", ":", ":9310", "9310", "1.2", "a b"]
+        {
             assert!(server(bad).is_err(), "{bad}");
         }
+        for ipv6 in ["[::1]:9310", "::1", "fe80::1%eth0", "[2001:db8::1]"] {
+            assert!(server(ipv6).unwrap_err().contains("IPv6"), "{ipv6}");
+        }
+        let nowhere = server("nowhere.invalid:9310").unwrap().resolve(9310).unwrap_err();
+        assert!(nowhere.starts_with("nowhere.invalid: "), "{nowhere}");
     }
 
     #[test]

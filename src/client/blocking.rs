@@ -23,7 +23,7 @@ use super::{
     BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Receipt, Request,
     StartFrom, StreamDescription,
 };
-use crate::clock::HostClock;
+use crate::clock::{Clock, HostClock};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::port::udp::UdpPort;
@@ -98,6 +98,19 @@ pub enum Error {
         /// The oldest sequence kept.
         log_start: u64,
     },
+    /// the position asked for is not there yet
+    #[error(
+        "stream {stream}: position {position} is beyond its end, the next message will be {next}; was the log set \
+         up anew since the position was noted?"
+    )]
+    BeyondEnd {
+        /// Stream.
+        stream: StreamId,
+        /// What was asked for.
+        position: u64,
+        /// The sequence of the next message.
+        next: u64,
+    },
     /// sequences are damaged on the media
     #[error("stream {stream}: sequences {first} to {last} are damaged on the media")]
     DataLoss {
@@ -143,10 +156,33 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the server does not answer or refuses.
     pub fn over(port: P, server: SocketAddrV4, options: ClientOptions) -> Result<Self, Error> {
-        let client = polled::Client::new(port, HostClock::new(), server, options);
+        Self::over_any(port, &[server], u64::MAX, options)
+    }
+
+    /// Connects to the first of these addresses that answers; each is given `each_ns` before the next is tried,
+    /// and all together the time of the options.
+    ///
+    /// # Errors
+    /// When no server answers, or one refuses.
+    ///
+    /// # Panics
+    /// When there is no address.
+    pub fn over_any(
+        port: P,
+        servers: &[SocketAddrV4],
+        each_ns: u64,
+        options: ClientOptions,
+    ) -> Result<Self, Error> {
+        let client = polled::Client::new(port, HostClock::new(), servers[0], options);
         let mut client = Self { client, arrived: VecDeque::new(), spins: 0 };
+        let (mut since_ns, mut at) = (client.client.clock().now_ns(), 0);
         while !client.client.is_connected() {
             client.turn()?;
+            let now_ns = client.client.clock().now_ns();
+            if now_ns - since_ns > each_ns {
+                (since_ns, at) = (now_ns, (at + 1) % servers.len());
+                client.client.set_server(servers[at]);
+            }
         }
         Ok(client)
     }
@@ -402,6 +438,9 @@ fn check(event: Event, what: &str) -> Result<Event, Error> {
         }
         Event::Trimmed { stream, log_start } => Err(Error::Trimmed { stream, log_start }),
         Event::DataLoss { stream, first, last } => Err(Error::DataLoss { stream, first, last }),
+        Event::Subscribed { stream, start, durable_next } if start > durable_next => {
+            Err(Error::BeyondEnd { stream, position: start, next: durable_next })
+        }
         Event::Connected { .. }
         | Event::Subscribed { .. }
         | Event::Stream { .. }

@@ -264,7 +264,8 @@ impl ShardFacts {
     pub fn address_of(&self, shard: u32) -> std::net::SocketAddrV4 {
         assert!(shard < self.shards, "shard {shard} of {}", self.shards);
         let offset = u16::try_from(shard).expect("at most 64 shards");
-        std::net::SocketAddrV4::new(*self.base.ip(), self.base.port() + offset)
+        // What would be beyond the last port is nowhere; nobody answers there.
+        std::net::SocketAddrV4::new(*self.base.ip(), self.base.port().saturating_add(offset))
     }
 }
 

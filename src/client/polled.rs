@@ -290,6 +290,20 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.server
     }
 
+    /// Goes on with the appliance at another address, where this one has moved to: the same shard of it.
+    pub fn set_server(&mut self, server: SocketAddrV4) {
+        if self.link.server != server {
+            self.link.server = server;
+            self.link.register_again();
+        }
+    }
+
+    /// The port, to look at.
+    #[must_use]
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
     /// The shard that the session is with, and how many there are; known once it is open.
     #[must_use]
     pub fn shards(&self) -> ShardFacts {
@@ -492,10 +506,8 @@ impl<C: Clock> Link<C> {
         self.message_bytes_max =
             usize::try_from(registered.message_bytes_max.get()).expect("32 bits fit");
         self.server_datagram_bytes = usize::from(registered.datagram_bytes.get());
-        let base_port = match registered.base_port.get() {
-            0 => self.server.port(),
-            port => port,
-        };
+        // Ports may be mapped on the way: the others are as far from the one dialled as they are over there.
+        let base_port = self.server.port().saturating_sub(registered.shard.into());
         self.shards = ShardFacts {
             shard: u32::from(registered.shard),
             shards: u32::from(registered.shards).max(1),

@@ -1,12 +1,15 @@
 //! Connecting a command to an appliance.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::CommandError;
 use super::publish::missing;
-use crate::cli::{Globals, SERVER_DEFAULT};
+use crate::cli::Globals;
+use crate::cli::parse::Server;
 use crate::client::blocking::{Client, Error};
-use crate::client::{ClientOptions, Publisher, StreamDescription};
+use crate::client::{ClientOptions, Publisher, StreamDescription, polled};
+use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::launch::{AnyPort, LaunchError, open_port};
 use crate::port::PortError;
@@ -15,26 +18,28 @@ use crate::profile::{self, Profile};
 /// How long a command looks for the appliance.
 const CONNECT_NS: u64 = 5_000_000_000;
 
+/// After so long without a session, another address is tried.
+const TRY_NS: u64 = 1_000_000_000;
+
 /// A client over kernel UDP, or over the client port of the profile that was named.
 pub(super) fn connect(
     globals: &Globals,
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
-    let (port, server) = match &globals.profile {
+    let profile = match &globals.profile {
         None => {
-            let profile = Profile::default();
-            let server = SERVER_DEFAULT.parse().expect("a constant address");
-            let mut port = profile.client.port;
-            port.datagram_bytes = crate::limits::DATAGRAM_BYTES_MAX;
-            (open_port(&port)?, globals.server.unwrap_or(server))
+            let mut profile = Profile::default();
+            profile.client.port.datagram_bytes = crate::limits::DATAGRAM_BYTES_MAX;
+            profile
         }
         Some(name) => {
             let profile = profile::load(name, &globals.set)?;
             profile.check_client(&cpu::available_cores())?;
-            (open_port(&profile.client.port)?, server_of(globals, &profile))
+            profile
         }
     };
-    connect_at(port, server, publisher)
+    let servers = servers_of(globals, &profile)?;
+    connect_to(open_port(&profile.client.port)?, &servers, publisher)
 }
 
 /// A client of one shard, over a port that is open.
@@ -43,8 +48,25 @@ pub(super) fn connect_at(
     server: SocketAddrV4,
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
+    connect_to(port, &[server], publisher)
+}
+
+/// A client of the first of these addresses that answers.
+fn connect_to(
+    port: AnyPort,
+    servers: &[SocketAddrV4],
+    publisher: Publisher,
+) -> Result<Client<AnyPort>, CommandError> {
     let options = ClientOptions { dead_after_ns: CONNECT_NS, ..ClientOptions::new(publisher) };
-    Ok(Client::over(port, server, options)?)
+    let each_ns = TRY_NS.min(CONNECT_NS / u64::try_from(servers.len()).expect("few"));
+    Client::over_any(port, servers, each_ns, options).map_err(|error| match servers {
+        [_, .., _] if error.is_unreachable() => {
+            let all: Vec<_> = servers.iter().map(ToString::to_string).collect();
+            let what = "answers: is the appliance running, and are these its addresses?";
+            CommandError::Unreachable(format!("none of {} {what}", all.join(", ")))
+        }
+        _ => error.into(),
+    })
 }
 
 /// A stream, and a publisher with a session on its shard. Who asks for it does not publish yet: a producer that
@@ -59,9 +81,77 @@ pub(super) fn connect_publisher(
     Ok((connect_at(asking.close(), server, Publisher::New)?, stream))
 }
 
-/// Where the appliance of a profile is.
-pub(super) fn server_of(globals: &Globals, profile: &Profile) -> SocketAddrV4 {
-    globals.server.unwrap_or(profile.port.address)
+/// Where the appliance is, the first address first: what was asked for, or what the profile says.
+pub(super) fn servers_of(
+    globals: &Globals,
+    profile: &Profile,
+) -> Result<Vec<SocketAddrV4>, CommandError> {
+    let listens = profile.port.address;
+    let mut servers = match &globals.server {
+        None => vec![listens],
+        Some(server) => server.resolve(listens.port()).map_err(CommandError::Unreachable)?,
+    };
+    for server in &mut servers {
+        // A profile may listen on every address of this host.
+        if server.ip().is_unspecified() {
+            server.set_ip(Ipv4Addr::LOCALHOST);
+        }
+    }
+    Ok(servers)
+}
+
+/// The way to an appliance that may move: while it is lost, its name is looked up anew, and each address tried.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// `None` where there is one address only, for good.
+    server: Option<Server>,
+    lost_ns: Option<u64>,
+    tried: usize,
+    /// An answer that is due: names are looked up by a thread, for that may take seconds.
+    answer: Option<Receiver<Vec<SocketAddrV4>>>,
+}
+
+impl Route {
+    /// The way to what was asked for.
+    pub(super) fn of(globals: &Globals) -> Self {
+        let server = globals.server.clone().filter(Server::is_name);
+        Self { server, lost_ns: None, tried: 0, answer: None }
+    }
+
+    /// To be called again and again; does nothing while there is a session.
+    #[allow(clippy::disallowed_methods, reason = "a thread that only asks for a name")]
+    pub(super) fn keep(&mut self, client: &mut polled::Client<AnyPort, HostClock>) {
+        let Some(server) = &self.server else { return };
+        if client.is_connected() {
+            self.lost_ns = None;
+            return;
+        }
+        let now_ns = client.clock().now_ns();
+        let lost_ns = *self.lost_ns.get_or_insert(now_ns);
+        if let Some(answer) = &self.answer {
+            let found = match answer.try_recv() {
+                Ok(found) => found,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => Vec::new(),
+            };
+            self.answer = None;
+            if !found.is_empty() {
+                // The port is that of the shard the session is with.
+                let port = client.server().port();
+                let ip = *found[self.tried % found.len()].ip();
+                client.set_server(SocketAddrV4::new(ip, port));
+                self.tried += 1;
+            }
+            self.lost_ns = Some(now_ns);
+        } else if now_ns - lost_ns >= TRY_NS {
+            let (sender, answer) = channel();
+            let server = server.clone();
+            std::thread::spawn(move || {
+                let _ = sender.send(server.resolve(1).unwrap_or_default());
+            });
+            self.answer = Some(answer);
+        }
+    }
 }
 
 impl From<Error> for CommandError {
@@ -94,5 +184,44 @@ impl From<LaunchError> for CommandError {
             | LaunchError::Thread(_)
             | LaunchError::Failed(_)) => Self::Failed(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the way is looked for in real time")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn an_appliance_that_is_lost_is_looked_for_under_its_name() {
+        let port = Profile::default().client.port;
+        let old = "127.0.0.2:9".parse().unwrap();
+        let options = ClientOptions::new(Publisher::No);
+        let mut client =
+            polled::Client::new(open_port(&port).unwrap(), HostClock::new(), old, options);
+        let cli = Cli::parse_from(["buslane", "-s", "localhost:9310", "stream", "list"]);
+        let mut route = Route::of(&cli.globals);
+        while client.server() == old {
+            route.keep(&mut client);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(client.server().to_string(), "127.0.0.1:9", "the port of the shard stays");
+        let cli = Cli::parse_from(["buslane", "-s", "10.0.0.1", "stream", "list"]);
+        assert!(Route::of(&cli.globals).server.is_none(), "a number does not move");
+    }
+
+    #[test]
+    fn a_profile_that_listens_everywhere_is_found_here() {
+        let mut profile = Profile::default();
+        profile.port.address = "0.0.0.0:9400".parse().unwrap();
+        let cli = Cli::parse_from(["buslane", "stream", "list"]);
+        let found = servers_of(&cli.globals, &profile).unwrap();
+        assert_eq!(found, ["127.0.0.1:9400".parse().unwrap()]);
+        let cli = Cli::parse_from(["buslane", "-s", "10.0.0.1", "stream", "list"]);
+        let found = servers_of(&cli.globals, &profile).unwrap();
+        assert_eq!(found, ["10.0.0.1:9400".parse().unwrap()]);
     }
 }

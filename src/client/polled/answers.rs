@@ -1,7 +1,5 @@
 //! Answers to what a polled client has asked: streams, the ends of lists, and where to ask instead.
 
-use std::net::SocketAddrV4;
-
 use super::Link;
 use crate::client::{Event, Publisher, Request, StreamDescription};
 use crate::clock::Clock;
@@ -53,11 +51,12 @@ impl<C: Clock> Link<C> {
     pub(super) fn on_redirect(&mut self, redirect: &Redirect) {
         let (request, shard) = (redirect.request.get(), redirect.shard.get());
         let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        let ip = match redirect.address {
-            [0, 0, 0, 0] => *self.server.ip(),
-            address => address.into(),
-        };
-        let server = SocketAddrV4::new(ip, redirect.port.get());
+        if shard >= self.shards.shards {
+            self.dropped += 1;
+            return;
+        }
+        // Not what the appliance takes for its address: between here and there ports may be mapped.
+        let server = self.shards.address_of(shard);
         let known = matches!(self.options.publisher, Publisher::Known(_));
         let is_free = !known && self.sender.next_seq() == 1 && self.subscriptions.is_empty();
         if !is_free || self.asked.len() > 1 || self.redirects == REDIRECTS_MAX {

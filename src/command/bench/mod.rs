@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use super::connect::servers_of;
 use super::{CommandError, Out};
 use crate::cli::arguments::{BenchCommand, BenchFloorArgs, BenchRunArgs};
 use crate::cli::{Globals, Output};
@@ -107,7 +108,7 @@ impl Bench {
         check_where(globals, &profile, inline, overwrite)?;
         let cores = cpu::available_cores();
         profile.check_client(&cores)?;
-        let server = globals.server.unwrap_or(profile.port.address);
+        let server = servers_of(globals, &profile)?[0];
         let clock = HostClock::new();
         let spawner = Spawner::new();
         let shard_core = profile.shard_cores(&cores).ok().and_then(|all| *all.first()?);
