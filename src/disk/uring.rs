@@ -320,7 +320,7 @@ fn open_error(path: &Path, error: &io::Error) -> DiskError {
         Some(libc::EACCES | libc::EPERM) => "give this user the right to read and write it",
         Some(libc::EROFS) => "mount the file system for writing, or choose another disk.path",
         Some(libc::EINVAL) => {
-            "the file system takes no direct I/O (tmpfs?): choose another, or set disk.direct = false"
+            "the file system takes no direct I/O: name a disk.path on another (ext4, XFS), or a block device"
         }
         Some(libc::EISDIR) => "name a file or a block device",
         Some(libc::EBUSY) => "it is mounted or in use: unmount it, or name another device",

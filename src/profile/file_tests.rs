@@ -225,3 +225,60 @@ fn flatten(value: &serde_json::Value, above: &str, keys: &mut BTreeSet<String>) 
         keys.insert(key);
     }
 }
+
+/// Advice that names a key has to name one that there is.
+#[test]
+fn every_key_a_message_names_exists() {
+    let known = known_keys();
+    let checks: Vec<_> = crate::host::CATALOGUE.iter().map(|item| item.id).collect();
+    let mut files = Vec::new();
+    let mut directories =
+        vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.to_string_lossy().into_owned();
+            if path.is_dir() {
+                directories.push(path);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+                files.push((name, std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (name, text) in &files {
+        for key in keys_named(text) {
+            seen += 1;
+            if !known.contains(&key) && !checks.contains(&key.as_str()) {
+                wrong.push(format!("{name}: {key}"));
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} were found");
+    assert!(wrong.is_empty(), "no such keys:\n{}", wrong.join("\n"));
+    assert_eq!(keys_named("f(\"set disk.direct = false\");"), ["disk.direct"]);
+    assert_eq!(
+        keys_named("disk.poll(\"x\", disk.read, \"no/disk.path or host.rs.\")"),
+        ["host.rs"]
+    );
+}
+
+/// Words in string literals that look like keys of a profile, outside comments and test modules.
+fn keys_named(text: &str) -> Vec<String> {
+    let text = &text[..text.find("#[cfg(test)]\nmod ").unwrap_or(text.len())];
+    let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n").replace("\\\"", "'").replace("'\"'", "");
+    let mut keys = Vec::new();
+    for literal in code.split('"').skip(1).step_by(2) {
+        let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/');
+        for word in literal.split(|c| !part(c)) {
+            let word = word.trim_end_matches('.');
+            let table = word.split('.').next().unwrap_or("");
+            let tables = ["shard", "port", "client", "disk", "limits", "metrics", "host"];
+            if word.contains('.') && !word.contains('/') && tables.contains(&table) {
+                keys.push(word.to_owned());
+            }
+        }
+    }
+    keys
+}
