@@ -27,6 +27,7 @@ fn tell(error: &CommandError) {
         CommandError::Failed(_)
         | CommandError::Usage(_)
         | CommandError::Unreachable(_)
+        | CommandError::Stopped(_)
         | CommandError::Interrupted => drop(writeln!(std::io::stderr(), "error: {error}")),
     }
 }

@@ -106,9 +106,10 @@ fn input_that_is_too_large_or_cut_short_is_named() {
     fs::write(&path, vec![b'x'; 20_000]).unwrap();
     let output = appliance.client(&["publish", "orders", "--lines", file]).output().unwrap();
     refused(&output, 1, &["20000 bytes", "at most"]);
-    fs::write(&path, [0, 3, b'a', b'b', b'c', 0, 9, b'd']).unwrap();
+    let event = [0, 12, b'S', 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, b'O'];
+    fs::write(&path, [&event[..], &event[..9]].concat()).unwrap();
     let output = appliance.client(&["publish", "orders", "--itch", file]).output().unwrap();
-    refused(&output, 1, &["byte 5", "cut short"]);
+    refused(&output, 1, &["byte 14", "cut short", "1 messages are acknowledged"]);
 }
 
 #[test]

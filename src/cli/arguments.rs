@@ -12,12 +12,19 @@ use crate::profile::units::{parse_count, parse_duration_ns, parse_rate};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Every message is on media when the command ends. When the appliance goes away, the command waits
-for it and goes on where it stood: nothing is lost, nothing is stored twice.
+for it and goes on where it stood: nothing is lost, nothing is stored twice. A command that ends
+before its input does says how many messages are acknowledged: they are the first ones of the
+input, and --skip with that number goes on behind them.
+
+What is no ITCH 5.0 file is refused with the byte where it is none; a packed one is unpacked first:
+gzip -dc FILE | buslane publish STREAM --itch -
 
 EXAMPLES
   buslane publish orders --itch orders.itch50
   buslane publish orders --itch orders.itch50 --pace
-  buslane publish orders --lines - --rate 10k")]
+  buslane publish orders --itch orders.itch50 --skip 16384
+  buslane publish orders --lines - --rate 10k
+  buslane publish copy --framed orders.framed")]
 pub struct PublishArgs {
     /// Stream to publish to
     pub stream: String,
@@ -28,8 +35,11 @@ pub struct PublishArgs {
     #[arg(long, value_parser = parse_rate, value_name = "RATE")]
     pub rate: Option<f64>,
     /// At the pace of the recording (ITCH time stamps)
-    #[arg(long, conflicts_with_all = ["rate", "lines"])]
+    #[arg(long, conflicts_with_all = ["rate", "lines", "framed"])]
     pub pace: bool,
+    /// Leave out the first messages of the input: those an earlier command said are acknowledged
+    #[arg(long, value_parser = parse_count, value_name = "N", default_value = "0")]
+    pub skip: u64,
     /// End after this many messages [default: all]
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub count: Option<u64>,
@@ -45,24 +55,30 @@ pub struct PublishSource {
     /// A text file, one message a line; - is stdin
     #[arg(long, value_name = "FILE|-")]
     pub lines: Option<PathBuf>,
+    /// What `consume -o framed` wrote; - is stdin
+    #[arg(long, value_name = "FILE|-")]
+    pub framed: Option<PathBuf>,
 }
 
 /// `consume`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Ends at the end of the stream as it stood when the command began, or after --count messages;
---follow waits for more. -o raw writes payloads and nothing else.
+--follow waits for more. -o raw writes payloads and nothing else; -o framed writes them after their
+lengths, with a mark at the end, for publish --framed.
 
 EXAMPLES
   buslane consume orders --from start --count 10
   buslane consume orders --from 12_000 -o json
   buslane consume orders --from @2026-01-30T14:30:00Z --follow
-  buslane consume orders --from start -o raw > orders.bin")]
+  buslane consume orders --from start -o raw > orders.bin
+  buslane consume orders -o framed | buslane publish copy --framed -")]
 pub struct ConsumeArgs {
     /// Stream to consume
     pub stream: String,
     /// Where to begin: start, end, a sequence, or @TIME (RFC 3339 or seconds since 1970)
-    #[arg(long, default_value = "start", value_parser = parse::from, value_name = "POSITION")]
+    #[arg(long, default_value = "start", value_parser = parse::from, value_name = "POSITION",
+          allow_negative_numbers = true)]
     pub from: From,
     /// End after this many messages
     #[arg(long, value_parser = parse_count, value_name = "N")]

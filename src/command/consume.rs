@@ -6,14 +6,17 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use super::connect::connect;
+use super::connect::{Route, connect};
+use super::framed::FramedWriter;
+use super::idle::Idle;
 use super::publish::missing;
-use super::{CommandError, Out};
+use super::{CommandError, Out, note};
 use crate::cli::arguments::ConsumeArgs;
 use crate::cli::{Globals, Output, parse};
-use crate::client::blocking::Message;
-use crate::client::{Publisher, StartFrom};
+use crate::client::blocking::{Error, Message};
+use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::launch::catch_signals;
+use crate::report::thousands;
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -29,6 +32,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     let mut client = connect(globals, Publisher::No)?;
     let stream =
         client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
+    check_position(&stream, args.from)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = catch_signals()?;
@@ -38,26 +42,125 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
         parse::From::Sequence(sequence) => StartFrom::Sequence(sequence),
         parse::From::Time(unix_ns) => StartFrom::Time(unix_ns),
     };
-    let (start, durable_next) = client.subscribe(stream.id, from)?;
+    let (start, durable_next) =
+        client.subscribe(stream.id, from).map_err(|error| about(error, &args.stream))?;
+    // A time that has not come yet: what is stored before it is not asked for.
+    let mut not_before_ns = None;
+    if let StartFrom::Time(unix_ns) = from
+        && start == durable_next
+    {
+        not_before_ns = Some(unix_ns);
+    }
+    if not_before_ns.is_some() && !globals.quiet {
+        let newest = thousands(durable_next - 1);
+        note(&format!("stream {} has nothing that new yet: the newest is {newest}", args.stream));
+    }
     let end = if args.follow { u64::MAX } else { durable_next };
-    let end = end.min(start.saturating_add(args.count.unwrap_or(u64::MAX)));
-    let mut out = Out::stdout();
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let mut writer = Writer::begin(globals.output(), &args.stream)?;
+    let (mut idle, mut route) = (Idle::default(), Route::of(globals));
     let mut next = start;
-    while next < end {
+    while next < end && left > 0 {
         if interrupted.load(Ordering::Relaxed) {
-            out.finish()?;
+            writer.out.finish()?;
             return Err(CommandError::Interrupted);
         }
-        let Some(message) = client.try_message()? else {
+        let message = client.try_message().map_err(|error| about(error, &args.stream))?;
+        let Some(message) = message else {
             // Whoever follows wants to see what there is now.
-            out.flush()?;
+            writer.out.flush()?;
+            route.keep(client.polled());
+            idle.rest(&mut client, 0, None, None);
             continue;
         };
+        idle = Idle::default();
         next = message.sequence + 1;
-        write(&mut out, globals.output(), &args.stream, &message)?;
+        if not_before_ns.is_some_and(|ns| message.received_ns < ns) {
+            continue;
+        }
+        not_before_ns = None;
+        left -= 1;
+        writer.message(&message)?;
     }
     client.close();
-    out.finish()
+    writer.end()
+}
+
+/// A position beyond the end is of another log, or a slip: nothing would ever come of it.
+fn check_position(stream: &StreamDescription, from: parse::From) -> Result<(), CommandError> {
+    let (first, next) = (stream.log_start, stream.durable_next);
+    let parse::From::Sequence(wanted) = from else { return Ok(()) };
+    if wanted <= next {
+        return Ok(());
+    }
+    let wanted = thousands(wanted);
+    let has = if first == next {
+        format!("it is empty, and its next message will be {}", thousands(next))
+    } else {
+        let (first, last) = (thousands(first), thousands(next - 1));
+        format!("it has {first} to {last}, and the next will be {}", thousands(next))
+    };
+    let name = &stream.name;
+    Err(CommandError::Failed(format!("stream {name} has no message {wanted} yet: {has}")))
+}
+
+/// What ends a subscription, by the name of the stream rather than its number.
+fn about(error: Error, name: &str) -> CommandError {
+    CommandError::Failed(match error {
+        Error::Trimmed { log_start, .. } => {
+            let first = thousands(log_start);
+            format!(
+                "stream {name}: what was asked for is trimmed; the oldest message kept is {first}"
+            )
+        }
+        Error::BeyondEnd { position, next, .. } => format!(
+            "stream {name} has no message {} yet: the next will be {}; was the log set up anew?",
+            thousands(position),
+            thousands(next)
+        ),
+        Error::DataLoss { first, last, .. } => {
+            let (first, last) = (thousands(first), thousands(last));
+            format!("stream {name}: sequences {first} to {last} are damaged on the media")
+        }
+        error @ (Error::Port(_)
+        | Error::Client(_)
+        | Error::Offer(_)
+        | Error::Refused { .. }
+        | Error::Redirected { .. }) => return error.into(),
+    })
+}
+
+/// Messages on their way out.
+struct Writer<'a> {
+    out: Out,
+    output: Output,
+    stream: &'a str,
+    framed: Option<FramedWriter>,
+}
+
+impl<'a> Writer<'a> {
+    fn begin(output: Output, stream: &'a str) -> Result<Self, CommandError> {
+        let mut out = Out::stdout();
+        let framed = match output {
+            Output::Framed => Some(FramedWriter::begin(&mut out)?),
+            Output::Text | Output::Json | Output::Raw => None,
+        };
+        Ok(Self { out, output, stream, framed })
+    }
+
+    fn message(&mut self, message: &Message) -> Result<(), CommandError> {
+        if let Some(framed) = &mut self.framed {
+            return framed.message(&mut self.out, &message.payload);
+        }
+        write(&mut self.out, self.output, self.stream, message)
+    }
+
+    fn end(mut self) -> Result<(), CommandError> {
+        if let Some(framed) = self.framed {
+            framed.end(&mut self.out)?;
+        }
+        self.out.finish()
+    }
 }
 
 fn write(
@@ -67,7 +170,7 @@ fn write(
     message: &Message,
 ) -> Result<(), CommandError> {
     match output {
-        Output::Raw => out.bytes(&message.payload),
+        Output::Raw | Output::Framed => out.bytes(&message.payload),
         Output::Json => out.json(&Row {
             stream,
             sequence: message.sequence,

@@ -1,12 +1,15 @@
 //! ITCH 5.0 files: messages, each after its length in two bytes, big-endian, as the exchange publishes
-//! them.
+//! them (Nasdaq calls it `BinaryFILE`).
 //!
 //! A message begins with its type (1 byte), the locate code of its symbol (2), a tracking number (2) and
-//! the time in nanoseconds since midnight (6). Buslane carries the rest unread. The reader streams and
+//! the time in nanoseconds since midnight (6). Buslane carries the rest unread, but every type has one length,
+//! and what has another is not ITCH 5.0. A length of zero is the mark at the end. The reader streams and
 //! believes nothing: a file that ends within a message is an error with the byte offset, not a short
 //! message.
 
 use std::io::{self, ErrorKind, Read};
+
+use super::foreign::{FIRST_BYTES, recognise};
 
 /// Where the time stands in a message.
 const TIMESTAMP: std::ops::Range<usize> = 5..11;
@@ -14,6 +17,12 @@ const TIMESTAMP: std::ops::Range<usize> = 5..11;
 /// Why an ITCH file cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum ItchError {
+    /// the file is something else
+    #[error("byte 0: this is no ITCH 5.0 file, but {what}")]
+    Foreign {
+        /// What it is, and what to do.
+        what: &'static str,
+    },
     /// byte {offset}: the file ends within the length of a message
     #[error("byte {offset}: the file ends within the length of a message; it was cut short")]
     TruncatedLength {
@@ -22,8 +31,7 @@ pub enum ItchError {
     },
     /// byte {offset}: the file ends after {found} of the {wanted} bytes of a message
     #[error(
-        "byte {offset}: the file ends after {found} of the {wanted} bytes of a message; it was cut \
-         short, or is not ITCH with 2-byte lengths"
+        "byte {offset}: the file ends after {found} of the {wanted} bytes of a message; it was cut short"
     )]
     TruncatedMessage {
         /// Where the message's length begins.
@@ -33,10 +41,42 @@ pub enum ItchError {
         /// Bytes its length says.
         wanted: usize,
     },
-    /// byte {offset}: a message of zero bytes
-    #[error("byte {offset}: a message of zero bytes; this is not an ITCH file with 2-byte lengths")]
-    Empty {
+    /// byte {offset}: a type that ITCH 5.0 does not have
+    #[error(
+        "byte {offset}: a message of type `{}` with {bytes} bytes: ITCH 5.0 has no such type, so this is another \
+         format, or damaged",
+        .kind.escape_ascii()
+    )]
+    UnknownType {
         /// Where the message's length begins.
+        offset: u64,
+        /// Its first byte.
+        kind: u8,
+        /// What its length says.
+        bytes: usize,
+    },
+    /// byte {offset}: a length that is not that of the type
+    #[error(
+        "byte {offset}: a message of type `{}` with {bytes} bytes: in ITCH 5.0 it has {wanted}, so this is another \
+         format, or damaged",
+        .kind.escape_ascii()
+    )]
+    WrongLength {
+        /// Where the message's length begins.
+        offset: u64,
+        /// Its first byte.
+        kind: u8,
+        /// What its length says.
+        bytes: usize,
+        /// What it should be.
+        wanted: usize,
+    },
+    /// byte {offset}: something follows the end mark
+    #[error(
+        "byte {offset}: bytes follow the end mark, a length of zero; publish files that were joined one by one"
+    )]
+    AfterEnd {
+        /// Where they begin.
         offset: u64,
     },
     /// byte {offset}: {source}
@@ -54,13 +94,14 @@ pub enum ItchError {
 pub struct ItchReader<R> {
     input: R,
     offset: u64,
+    is_ended: bool,
     message: Vec<u8>,
 }
 
 impl<R: Read> ItchReader<R> {
     /// A reader at the beginning of a file; `input` should be buffered.
     pub fn new(input: R) -> Self {
-        Self { input, offset: 0, message: Vec::with_capacity(usize::from(u16::MAX)) }
+        Self { input, offset: 0, is_ended: false, message: Vec::with_capacity(FIRST_BYTES) }
     }
 
     /// What it reads from.
@@ -74,25 +115,36 @@ impl<R: Read> ItchReader<R> {
     /// `ItchError` with the byte offset of the message.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, ItchError> {
         let offset = self.offset;
-        let mut length = [0; 2];
-        match self.fill(&mut length)? {
+        let mut head = [0; 3];
+        let found = self.fill(&mut head)?;
+        let bytes = usize::from(head[0]) << 8 | usize::from(head[1]);
+        match found {
             0 => return Ok(None),
-            2 => {}
-            _ => return Err(ItchError::TruncatedLength { offset }),
+            1 => return Err(ItchError::TruncatedLength { offset }),
+            _ if bytes == 0 && found == 2 => {
+                (self.offset, self.is_ended) = (offset + 2, true);
+                return Ok(None);
+            }
+            _ if bytes == 0 && offset > 0 => {
+                return Err(ItchError::AfterEnd { offset: offset + 2 });
+            }
+            2 => return Err(ItchError::TruncatedMessage { offset, found: 0, wanted: bytes }),
+            _ => {}
         }
-        let wanted = usize::from(length[0]) << 8 | usize::from(length[1]);
-        if wanted == 0 {
-            return Err(ItchError::Empty { offset });
+        let kind = head[2];
+        if message_bytes(kind) != Some(bytes) {
+            return Err(self.not_itch(head, bytes));
         }
         let mut message = std::mem::take(&mut self.message);
-        message.resize(wanted, 0);
-        let found = self.fill(&mut message);
+        message.resize(bytes, 0);
+        message[0] = kind;
+        let found = self.fill(&mut message[1..]);
         self.message = message;
-        let found = found?;
-        if found < wanted {
-            return Err(ItchError::TruncatedMessage { offset, found, wanted });
+        let found = found? + 1;
+        if found < bytes {
+            return Err(ItchError::TruncatedMessage { offset, found, wanted: bytes });
         }
-        self.offset += 2 + u64::try_from(wanted).expect("a u16");
+        self.offset += 2 + u64::try_from(bytes).expect("at most 50");
         Ok(Some(&self.message))
     }
 
@@ -102,21 +154,48 @@ impl<R: Read> ItchReader<R> {
         self.offset
     }
 
-    /// Reads until `room` is full or the file ends, and returns how much there was.
-    fn fill(&mut self, room: &mut [u8]) -> Result<usize, ItchError> {
-        let mut found = 0;
-        while found < room.len() {
-            match self.input.read(&mut room[found..]) {
-                Ok(0) => break,
-                Ok(bytes) => found += bytes,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(ItchError::Io { offset: self.offset, source });
-                }
+    /// Whether the end was marked. A file without the mark may have been cut between two messages.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// What to say of a message that cannot be one, and of the whole file if that is its first.
+    fn not_itch(&mut self, head: [u8; 3], bytes: usize) -> ItchError {
+        let (offset, kind) = (self.offset, head[2]);
+        if offset == 0 {
+            let mut first = [0; FIRST_BYTES];
+            first[..3].copy_from_slice(&head);
+            // What one call gives: a pipe may have no more for now.
+            let more = self.input.read(&mut first[3..]).unwrap_or(0);
+            if let Some(what) = recognise(&first[..3 + more]) {
+                return ItchError::Foreign { what };
             }
         }
-        Ok(found)
+        match message_bytes(kind) {
+            Some(wanted) => ItchError::WrongLength { offset, kind, bytes, wanted },
+            None => ItchError::UnknownType { offset, kind, bytes },
+        }
     }
+
+    /// Reads until `room` is full or the file ends, and returns how much there was.
+    fn fill(&mut self, room: &mut [u8]) -> Result<usize, ItchError> {
+        fill(&mut self.input, room).map_err(|source| ItchError::Io { offset: self.offset, source })
+    }
+}
+
+/// Reads until `room` is full or the input ends, and returns how much there was.
+pub(super) fn fill(input: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+    let mut found = 0;
+    while found < room.len() {
+        match input.read(&mut room[found..]) {
+            Ok(0) => break,
+            Ok(bytes) => found += bytes,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// The time of a message, in nanoseconds since midnight; `None` for one too short to have it.
@@ -175,36 +254,56 @@ mod tests {
         }
     }
 
+    /// A system event.
+    const EVENT: [u8; 14] = [0, 12, b'S', 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, b'O'];
+
     #[test]
     fn messages_come_back_however_they_trickle_in() {
-        let file = [0, 1, b'S', 0, 12, b'S', 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, b'O'];
-        let mut reader = ItchReader::new(Trickle(&file, false));
-        let first = reader.next_message().unwrap().unwrap();
-        assert_eq!((first, timestamp_ns(first)), (&[b'S'][..], None));
-        let second = reader.next_message().unwrap().unwrap();
-        assert_eq!(timestamp_ns(second), Some(0x0102_0304_0506));
-        assert!(reader.next_message().unwrap().is_none());
-        assert_eq!(reader.offset(), 17);
+        for end in [&[][..], &[0, 0]] {
+            let file = [&EVENT, &EVENT, end].concat();
+            let mut reader = ItchReader::new(Trickle(&file, false));
+            for _ in 0..2 {
+                let message = reader.next_message().unwrap().unwrap();
+                assert_eq!(message, &EVENT[2..]);
+                assert_eq!(timestamp_ns(message), Some(0x0102_0304_0506));
+            }
+            assert!(reader.next_message().unwrap().is_none());
+            assert_eq!(reader.offset(), 28 + u64::try_from(end.len()).unwrap());
+            assert_eq!(reader.is_ended(), !end.is_empty());
+        }
+        assert_eq!(timestamp_ns(&[b'S'; 10]), None);
     }
 
     #[test]
     fn a_bad_file_is_an_error_with_its_offset() {
-        let said = |file: &[u8]| {
-            let mut reader = ItchReader::new(file);
-            loop {
-                match reader.next_message() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => panic!("no error"),
-                    Err(error) => break error.to_string(),
-                }
-            }
+        let said = |rest: &[u8]| {
+            let file = [&EVENT, rest].concat();
+            let mut reader = ItchReader::new(file.as_slice());
+            reader.next_message().unwrap().unwrap();
+            reader.next_message().unwrap_err().to_string()
         };
-        assert!(said(&[0, 1, b'S', 0]).starts_with("byte 3: the file ends within the length"));
+        assert!(said(&[0]).starts_with("byte 14: the file ends within the length"));
+        assert!(said(&[0, 12]).starts_with("byte 14: the file ends after 0 of the 12"));
+        assert!(said(&EVENT[..13]).starts_with("byte 14: the file ends after 11 of the 12"));
+        assert!(said(&[0, 0, 0]).starts_with("byte 16: bytes follow the end mark"));
+        assert!(said(&[0, 0, 0, 12, b'S']).starts_with("byte 16: bytes follow the end mark"));
         assert!(
-            said(&[0, 1, b'S', 0, 5, 1, 2]).starts_with("byte 3: the file ends after 2 of the 5")
+            said(&[0, 13, b'S', 0]).starts_with("byte 14: a message of type `S` with 13 bytes")
         );
-        assert!(said(&[0, 1, b'S', 0, 5]).starts_with("byte 3: the file ends after 0 of the 5"));
-        assert!(said(&[0, 1, b'S', 0, 0]).starts_with("byte 3: a message of zero bytes"));
+        assert!(
+            said(&[0, 12, b't', 0]).starts_with("byte 14: a message of type `t` with 12 bytes")
+        );
+        assert!(said(b"\xff\xff\0").starts_with("byte 14: a message of type `\\x00`"));
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_named() {
+        let said = |file: &[u8]| ItchReader::new(file).next_message().unwrap_err().to_string();
+        assert!(said(b"time,price\n1,2\n").contains("but text"));
+        assert!(said(b"\0\x0dSS\0\0\0\0\0\0\0\0\0\0\0").contains("SoupBinTCP"));
+        assert!(said(b"\0\x10time,type,price\n").starts_with("byte 0: a message of type `t`"));
+        assert!(said(&[0; 64]).starts_with("byte 0: a message of type `\\x00` with 0 bytes"));
+        assert!(ItchReader::new(&[0, 0][..]).next_message().unwrap().is_none(), "an empty day");
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! [`CommandError`] whose kind is the exit code.
 
 pub mod itch;
+pub mod framed;
 pub mod orders;
 pub mod out;
 pub mod progress;
 mod ask;
 mod connect;
+mod foreign;
+mod idle;
 mod serve;
 mod source;
 mod stat;
@@ -27,7 +30,7 @@ mod sim;
 mod fuzz;
 mod version;
 
-use std::io;
+use std::io::{self, Write};
 
 use crate::cli::arguments::SampleCommand;
 use crate::cli::{Cli, Command, Output};
@@ -53,6 +56,9 @@ pub enum CommandError {
     /// It was interrupted before it was done
     #[error("interrupted")]
     Interrupted,
+    /// It was interrupted, and says how far it had come: {0}
+    #[error("{0}")]
+    Stopped(String),
     /// Whoever read our output stopped reading, as `head` does; nothing to complain about
     #[error("the output was closed")]
     OutputClosed,
@@ -68,7 +74,7 @@ impl CommandError {
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
             Self::Warnings(_) => 4,
-            Self::Interrupted => 130,
+            Self::Interrupted | Self::Stopped(_) => 130,
         }
     }
 
@@ -93,14 +99,20 @@ impl From<ProfileError> for CommandError {
     }
 }
 
+/// Says something beside the results; where stderr is closed there is nobody to hear it.
+fn note(what: &str) {
+    let _ = writeln!(io::stderr(), "note: {what}");
+}
+
 /// Does what was asked.
 ///
 /// # Errors
 /// `CommandError`, whose kind is the exit code.
 pub fn run(cli: &Cli) -> Result<(), CommandError> {
     let globals = &cli.globals;
-    if globals.output() == Output::Raw && !matches!(cli.command, Command::Consume(_)) {
-        let what = "-o raw is for consume: other results are not payloads; use text or json";
+    let of_payloads = matches!(globals.output(), Output::Raw | Output::Framed);
+    if of_payloads && !matches!(cli.command, Command::Consume(_)) {
+        let what = "-o raw and -o framed are for consume: other results are not payloads; use text or json";
         return Err(CommandError::Usage(what.to_owned()));
     }
     match &cli.command {
@@ -137,6 +149,7 @@ mod tests {
             (CommandError::Unreachable(text()), 3),
             (CommandError::Warnings(text()), 4),
             (CommandError::Interrupted, 130),
+            (CommandError::Stopped(text()), 130),
             (ProfileError::Wrong(text()).into(), 2),
             (ProfileError::Host(text()).into(), 1),
             (CommandError::output(&io::ErrorKind::BrokenPipe.into()), 0),

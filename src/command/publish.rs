@@ -1,19 +1,23 @@
 //! `buslane publish`: messages from a file or a pipe onto media.
+//!
+//! However it ends, it says how far it came: acknowledged are always the first messages of the input, so that
+//! `--skip` with their number goes on behind them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::connect::connect_publisher;
+use super::connect::{Route, connect_publisher};
+use super::idle::Idle;
 use super::itch::timestamp_ns;
 use super::progress::Progress;
 use super::source::{Next, Source};
-use super::{CommandError, Out};
+use super::{CommandError, Out, note};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
-use crate::client::Completion;
 use crate::client::blocking::Client;
+use crate::client::{Completion, OfferError};
 use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::launch::{AnyPort, catch_signals};
@@ -28,14 +32,21 @@ const SETTLE_NS: u64 = 300_000_000;
 /// How long a command that was told to end waits for acknowledgements still.
 const PARTING_NS: u64 = 2_000_000_000;
 
+/// After so long without an acknowledgement from an appliance that answers, that is said.
+const STALL_NS: u64 = 5_000_000_000;
+
 /// What was done.
 #[derive(Debug, Serialize)]
 struct Summary {
     schema_version: u32,
     stream: String,
     producer_id: u64,
+    /// Left out at the beginning of the input.
+    skipped: u64,
     published: u64,
     acknowledged: u64,
+    /// Whether all that was to be published is acknowledged.
+    complete: bool,
     first_sequence: Option<u64>,
     last_sequence: Option<u64>,
     durability: &'static str,
@@ -47,6 +58,8 @@ struct Summary {
 /// What is counted while publishing.
 #[derive(Debug)]
 struct Tally {
+    skipped: u64,
+    published: u64,
     acknowledged: u64,
     first: Option<u64>,
     last: Option<u64>,
@@ -54,9 +67,8 @@ struct Tally {
     ack: LatencyHistogram,
     /// When something was last acknowledged.
     moved_ns: u64,
-    interrupted: Arc<AtomicBool>,
-    /// When that was first seen.
-    interrupted_ns: Option<u64>,
+    /// What is not acknowledged was refused, and is not stored.
+    is_refused: bool,
 }
 
 impl Tally {
@@ -69,166 +81,335 @@ impl Tally {
         self.durability = completion.receipt.durability.name();
         self.ack.record(now_ns.saturating_sub(completion.offered_ns));
     }
+
+    /// How far it came and how to go on, for a command that ends before its input.
+    fn so_far(&self) -> String {
+        let acknowledged = thousands(self.acknowledged);
+        let (unknown, through) =
+            (self.published - self.acknowledged, self.skipped + self.acknowledged);
+        if unknown > 0 && !self.is_refused {
+            return format!(
+                "{acknowledged} messages are acknowledged, {} more were sent and may still be stored; look at the \
+                 end of the stream before --skip {through} goes on behind the acknowledged ones",
+                thousands(unknown)
+            );
+        }
+        let on = match through {
+            0 => String::new(),
+            through => format!("; --skip {through} goes on behind them"),
+        };
+        format!("{acknowledged} messages are acknowledged{on}")
+    }
+}
+
+/// Why no more is read from the input.
+#[derive(Debug)]
+enum Ended {
+    /// All is read, and what is to be said of that.
+    Whole(Option<&'static str>),
+    Interrupted,
+    /// What is wrong with the input.
+    Input(String),
 }
 
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
-    let (mut source, name) = Source::open(&args.source)?;
+    let (source, name) = Source::open(&args.source)?;
     let (mut client, stream) = connect_publisher(globals, &args.stream)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = catch_signals()?;
     let producer_id = client.polled().producer().0.0;
     let begin_ns = client.polled().clock().now_ns();
-    let schedule = Schedule::new(begin_ns, args.rate, 1);
-    let progress = Progress::new(globals.quiet, "messages", args.count);
-    let mut tally = Tally {
+    let tally = Tally {
+        skipped: 0,
+        published: 0,
         acknowledged: 0,
         first: None,
         last: None,
         durability: "unknown",
         ack: LatencyHistogram::new(),
         moved_ns: begin_ns,
-        interrupted: Arc::clone(&interrupted),
-        interrupted_ns: None,
+        is_refused: false,
     };
-    let (mut published, mut first_time_ns) = (0, None);
-    let limit = args.count.unwrap_or(u64::MAX);
-    while published < limit {
-        let next = source.next().map_err(|why| CommandError::Failed(format!("{name}: {why}")))?;
-        let message = match next {
-            Next::Message(message) => message,
-            Next::NotYet => {
-                take(&mut client, &mut tally)?;
-                if interrupted.load(Ordering::Relaxed) {
-                    break;
-                }
-                continue;
-            }
-            Next::End => break,
-        };
-        let due_ns = if args.pace {
-            let time_ns = timestamp_ns(message).unwrap_or(0);
-            let first = *first_time_ns.get_or_insert(time_ns);
-            begin_ns + time_ns.saturating_sub(first)
-        } else {
-            schedule.intended_ns(published).unwrap_or(0)
-        };
-        wait_until(&mut client, due_ns, &mut tally)?;
-        if interrupted.load(Ordering::Relaxed) {
-            break;
-        }
-        offer(&mut client, stream.id, message, &mut tally)?;
-        published += 1;
-        if published % 1024 == 0 {
-            progress.set(published);
-        }
-    }
-    finish(&mut client, &mut tally)?;
-    let seconds = seconds_since(begin_ns, client.polled().clock().now_ns());
+    let route = Route::of(globals);
+    let mut work = Work {
+        client,
+        stream: stream.id,
+        source,
+        tally,
+        idle: Idle::default(),
+        route,
+        interrupted,
+        interrupted_ns: None,
+        stalled_ns: None,
+    };
+    let progress = Progress::new(globals.quiet, "messages", args.count);
+    // What was read before the input ended, in whatever way, is on media first.
+    let ended = work.feed(args, &progress).and_then(|ended| work.finish().map(|()| ended));
     drop(progress);
+    let Work { mut client, tally, .. } = work;
+    let seconds = seconds_since(begin_ns, client.polled().clock().now_ns());
     client.close();
     let summary = Summary {
         schema_version: 1,
         stream: args.stream.clone(),
         producer_id,
-        published,
+        skipped: tally.skipped,
+        published: tally.published,
         acknowledged: tally.acknowledged,
+        complete: matches!(ended, Ok(Ended::Whole(_))),
         first_sequence: tally.first,
         last_sequence: tally.last,
         durability: tally.durability,
         seconds,
         ack_ns: tally.ack.percentiles(),
     };
-    print(globals, &summary)?;
-    if interrupted.load(Ordering::Relaxed) { Err(CommandError::Interrupted) } else { Ok(()) }
+    let printed = print(globals, &summary);
+    conclude(globals, &name, &tally, ended)?;
+    printed
+}
+
+/// What the command ends with.
+fn conclude(
+    globals: &Globals,
+    name: &str,
+    tally: &Tally,
+    ended: Result<Ended, CommandError>,
+) -> Result<(), CommandError> {
+    match ended {
+        Ok(Ended::Whole(said)) => {
+            if let Some(said) = said.filter(|_| !globals.quiet) {
+                note(&format!("{name}: {said}"));
+            }
+            Ok(())
+        }
+        Ok(Ended::Interrupted) => {
+            Err(CommandError::Stopped(format!("interrupted: {}", tally.so_far())))
+        }
+        Ok(Ended::Input(why)) => {
+            Err(CommandError::Failed(format!("{name}: {why}: {}", tally.so_far())))
+        }
+        Err(CommandError::Unreachable(why)) => {
+            Err(CommandError::Unreachable(format!("{why}: {}", tally.so_far())))
+        }
+        Err(error) => Err(CommandError::Failed(format!("{error}: {}", tally.so_far()))),
+    }
 }
 
 /// An unknown stream gets the command that makes it.
 pub(super) fn missing(error: crate::client::blocking::Error, name: &str) -> CommandError {
     use crate::client::blocking::Error;
-    match error {
-        Error::Refused { code: crate::wire::control::ErrorCode::UnknownStream, .. } => {
-            CommandError::Failed(format!(
-                "stream {name}: no such stream; make it with: buslane stream create {name}"
-            ))
-        }
-        error @ (Error::Port(_)
-        | Error::Client(_)
-        | Error::Offer(_)
-        | Error::Refused { .. }
-        | Error::Redirected { .. }
-        | Error::Trimmed { .. }
-        | Error::DataLoss { .. }) => error.into(),
+    if let Error::Refused { code: crate::wire::control::ErrorCode::UnknownStream, .. } = error {
+        return CommandError::Failed(format!(
+            "stream {name}: no such stream; make it with: buslane stream create {name}"
+        ));
     }
+    error.into()
 }
 
-fn offer(
-    client: &mut Client<AnyPort>,
+/// What the source gave.
+enum Read {
+    Message,
+    NotYet,
+    Ended(Ended),
+}
+
+/// What there is to wait for when there is nothing to do.
+#[derive(Clone, Copy)]
+enum Awaited {
+    /// More from the source.
+    Input,
+    /// A moment.
+    Time(u64),
+    /// The appliance.
+    Answers,
+}
+
+/// Everything that publishing needs.
+struct Work {
+    client: Client<AnyPort>,
     stream: StreamId,
-    message: &[u8],
-    tally: &mut Tally,
-) -> Result<(), CommandError> {
-    use crate::client::OfferError;
-    loop {
-        match client.polled().offer(stream, message) {
-            Ok(_) => return Ok(()),
-            Err(OfferError::BackPressure(_) | OfferError::NotConnected) => take(client, tally)?,
-            Err(error @ (OfferError::TooLarge { .. } | OfferError::NotAPublisher)) => {
-                return Err(CommandError::Failed(error.to_string()));
+    source: Source,
+    tally: Tally,
+    idle: Idle,
+    route: Route,
+    interrupted: Arc<AtomicBool>,
+    /// When that was first seen.
+    interrupted_ns: Option<u64>,
+    /// Since when nothing gets through to an appliance that answers; 0 once that was said.
+    stalled_ns: Option<u64>,
+}
+
+impl Work {
+    /// Offers what the source has until that ends.
+    fn feed(&mut self, args: &PublishArgs, progress: &Progress) -> Result<Ended, CommandError> {
+        let begin_ns = self.client.polled().clock().now_ns();
+        let schedule = Schedule::new(begin_ns, args.rate, 1);
+        let mut first_time_ns = None;
+        let limit = args.count.unwrap_or(u64::MAX);
+        let mut message = Vec::new();
+        while self.tally.published < limit {
+            match self.read(&mut message, args.skip) {
+                Read::Message => {}
+                Read::NotYet => {
+                    self.turn(Awaited::Input)?;
+                    if self.is_interrupted() {
+                        return Ok(Ended::Interrupted);
+                    }
+                    continue;
+                }
+                Read::Ended(ended) => return Ok(ended),
+            }
+            if self.source.taken() <= args.skip {
+                self.tally.skipped += 1;
+                continue;
+            }
+            let due_ns = if args.pace {
+                let time_ns = timestamp_ns(&message).unwrap_or(0);
+                let first = *first_time_ns.get_or_insert(time_ns);
+                begin_ns + time_ns.saturating_sub(first)
+            } else {
+                schedule.intended_ns(self.tally.published).unwrap_or(0)
+            };
+            while self.client.polled().clock().now_ns() < due_ns && !self.is_interrupted() {
+                self.turn(Awaited::Time(due_ns))?;
+            }
+            if self.is_interrupted() {
+                return Ok(Ended::Interrupted);
+            }
+            if let Some(ended) = self.offer(&message)? {
+                return Ok(ended);
+            }
+            self.tally.published += 1;
+            if self.tally.published.is_multiple_of(1024) {
+                progress.set(self.tally.published);
+            }
+        }
+        Ok(Ended::Whole(None))
+    }
+
+    /// Asks the source for a message.
+    fn read(&mut self, message: &mut Vec<u8>, skip: u64) -> Read {
+        let ended = match self.source.next() {
+            Ok(Next::Message(next)) => {
+                message.clear();
+                message.extend_from_slice(next);
+                return Read::Message;
+            }
+            Ok(Next::NotYet) => return Read::NotYet,
+            Ok(Next::End(said)) => Ended::Whole(said),
+            Err(why) => Ended::Input(why),
+        };
+        let has = self.source.taken();
+        if matches!(ended, Ended::Whole(_)) && has < skip {
+            let what =
+                format!("it has {} messages only, and --skip {skip} was said", thousands(has));
+            return Read::Ended(Ended::Input(what));
+        }
+        Read::Ended(ended)
+    }
+
+    /// Waits for room and offers a message; returns why it is not one.
+    fn offer(&mut self, message: &[u8]) -> Result<Option<Ended>, CommandError> {
+        loop {
+            match self.client.polled().offer(self.stream, message) {
+                Ok(_) => return Ok(None),
+                Err(OfferError::BackPressure(_) | OfferError::NotConnected) => {
+                    self.turn(Awaited::Answers)?;
+                    if self.is_interrupted() {
+                        return Ok(Some(Ended::Interrupted));
+                    }
+                }
+                Err(error @ OfferError::TooLarge { .. }) => {
+                    return Ok(Some(Ended::Input(format!("{}: {error}", self.source.place()))));
+                }
+                Err(error @ OfferError::NotAPublisher) => {
+                    return Err(CommandError::Failed(error.to_string()));
+                }
             }
         }
     }
-}
 
-fn take(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandError> {
-    client.turn()?;
-    let now_ns = client.polled().clock().now_ns();
-    while let Some(completion) = client.next_completion() {
-        tally.take(now_ns, &completion);
+    /// One turn of the client, and a rest when there is nothing to do.
+    fn turn(&mut self, awaited: Awaited) -> Result<(), CommandError> {
+        let turned = self.client.turn();
+        let now_ns = self.client.polled().clock().now_ns();
+        let mut taken = 0;
+        while let Some(completion) = self.client.next_completion() {
+            self.tally.take(now_ns, &completion);
+            taken += 1;
+        }
+        let work = turned? + taken;
+        self.check_parting(now_ns)?;
+        self.check_state(now_ns)?;
+        self.check_stall(now_ns, taken);
+        self.route.keep(self.client.polled());
+        let (wake, until_ns) = match awaited {
+            Awaited::Input => (Some(self.source.wake()), None),
+            Awaited::Time(until_ns) => (None, Some(until_ns)),
+            Awaited::Answers => (None, None),
+        };
+        self.idle.rest(&mut self.client, work, wake, until_ns);
+        Ok(())
     }
-    if tally.interrupted.load(Ordering::Relaxed) {
-        let since_ns = *tally.interrupted_ns.get_or_insert(now_ns);
-        if now_ns.saturating_sub(since_ns.max(tally.moved_ns)) > PARTING_NS {
-            return Err(CommandError::Failed(format!(
-                "interrupted, and the appliance does not answer: {} messages are acknowledged, {} more were sent \
-                 and may still be stored",
-                thousands(tally.acknowledged),
-                thousands(client.polled().outstanding())
-            )));
+
+    /// One that was told to end does not wait for an appliance that is gone.
+    fn check_parting(&mut self, now_ns: u64) -> Result<(), CommandError> {
+        if !self.is_interrupted() {
+            return Ok(());
+        }
+        let since_ns = *self.interrupted_ns.get_or_insert(now_ns);
+        if now_ns.saturating_sub(since_ns.max(self.tally.moved_ns)) <= PARTING_NS {
+            return Ok(());
+        }
+        Err(CommandError::Failed("interrupted, and the appliance does not answer".to_owned()))
+    }
+
+    fn check_state(&mut self, now_ns: u64) -> Result<(), CommandError> {
+        let why = match self.client.polled().publish_state() {
+            PublishState::Open | PublishState::Draining => return Ok(()),
+            PublishState::NoSpace => {
+                "the log is full; make room (buslane stream trim, or a larger disk.size)"
+            }
+            PublishState::Failed => "the appliance's disk failed",
+        };
+        // What is on its way to the media is still acknowledged.
+        if now_ns.saturating_sub(self.tally.moved_ns) < SETTLE_NS {
+            return Ok(());
+        }
+        self.tally.is_refused = true;
+        Err(CommandError::Failed(why.to_owned()))
+    }
+
+    /// An appliance that answers, and to which nothing gets through: likely the path takes no large datagrams.
+    fn check_stall(&mut self, now_ns: u64, taken: usize) {
+        let client = self.client.polled();
+        let is_open = client.is_connected() && client.publish_state() == PublishState::Open;
+        if client.outstanding() == 0 || !is_open || taken > 0 {
+            self.stalled_ns = None;
+            return;
+        }
+        let since_ns = *self.stalled_ns.get_or_insert(now_ns);
+        if since_ns > 0 && now_ns.saturating_sub(since_ns) > STALL_NS {
+            self.stalled_ns = Some(0);
+            note(
+                "the appliance answers, and acknowledged nothing for 5 s; where the network carries no datagrams \
+                 as large as these: --profile loopback --set client.port.datagram_bytes=576",
+            );
         }
     }
-    let why = match client.polled().publish_state() {
-        PublishState::Open | PublishState::Draining => return Ok(()),
-        PublishState::NoSpace => "the log is full",
-        PublishState::Failed => "the appliance's disk failed",
-    };
-    // What is on its way to the media is still acknowledged.
-    if now_ns.saturating_sub(tally.moved_ns) < SETTLE_NS {
-        return Ok(());
-    }
-    Err(CommandError::Failed(format!(
-        "{why}: {} messages are acknowledged, the rest is not stored; make room \
-         (buslane stream trim, or a larger disk.size) and publish the rest",
-        thousands(tally.acknowledged)
-    )))
-}
 
-fn wait_until(
-    client: &mut Client<AnyPort>,
-    due_ns: u64,
-    tally: &mut Tally,
-) -> Result<(), CommandError> {
-    while client.polled().clock().now_ns() < due_ns {
-        take(client, tally)?;
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
-    Ok(())
-}
 
-fn finish(client: &mut Client<AnyPort>, tally: &mut Tally) -> Result<(), CommandError> {
-    while client.polled().outstanding() > 0 {
-        take(client, tally)?;
+    /// Waits until everything offered is durable.
+    fn finish(&mut self) -> Result<(), CommandError> {
+        while self.client.polled().outstanding() > 0 {
+            self.turn(Awaited::Answers)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds for people")]

@@ -25,6 +25,8 @@ pub(super) fn orders(globals: &Globals, args: &SampleOrdersArgs) -> Result<(), C
             progress.set(written);
         }
     }
+    // The end, marked as the exchange does: a file that is cut is noticed.
+    out.bytes(&[0; 2])?;
     out.finish()
 }
 
@@ -57,6 +59,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, 5_000);
+        assert!(reader.is_ended());
         assert_eq!(reader.offset(), u64::try_from(file.len()).unwrap());
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn version(globals: &Globals) -> Result<(), CommandError> {
     let mut out = Out::stdout();
     match globals.output() {
         Output::Json => out.json(&version)?,
-        Output::Text | Output::Raw => {
+        Output::Text | Output::Raw | Output::Framed => {
             let none = "none".to_owned();
             let features =
                 if version.features.is_empty() { none } else { version.features.join(", ") };

@@ -308,6 +308,9 @@ pub(crate) fn itch_messages(path: &Path) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let [high, low, after @ ..] = rest {
         let len = usize::from(*high) << 8 | usize::from(*low);
+        if len == 0 {
+            break;
+        }
         messages.push(after[..len].to_vec());
         rest = &after[len..];
     }
