@@ -209,9 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_every_shipped_profile() {
+        let help = Cli::command().render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (name, _) in crate::profile::SHIPPED {
+            assert!(
+                help.contains(&format!(" {name},"))
+                    || help.contains(&format!(" {name})"))
+                    || help.contains(&format!("({name},")),
+                "{name}: {help}"
+            );
+        }
+    }
+
+    #[test]
     fn a_publish_has_one_source() {
         assert!(parse("publish orders").is_err());
         assert!(parse("publish orders --itch a --lines b").is_err());
+        assert!(parse("publish orders --framed a --lines b").is_err());
         assert!(parse("publish orders --lines - --pace").is_err(), "lines carry no time");
         assert!(parse("publish orders --itch a --pace --rate 1").is_err());
         let cli = parse("publish orders --itch a --rate 1.5k").unwrap();

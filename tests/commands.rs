@@ -151,6 +151,26 @@ fn an_input_that_is_not_ready_is_waited_for() {
 }
 
 #[test]
+fn an_output_that_is_not_ready_is_waited_for() {
+    let appliance = small(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let lines: String =
+        (0..5_000).map(|number| format!("{number} {}\n", "x".repeat(200))).collect();
+    let path = file(&appliance, "lines", lines.as_bytes());
+    appliance.run(&["publish", "orders", "--lines", &path]);
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut command = appliance.client(&["consume", "orders", "-o", "raw"]);
+    let mut consumer = Running(command.stdout(OwnedFd::from(theirs)).spawn().unwrap());
+    drop(command);
+    std::thread::sleep(Duration::from_millis(300));
+    let mut got = Vec::new();
+    std::io::Read::read_to_end(&mut ours, &mut got).unwrap();
+    assert!(consumer.0.wait().unwrap().success());
+    assert!(got == lines.replace('\n', "").into_bytes(), "{} bytes", got.len());
+}
+
+#[test]
 fn a_publisher_that_is_interrupted_says_where_to_go_on() {
     let appliance = small(&[]);
     appliance.run(&["stream", "create", "orders"]);

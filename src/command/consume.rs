@@ -9,13 +9,14 @@ use serde::Serialize;
 use super::connect::{Route, connect};
 use super::framed::FramedWriter;
 use super::idle::Idle;
-use super::publish::missing;
+use super::publish::{STALL_NS, missing};
 use super::{CommandError, Out, note};
 use crate::cli::arguments::ConsumeArgs;
 use crate::cli::{Globals, Output, parse};
-use crate::client::blocking::{Error, Message};
+use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
-use crate::launch::catch_signals;
+use crate::clock::Clock;
+use crate::launch::{AnyPort, catch_signals};
 use crate::report::thousands;
 
 #[derive(Serialize)]
@@ -59,11 +60,11 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut writer = Writer::begin(globals.output(), &args.stream)?;
     let (mut idle, mut route) = (Idle::default(), Route::of(globals));
-    let mut next = start;
+    let (mut next, mut stalled_ns) = (start, None);
     while next < end && left > 0 {
         if interrupted.load(Ordering::Relaxed) {
             writer.out.finish()?;
-            return Err(CommandError::Interrupted);
+            return Err(interrupted_at(next));
         }
         let message = client.try_message().map_err(|error| about(error, &args.stream))?;
         let Some(message) = message else {
@@ -71,9 +72,10 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
             writer.out.flush()?;
             route.keep(client.polled());
             idle.rest(&mut client, 0, None, None);
+            check_stall(&mut client, &mut stalled_ns, args.follow);
             continue;
         };
-        idle = Idle::default();
+        (idle, stalled_ns) = (Idle::default(), None);
         next = message.sequence + 1;
         if not_before_ns.is_some_and(|ns| message.received_ns < ns) {
             continue;
@@ -84,6 +86,30 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     }
     client.close();
     writer.end()
+}
+
+/// Says how to go on.
+fn interrupted_at(next: u64) -> CommandError {
+    CommandError::Stopped(format!("interrupted; --from {next} goes on behind what was written"))
+}
+
+/// Messages are there, the appliance answers, and none arrives: likely the path takes no large datagrams. Who
+/// follows may wait for what is not there yet.
+fn check_stall(client: &mut Client<AnyPort>, stalled_ns: &mut Option<u64>, follows: bool) {
+    let client = client.polled();
+    if follows || !client.is_connected() {
+        *stalled_ns = None;
+        return;
+    }
+    let now_ns = client.clock().now_ns();
+    let since_ns = *stalled_ns.get_or_insert(now_ns);
+    if since_ns > 0 && now_ns.saturating_sub(since_ns) > STALL_NS {
+        *stalled_ns = Some(0);
+        note(
+            "the appliance answers, and sent no message for 5 s; where the network carries no datagrams as large \
+             as these: --profile loopback --set client.port.datagram_bytes=576",
+        );
+    }
 }
 
 /// A position beyond the end is of another log, or a slip: nothing would ever come of it.

@@ -1,10 +1,13 @@
 //! Where results go: stdout, locked once and buffered, or a file.
 
 use std::fs::File;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use super::CommandError;
+use crate::port::udp::wait_writable;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -17,15 +20,45 @@ pub struct Out {
 
 #[derive(Debug)]
 enum Writer {
-    Stdout(BufWriter<StdoutLock<'static>>),
+    Stdout(BufWriter<Patient<StdoutLock<'static>>>),
     File(BufWriter<File>),
+}
+
+/// An output that may not be ready is looked after so often, also when nobody says that it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An output that may not be ready (`O_NONBLOCK` on a pipe or terminal): it is waited for.
+#[derive(Debug)]
+struct Patient<W>(W);
+
+impl<W: Write + AsFd> Patient<W> {
+    fn insist<T>(&mut self, mut action: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match action(&mut self.0) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait_writable(self.0.as_fd(), PATIENCE)?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl<W: Write + AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.insist(|writer| writer.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.insist(Write::flush)
+    }
 }
 
 impl Out {
     /// Results to stdout.
     #[must_use]
     pub fn stdout() -> Self {
-        let writer = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+        let writer = BufWriter::with_capacity(BUFFER_BYTES, Patient(io::stdout().lock()));
         Self { writer: Writer::Stdout(writer) }
     }
 

@@ -32,8 +32,8 @@ const SETTLE_NS: u64 = 300_000_000;
 /// How long a command that was told to end waits for acknowledgements still.
 const PARTING_NS: u64 = 2_000_000_000;
 
-/// After so long without an acknowledgement from an appliance that answers, that is said.
-const STALL_NS: u64 = 5_000_000_000;
+/// After so long without a message or an acknowledgement from an appliance that answers, that is said.
+pub(super) const STALL_NS: u64 = 5_000_000_000;
 
 /// What was done.
 #[derive(Debug, Serialize)]

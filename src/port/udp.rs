@@ -253,8 +253,19 @@ const WAIT_FDS_MAX: usize = 2;
 /// # Panics
 /// When more than two are to be waited for.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], most: Duration) -> io::Result<()> {
-    let none = libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 };
-    let mut polled = [none; WAIT_FDS_MAX];
+    wait(fds, libc::POLLIN, most)
+}
+
+/// The same until something can be written to `fd`.
+///
+/// # Errors
+/// What the operating system said, but for signals.
+pub fn wait_writable(fd: BorrowedFd<'_>, most: Duration) -> io::Result<()> {
+    wait(&[fd], libc::POLLOUT, most)
+}
+
+fn wait(fds: &[BorrowedFd<'_>], events: libc::c_short, most: Duration) -> io::Result<()> {
+    let mut polled = [libc::pollfd { fd: -1, events, revents: 0 }; WAIT_FDS_MAX];
     for (entry, fd) in polled[..fds.len()].iter_mut().zip(fds) {
         entry.fd = fd.as_raw_fd();
     }
@@ -263,7 +274,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], most: Duration) -> io::Result<()> {
         tv_nsec: most.subsec_nanos().into(),
     };
     let count = libc::nfds_t::try_from(fds.len()).expect("two at most");
-    // SAFETY: `polled` has more than `count` entries; it, `most` and the descriptors live through the call.
+    // SAFETY: `polled` has at least `count` entries; it, `most` and the descriptors live through the call.
     let ready =
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const most, std::ptr::null()) };
     match ready {
