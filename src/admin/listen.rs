@@ -1,26 +1,29 @@
 //! What housekeeping opens before a shard serves: HTTP, the unix socket, the interval log.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use tokio::runtime::{Builder, Runtime};
 
 use super::hlog::IntervalLog;
 use super::reload::Hangup;
+use super::socket::{AdminSocket, SocketFile};
 use crate::profile::{HTTP_DEFAULT, Profile, ProfileError, runtime};
 
 /// Where a request for the state comes in.
 #[derive(Debug)]
 pub struct Listeners {
     pub(super) http: Option<TcpListener>,
-    pub(super) socket: Option<UnixListener>,
-    file: Option<SocketFile>,
+    pub(super) socket: Option<AdminSocket>,
     /// What is not as wished, and does not keep an appliance from serving.
     pub warnings: Vec<String>,
     pub(super) log: Option<IntervalLog>,
     pub(super) hangup: Hangup,
     pub(super) profile: Profile,
+    pub(super) runtime: Runtime,
 }
 
 /// The path of an appliance's socket; `None` when its profile wants none.
@@ -36,7 +39,7 @@ pub fn socket_path(profile: &Profile) -> Result<Option<PathBuf>, ProfileError> {
 }
 
 impl Listeners {
-    /// Opens what a profile asks for, and catches SIGHUP. A unix socket that another appliance has stays its own.
+    /// Opens what a profile asks for, and catches SIGHUP. A unix socket that cannot be had is a warning.
     ///
     /// # Errors
     /// What cannot be opened, and how to mend it.
@@ -44,32 +47,20 @@ impl Listeners {
         let mut warnings = Vec::new();
         let http = open_http(profile, &mut warnings)?;
         let log = open_log(profile)?;
-        let (socket, file) = match socket_path(profile)? {
-            Some(path) => open_socket(profile, &path, &mut warnings)?.unzip(),
-            None => (None, None),
-        };
+        let socket = open_socket(profile, &mut warnings)?;
         let hangup = Hangup::catch()
             .map_err(|error| ProfileError::Host(format!("catching SIGHUP: {error}")))?;
-        Ok(Self { http, socket, file, warnings, log, hangup, profile: profile.clone() })
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
+            let mend = "raise the limit on open files (ulimit -n, LimitNOFILE=)";
+            ProfileError::Host(format!("housekeeping: {error}; {mend}"))
+        })?;
+        Ok(Self { runtime, http, socket, warnings, log, hangup, profile: profile.clone() })
     }
 
-    /// The unix socket, to be removed when the process ends in order; `None` when asked again.
+    /// The unix socket's name, to be removed when the process ends in order.
     #[must_use]
-    pub fn socket_file(&mut self) -> Option<SocketFile> {
-        self.file.take()
-    }
-}
-
-/// The unix socket's name, and the lock that says that it is ours. The name is removed when this is dropped.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+    pub fn socket_file(&self) -> Option<SocketFile> {
+        self.socket.as_ref().map(AdminSocket::file)
     }
 }
 
@@ -122,42 +113,34 @@ fn open_log(profile: &Profile) -> Result<Option<IntervalLog>, ProfileError> {
     })
 }
 
-/// Takes the lock beside a socket and then makes the socket: of two that start at once one gets both, and what a
-/// killed one left behind is nobody's.
+/// The socket, or what keeps it from being made: whoever cannot be asked can serve all the same. A path that
+/// names something else is a mistake, and refused.
 fn open_socket(
     profile: &Profile,
-    path: &Path,
     warnings: &mut Vec<String>,
-) -> Result<Option<(UnixListener, SocketFile)>, ProfileError> {
-    let wrong = |error: &io::Error| {
-        let mend = "choose another path, or \"off\"";
-        failed(profile, "metrics.socket", &path.display().to_string(), error, mend)
-    };
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock = File::options().write(true).create(true).truncate(false).open(name);
-    let lock = lock.map_err(|error| wrong(&error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            warnings.push(format!(
-                "{}: another appliance answers there; `buslane stat` shows that one; give this one \
-                 another `instance`, or metrics.socket",
-                path.display()
-            ));
+) -> Result<Option<AdminSocket>, ProfileError> {
+    let path = match socket_path(profile) {
+        Ok(Some(path)) => path,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            warnings.push(format!("metrics.socket: {error}; `buslane stat` has nothing to ask"));
             return Ok(None);
         }
-        Err(TryLockError::Error(error)) => return Err(wrong(&error)),
-    }
-    let _ = fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(|error| wrong(&error))?;
-    Ok(Some((listener, SocketFile { path: path.to_owned(), _lock: lock })))
+    };
+    let wrong = |why| {
+        let place = profile.source.place("metrics.socket");
+        ProfileError::Host(format!("{place}: metrics.socket: {}: {why}", path.display()))
+    };
+    AdminSocket::open(&path, warnings).map(Some).map_err(wrong)
+}
+
+/// Makes a directory that was cleaned away, for this user alone.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(dir)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
     use super::*;
     use crate::profile::load;
 
@@ -184,22 +167,5 @@ mod tests {
         let open = profile(&["metrics.http=0.0.0.0:0"]);
         assert!(open_http(&open, &mut warnings).expect("a free port").is_some());
         assert!(warnings[1].contains("no authentication"), "{warnings:?}");
-    }
-
-    #[test]
-    fn a_socket_belongs_to_one_and_outlives_no_kill() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("admin.sock");
-        fs::write(&path, "left behind").expect("written");
-        let profile = profile(&[]);
-        let mut warnings = Vec::new();
-        let mut open = || open_socket(&profile, &path, &mut warnings).expect("no error");
-        let (listener, file) = open().expect("free");
-        assert!(open().is_none(), "it has an owner");
-        UnixStream::connect(&path).expect("the first one's still");
-        drop((listener, file));
-        assert!(!path.exists());
-        assert!(open().is_some());
-        assert_eq!(warnings.len(), 1);
     }
 }

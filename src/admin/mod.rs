@@ -14,6 +14,7 @@ mod postmortem;
 mod prometheus;
 mod reload;
 mod server;
+mod socket;
 pub mod state;
 mod watchdog;
 
@@ -27,7 +28,8 @@ use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::Collector;
 use crate::profile::Profile;
 
-pub use listen::{Listeners, SocketFile, socket_path};
+pub use listen::{Listeners, socket_path};
+pub use socket::SocketFile;
 
 use hlog::IntervalLog;
 use postmortem::PostMortem;
@@ -66,11 +68,10 @@ impl Listeners {
     /// Does the housekeeping of `shards` until the process ends. For a thread of its own.
     ///
     /// # Errors
-    /// When the operating system gives no event loop.
+    /// When the operating system does not let what is open be waited for.
     pub fn run(self, shards: Vec<Watched>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let state = Arc::new(Mutex::new(State::new(shards.len())));
-        let Self { http, socket, log, hangup, profile, .. } = self;
+        let Self { http, socket, log, hangup, profile, runtime, .. } = self;
         let recorders = shards.iter().map(|shard| Arc::clone(&shard.recorder));
         let post_mortem = PostMortem::new(&profile, recorders);
         post_mortem.write_on_panic();
@@ -81,9 +82,7 @@ impl Listeners {
                 tokio::spawn(server::serve(listener, http::app(Arc::clone(&state))));
             }
             if let Some(socket) = socket {
-                socket.set_nonblocking(true)?;
-                let listener = tokio::net::UnixListener::from_std(socket)?;
-                tokio::spawn(server::serve(listener, http::app(Arc::clone(&state))));
+                tokio::spawn(socket.serve(http::app(Arc::clone(&state))));
             }
             let watchdog = Watchdog::new(shards.len(), profile.limits.watchdog_ms);
             House { state, shards, log, watchdog, hangup, profile, post_mortem }.keep().await;
