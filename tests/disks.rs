@@ -48,11 +48,10 @@ fn ram() {
 fn uring() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("disk");
-    UringDisk::create(&path, DISK_BYTES, false, &mut |_, _| {}).unwrap();
+    UringDisk::create(&path, DISK_BYTES).unwrap();
     let open = || {
         let path = path.clone();
-        let config =
-            UringConfig { path, memory_bytes: MEMORY_BYTES, read_only: false, direct: true };
+        let config = UringConfig { path, memory_bytes: MEMORY_BYTES, read_only: false };
         UringDisk::open(&config)
     };
     conforms(&mut open().unwrap());

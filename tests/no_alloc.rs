@@ -143,8 +143,7 @@ fn a_loaded_shard_allocates_nothing() {
     run(RamDisk::new(64 << 20, Log::memory_bytes(RING), 8).unwrap());
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = Path::new(dir.path()).join("disk");
-    UringDisk::create(&path, 64 << 20, true, &mut |_, _| {}).unwrap();
+    UringDisk::create(&path, 64 << 20).unwrap();
     let memory_bytes = Log::memory_bytes(RING);
-    run(UringDisk::open(&UringConfig { path, memory_bytes, read_only: false, direct: true })
-        .unwrap());
+    run(UringDisk::open(&UringConfig { path, memory_bytes, read_only: false }).unwrap());
 }

@@ -182,6 +182,7 @@ impl From<LaunchError> for CommandError {
             | LaunchError::Signals(_)
             | LaunchError::Housekeeping(_)
             | LaunchError::Thread(_)
+            | LaunchError::Stopped
             | LaunchError::Failed(_)) => Self::Failed(error.to_string()),
         }
     }

@@ -9,16 +9,15 @@ use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCommand;
 use crate::cli::{Globals, Output};
-use crate::disk::uring::UringDisk;
 use crate::disk::{Disk, is_transport_id};
-use crate::launch::{AnyDisk, LaunchError, of_share, open_tool_disk};
+use crate::launch::{self, AnyDisk, LaunchError, make_log_file, of_share, open_tool_disk};
 use crate::log::create::FormatOptions;
 use crate::log::inspect::{BatchRow, LogDescription, describe, dump};
 use crate::log::recovery::OpenError;
-use crate::log::shares::{format_shares, shard_count};
+use crate::log::shares::{format_shares, head, shard_count};
 use crate::log::superblock::ShareId;
 use crate::log::verify::{VerifyReport, verify};
-use crate::profile::{self, Profile};
+use crate::profile::{self, DiskProfile, Profile};
 use crate::report::thousands;
 
 /// Memory the tools work in.
@@ -113,16 +112,14 @@ fn format_log(
         )));
     }
     if !is_transport_id(&path.to_string_lossy()) && !path.exists() {
-        let progress = Progress::new(globals.quiet, "bytes", Some(profile.disk.size));
-        UringDisk::create(path, profile.disk.size, true, &mut |done, _| progress.set(done))
-            .map_err(LaunchError::from)?;
+        make_log(globals, profile, path, shards)?;
+    } else {
+        let mut disk = open(profile, path, false)?;
+        let options = FormatOptions { segment_bytes: profile.disk.segment, force: force.is_some() };
+        format_shares(&mut disk, &options, shards).map_err(LaunchError::from)?;
     }
-    let mut disk = open(profile, path, false)?;
-    let options = FormatOptions { segment_bytes: profile.disk.segment, force: force.is_some() };
-    let superblock = format_shares(&mut disk, &options, shards).map_err(LaunchError::from)?;
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
-        drop(disk);
         for made in Logs::find(profile, path.to_owned(), None)?.each() {
             let (share, mut disk) = made?;
             let (log, device) = (&describe(&mut disk)?, BTreeMap::new());
@@ -130,6 +127,8 @@ fn format_log(
         }
     } else if !globals.quiet {
         let of = if shards == 1 { String::new() } else { format!("{shards} shards, each with ") };
+        let superblock = head(&mut open(profile, path, true)?);
+        let superblock = superblock.ok().flatten().expect("it was just formatted");
         out.line(&format!(
             "{}: formatted, {of}{} segments of {} bytes",
             path.display(),
@@ -138,6 +137,23 @@ fn format_log(
         ))?;
     }
     out.finish()
+}
+
+/// Makes the file of a log where there is none.
+fn make_log(
+    globals: &Globals,
+    profile: &Profile,
+    path: &Path,
+    shards: u32,
+) -> Result<(), CommandError> {
+    let disk = DiskProfile { path: path.display().to_string(), ..profile.disk.clone() };
+    let bar = Progress::new(globals.quiet, "bytes", Some(disk.size));
+    make_log_file(&disk, shards, &mut |progress| {
+        if let launch::Progress::Creating(_, done, _) = progress {
+            bar.set(done);
+        }
+    })?;
+    Ok(())
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,6 @@
 //! `buslane serve`: an appliance until it is told to stop.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use super::CommandError;
 use super::progress::Progress as Bar;
@@ -8,6 +8,9 @@ use crate::cli::Globals;
 use crate::launch::{self, Progress};
 use crate::profile;
 use crate::report::{micros, thousands};
+
+/// Bytes of a log that is made between two lines that say so.
+const SAY_EVERY: u64 = 4 << 30;
 
 pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
     let profile = profile::load(globals.profile_or_default(), &globals.set)?;
@@ -26,6 +29,13 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
                 tell(quiet, &format!("making {} ({})", path.display(), bytes(all)));
             }
             bar.get_or_insert_with(|| Bar::new(quiet, "bytes", Some(all))).set(done);
+            // Where no terminal shows the bar.
+            if done.is_multiple_of(SAY_EVERY) && done < all && !std::io::stderr().is_terminal() {
+                tell(
+                    quiet,
+                    &format!("making {}: {} of {}", path.display(), bytes(done), bytes(all)),
+                );
+            }
         }
         Progress::Opened(disk, recovery, took_ns) => {
             *bar = None;

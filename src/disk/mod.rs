@@ -5,6 +5,7 @@
 //! until its completion is polled. A write that completed without error is on non-volatile media, as
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
+pub mod media;
 pub mod ram;
 pub mod share;
 #[cfg(feature = "spdk")]
@@ -97,6 +98,9 @@ pub enum DiskFault {
     /// the device did not answer within its time limit
     #[error("the device did not answer within its time limit")]
     TimedOut,
+    /// the file is no longer at its path
+    #[error("its file is no longer at its path: it was removed, renamed or replaced")]
+    Misplaced,
     /// the controller was reset or is gone
     #[error("the controller was reset, or is gone")]
     Gone,

@@ -11,19 +11,22 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation, run};
-use crate::ids::Durability;
+use super::media::Media;
+use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
 use crate::memory::Memory;
 
 /// Bytes one operation moves at most.
 const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
+
+/// Bytes written at once while a file is made.
+const FILL_BYTES: usize = 4 << 20;
 
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
@@ -42,8 +45,6 @@ pub struct UringConfig {
     pub memory_bytes: usize,
     /// For tools that look at a log: nothing can be written, and several may look.
     pub read_only: bool,
-    /// Bypass the page cache. Off only where the file system cannot: writes are still synchronous.
-    pub direct: bool,
 }
 
 /// A file or block device, held by this process alone. Several disks may work on it, each with a queue and
@@ -63,6 +64,89 @@ impl UringFile {
         let file = open_file(config)?;
         lock(&file, config)?;
         Ok(Arc::new(Self { file, path: config.path.clone() }))
+    }
+
+    /// Creates a file of `bytes`, holds it and writes all of it, telling `progress` how far it is (done, all),
+    /// which says whether to go on. What was written is on media when this returns; the file's name is not.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`]; what could not be finished is removed.
+    pub fn create(
+        path: &Path,
+        bytes: u64,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Arc<Self>, DiskError> {
+        let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        check_room(path, dir.unwrap_or_else(|| Path::new(".")), bytes)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path);
+        let file = file.map_err(|error| {
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                // The name is made before direct I/O is refused.
+                let _ = std::fs::remove_file(path);
+            }
+            open_error(path, &error)
+        })?;
+        let config = UringConfig { path: path.to_owned(), memory_bytes: 0, read_only: false };
+        lock(&file, &config)?;
+        let held = Self { file, path: path.to_owned() };
+        if !held.is_at(path) {
+            let why = "another Buslane process is making it".into();
+            return Err(failed(path, why, "wait for that one, or name another disk.path"));
+        }
+        let made = fill(&held.file, path, bytes, progress)
+            .and_then(|()| held.file.sync_all().map_err(|error| open_error(path, &error)));
+        if let Err(error) = made {
+            // What could not be finished must not be taken for a disk later.
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
+        Ok(Arc::new(held))
+    }
+
+    /// Whether this file is what `path` leads to. Where the path cannot be followed for now, it is believed.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let Ok(own) = self.file.metadata() else { return true };
+        match std::fs::metadata(path) {
+            // A device is known by its number: its node may be made anew.
+            Ok(there) if own.file_type().is_block_device() => there.rdev() == own.rdev(),
+            Ok(there) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
+            Err(error) => {
+                !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
+            }
+        }
+    }
+
+    /// The name under which this process has it open, also when it has no other left.
+    #[must_use]
+    pub fn own_name(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Bytes of a file that have no place on the media yet, as a copy with holes leaves them.
+    #[must_use]
+    pub fn hole_bytes(&self) -> u64 {
+        let metadata = self.file.metadata().ok().filter(std::fs::Metadata::is_file);
+        metadata.map_or(0, |file| file.len().saturating_sub(file.blocks() * 512))
+    }
+
+    /// Finds a place for all of them, so that the file system cannot be full when they are written.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn fill_holes(&self) -> io::Result<()> {
+        allocate(&self.file, self.file.metadata()?.len())
+    }
+
+    /// Bytes of the file or device.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what the operating system said.
+    pub fn bytes(&self) -> Result<u64, DiskError> {
+        size_of_file(&self.file, &self.path)
     }
 }
 
@@ -129,7 +213,7 @@ impl UringDisk {
             bytes,
             transfer_bytes_max: TRANSFER_BYTES,
             queue_depth: QUEUE_DEPTH_MAX,
-            durability: Durability::KernelSync,
+            durability: Media::default().durability(path),
             identity: [0; 16],
         };
         let free = (0..OPERATIONS_MAX).rev().collect();
@@ -137,39 +221,15 @@ impl UringDisk {
         Ok(Self { info, ring, held, memory, registered, slots, free })
     }
 
-    /// Creates a file of `bytes` and writes all of it, telling `progress` how far it is (done, all).
+    /// Creates a file of `bytes` and writes all of it, see [`UringFile::create`]; and its directory, if need be.
     ///
     /// # Errors
-    /// [`DiskError::Open`]; a file that could not be finished is removed.
-    pub fn create(
-        path: &Path,
-        bytes: u64,
-        direct: bool,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(), DiskError> {
-        let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let dir = dir.unwrap_or_else(|| Path::new("."));
+    /// [`DiskError::Open`]; what could not be finished is removed.
+    pub fn create(path: &Path, bytes: u64) -> Result<(), DiskError> {
+        let dir = path.parent().unwrap_or_else(|| Path::new("."));
         std::fs::create_dir_all(dir)
-            .map_err(|error| failed(dir, error.to_string(), "choose another disk.path"))?;
-        let free = free_bytes(dir)?;
-        if free < bytes {
-            return Err(failed(
-                path,
-                format!("{bytes} bytes are needed, the file system has {free} free"),
-                "make room, or lower disk.size in the profile",
-            ));
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|error| open_error(path, &error))?;
-        let filled = fill(&file, path, bytes, direct, progress);
-        if filled.is_err() {
-            // What could not be finished must not be taken for a disk later.
-            let _ = std::fs::remove_file(path);
-        }
-        filled?;
-        let synced = file.sync_all().and_then(|()| File::open(dir)?.sync_all());
-        synced.map_err(|error| failed(path, error.to_string(), "see the system's log"))
+            .map_err(|error| failed(dir, error.to_string(), "choose another place"))?;
+        UringFile::create(path, bytes, &mut |_, _| true).map(|_| ())
     }
 
     fn entry(&self, slot: usize, io: &Io) -> squeue::Entry {
@@ -325,6 +385,8 @@ fn open_error(path: &Path, error: &io::Error) -> DiskError {
         Some(libc::EISDIR) => "name a file or a block device",
         Some(libc::EBUSY) => "it is mounted or in use: unmount it, or name another device",
         Some(libc::EEXIST) => "it is there already: use it, or remove it first",
+        Some(libc::ENOSPC | libc::EDQUOT) => "make room, or lower disk.size in the profile",
+        Some(libc::EFBIG) => "the file system has no file of that size: lower disk.size",
         Some(_) | None => "see the system's log",
     };
     failed(path, error.to_string(), mend)
@@ -341,10 +403,7 @@ fn open_file(config: &UringConfig) -> Result<File, DiskError> {
             "name one of these",
         ));
     }
-    let mut flags = libc::O_DSYNC;
-    if config.direct {
-        flags |= libc::O_DIRECT;
-    }
+    let mut flags = libc::O_DSYNC | libc::O_DIRECT;
     if is_device && !config.read_only {
         // The kernel refuses a device that is mounted.
         flags |= libc::O_EXCL;
@@ -405,37 +464,68 @@ fn free_bytes(dir: &Path) -> Result<u64, DiskError> {
     Ok(facts.f_bavail * facts.f_frsize)
 }
 
+/// Whether a file of `bytes` can be made, before any of it is.
+fn check_room(path: &Path, dir: &Path, bytes: u64) -> Result<(), DiskError> {
+    let free = free_bytes(dir)?;
+    if free < bytes {
+        return Err(failed(
+            path,
+            format!("{bytes} bytes are needed, the file system has {free} free"),
+            "make room, or lower disk.size in the profile",
+        ));
+    }
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    match file_bytes_max(&limits) {
+        // Beyond it a write ends the process by a signal.
+        Some(limit) if limit < bytes => Err(failed(
+            path,
+            format!("{bytes} bytes are needed, this process may make files of {limit} bytes"),
+            "raise the limit (ulimit -f, LimitFSIZE=), or lower disk.size in the profile",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The limit on the size of files, in the words of `/proc/self/limits`.
+fn file_bytes_max(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file size"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let size = libc::off_t::try_from(bytes).expect("a file's size");
+    // SAFETY: a valid descriptor and a range of the file.
+    let allocated = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) };
+    if allocated == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Writes all of a new file. Not synchronously: it is synced as a whole afterwards.
 fn fill(
     file: &File,
     path: &Path,
     bytes: u64,
-    direct: bool,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<(), DiskError> {
-    file.set_len(bytes).map_err(|error| open_error(path, &error))?;
-    let size = libc::off_t::try_from(bytes).expect("a file's size");
-    // SAFETY: a valid descriptor and a range of the file; a file system without the call says so.
-    let _ = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) };
-    let config = UringConfig {
-        path: path.to_owned(),
-        memory_bytes: TRANSFER_BYTES,
-        read_only: false,
-        direct,
-    };
-    let mut disk = UringDisk::open(&config)?;
+    let wrong = |error: io::Error| open_error(path, &error);
+    file.set_len(bytes).map_err(wrong)?;
+    match allocate(file, bytes) {
+        // Some file systems have no such call: there each write finds its place.
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            return Err(wrong(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let zeros = Memory::allocate(FILL_BYTES).map_err(wrong)?;
+    let plain = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
+    let plain = plain.map_err(wrong)?;
     let mut at = 0;
     while at < bytes {
-        let step = usize::try_from((bytes - at).min(TRANSFER_BYTES as u64)).expect("at most 1 MiB");
-        let io = Io {
-            operation: Operation::Write,
-            tag: 0,
-            disk_offset: at,
-            memory_offset: 0,
-            bytes: step,
-        };
-        run(&mut disk, io).map_err(|fault| failed(path, fault.to_string(), "make room"))?;
+        let step = usize::try_from((bytes - at).min(FILL_BYTES as u64)).expect("some MiB");
+        plain.write_all_at(zeros.bytes(0..step), at).map_err(wrong)?;
         at += step as u64;
-        progress(at, bytes);
+        if !progress(at, bytes) {
+            return Err(failed(path, "told to stop".into(), "start again to make it"));
+        }
     }
     Ok(())
 }
@@ -443,19 +533,20 @@ fn fill(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::run;
 
     fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
         std::fs::create_dir_all(&target).unwrap();
         let dir = tempfile::tempdir_in(target).unwrap();
         let path = dir.path().join("disk");
-        UringDisk::create(&path, bytes, true, &mut |_, _| {}).unwrap();
+        UringDisk::create(&path, bytes).unwrap();
         (dir, path)
     }
 
     fn open(path: &Path, read_only: bool) -> Result<UringDisk, DiskError> {
         let path = path.to_owned();
-        UringDisk::open(&UringConfig { path, memory_bytes: 1 << 20, read_only, direct: true })
+        UringDisk::open(&UringConfig { path, memory_bytes: 1 << 20, read_only })
     }
 
     #[test]
@@ -510,10 +601,54 @@ mod tests {
         let directory = open(Path::new("/"), false).unwrap_err().to_string();
         assert!(directory.contains("neither a file nor a block device"), "{directory}");
         let (_dir, path) = file(1 << 20);
-        let again =
-            UringDisk::create(&path, 1 << 20, true, &mut |_, _| {}).unwrap_err().to_string();
+        let again = UringDisk::create(&path, 1 << 20).unwrap_err().to_string();
         assert!(again.contains("there already"), "{again}");
-        let huge = UringDisk::create(&path.with_extension("2"), 1 << 60, true, &mut |_, _| {});
+        let huge = UringDisk::create(&path.with_extension("2"), 1 << 60);
         assert!(huge.unwrap_err().to_string().contains("free"), "room is checked first");
+    }
+
+    #[test]
+    fn a_file_that_is_not_finished_is_not_left() {
+        let (dir, path) = file(1 << 20);
+        let path = path.with_extension("2");
+        let mut seen = 0;
+        let stopped = UringFile::create(&path, 16 << 20, &mut |done, _| {
+            seen = done;
+            done < 8 << 20
+        });
+        assert!(stopped.unwrap_err().to_string().contains("told to stop"));
+        assert_eq!((seen, path.exists()), (8 << 20, false));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_limit_on_files_is_read_where_there_is_one() {
+        let limits = |size: &str| format!("Limit  Soft\nMax file size             {size}\n");
+        assert_eq!(
+            file_bytes_max(&limits("1048576              unlimited   bytes")),
+            Some(1 << 20)
+        );
+        assert_eq!(file_bytes_max(&limits("unlimited            unlimited   bytes")), None);
+        assert_eq!(file_bytes_max(""), None);
+    }
+
+    #[test]
+    fn a_file_that_lost_its_name_is_noticed() {
+        let (_dir, path) = file(1 << 20);
+        let link = path.with_extension("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let held = Arc::clone(&open(&link, false).unwrap().held);
+        assert!(held.is_at(&link) && held.is_at(&path));
+        let aside = path.with_extension("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(!held.is_at(&link), "renamed");
+        std::fs::copy(&aside, &path).unwrap();
+        assert!(!held.is_at(&link), "another in its place");
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&aside, &link).unwrap();
+        assert!(held.is_at(&link), "the link leads to it again");
+        std::fs::remove_file(&aside).unwrap();
+        assert!(!held.is_at(&link), "removed");
+        assert_eq!(std::fs::read(held.own_name()).unwrap().len(), 1 << 20, "it can be saved still");
     }
 }

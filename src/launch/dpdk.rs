@@ -18,7 +18,7 @@ pub(super) fn open_all(profile: &Profile) -> Result<Vec<Box<dyn Port + Send>>, P
     Ok(ports.into_iter().map(|port| -> Box<dyn Port + Send> { Box::new(port) }).collect())
 }
 
-pub(super) fn open(profile: &PortProfile) -> Result<AnyPort, PortError> {
+pub(super) fn open(profile: &PortProfile) -> Result<Box<dyn Port + Send>, PortError> {
     Ok(Box::new(DpdkPort::open(&config(profile))?))
 }
 

@@ -1,29 +1,38 @@
 //! What the disks of an appliance are on.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use super::{AnyDisk, FORMAT_MEMORY_BYTES, LaunchError, Progress};
-use super::{of_share, open_disk, open_uring, spdk_disk};
-use crate::disk::DiskError;
+use super::files::HostFiles;
+use super::logfile::{self, Missing};
+use super::present::Presence;
+use super::{AnyDisk, FORMAT_MEMORY_BYTES, LaunchError, Progress, of_share, open_disk, spdk_disk};
+use crate::disk::media::Media;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};
-use crate::log::create::FormatOptions;
-use crate::log::shares::format_shares;
+use crate::log::create::segments_in;
+use crate::log::shares;
 use crate::log::superblock::ShareId;
-use crate::profile::{DiskDriver, DiskProfile, Profile};
+use crate::profile::units::format_bytes;
+use crate::profile::{DiskDriver, DiskProfile, Profile, ProfileError};
+
+/// File systems round, and keep small things elsewhere: less is no hole.
+const HOLE_BYTES_MIN: u64 = 1 << 20;
 
 /// What the disks of all shards are on: held while the appliance serves, also while the disk is lost.
 pub(super) enum Held {
     /// Each has memory of its own.
     Nothing,
-    File(Arc<UringFile>),
+    File(Arc<UringFile>, Presence),
     Namespace(spdk_disk::Namespace),
 }
 
 impl Held {
-    /// Takes hold of what the log is on. A file that does not exist is made, initialised and formatted.
+    /// Takes hold of what the log is on. A file that does not exist, and never did, is made.
     pub(super) fn of(
         profile: &Profile,
+        stop: &AtomicBool,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Self, LaunchError> {
         let (disk, count) = (&profile.disk, profile.shard.count);
@@ -31,12 +40,29 @@ impl Held {
             DiskDriver::Ram => Self::Nothing,
             DiskDriver::Spdk => Self::Namespace(spdk_disk::hold(disk, count)?),
             DiskDriver::Uring => {
-                make_file(disk, count, watch)?;
+                refuse_memory(profile)?;
+                ensure_file(disk, count, stop, Missing::Refuse, watch)?;
+                // Where a link has led to somewhere else, it is found now.
+                refuse_memory(profile)?;
                 let path = disk.path.clone().into();
-                let config = UringConfig { path, memory_bytes: 0, read_only: false, direct: true };
-                Self::File(UringFile::open(&config)?)
+                let config = UringConfig { path, memory_bytes: 0, read_only: false };
+                let path = config.path.clone();
+                let file = UringFile::open(&config)?;
+                for said in differences(profile, &file).into_iter().chain(fill_holes(disk, &file)) {
+                    watch(Progress::Warning(said));
+                }
+                let presence = Presence::watch(&file, path)?;
+                Self::File(file, presence)
             }
         })
+    }
+
+    /// The file, where it is no longer what its path leads to.
+    pub(super) fn misplaced(&self) -> Option<&UringFile> {
+        match self {
+            Self::File(file, presence) if presence.is_lost() => Some(file),
+            Self::File(..) | Self::Nothing | Self::Namespace(_) => None,
+        }
     }
 
     /// The disk of one shard, with `memory_bytes` to work in.
@@ -48,7 +74,7 @@ impl Held {
         watch: &mut dyn FnMut(Progress),
     ) -> Result<AnyDisk, LaunchError> {
         match self {
-            Self::File(file) => of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, share),
+            Self::File(file, _) => of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, share),
             Self::Namespace(namespace) => spdk_disk::open_on(namespace, memory_bytes, share),
             Self::Nothing => {
                 let size = profile.size / u64::from(share.count);
@@ -58,30 +84,81 @@ impl Held {
     }
 }
 
-/// Makes, initialises and formats the file of a log for `count` shards, unless it is there.
-pub(super) fn make_file(
+/// Sees to it that the log's file is there; where it is not, and never was, it is made for `count` shards.
+pub(super) fn ensure_file(
     profile: &DiskProfile,
     count: u32,
+    stop: &AtomicBool,
+    missing: Missing,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
-    let path = Path::new(&profile.path);
-    if path.exists() {
-        return Ok(());
+    let files = HostFiles { profile, count, stop, watch: RefCell::new(&mut *watch) };
+    logfile::ensure(&files, Path::new(&profile.path), missing, &mut |what| {
+        files.tell(Progress::Warning(what));
+    })
+}
+
+/// A log that was copied with holes gets the room it was made with, or it is said that it has not.
+fn fill_holes(disk: &DiskProfile, file: &UringFile) -> Option<String> {
+    let holes = file.hole_bytes();
+    if holes < HOLE_BYTES_MIN {
+        return None;
     }
-    // Under another name until it is whole: a start that was interrupted leaves nothing to mend.
-    let draft = path.with_extension("being-made");
-    let _ = std::fs::remove_file(&draft);
-    UringDisk::create(&draft, profile.size, true, &mut |done, all| {
-        watch(Progress::Creating(path.to_owned(), done, all));
-    })?;
-    let mut disk = open_uring(&draft, FORMAT_MEMORY_BYTES, false)?;
-    let options = FormatOptions { segment_bytes: profile.segment, force: false };
-    format_shares(&mut disk, &options, count)?;
-    drop(disk);
-    std::fs::rename(&draft, path).map_err(|error| DiskError::Open {
-        name: profile.path.clone(),
-        why: error.to_string(),
-        mend: "choose another disk.path".into(),
-    })?;
-    Ok(())
+    let filled = match file.fill_holes() {
+        Ok(()) => "they have their place now".to_owned(),
+        Err(error) => {
+            format!("the file system gives them no place ({error}): when it is full, so is the log")
+        }
+    };
+    Some(format!("{} has holes, {} in all: {filled}", disk.path, format_bytes(holes)))
+}
+
+/// Where the profile would have made another log than there is.
+fn differences(profile: &Profile, file: &Arc<UringFile>) -> Vec<String> {
+    let disk = UringDisk::on(Arc::clone(file), FORMAT_MEMORY_BYTES);
+    // What is no log, or damaged, is said when it is opened.
+    let Some(head) = disk.ok().and_then(|mut disk| shares::head(&mut disk).ok().flatten()) else {
+        return Vec::new();
+    };
+    let disk = &profile.disk;
+    let (segments, bytes) = (head.segment_count.get(), head.segment_bytes());
+    let differs = |key: &str, asked: u64, there: String| {
+        format!(
+            "{}: {key} is {}, and the log in {} was made with {there} and keeps that; another size takes \
+             another log (buslane log format)",
+            profile.source.place(key),
+            format_bytes(asked),
+            disk.path
+        )
+    };
+    let mut differences = Vec::new();
+    if profile.source.is_given("disk.segment") && disk.segment != bytes {
+        let there = format!("segments of {}", format_bytes(bytes));
+        differences.push(differs("disk.segment", disk.segment, there));
+    }
+    let is_device = Path::new(&disk.path).metadata().is_ok_and(|found| !found.is_file());
+    let share = shares::share_bytes(disk.size, head.share().count);
+    let whole = if head.share().count == 1 { disk.size } else { share };
+    if profile.source.is_given("disk.size") && !is_device && segments_in(whole, bytes) != segments {
+        let of = shares::shards(head.share().count);
+        let there = format!("{segments} segments of {} for {of}", format_bytes(bytes));
+        differences.push(differs("disk.size", disk.size, there));
+    }
+    differences
+}
+
+/// Refuses a log in memory, unless the profile accepts that.
+fn refuse_memory(profile: &Profile) -> Result<(), ProfileError> {
+    let path = Path::new(&profile.disk.path);
+    // What is not there yet will be on what its directory is on.
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
+    match Media::default().memory(there) {
+        Some(why) if !profile.disk.accept_volatile => Err(ProfileError::Host(format!(
+            "{}: disk.path is {}: {why}, and an acknowledged message is lost with the power; name a path on a \
+             disk, or accept it with disk.accept_volatile = true",
+            profile.source.place("disk.path"),
+            path.display()
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }

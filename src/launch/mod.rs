@@ -11,8 +11,13 @@ mod dpdk_port;
 #[cfg(not(feature = "dpdk"))]
 #[path = "no_dpdk.rs"]
 mod dpdk_port;
+mod door;
+mod files;
 mod held;
+mod house;
+mod logfile;
 pub mod notify;
+mod present;
 mod shards;
 #[cfg(not(feature = "spdk"))]
 #[path = "no_spdk.rs"]
@@ -20,23 +25,29 @@ mod spdk_disk;
 #[cfg(feature = "spdk")]
 #[path = "spdk.rs"]
 mod spdk_disk;
+mod stop;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use held::{Held, make_file};
+use door::Entrance;
+use held::{Held, ensure_file};
+use house::{House, keep_house};
+use logfile::Missing;
+use stop::LastResort;
+
+pub use stop::catch_signals;
 
 use crate::admin::state::ShardFacts;
-use crate::admin::{Listeners, SocketFile, Watched};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::share::Share;
-use crate::disk::uring::{UringConfig, UringDisk};
+use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::ids::Durability;
@@ -46,8 +57,6 @@ use crate::log::create::{FormatError, FormatOptions, format};
 use crate::log::recovery::{OpenError, OpenOptions, Recovery};
 use crate::log::shares;
 use crate::log::superblock::ShareId;
-use crate::metrics::recorder::Recorder;
-use crate::metrics::snapshot::exchange;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{
@@ -108,6 +117,9 @@ pub enum LaunchError {
     /// a shard's thread could not be started
     #[error("starting a shard's thread: {0}")]
     Thread(std::io::Error),
+    /// told to stop before it served
+    #[error("told to stop before it served")]
+    Stopped,
     /// serving ended with a failure
     #[error("{0}")]
     Failed(String),
@@ -140,6 +152,16 @@ pub enum Progress {
     Stopping,
 }
 
+impl Progress {
+    /// Whether somebody can publish from now on.
+    fn is_ready(&self) -> bool {
+        if let Self::OfShard(_, progress) = self {
+            return progress.is_ready();
+        }
+        matches!(self, Self::Ready(..) | Self::AllReady(..))
+    }
+}
+
 /// Opens the port a profile names.
 ///
 /// # Errors
@@ -147,7 +169,7 @@ pub enum Progress {
 pub fn open_port(profile: &PortProfile) -> Result<AnyPort, PortError> {
     match profile.driver {
         PortDriver::Udp => Ok(Box::new(UdpPort::open(profile.address, profile.datagram_bytes)?)),
-        PortDriver::Dpdk => dpdk_port::open(profile),
+        PortDriver::Dpdk => Ok(dpdk_port::open(profile)?),
     }
 }
 
@@ -179,7 +201,7 @@ pub fn open_disk(
     if profile.driver == DiskDriver::Spdk {
         return spdk_disk::open(profile, &profile.path, memory_bytes);
     }
-    make_file(profile, 1, watch)?;
+    ensure_file(profile, 1, &AtomicBool::new(false), Missing::Refuse, watch)?;
     of_share(open_uring(Path::new(&profile.path), memory_bytes, false)?, ShareId::WHOLE)
 }
 
@@ -220,7 +242,26 @@ pub fn open_uring(
     memory_bytes: usize,
     read_only: bool,
 ) -> Result<UringDisk, DiskError> {
-    UringDisk::open(&UringConfig { path: path.to_owned(), memory_bytes, read_only, direct: true })
+    UringDisk::open(&UringConfig { path: path.to_owned(), memory_bytes, read_only })
+}
+
+/// Makes a new, empty log for `count` shards in the file a profile names, also where there was one before, until
+/// a signal says otherwise.
+///
+/// # Errors
+/// What keeps it from being made, and how to mend it.
+pub fn make_log_file(
+    profile: &DiskProfile,
+    count: u32,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
+    ensure_file(profile, count, &*catch_signals()?, Missing::MakeAnew, watch)
+}
+
+/// Removes a log's file and what says that there is one.
+pub fn remove_log_file(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_file(logfile::note_of(path));
 }
 
 /// Pins the calling thread to the core a profile names, if it names one.
@@ -248,6 +289,26 @@ pub fn pin_to(core: Option<usize>) -> Result<Option<usize>, LaunchError> {
 /// # Errors
 /// Why it did not start, or how it failed.
 pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), LaunchError> {
+    let stop = catch_signals()?;
+    let last_resort = LastResort::watch(&stop)?;
+    let served = serve_until(profile, &stop, &mut |progress| {
+        if progress.is_ready() {
+            last_resort.note_serving();
+        }
+        watch(progress);
+    });
+    match served {
+        // As was asked for: there is nothing to finish.
+        Err(LaunchError::Stopped) => Ok(()),
+        other => other,
+    }
+}
+
+fn serve_until(
+    profile: &Profile,
+    stop: &Arc<AtomicBool>,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
     let cores = cpu::available_cores();
     profile.check_serve(&cores)?;
     if let Some(crowding) = check_host(profile, &cores)? {
@@ -255,7 +316,6 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
     }
     cpu::allow_core_dumps();
     let notify = notify::Notify::from_environment();
-    let stop = catch_signals()?;
     let clock = HostClock::new();
     let shard_cores = profile.shard_cores(&cores)?;
     if profile.disk.driver == DiskDriver::Spdk && profile.port.driver == PortDriver::Dpdk {
@@ -263,20 +323,23 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
         dpdk_port::start(&profile.port)?;
     }
     if shard_cores.len() > 1 {
-        return shards::serve(profile, &shard_cores, (&notify, &stop, &clock), watch);
+        return shards::serve(profile, &shard_cores, (&notify, stop, &clock), watch);
     }
-    let beat = Arc::new(AtomicU64::new(0));
-    let port = open_port(&profile.port)?;
-    let held = Held::of(profile, watch)?;
-    let mut seat =
-        Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
-    let opened = seat.open_log(watch)?;
-    // Before this thread is pinned, so that the keeper and housekeeping are not.
-    let beats = [Arc::clone(&seat.beat)];
+    let entrance = Entrance::open(&profile.port)?;
+    // Before this thread is pinned, so that the keeper and housekeeping are not; and before the log is made, so
+    // that what it cannot have is said first, and whoever asks hears that it starts.
+    let beats = [Arc::default()];
     let _keeper = notify.keep_alive(&beats);
     let (_socket, mut houses) = keep_house(profile, &beats, watch)?;
     let house = houses.pop().expect("one for each beat");
+    let held = Held::of(profile, stop, watch)?;
+    let [beat] = beats;
+    let stop = Arc::clone(stop);
+    let mut seat =
+        Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
+    let opened = seat.open_log(watch)?;
     seat.core = pin_to(shard_cores[0])?;
+    let port = entrance.pass();
     seat.serve(port, opened, house, None, &mut |progress| {
         if matches!(progress, Progress::Ready(..)) {
             notify.say("READY=1");
@@ -329,11 +392,11 @@ impl Seat<'_> {
             }
             house.turns.store(true, Ordering::Relaxed);
             watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
-            let fault = run(&mut shard, &self.stop, &self.beat, watch);
+            let fault = self.run(&mut shard, watch);
             house.turns.store(false, Ordering::Relaxed);
             let Some(fault) = fault else {
                 watch(Progress::Stopping);
-                return stop_shard(shard, &self.clock);
+                return stop_shard(shard, &self.clock, watch);
             };
             watch(Progress::Lost(name.clone(), fault));
             observer = shard.take_observer().expect("given above");
@@ -346,6 +409,43 @@ impl Seat<'_> {
                 )));
             }
             opened = again;
+        }
+    }
+
+    /// Turns until it is told to stop (`None`), or the disk is lost.
+    fn run<C: Clock>(
+        &self,
+        shard: &mut Shard<AnyPort, AnyDisk, C>,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Option<DiskFault> {
+        let mut told = shard.condition();
+        loop {
+            for _ in 0..TURNS_A_LOOK {
+                shard.turn();
+            }
+            // Only this thread writes it, and it orders nothing.
+            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            // Only a flag: it orders nothing but itself.
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let misplaced = self.held.misplaced();
+            if misplaced.is_some() {
+                shard.give_up_disk(DiskFault::Misplaced);
+            }
+            let condition = shard.condition();
+            if condition != told {
+                told = condition;
+                match condition {
+                    Condition::Failed(code) => {
+                        let open = misplaced.map(UringFile::own_name);
+                        watch(Progress::Failing(failure(shard, code, open.as_deref())));
+                    }
+                    Condition::Full => watch(Progress::Full),
+                    Condition::DiskLost(fault) => return Some(fault),
+                    Condition::Serving | Condition::Draining => {}
+                }
+            }
         }
     }
 
@@ -402,50 +502,6 @@ impl Seat<'_> {
     }
 }
 
-/// What the serving thread tells housekeeping.
-struct House {
-    /// Whether the shard is to make turns. A flag that orders nothing but itself.
-    turns: Arc<AtomicBool>,
-    facts: mpsc::Sender<ShardFacts>,
-}
-
-/// The socket housekeeping answers on, and what each shard tells it.
-type Houses = (Option<SocketFile>, Vec<(House, Observer)>);
-
-/// Starts housekeeping on a thread of its own, and makes what observes each shard.
-fn keep_house(
-    profile: &Profile,
-    beats: &[Arc<AtomicU64>],
-    watch: &mut dyn FnMut(Progress),
-) -> Result<Houses, LaunchError> {
-    let mut listeners = Listeners::open(profile)?;
-    for warning in &listeners.warnings {
-        watch(Progress::Warning(warning.clone()));
-    }
-    let socket = listeners.socket_file();
-    let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
-    let (mut watched, mut houses) = (Vec::new(), Vec::new());
-    for beat in beats {
-        let (facts, facts_out) = mpsc::channel();
-        let house = House { turns: Arc::default(), facts };
-        let (reporter, collector) = exchange();
-        let recorder = Arc::new(Recorder::new(turn_ns_max, profile.metrics.stages));
-        watched.push(Watched {
-            collector,
-            beat: Arc::clone(beat),
-            turns: Arc::clone(&house.turns),
-            facts: facts_out,
-            recorder: Arc::clone(&recorder),
-        });
-        houses.push((house, Observer::new(reporter, recorder)));
-    }
-    std::thread::Builder::new()
-        .name("buslane-house".into())
-        .spawn(move || listeners.run(watched))
-        .map_err(LaunchError::Housekeeping)?;
-    Ok((socket, houses))
-}
-
 /// A disk, its log, and the runs of messages recovery has seen, by producer.
 type Opened = (AnyDisk, Log, BTreeMap<u64, Vec<Run>>);
 
@@ -468,41 +524,18 @@ fn check_host(profile: &Profile, cores: &[usize]) -> Result<Option<String>, Prof
     Ok(needs.crowding(&topology))
 }
 
-/// Turns until it is told to stop (`None`), or the disk is lost.
-fn run<C: Clock>(
-    shard: &mut Shard<AnyPort, AnyDisk, C>,
-    stop: &AtomicBool,
-    beat: &AtomicU64,
-    watch: &mut dyn FnMut(Progress),
-) -> Option<DiskFault> {
-    let mut told = shard.condition();
-    loop {
-        for _ in 0..TURNS_A_LOOK {
-            shard.turn();
-        }
-        // Only this thread writes it, and it orders nothing.
-        beat.store(beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        // Only a flag: it orders nothing but itself.
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let condition = shard.condition();
-        if condition != told {
-            told = condition;
-            match condition {
-                Condition::Failed(code) => watch(Progress::Failing(failure(shard, code))),
-                Condition::Full => watch(Progress::Full),
-                Condition::DiskLost(fault) => return Some(fault),
-                Condition::Serving | Condition::Draining => {}
-            }
-        }
-    }
-}
-
 fn failure<P: Port, D: Disk, C: Clock>(
     shard: &Shard<P, D, C>,
     code: crate::wire::control::ErrorCode,
+    misplaced: Option<&str>,
 ) -> String {
+    if let Some(open) = misplaced {
+        let fault = DiskFault::Misplaced;
+        return format!(
+            "the log: {fault}; nothing more is acknowledged; copy {open} to save what is in it, put that in its \
+             place, then restart"
+        );
+    }
     if let Some(damage) = shard.damage() {
         let stream = shard.log().stream(damage.stream).map_or("?", |facts| facts.name.as_str());
         let (first, last) = (damage.first, damage.last);
@@ -520,26 +553,20 @@ fn failure<P: Port, D: Disk, C: Clock>(
 fn stop_shard<C: Clock>(
     mut shard: Shard<AnyPort, AnyDisk, C>,
     clock: &C,
+    watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     shard.drain();
     let begin_ns = clock.now_ns();
     while !shard.is_drained() && clock.now_ns() - begin_ns < DRAIN_NS {
         shard.turn();
     }
-    shard.close().map(|_| ()).map_err(LaunchError::Failed)
-}
-
-/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process.
-///
-/// # Errors
-/// What the operating system said.
-pub fn catch_signals() -> Result<Arc<AtomicBool>, LaunchError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // In this order: the first signal finds the flag unset, and sets it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-            .map_err(LaunchError::Signals)?;
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(LaunchError::Signals)?;
+    let open_bytes = shard.log().bytes_in_flight();
+    if !shard.is_drained() && open_bytes > 0 {
+        watch(Progress::Failing(format!(
+            "{} bytes of the log are not on media {} s after the stop",
+            open_bytes,
+            DRAIN_NS / 1_000_000_000
+        )));
     }
-    Ok(stop)
+    shard.close().map(|_| ()).map_err(LaunchError::Failed)
 }

@@ -19,7 +19,7 @@ pub(super) fn open_all(profile: &Profile) -> Result<Vec<Box<dyn Port + Send>>, P
     Err(open(&profile.port).err().expect("never opened here"))
 }
 
-pub(super) fn open(_profile: &PortProfile) -> Result<AnyPort, PortError> {
+pub(super) fn open(_profile: &PortProfile) -> Result<Box<dyn Port + Send>, PortError> {
     Err(PortError::Device {
         what: "port.driver = \"dpdk\"".into(),
         why: "this binary was built without DPDK".into(),

@@ -11,11 +11,10 @@ use std::thread;
 
 use super::held::Held;
 use super::notify::Notify;
-use super::{AnyPort, House, LaunchError, Opened, Progress, Seat};
-use super::{dpdk_port, keep_house, open_port, pin_to};
+use super::{Entrance, House, LaunchError, Opened, Progress, Seat};
+use super::{dpdk_port, keep_house, pin_to};
 use crate::clock::HostClock;
 use crate::log::superblock::ShareId;
-use crate::port::Port;
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::shard::Neighbours;
 use crate::shard::directory::{Directory, Placer, directory};
@@ -32,9 +31,6 @@ enum Word {
 /// To a shard's thread: serve. Without it, end.
 type Go = mpsc::Sender<Neighbours>;
 
-/// A shard's port, where those of all shards are on one device.
-type CommonPort = Option<Box<dyn Port + Send>>;
-
 pub(super) fn serve(
     profile: &Profile,
     cores: &[Option<usize>],
@@ -42,16 +38,17 @@ pub(super) fn serve(
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     let count = profile.shard.count;
-    let ports = common_ports(profile)?;
-    let held = Held::of(profile, watch)?;
+    let entrances = entrances(profile)?;
     let beats: Vec<Arc<AtomicU64>> = cores.iter().map(|_| Arc::default()).collect();
     let _keeper = notify.keep_alive(&beats);
+    // Before the log is made: what it cannot have is said first, and whoever asks hears that it starts.
     let (_socket, houses) = keep_house(profile, &beats, watch)?;
+    let held = Held::of(profile, stop, watch)?;
     let (say, heard) = mpsc::channel();
     thread::scope(|scope| {
         let mut go = Vec::new();
-        let places = cores.iter().zip(&beats).zip(ports);
-        for ((index, house), ((core, beat), port)) in (0..).zip(houses).zip(places) {
+        let places = cores.iter().zip(&beats).zip(entrances);
+        for ((index, house), ((core, beat), entrance)) in (0..).zip(houses).zip(places) {
             let seat = Seat {
                 share: ShareId { index, count },
                 held: &held,
@@ -64,7 +61,7 @@ pub(super) fn serve(
             let (go_in, go_out) = mpsc::channel();
             go.push(go_in);
             let say = say.clone();
-            let body = move || run(&seat, house, port, &go_out, &say);
+            let body = move || run(&seat, house, entrance, &go_out, &say);
             let name = format!("buslane-shard-{index}");
             if let Err(error) = thread::Builder::new().name(name).spawn_scoped(scope, body) {
                 stop.store(true, Ordering::Relaxed);
@@ -91,7 +88,7 @@ impl Drop for AbortOnPanic {
 fn run(
     seat: &Seat<'_>,
     house: (House, Observer),
-    port: CommonPort,
+    entrance: Entrance,
     go: &mpsc::Receiver<Neighbours>,
     say: &mpsc::Sender<(u32, Word)>,
 ) {
@@ -101,10 +98,14 @@ fn run(
         let _ = say.send((seat.share.index, word));
     };
     let mut watch = |progress| tell(Word::Said(progress));
-    let ended = open(seat, port, &mut watch).and_then(|(opened, port)| {
+    // Memory is touched first by the core that works with it, so the thread is pinned before there is any.
+    let opened = pin_to(seat.core).and_then(|_| seat.open_log(&mut watch));
+    let ended = opened.and_then(|opened| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
         match go.recv() {
-            Ok(neighbours) => seat.serve(port, opened, house, Some(neighbours), &mut watch),
+            Ok(neighbours) => {
+                seat.serve(entrance.pass(), opened, house, Some(neighbours), &mut watch)
+            }
             // Another shard could not begin.
             Err(mpsc::RecvError) => close(opened),
         }
@@ -112,26 +113,17 @@ fn run(
     tell(Word::Ended(ended));
 }
 
-/// Memory is touched first by the core that works with it, so the thread is pinned before there is any.
-fn open(
-    seat: &Seat<'_>,
-    port: CommonPort,
-    watch: &mut dyn FnMut(Progress),
-) -> Result<(Opened, AnyPort), LaunchError> {
-    pin_to(seat.core)?;
-    let port = match port {
-        Some(port) => port,
-        None => open_port(&port_of(&seat.profile.port, seat.share.index))?,
-    };
-    Ok((seat.open_log(watch)?, port))
-}
-
-fn common_ports(profile: &Profile) -> Result<Vec<CommonPort>, LaunchError> {
-    let count = profile.shard.count;
-    Ok(match profile.port.driver {
-        PortDriver::Udp => (0..count).map(|_| None).collect(),
-        PortDriver::Dpdk => dpdk_port::open_all(profile)?.into_iter().map(Some).collect(),
-    })
+/// The port of each shard; those of a DPDK device are opened together.
+fn entrances(profile: &Profile) -> Result<Vec<Entrance>, LaunchError> {
+    match profile.port.driver {
+        PortDriver::Udp => {
+            let ports = (0..profile.shard.count).map(|shard| port_of(&profile.port, shard));
+            ports.map(|port| Entrance::open(&port)).collect()
+        }
+        PortDriver::Dpdk => {
+            Ok(dpdk_port::open_all(profile)?.into_iter().map(Entrance::Port).collect())
+        }
+    }
 }
 
 fn close((mut disk, log, _): Opened) -> Result<(), LaunchError> {

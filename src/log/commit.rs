@@ -70,7 +70,7 @@ impl Log {
         if Mutant::PrefixPastHole.is_on() {
             self.flights.iter_mut().take(index).for_each(|flight| flight.done = true);
         }
-        while self.flights.front().is_some_and(|flight| flight.done) {
+        while !self.halted && self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("seen above");
             self.first_flight += 1;
             self.submitted -= 1;
@@ -83,6 +83,12 @@ impl Log {
     pub fn latch(&mut self, fault: DiskFault) -> LogFault {
         let disk_offset = self.flights.front().map_or(0, |flight| flight.disk_offset);
         *self.fault.get_or_insert(LogFault { disk_offset, fault })
+    }
+
+    /// The same, and not even what is written already: it is not where it would be looked for.
+    pub fn halt(&mut self, fault: DiskFault) {
+        self.latch(fault);
+        self.halted = true;
     }
 
     fn advance(&mut self, flight: &Flight, now_ns: u64) {

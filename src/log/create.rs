@@ -4,7 +4,10 @@ use zerocopy::IntoBytes;
 
 use super::scan::{CHUNK_BYTES, read};
 use super::segment::{Geometry, INDEX_BYTES};
-use super::superblock::{AREA_OFFSET, END_BYTES, Identity, ShareId, Superblock};
+use super::superblock::{
+    AREA_OFFSET, CopyDamage, END_BYTES, Identity, ShareId, Superblock, read_copies,
+};
+use crate::disk::share::Share;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
@@ -21,6 +24,12 @@ pub fn disk_bytes_of(geometry: &Geometry) -> u64 {
 #[must_use]
 pub fn disk_bytes_min(segment_bytes: u64) -> u64 {
     disk_bytes_of(&Geometry { segment_bytes, segments: SEGMENTS_MIN })
+}
+
+/// Segments that a disk, or a share, of so many bytes is cut into.
+#[must_use]
+pub fn segments_in(disk_bytes: u64, segment_bytes: u64) -> u64 {
+    disk_bytes.saturating_sub(AREA_OFFSET + END_BYTES) / segment_bytes
 }
 
 /// How a log is made.
@@ -130,7 +139,7 @@ pub(super) fn format_share<D: Disk>(
     identity: &[u8; 48],
     (share, share_bytes): (ShareId, u64),
 ) -> Result<Superblock, DiskFault> {
-    let segments = (disk.info().bytes - AREA_OFFSET - END_BYTES) / segment_bytes;
+    let segments = segments_in(disk.info().bytes, segment_bytes);
     let geometry = Geometry { segment_bytes, segments };
     let superblock = new_superblock(disk, &geometry, identity).of_share(share, share_bytes);
     write_layout(disk, &geometry, &superblock)?;
@@ -195,6 +204,56 @@ pub fn banner(superblock: &Superblock) -> [u8; BLOCK_BYTES] {
     block
 }
 
+/// What the making of a log has left on a disk, should it have been interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// No log, or one that was never opened for writing: nothing was ever acknowledged from it.
+    Nothing,
+    /// A log that was opened for writing.
+    Served,
+    /// It cannot be told: a superblock is damaged, or of another release.
+    Unknown,
+}
+
+/// Whether anything can have been acknowledged from a disk: opening a log for writing writes its epoch into
+/// the superblock first.
+///
+/// # Errors
+/// What the device said.
+pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
+    let bytes = disk.info().bytes;
+    if bytes < AREA_OFFSET + END_BYTES {
+        return Ok(Made::Nothing);
+    }
+    let mut found = made_of(&read_copies(disk));
+    let Some(head) = super::shares::head(disk)? else { return Ok(found) };
+    let (share, each) = (head.share(), head.share_bytes().unwrap_or(bytes));
+    if share.count > 1 && each * u64::from(share.count) > bytes {
+        return Ok(Made::Unknown);
+    }
+    if share.count == 1 || found == Made::Served {
+        return Ok(found);
+    }
+    for index in 0..share.count {
+        let mut part = Share::new(&mut *disk, index, u64::from(index) * each, each);
+        match made_of(&read_copies(&mut part)) {
+            Made::Nothing => {}
+            Made::Served => return Ok(Made::Served),
+            Made::Unknown => found = Made::Unknown,
+        }
+    }
+    Ok(found)
+}
+
+fn made_of(copies: &[Result<Superblock, CopyDamage>]) -> Made {
+    if copies.iter().flatten().any(|copy| copy.last_epoch.get() > 0) {
+        return Made::Served;
+    }
+    let is_whole =
+        |copy: &Result<Superblock, CopyDamage>| matches!(copy, Ok(_) | Err(CopyDamage::NotOurs));
+    if copies.iter().all(is_whole) { Made::Nothing } else { Made::Unknown }
+}
+
 /// Signatures of what else may be on a disk: name, disk offset, bytes.
 const SIGNATURES: [(&str, u64, &[u8]); 12] = [
     ("a GPT partition table", 512, b"EFI PART"),
@@ -217,7 +276,7 @@ const SIGNATURES: [(&str, u64, &[u8]); 12] = [
 /// What the device said.
 pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
     let end = disk.info().bytes;
-    let log = super::superblock::read_copies(disk).iter().flatten().next().copied();
+    let log = read_copies(disk).iter().flatten().next().copied();
     if let Some(superblock) = log {
         let segments = superblock.segment_count;
         let of = match superblock.share().count {
@@ -246,4 +305,46 @@ pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::ram::RamDisk;
+    use crate::log::Log;
+    use crate::log::recovery::OpenOptions;
+    use crate::log::shares::format_shares;
+
+    const MIB: u64 = 1 << 20;
+    const RING: usize = 2 << 20;
+
+    #[test]
+    fn what_was_made_and_never_served_holds_nothing_and_what_was_served_does() {
+        for shards in [1, 2] {
+            let mut disk = RamDisk::new(40 * MIB, Log::memory_bytes(RING), 8).unwrap();
+            assert_eq!(made(&mut disk).unwrap(), Made::Nothing, "zeros");
+            format_shares(&mut disk, &FormatOptions { segment_bytes: MIB, force: false }, shards)
+                .unwrap();
+            assert_eq!(made(&mut disk).unwrap(), Made::Nothing, "made");
+            // The last share alone was served.
+            let share = 40 * MIB / u64::from(shards);
+            let start = share * u64::from(shards - 1);
+            let mut last = Share::new(&mut disk, shards - 1, start, share);
+            let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+            Log::open(&mut last, &options, &mut |_| {}).unwrap();
+            assert_eq!(made(&mut disk).unwrap(), Made::Served, "{shards}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_superblock_is_not_taken_for_nothing() {
+        let mut disk = RamDisk::new(40 * MIB, Log::memory_bytes(RING), 8).unwrap();
+        format(&mut disk, &FormatOptions { segment_bytes: MIB, force: false }).unwrap();
+        read(&mut disk, 64 << 10, BLOCK_BYTES).unwrap();
+        disk.memory_mut().bytes_mut(100..101).fill(0xff);
+        write(&mut disk, 64 << 10, BLOCK_BYTES).unwrap();
+        assert_eq!(made(&mut disk).unwrap(), Made::Unknown);
+        let mut small = RamDisk::new(MIB, Log::memory_bytes(RING), 8).unwrap();
+        assert_eq!(made(&mut small).unwrap(), Made::Nothing, "shorter than any log");
+    }
 }

@@ -251,6 +251,8 @@ pub struct Log {
     undurable_bytes: usize,
     /// Writes of the auxiliary buffer that are not done.
     aux_pending: usize,
+    /// Nothing becomes durable any more, also what completes.
+    halted: bool,
     /// A closing index that waits until all of its segment is durable: that batch, and where it goes.
     closing_due: Option<(u64, u64)>,
     durable_seq: u64,
@@ -357,6 +359,7 @@ impl Log {
             in_flight: 0,
             undurable_bytes: 0,
             aux_pending: 0,
+            halted: false,
             closing_due: None,
             durable_seq: base.batch_seq,
             durable_end,

@@ -47,6 +47,8 @@ use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 pub use placement::Neighbours;
+pub use receive::REFUSAL_BYTES;
+pub use transmit::refuse;
 
 /// Frames held behind gaps, all sessions together.
 const HOLD_SLOTS: u16 = 512;
@@ -301,6 +303,12 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             self.stations.condition = Condition::Draining;
         }
         self.stations.acknowledge_everybody();
+    }
+
+    /// Acknowledges nothing more, for a reason that the disk does not know of.
+    pub fn give_up_disk(&mut self, fault: DiskFault) {
+        self.stations.log.halt(fault);
+        self.stations.fail(ErrorCode::DiskFailed);
     }
 
     /// Whether nothing is in flight any more.

@@ -10,7 +10,7 @@ use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse};
 use super::{Reply, Stations};
 
 /// Length of the datagram that refuses somebody without a session.
-const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<ErrorHead>();
+pub const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<ErrorHead>();
 
 impl<D: Disk> Stations<D> {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.

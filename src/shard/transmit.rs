@@ -366,7 +366,8 @@ pub(super) fn send<P: Port>(
     true
 }
 
-fn refuse<P: Port>(
+/// Queues a refusal for somebody without a session; `false` when the port has no room.
+pub fn refuse<P: Port>(
     port: &mut P,
     peer: Peer,
     conn_id: ConnId,

@@ -27,7 +27,7 @@ use crate::disk::uring::UringDisk;
 use crate::host::{Needs, Tree};
 use crate::launch::{
     AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_tool_disk, open_uring, pin,
-    pin_to,
+    pin_to, remove_log_file,
 };
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{disk_writes, echo, port_round_trips};
@@ -279,7 +279,7 @@ fn floor_disk(profile: &DiskProfile, path: &str) -> Result<AnyDisk, LaunchError>
         return open_tool_disk(profile, path, BLOCK_BYTES, false);
     }
     let path = Path::new(path);
-    UringDisk::create(path, FLOOR_FILE_BYTES, true, &mut |_, _| {})?;
+    UringDisk::create(path, FLOOR_FILE_BYTES)?;
     Ok(Box::new(open_uring(path, BLOCK_BYTES, false)?))
 }
 
@@ -387,7 +387,7 @@ fn remove_log(bench: &Bench) {
     if bench.profile.disk.driver == DiskDriver::Uring
         && bench.settings.iter().any(|setting| setting.starts_with("instance=bench-"))
     {
-        let _ = std::fs::remove_file(&bench.profile.disk.path);
+        remove_log_file(Path::new(&bench.profile.disk.path));
     }
 }
 
