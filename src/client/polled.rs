@@ -546,9 +546,11 @@ impl<C: Clock> Link<C> {
             self.subscribe_again(detail);
             return;
         }
-        let retried = matches!(code, ErrorCode::Draining | ErrorCode::NoSpace);
-        if request == 0 && retried && self.options.dead_after_ns == u64::MAX {
-            // A client that waits for ever waits for these too.
+        let waits_for_ever = self.options.dead_after_ns == u64::MAX;
+        let retried = code == ErrorCode::NoSpace && waits_for_ever;
+        if request == 0 && (retried || code == ErrorCode::Draining) {
+            // Whoever starts or stops says so for as long as it takes: a session is there once it serves, and
+            // when it says nothing any more it is gone.
             return;
         }
         if request == 0 {

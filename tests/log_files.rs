@@ -1,0 +1,155 @@
+//! What happens to the log's file, seen from outside: made, missed, moved, in memory, too large.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Appliance, Running, free_port, signal, text, wait};
+
+const SMALL: [&str; 4] =
+    ["disk.size=16MiB", "disk.segment=1MiB", "metrics.http=off", "metrics.socket=off"];
+
+/// A log that takes a while to make.
+const LARGE: &str = "disk.size=4GiB";
+
+/// An appliance that makes its log, and does not serve yet.
+fn making(address: &str, log: &Path) -> Child {
+    let mut command = std::process::Command::new(common::BUSLANE);
+    command.args(["serve", "--profile", "loopback", "--set", &format!("port.address={address}")]);
+    command.args(["--set", &format!("disk.path={}", log.display())]);
+    for setting in [LARGE, "metrics.http=off", "metrics.socket=off"] {
+        command.args(["--set", setting]);
+    }
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let draft = log.with_extension("log.being-made");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !draft.exists() {
+        assert!(Instant::now() < deadline, "it makes no log");
+        thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_log_that_is_removed_under_the_appliance_is_missed_then_and_at_the_next_start() {
+    let mut appliance = Appliance::start(&SMALL);
+    appliance.run(&["stream", "create", "orders"]);
+    let log = appliance.log_path();
+    fs::remove_file(&log).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let input = appliance.dir.path().join("in");
+    fs::write(&input, "a\nb\n").unwrap();
+    let input = input.display().to_string();
+    let output = appliance.client(&["publish", "orders", "--lines", &input]).output().unwrap();
+    assert!(!output.status.success(), "{}", text(&output));
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("removed, renamed or replaced") && said.contains("/fd/"), "{said}");
+
+    let again = appliance.serve_command().output().unwrap();
+    let said = text(&again);
+    assert!(!again.status.success(), "{said}");
+    assert!(said.contains("test.log.made says so"), "{said}");
+    assert!(said.contains("buslane log format"), "{said}");
+    assert_eq!(names(appliance.dir.path()), ["in", "test.log.made"]);
+
+    let path = log.display().to_string();
+    let small = ["--set", SMALL[0], "--set", SMALL[1]];
+    let format = [&["log", "format", &path][..], &small].concat();
+    let made = std::process::Command::new(common::BUSLANE).args(format).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made));
+    appliance.restart();
+}
+
+#[test]
+fn a_link_is_followed_and_what_differs_from_the_profile_is_said() {
+    let mut appliance = Appliance::start(&SMALL);
+    appliance.stop();
+    let (log, real) = (appliance.log_path(), appliance.dir.path().join("real"));
+    fs::rename(&log, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &log).unwrap();
+    let mut command = appliance.serve_command();
+    command.args(["--set", "disk.size=64MiB", "--set", "disk.segment=2MiB"]);
+    let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    thread::sleep(Duration::from_millis(300));
+    appliance.run(&["stream", "create", "orders"]);
+    signal(&child.0, "TERM");
+    assert!(wait(&mut child.0, Duration::from_secs(20)).success());
+    let said = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("disk.size=64MiB: disk.size is 64"), "{said}");
+    assert!(said.contains("was made with segments of 1"), "{said}");
+    assert!(log.symlink_metadata().unwrap().is_symlink());
+}
+
+#[test]
+fn memory_is_refused_until_it_is_accepted() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+    let kind = fs::read_to_string("/proc/mounts").unwrap();
+    if !kind.lines().any(|line| line.contains(" /dev/shm tmpfs ")) {
+        return;
+    }
+    let path = format!("disk.path={}", dir.path().join("log").display());
+    let address = format!("127.0.0.1:{}", free_port());
+    let settings = [&SMALL[..], &[path.as_str()]].concat();
+    let said = Appliance::refused("loopback", &address, &settings);
+    assert!(said.contains("tmpfs, mounted at /dev/shm, is memory"), "{said}");
+    assert!(said.contains("disk.accept_volatile = true"), "{said}");
+    assert!(names(dir.path()).is_empty(), "nothing was made");
+    let disk = Some(dir.path().join("log").display().to_string());
+    let accepted = [&SMALL[..], &["disk.accept_volatile=true"]].concat();
+    let appliance = Appliance::start_on("loopback", disk, &accepted);
+    appliance.run(&["stream", "create", "orders"]);
+    let input = dir.path().join("in");
+    fs::write(&input, "a\n").unwrap();
+    let input = input.display().to_string();
+    let said = appliance.run(&["publish", "orders", "--lines", &input, "-o", "json"]);
+    assert!(String::from_utf8(said).unwrap().contains("volatile"));
+}
+
+#[test]
+fn a_socket_s_path_that_names_the_log_is_refused_and_the_log_stays() {
+    let mut appliance = Appliance::start(&SMALL);
+    appliance.stop();
+    let log = appliance.log_path();
+    let socket = format!("metrics.socket={}", log.display());
+    let output = appliance.serve_command().args(["--set", &socket]).output().unwrap();
+    assert!(!output.status.success());
+    assert!(text(&output).contains("is no socket"), "{}", text(&output));
+    assert_eq!(fs::metadata(&log).unwrap().len(), 16 << 20);
+    appliance.restart();
+}
+
+#[test]
+fn while_a_log_is_made_clients_wait_a_hangup_is_kept_and_a_stop_leaves_nothing() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let log = dir.path().join("test.log");
+    let mut child = Running(making(&address, &log));
+    let mut client = std::process::Command::new(common::BUSLANE);
+    client.args(["--server", &address, "stream", "create", "orders"]);
+    let mut client = Running(client.stderr(Stdio::piped()).spawn().unwrap());
+    signal(&child.0, "HUP");
+    thread::sleep(Duration::from_millis(200));
+    assert!(child.0.try_wait().unwrap().is_none(), "a hangup is no end");
+    assert!(client.0.try_wait().unwrap().is_none(), "whoever asks waits");
+    assert!(!log.exists(), "it is made too fast for this test");
+    signal(&child.0, "TERM");
+    let status = wait(&mut child.0, Duration::from_secs(20));
+    assert!(status.success(), "{status}");
+    assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
+}
