@@ -171,33 +171,32 @@ fn an_output_that_is_not_ready_is_waited_for() {
 }
 
 #[test]
-fn a_publisher_that_is_interrupted_says_where_to_go_on() {
+fn a_publisher_that_is_told_to_end_says_where_to_go_on() {
     let appliance = small(&[]);
-    appliance.run(&["stream", "create", "orders"]);
     let lines: String = (1..=3_000).map(|number| format!("{number}\n")).collect();
     let path = file(&appliance, "lines", lines.as_bytes());
-    let publisher = appliance
-        .client(&["publish", "orders", "--lines", &path, "--rate", "1000", "-o", "json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while count(&appliance, "orders") == 0 {
-        std::thread::sleep(Duration::from_millis(20));
+    for told in ["INT", "HUP"] {
+        appliance.run(&["stream", "create", told]);
+        let publisher = appliance
+            .client(&["publish", told, "--lines", &path, "--rate", "1000", "-o", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while count(&appliance, told) == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        signal(&publisher, told);
+        let output = publisher.wait_with_output().unwrap();
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let through = summary["acknowledged"].to_string();
+        assert_eq!(count(&appliance, told).to_string(), through);
+        let says = ["interrupted", "messages are acknowledged", &format!("--skip {through}")];
+        refused(&output, 130, &says);
+        appliance.run(&["publish", told, "--lines", &path, "--skip", &through]);
+        let all = appliance.run(&["consume", told, "-o", "raw"]);
+        assert!(all == lines.replace('\n', "").into_bytes(), "every line once");
     }
-    signal(&publisher, "INT");
-    let output = publisher.wait_with_output().unwrap();
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let through = summary["acknowledged"].to_string();
-    assert_eq!(count(&appliance, "orders").to_string(), through);
-    refused(
-        &output,
-        130,
-        &["interrupted", "messages are acknowledged", &format!("--skip {through}")],
-    );
-    appliance.run(&["publish", "orders", "--lines", &path, "--skip", &through]);
-    let all = appliance.run(&["consume", "orders", "-o", "raw"]);
-    assert!(all == lines.replace('\n', "").into_bytes(), "every line once");
 }
 
 #[test]

@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use super::polled;
 use super::{
@@ -26,7 +27,7 @@ use super::{
 use crate::clock::{Clock, HostClock};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::DATAGRAM_BYTES_MAX;
-use crate::port::udp::UdpPort;
+use crate::port::udp::{UdpPort, wait_readable};
 use crate::port::{Port, PortError};
 use crate::wire::control::ErrorCode;
 use crate::wire::publish::PublishState;
@@ -34,8 +35,11 @@ use crate::wire::publish::PublishState;
 /// Messages that may be on their way to a consumer.
 const WINDOW: u32 = 4096;
 
-/// Polls without work before the thread offers its core to others.
+/// Polls without work before the thread leaves its core to others.
 const SPINS: u32 = 2_000;
+
+/// The longest sleep then: the client's shortest timers are about as long.
+const REST: Duration = Duration::from_millis(1);
 
 /// A message as a consumer gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +196,7 @@ impl<P: Port> Client<P> {
         &mut self.client
     }
 
-    /// One turn; offers the core to others after many without work. Returns the work done.
+    /// One turn; sleeps for a moment after many without work, where the port allows it. Returns the work done.
     ///
     /// # Errors
     /// When the session ended, or a subscription met trimmed or damaged messages.
@@ -211,10 +215,19 @@ impl<P: Port> Client<P> {
         })?;
         self.spins = if work > 0 { 0 } else { self.spins + 1 };
         if self.spins > SPINS {
-            self.spins = 0;
-            std::thread::yield_now();
+            self.spins = SPINS;
+            self.rest();
         }
         Ok(work)
+    }
+
+    /// Leaves the core to others until something arrives, or for a moment.
+    fn rest(&self) {
+        match self.client.port().socket() {
+            // What cannot be waited for is polled.
+            Some(socket) => drop(wait_readable(&[socket], REST)),
+            None => std::thread::yield_now(),
+        }
     }
 
     /// Offers a message without waiting for it, but for room.

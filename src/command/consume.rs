@@ -10,13 +10,13 @@ use super::connect::{Route, connect};
 use super::framed::FramedWriter;
 use super::idle::Idle;
 use super::publish::{STALL_NS, missing};
-use super::{CommandError, Out, note};
+use super::{CommandError, Out, note, told_to_end};
 use crate::cli::arguments::ConsumeArgs;
 use crate::cli::{Globals, Output, parse};
 use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
-use crate::launch::{AnyPort, catch_signals};
+use crate::launch::AnyPort;
 use crate::report::thousands;
 
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     check_position(&stream, args.from)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
-    let interrupted = catch_signals()?;
+    let interrupted = told_to_end()?;
     let from = match args.from {
         parse::From::Start => StartFrom::Start,
         parse::From::End => StartFrom::End,

@@ -31,9 +31,14 @@ mod fuzz;
 mod version;
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::SIGHUP;
 
 use crate::cli::arguments::SampleCommand;
 use crate::cli::{Cli, Command, Output};
+use crate::launch::{LaunchError, catch_signals};
 use crate::profile::ProfileError;
 
 pub use out::Out;
@@ -102,6 +107,19 @@ impl From<ProfileError> for CommandError {
 /// Says something beside the results; where stderr is closed there is nobody to hear it.
 fn note(what: &str) {
     let _ = writeln!(io::stderr(), "note: {what}");
+}
+
+/// A flag that whatever tells a command to end sets: SIGTERM, SIGINT, and a terminal that is gone (SIGHUP), unless that
+/// is ignored, as `nohup` wants it.
+fn told_to_end() -> Result<Arc<AtomicBool>, CommandError> {
+    let stop = catch_signals()?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    if ignored & 1 << (SIGHUP - 1) == 0 {
+        signal_hook::flag::register(SIGHUP, Arc::clone(&stop)).map_err(LaunchError::Signals)?;
+    }
+    Ok(stop)
 }
 
 /// Does what was asked.

@@ -13,14 +13,14 @@ use super::idle::Idle;
 use super::itch::timestamp_ns;
 use super::progress::Progress;
 use super::source::{Next, Source};
-use super::{CommandError, Out, note};
+use super::{CommandError, Out, note, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::Client;
 use crate::client::{Completion, OfferError};
 use crate::clock::Clock;
 use crate::ids::StreamId;
-use crate::launch::{AnyPort, catch_signals};
+use crate::launch::AnyPort;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
 use crate::report::{micros, thousands};
@@ -117,7 +117,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     let (mut client, stream) = connect_publisher(globals, &args.stream)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
-    let interrupted = catch_signals()?;
+    let interrupted = told_to_end()?;
     let producer_id = client.polled().producer().0.0;
     let begin_ns = client.polled().clock().now_ns();
     let tally = Tally {
@@ -421,7 +421,7 @@ fn print(globals: &Globals, summary: &Summary) -> Result<(), CommandError> {
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
         out.json(summary)?;
-    } else if !globals.quiet {
+    } else if !globals.quiet && (summary.complete || summary.published > 0) {
         out.line(&format!(
             "{} messages published to {}, {} acknowledged ({}) in {:.3} s; ack p50 {} us, p99 {} us",
             thousands(summary.published),
