@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::disk::{Disk, DiskError};
 use crate::log::create::{FormatOptions, Made, made};
 use crate::log::shares::format_shares;
+use crate::log::superblock::{END_BYTES, copy_offsets, is_superblock};
 use crate::profile::DiskProfile;
 
 /// The files of this host; a log is made as a profile says.
@@ -61,6 +62,15 @@ impl Files for HostFiles<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_log(&self, path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        // Either of the copies at its head; the rest is looked at when it is opened.
+        copy_offsets(END_BYTES * 2).into_iter().take(2).any(|offset| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, offset).is_ok() && is_superblock(&bytes)
+        })
     }
 
     fn link(&self, path: &Path) -> Option<PathBuf> {

@@ -150,6 +150,10 @@ fn differences(profile: &Profile, file: &Arc<UringFile>) -> Vec<String> {
 /// Refuses a log in memory, unless the profile accepts that.
 fn refuse_memory(profile: &Profile) -> Result<(), ProfileError> {
     let path = Path::new(&profile.disk.path);
+    if logfile::names_a_device(path) && !path.exists() {
+        // That there is none is said by whoever would make it.
+        return Ok(());
+    }
     // What is not there yet will be on what its directory is on.
     let there = path.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
     match Media::default().memory(there) {

@@ -43,6 +43,8 @@ pub(super) trait Files {
 
     /// What a path leads to, links followed.
     fn find(&self, path: &Path) -> io::Result<Found>;
+    /// Whether a file begins as a log does.
+    fn is_log(&self, path: &Path) -> bool;
     /// What a symbolic link says; `None` where there is none.
     fn link(&self, path: &Path) -> Option<PathBuf>;
     /// A directory without links in its path.
@@ -85,13 +87,19 @@ pub(super) fn ensure<F: Files>(
     let path = &follow(files, asked)?;
     let draft = &draft_of(path);
     let found = files.find(path).map_err(|error| wrong(path, &error))?;
-    if found == Found::Device {
-        return Ok(());
-    }
-    if found != Found::Nothing {
-        settle(files, path)?;
-        clear_beside(files, path, draft, say);
-        return Ok(());
+    match found {
+        // Its name is not ours to make; and a directory is refused by whoever opens it.
+        Found::Device | Found::Directory => return Ok(()),
+        Found::File => {
+            if !files.is_log(path) {
+                // It is mended or refused by whoever opens it, with nothing written beside it.
+                return sync_up(files, &files.real(directory_of(path)));
+            }
+            settle(files, path)?;
+            clear_beside(files, path, draft, say);
+            return Ok(());
+        }
+        Found::Nothing => {}
     }
     let dir = directory_of(path);
     if path != asked && files.find(dir).map_err(|error| wrong(dir, &error))? == Found::Nothing {
@@ -119,6 +127,10 @@ pub(super) fn ensure<F: Files>(
             }
         }
         drop(held);
+    }
+    // Another process may have made it while its draft was waited for.
+    if files.find(path).map_err(|error| wrong(path, &error))? != Found::Nothing {
+        return settle(files, path);
     }
     if missing == Missing::Refuse {
         refuse_if_lost(files, path)?;
@@ -210,6 +222,11 @@ fn clear_beside<F: Files>(files: &F, path: &Path, draft: &Path, say: &mut dyn Fn
     }
 }
 
+/// Whether a path is of a device, be it that there is none.
+pub(super) fn names_a_device(path: &Path) -> bool {
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
+}
+
 /// Refuses to make a log where there was one.
 fn refuse_if_lost<F: Files>(files: &F, path: &Path) -> Result<(), LaunchError> {
     let anew = format!("or make a new, empty log: buslane log format {}", path.display());
@@ -218,7 +235,7 @@ fn refuse_if_lost<F: Files>(files: &F, path: &Path) -> Result<(), LaunchError> {
         let why = format!("the log that was here is gone ({} says so)", note.display());
         return Err(refused(path, &why, &format!("put it back, {anew}")));
     }
-    if path.starts_with("/dev") && !path.starts_with("/dev/shm") {
+    if names_a_device(path) {
         let mend = "attach it; a file for a log goes elsewhere";
         return Err(refused(path, "there is no such device", mend));
     }

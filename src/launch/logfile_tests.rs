@@ -102,6 +102,10 @@ impl Files for Model {
         })
     }
 
+    fn is_log(&self, path: &Path) -> bool {
+        matches!(self.content(path), Some(Content::Log | Content::Served(_)))
+    }
+
     fn link(&self, _path: &Path) -> Option<PathBuf> {
         None
     }
@@ -392,4 +396,15 @@ fn a_mount_that_is_missing_is_not_taken_for_an_empty_one() {
     assert!(why.contains("/etc/fstab") && why.contains("/data"), "{why}");
     disk.mounts.push("/data".into());
     start(disk, u32::MAX, None).1.unwrap();
+}
+
+#[test]
+fn what_is_no_log_is_left_alone() {
+    let mut disk = empty();
+    disk.names.insert("/data/new".into(), Node::Directory);
+    disk.files.push(Content::Text);
+    disk.names.insert(LOG.into(), Node::File(0));
+    let (after, result, _) = start(disk.clone(), u32::MAX, None);
+    result.unwrap();
+    assert_eq!(after.names.len(), disk.names.len(), "no note beside somebody's text");
 }

@@ -48,6 +48,12 @@ pub fn copy_offsets(disk_bytes: u64) -> [u64; COPIES] {
     [64 << 10, 1 << 20, disk_bytes - END_BYTES, disk_bytes - (64 << 10)]
 }
 
+/// Whether bytes begin as a superblock does.
+#[must_use]
+pub fn is_superblock(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
 /// What is remembered of one shard.
 #[derive(
     Clone,
