@@ -1,10 +1,16 @@
 //! Interval logs: HdrHistogram's text format (version 1.3), a line a stage and interval.
+//!
+//! They are written by a thread of their own: a disk that stands still holds that one, and neither an answer nor
+//! the watchdog. What it cannot take is left out, and how much is said.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::Builder;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::voice;
 use crate::metrics::latency::{hlog_lines, write_hlog_header};
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::stages::Stage;
@@ -12,8 +18,15 @@ use crate::metrics::stages::Stage;
 /// A file that is larger gives way to the next.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// Files kept; the oldest goes when there would be more.
-const FILES_KEPT: usize = 16;
+/// All files together; the oldest go when there would be more. So many starts and reloads do not push out what
+/// was measured before them.
+const ALL_BYTES_MAX: u64 = 16 * FILE_BYTES_MAX;
+
+/// Files kept, however small.
+const FILES_KEPT: usize = 1_000;
+
+/// Intervals that wait to be written.
+const WAITING_MAX: usize = 64;
 
 /// The file that is being written.
 #[derive(Debug)]
@@ -37,39 +50,85 @@ impl IntervalLog {
         &self.path
     }
 
-    /// Writes a snapshot of a shard: one line for each stage that has something.
-    pub(super) fn write(&mut self, shard: usize, snapshot: &Snapshot) -> io::Result<()> {
+    /// Lets a thread write it from now on.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub(super) fn write_beside(self) -> io::Result<IntervalWriter> {
+        let (lines, queue) = sync_channel(WAITING_MAX);
+        let body = move || self.write_until_it_fails(&queue);
+        Builder::new().name("buslane-hlog".into()).spawn(body)?;
+        Ok(IntervalWriter { lines, missing: 0 })
+    }
+
+    fn write_until_it_fails(mut self, queue: &Receiver<Vec<u8>>) {
+        for lines in queue {
+            if let Err(error) = self.write(&lines) {
+                let path = self.path.display();
+                voice::say(&format!("warning: {path}: {error}; no more is written until SIGHUP"));
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.bytes > FILE_BYTES_MAX {
             (self.path, self.file) = start(&self.dir)?;
             self.bytes = 0;
         }
-        let begin = UNIX_EPOCH + Duration::from_nanos(snapshot.begin_unix_ns);
-        let lasted = snapshot.end_unix_ns.saturating_sub(snapshot.begin_unix_ns);
-        let names = Stage::ALL.map(|stage| format!("shard{shard}.{}", stage.name()));
-        let tagged: Vec<_> = Stage::ALL
-            .iter()
-            .zip(&names)
-            .map(|(&stage, name)| (name.as_str(), snapshot.stages.get(stage)))
-            .filter(|(_, histogram)| histogram.count() > 0)
-            .collect();
-        let lines = hlog_lines(begin, Duration::from_nanos(lasted), &tagged)?;
         self.bytes += lines.len() as u64;
-        self.file.write_all(&lines)
+        self.file.write_all(lines)
     }
+}
+
+/// Interval logs, to whoever has the intervals.
+#[derive(Debug)]
+pub(super) struct IntervalWriter {
+    lines: SyncSender<Vec<u8>>,
+    /// Intervals that nobody wrote, and nobody was told of.
+    missing: u64,
+}
+
+impl IntervalWriter {
+    /// Has a snapshot of a shard written, one line for each stage that has something; `false` once nothing can be
+    /// any more.
+    pub(super) fn write(&mut self, shard: usize, snapshot: &Snapshot) -> bool {
+        let Ok(lines) = lines_of(shard, snapshot) else { return true };
+        match self.lines.try_send(lines) {
+            Ok(()) if self.missing > 0 => {
+                let missing = std::mem::take(&mut self.missing);
+                voice::say(&format!(
+                    "warning: metrics.dir: {missing} intervals were not written: its disk stood still"
+                ));
+                true
+            }
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.missing += 1;
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+fn lines_of(shard: usize, snapshot: &Snapshot) -> io::Result<Vec<u8>> {
+    let begin = UNIX_EPOCH + Duration::from_nanos(snapshot.begin_unix_ns);
+    let lasted = snapshot.end_unix_ns.saturating_sub(snapshot.begin_unix_ns);
+    let names = Stage::ALL.map(|stage| format!("shard{shard}.{}", stage.name()));
+    let tagged: Vec<_> = Stage::ALL
+        .iter()
+        .zip(&names)
+        .map(|(&stage, name)| (name.as_str(), snapshot.stages.get(stage)))
+        .filter(|(_, histogram)| histogram.count() > 0)
+        .collect();
+    hlog_lines(begin, Duration::from_nanos(lasted), &tagged)
 }
 
 #[allow(clippy::disallowed_methods, reason = "names of files are wall time")]
 fn start(dir: &Path) -> io::Result<(PathBuf, File)> {
     let now = SystemTime::now();
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut names: Vec<_> = fs::read_dir(dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("stages-") && name.ends_with(".hlog"))
-        .collect();
-    names.sort_unstable();
-    for name in names.iter().take((names.len() + 1).saturating_sub(FILES_KEPT)) {
-        fs::remove_file(dir.join(name))?;
-    }
     // Ten digits of seconds sort as they count until the year 2286.
     let path = (0..)
         .map(|number| dir.join(format!("stages-{seconds:010}-{number}.hlog")))
@@ -79,7 +138,28 @@ fn start(dir: &Path) -> io::Result<(PathBuf, File)> {
     let mut header = Vec::new();
     write_hlog_header(&mut header, now)?;
     file.write_all(&header)?;
+    forget_oldest(dir)?;
     Ok((path, file))
+}
+
+/// Removes the oldest files until those that are left are few and small enough.
+fn forget_oldest(dir: &Path) -> io::Result<()> {
+    let mut files: Vec<_> = fs::read_dir(dir)?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?.len()))
+        })
+        .filter(|(name, _)| name.starts_with("stages-") && name.ends_with(".hlog"))
+        .collect();
+    files.sort_unstable();
+    let mut bytes = 0u64;
+    for (newer, (name, own)) in files.iter().rev().enumerate() {
+        bytes = bytes.saturating_add(*own);
+        if newer >= FILES_KEPT || bytes > ALL_BYTES_MAX {
+            fs::remove_file(dir.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -99,7 +179,7 @@ mod tests {
             snapshot.end_unix_ns = snapshot.begin_unix_ns + 1_000_000_000;
             let batch = BatchTimes { messages: 2, durable_ns: 500, ..BatchTimes::default() };
             snapshot.stages.record(&batch, 900 + second);
-            log.write(0, &snapshot).expect("written");
+            log.write(&lines_of(0, &snapshot).expect("formatted")).expect("written");
         }
         let text = fs::read(log.path()).expect("read");
         let entries: Vec<_> =
@@ -116,16 +196,41 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_files_are_kept() {
+    fn many_starts_do_not_push_out_what_was_measured_and_much_data_does() {
         let dir = tempfile::tempdir().expect("a directory");
-        for number in 0..40 {
-            fs::write(dir.path().join(format!("stages-00000000{number:02}-0.hlog")), "")
-                .expect("made");
-        }
+        let make = |number: u64, bytes| {
+            let name = dir.path().join(format!("stages-00000{number:05}-0.hlog"));
+            File::create(name).expect("made").set_len(bytes).expect("sized");
+        };
+        (0..40).for_each(|number| make(number, 1_000));
         fs::write(dir.path().join("other.hlog"), "").expect("made");
         let log = IntervalLog::open(dir.path()).expect("made");
         assert!(log.path().exists());
-        let left = fs::read_dir(dir.path()).expect("read").count();
-        assert_eq!(left, FILES_KEPT + 1, "and what is not ours");
+        let left = || fs::read_dir(dir.path()).expect("read").count();
+        assert_eq!(left(), 42, "small ones stay");
+        // Files with holes: they take no room.
+        (100..140).for_each(|number| make(number, FILE_BYTES_MAX));
+        IntervalLog::open(dir.path()).expect("made");
+        assert_eq!(
+            left(),
+            15 + 2 + 1,
+            "the newest gigabyte, the two that are open, and what is not ours"
+        );
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_holds_nobody() {
+        let (lines, queue) = sync_channel(2);
+        let mut writer = IntervalWriter { lines, missing: 0 };
+        let snapshot = Snapshot::new();
+        assert!(
+            (0..5).all(|_| writer.write(0, &snapshot)),
+            "nobody takes them, and that is no error"
+        );
+        assert_eq!(writer.missing, 3);
+        queue.try_iter().for_each(drop);
+        assert!(writer.write(0, &snapshot) && writer.missing == 0, "it goes on");
+        drop(queue);
+        assert!(!writer.write(0, &snapshot), "it was given up");
     }
 }

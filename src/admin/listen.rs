@@ -39,17 +39,15 @@ pub fn socket_path(profile: &Profile) -> Result<Option<PathBuf>, ProfileError> {
 }
 
 impl Listeners {
-    /// Opens what a profile asks for, and catches SIGHUP. A unix socket that cannot be had is a warning.
+    /// Opens what a profile asks for. A unix socket that cannot be had is a warning.
     ///
     /// # Errors
     /// What cannot be opened, and how to mend it.
-    pub fn open(profile: &Profile) -> Result<Self, ProfileError> {
+    pub fn open(profile: &Profile, hangup: Hangup) -> Result<Self, ProfileError> {
         let mut warnings = Vec::new();
         let http = open_http(profile, &mut warnings)?;
         let log = open_log(profile)?;
         let socket = open_socket(profile, &mut warnings)?;
-        let hangup = Hangup::catch()
-            .map_err(|error| ProfileError::Host(format!("catching SIGHUP: {error}")))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
             let mend = "raise the limit on open files (ulimit -n, LimitNOFILE=)";
             ProfileError::Host(format!("housekeeping: {error}; {mend}"))

@@ -1,12 +1,14 @@
 //! Housekeeping: what the shards report, kept and shown, off their cores.
 //!
-//! One thread takes the shards' snapshots, writes interval logs, answers HTTP on a loopback address and a
-//! unix socket, and ends the process when a shard makes no turn any more.
+//! Each thing that may have to wait has a thread of its own, so that none holds another, and none a shard: one
+//! takes the shards' snapshots and answers HTTP on a loopback address and a unix socket; the guard ends the
+//! process when a shard hangs; one writes interval logs, one stderr, and a reload is read by one of its own.
 #![allow(
     clippy::disallowed_types,
     reason = "the lock is between the tasks of this one thread, never a shard's"
 )]
 
+mod guard;
 mod hlog;
 mod http;
 mod listen;
@@ -16,26 +18,31 @@ mod reload;
 mod server;
 mod socket;
 pub mod state;
+mod threads;
+pub mod voice;
 mod watchdog;
 
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::Collector;
 use crate::profile::Profile;
 
+pub use guard::Life;
 pub use listen::{Listeners, socket_path};
+pub use reload::Hangup;
 pub use socket::SocketFile;
 
-use hlog::IntervalLog;
+use guard::{Guard, Guarded};
+use hlog::IntervalWriter;
 use postmortem::PostMortem;
-use reload::{Hangup, Reloaded};
+use reload::{LogChange, Reloaded};
 use state::{ShardFacts, State};
-use watchdog::Watchdog;
 
 /// Between two looks at the shards.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -45,36 +52,34 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Watched {
     /// Its snapshots.
     pub collector: Collector,
-    /// Moves while whoever runs it does.
-    pub beat: Arc<AtomicU64>,
-    /// Whether it is to make turns: not while it opens its log.
-    pub turns: Arc<AtomicBool>,
+    /// What its thread shows of itself.
+    pub life: Arc<Life>,
     /// What does not change while it serves, each time it begins to.
     pub facts: Receiver<ShardFacts>,
     /// Its turns.
     pub recorder: Arc<Recorder>,
 }
 
-impl Watched {
-    /// Moves while it makes turns; `None` while it is not to.
-    fn sign_of_life(&self) -> Option<u64> {
-        // All are signs of life: they order nothing else.
-        let turns = self.turns.load(Ordering::Relaxed);
-        turns.then(|| self.beat.load(Ordering::Relaxed).wrapping_add(self.recorder.begun()))
-    }
-}
-
 impl Listeners {
-    /// Does the housekeeping of `shards` until the process ends. For a thread of its own.
+    /// Does the housekeeping of `shards` until the process ends. For a thread of its own. `alive` moves while none
+    /// of them hangs.
     ///
     /// # Errors
-    /// When the operating system does not let what is open be waited for.
-    pub fn run(self, shards: Vec<Watched>) -> io::Result<()> {
+    /// When the operating system does not let what is open be waited for, or gives no thread.
+    pub fn run(self, shards: Vec<Watched>, alive: Arc<AtomicU64>) -> io::Result<()> {
         let state = Arc::new(Mutex::new(State::new(shards.len())));
         let Self { http, socket, log, hangup, profile, runtime, .. } = self;
         let recorders = shards.iter().map(|shard| Arc::clone(&shard.recorder));
         let post_mortem = PostMortem::new(&profile, recorders);
         post_mortem.write_on_panic();
+        let guarded: Arc<[Guarded]> = shards
+            .iter()
+            .map(|shard| Guarded::new(Arc::clone(&shard.life), Arc::clone(&shard.recorder)))
+            .collect();
+        let limit_ms = Arc::new(AtomicU64::new(profile.limits.watchdog_ms));
+        let (seen, limit) = (Arc::clone(&guarded), Arc::clone(&limit_ms));
+        Guard { shards: guarded, limit_ms: limit, alive, post_mortem }.start()?;
+        let log = log.map(hlog::IntervalLog::write_beside).transpose()?;
         runtime.block_on(async move {
             if let Some(http) = http {
                 http.set_nonblocking(true)?;
@@ -84,8 +89,9 @@ impl Listeners {
             if let Some(socket) = socket {
                 tokio::spawn(socket.serve(http::app(Arc::clone(&state))));
             }
-            let watchdog = Watchdog::new(shards.len(), profile.limits.watchdog_ms);
-            House { state, shards, log, watchdog, hangup, profile, post_mortem }.keep().await;
+            House { state, shards, seen, log, limit_ms, hangup, profile, reading: None }
+                .keep()
+                .await;
             Ok(())
         })
     }
@@ -95,28 +101,29 @@ impl Listeners {
 struct House {
     state: Arc<Mutex<State>>,
     shards: Vec<Watched>,
-    log: Option<IntervalLog>,
-    watchdog: Watchdog,
+    /// What the guard has seen of them.
+    seen: Arc<[Guarded]>,
+    log: Option<IntervalWriter>,
+    /// The guard's limit.
+    limit_ms: Arc<AtomicU64>,
     hangup: Hangup,
     /// In force.
     profile: Profile,
-    post_mortem: PostMortem,
+    /// The profile that is being read again.
+    reading: Option<Receiver<Result<Reloaded, String>>>,
 }
 
 impl House {
     async fn keep(mut self) {
-        let start = tokio::time::Instant::now();
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            if self.hangup.take() {
-                self.reload();
-            }
-            let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.reload();
             for shard in 0..self.shards.len() {
                 self.collect(shard);
-                self.look_at(shard, now_ms);
+                let (turns, silent_ms, hung_ms) = self.seen[shard].silence();
+                lock(&self.state).note_silence(shard, turns, silent_ms, hung_ms);
             }
         }
     }
@@ -124,11 +131,9 @@ impl House {
     /// Takes in what a shard has sent.
     fn collect(&mut self, index: usize) {
         while let Some(snapshot) = self.shards[index].collector.take() {
-            if let Some(file) = &mut self.log
-                && let Err(error) = file.write(index, &snapshot)
+            if let Some(log) = &mut self.log
+                && !log.write(index, &snapshot)
             {
-                let path = file.path().display();
-                say(&format!("warning: {path}: {error}; no more is written until SIGHUP"));
                 self.log = None;
             }
             let old = lock(&self.state).take_in(index, snapshot);
@@ -142,43 +147,60 @@ impl House {
         }
     }
 
-    /// Whether a shard makes turns; where it does not, the process ends.
-    fn look_at(&mut self, index: usize, now_ms: u64) {
-        let beat = self.shards[index].sign_of_life();
-        let alive = self.watchdog.is_alive(index, beat, now_ms);
-        let silent_ms = self.watchdog.silent_ms(index, now_ms);
-        lock(&self.state).note_beat(index, beat.is_some(), silent_ms);
-        if !alive {
-            let limit_ms = self.watchdog.limit_ms();
-            say(&format!(
-                "error: shard {index} made no turn for {limit_ms} ms (limits.watchdog_ms); the process \
-                 ends, and recovery is its restart"
-            ));
-            self.post_mortem.write(&format!("shard {index} made no turn for {limit_ms} ms"));
-            std::process::abort();
+    /// Begins to read the profile again when told to, and takes in what was read. One at a time: a SIGHUP that
+    /// comes meanwhile is kept.
+    fn reload(&mut self) {
+        let Some(reading) = &self.reading else {
+            if self.hangup.take() {
+                self.reading = self.read_again();
+            }
+            return;
+        };
+        let read = match reading.try_recv() {
+            Ok(read) => read,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => Err("reading the profile failed".to_owned()),
+        };
+        self.reading = None;
+        let reloaded = read.and_then(|reloaded| self.take_over(reloaded));
+        voice::say(&reloaded.unwrap_or_else(|why| format!("error: nothing is reloaded: {why}")));
+    }
+
+    fn read_again(&self) -> Option<Receiver<Result<Reloaded, String>>> {
+        let (done, wait) = mpsc::channel();
+        let (serving, writes_log) = (self.profile.clone(), self.log.is_some());
+        let body = move || drop(done.send(reload::reload(&serving, writes_log)));
+        match Builder::new().name("buslane-reload".into()).spawn(body) {
+            Ok(_) => Some(wait),
+            Err(error) => {
+                voice::say(&format!("error: nothing is reloaded: no thread to read it: {error}"));
+                None
+            }
         }
     }
 
-    fn reload(&mut self) {
-        let Reloaded { profile, log, said } = match reload::reload(&self.profile) {
-            Ok(reloaded) => reloaded,
-            Err(why) => return say(&format!("error: nothing is reloaded: {why}")),
-        };
-        say(&said);
+    /// Lets a profile be in force; returns what to tell.
+    fn take_over(&mut self, reloaded: Reloaded) -> Result<String, String> {
+        let Reloaded { profile, log, said } = reloaded;
+        match log {
+            LogChange::Stays => {}
+            LogChange::Ends => self.log = None,
+            LogChange::Begins(log) => {
+                let writer = log.write_beside().map_err(|error| format!("metrics.dir: {error}"))?;
+                self.log = Some(writer);
+            }
+        }
         let turn_ns_max = profile.limits.turn_us.saturating_mul(1_000);
         for shard in &self.shards {
             shard.recorder.set(turn_ns_max, profile.metrics.stages);
         }
-        self.watchdog.set_limit_ms(profile.limits.watchdog_ms);
-        (self.log, self.profile) = (log, profile);
+        // Only a number: it orders nothing.
+        self.limit_ms.store(profile.limits.watchdog_ms, Ordering::Relaxed);
+        self.profile = profile;
+        Ok(said)
     }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn say(what: &str) {
-    // Where stderr is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{what}");
 }

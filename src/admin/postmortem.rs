@@ -1,8 +1,10 @@
 //! What is left of a process that dies in disorder: the turns its shards made last, on stderr and in a file.
 //!
-//! The watchdog writes it before it aborts, and a panic on any thread does. It reads memory that the shards
-//! only ever write, so a shard that stands still cannot hold it up.
+//! The guard writes it before it aborts, and a panic on any thread does. It reads memory that the shards
+//! only ever write, so a shard that stands still cannot hold it up; and it waits a bounded time for stderr, and
+//! for the disk of the file, so that neither can.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{Error, Write as _};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,11 +12,18 @@ use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::sync_channel;
+use std::thread::Builder;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::voice;
+use crate::cpu;
 use crate::disk::is_transport_id;
 use crate::metrics::recorder::{Recorder, Turn};
 use crate::profile::{DiskDriver, Profile};
+
+/// How long the file may take.
+const FILE_TIME: Duration = Duration::from_secs(1);
 
 /// Who writes a post-mortem, and where.
 #[derive(Clone, Debug)]
@@ -40,14 +49,21 @@ impl PostMortem {
 
     /// Writes one when any thread panics, after the message of the panic.
     pub(super) fn write_on_panic(&self) {
-        let (own, before) = (self.clone(), std::panic::take_hook());
+        let own = self.clone();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            before(info);
+            // Captured where the environment asks for it, as the usual hook does.
+            let trace = Backtrace::capture();
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("unnamed");
+            voice::say(&format!("thread '{name}' {info}"));
+            if trace.status() == BacktraceStatus::Captured {
+                voice::say(&trace.to_string());
+            }
             own.write("a thread panicked");
         }));
     }
 
-    /// Writes it, on stderr and in a file.
+    /// Writes it, on stderr and in a file, or gives up soon.
     pub(super) fn write(&self, why: &str) {
         // Only a flag: it orders nothing but itself.
         if self.is_written.swap(true, Ordering::Relaxed) {
@@ -56,17 +72,39 @@ impl PostMortem {
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = describe(&mut text, why, &self.shards, unix_ns());
-        let _ = io::stderr().write_all(text.as_bytes());
-        let Some(dir) = &self.dir else { return };
-        let seconds = unix_ns() / 1_000_000_000;
-        let name = format!("postmortem-{}-{seconds}-{}.txt", self.instance, std::process::id());
-        let path = dir.join(name);
-        let said = match write_file(&path, &text) {
-            Ok(()) => format!("post-mortem: {}", path.display()),
-            Err(error) => format!("post-mortem: {}: {error}; it is above only", path.display()),
-        };
-        let _ = writeln!(io::stderr(), "{said}");
+        voice::say(text.trim_end());
+        if let Some(dir) = &self.dir {
+            let seconds = unix_ns() / 1_000_000_000;
+            let name = format!("postmortem-{}-{seconds}-{}.txt", self.instance, std::process::id());
+            let path = dir.join(name);
+            let shown = path.display().to_string();
+            match within(FILE_TIME, move || write_file(&path, &text)) {
+                Some(Ok(())) => voice::say(&format!("post-mortem: {shown}")),
+                Some(Err(error)) => {
+                    voice::say(&format!("post-mortem: {shown}: {error}; it is above only"));
+                }
+                None => {
+                    voice::say(&format!(
+                        "post-mortem: {shown}: the disk stands still; it is above only"
+                    ));
+                    // What does not take a page does not take a core.
+                    cpu::forbid_core_files();
+                }
+            }
+        }
+        voice::flush();
     }
+}
+
+/// What `work` returns, unless it takes longer: then its thread is left to itself.
+fn within<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, wait) = sync_channel(1);
+    let body = move || drop(done.try_send(work()));
+    Builder::new().name("buslane-mortem".into()).spawn(body).ok()?;
+    wait.recv_timeout(time).ok()
 }
 
 /// Beside the interval logs; without them beside the log, where that is a file.
@@ -198,6 +236,13 @@ mod tests {
         assert_eq!(files.len(), 1);
         let text = fs::read_to_string(files[0].path()).expect("written");
         assert!(text.contains(": a test\n") && text.contains("4711"), "{text}");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_left_to_itself() {
+        let (_held, wait) = sync_channel::<()>(0);
+        assert_eq!(within(Duration::from_millis(20), move || wait.recv().is_err()), None);
+        assert_eq!(within(Duration::from_secs(20), || 7), Some(7));
     }
 
     #[test]

@@ -10,16 +10,16 @@ use crate::profile::{self, Profile};
 /// Keys that change without a restart.
 const LIVE: [&str; 4] = ["limits.turn_us", "limits.watchdog_ms", "metrics.stages", "metrics.dir"];
 
-/// Whether SIGHUP came.
+/// Whether SIGHUP came. One that comes before anybody asks is kept: while a log is made or recovered, say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hangup(Arc<AtomicBool>);
+pub struct Hangup(Arc<AtomicBool>);
 
 impl Hangup {
     /// Catches it from now on.
     ///
     /// # Errors
     /// What the operating system said.
-    pub(super) fn catch() -> std::io::Result<Self> {
+    pub fn catch() -> std::io::Result<Self> {
         let hangup = Self::default();
         signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup.0))?;
         Ok(hangup)
@@ -37,27 +37,45 @@ impl Hangup {
 pub(super) struct Reloaded {
     /// The profile in force: the old one with the new values of the keys that can change.
     pub(super) profile: Profile,
-    /// The new file of interval logs; `None` where none are wanted.
-    pub(super) log: Option<IntervalLog>,
+    /// What becomes of the interval log.
+    pub(super) log: LogChange,
     /// What to tell.
     pub(super) said: String,
 }
 
-/// Reads the profile in force again, from where it was read.
+/// What becomes of the interval log.
+#[derive(Debug)]
+pub(super) enum LogChange {
+    /// It goes on, or there is none.
+    Stays,
+    /// Another one begins.
+    Begins(IntervalLog),
+    /// None is wanted any more.
+    Ends,
+}
+
+/// Reads the profile in force again, from where it was read. It may wait for a disk, so it is for a thread of its
+/// own. An interval log in the same directory goes on, unless writing it had ended.
 ///
 /// # Errors
 /// Why all stays as it is.
-pub(super) fn reload(serving: &Profile) -> Result<Reloaded, String> {
+pub(super) fn reload(serving: &Profile, writes_log: bool) -> Result<Reloaded, String> {
     let new = profile::load_again(serving).map_err(|error| error.to_string())?;
     let dir = &new.metrics.dir;
-    let log = if dir.is_empty() { None } else { Some(open(&new, dir)?) };
+    let is_same = *dir == serving.metrics.dir;
+    let log = match dir.as_str() {
+        "" if is_same => LogChange::Stays,
+        "" => LogChange::Ends,
+        _ if is_same && writes_log => LogChange::Stays,
+        dir => LogChange::Begins(open(&new, dir)?),
+    };
     let (live, restart): (Vec<String>, Vec<String>) =
         serving.differences(&new).into_iter().partition(|key| LIVE.contains(&key.as_str()));
     let mut said = match live.as_slice() {
         [] => "reloaded: nothing changed".to_owned(),
         keys => format!("reloaded: {}", keys.join(", ")),
     };
-    if let Some(log) = &log {
+    if let LogChange::Begins(log) = &log {
         said.push_str(&format!("; interval logs go on in {}", log.path().display()));
     }
     if !restart.is_empty() {
@@ -99,7 +117,7 @@ mod tests {
     fn live_keys_change_and_the_others_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
-        let unchanged = reload(&serving).expect("the same");
+        let unchanged = reload(&serving, true).expect("the same");
         assert_eq!(unchanged.said, "reloaded: nothing changed");
         let metrics = dir.path().join("metrics").display().to_string();
         let text = format!(
@@ -107,7 +125,7 @@ mod tests {
              [disk]\nqueue_depth = 2\n"
         );
         profile(dir.path(), &text);
-        let reloaded = reload(&serving).expect("a profile");
+        let reloaded = reload(&serving, true).expect("a profile");
         assert!(
             reloaded
                 .said
@@ -119,8 +137,39 @@ mod tests {
         assert!(reloaded.said.ends_with(restart), "{}", reloaded.said);
         assert_eq!((reloaded.profile.limits.turn_us, reloaded.profile.disk.queue_depth), (9, 8));
         assert_eq!(reloaded.profile.instance, "reload", "--set counts again");
-        assert!(reload(&reloaded.profile).expect("again").said.ends_with(restart));
+        assert!(reload(&reloaded.profile, true).expect("again").said.ends_with(restart));
         assert!(merged(&serving, &reloaded.profile) == reloaded.profile);
+    }
+
+    #[test]
+    fn an_interval_log_goes_on_unless_its_directory_changes_or_it_had_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let with = |metrics: &str| {
+            let metrics = dir.path().join(metrics).display().to_string();
+            profile(dir.path(), &format!("[metrics]\ndir = \"{metrics}\"\n"))
+        };
+        let serving = with("a");
+        let log = |writes| reload(&serving, writes).expect("a profile").log;
+        assert!(matches!(log(true), LogChange::Stays));
+        assert!(matches!(log(false), LogChange::Begins(_)));
+        with("b");
+        assert!(matches!(log(true), LogChange::Begins(_)));
+        profile(dir.path(), "[limits]\nturn_us = 5\n");
+        assert!(matches!(log(true), LogChange::Ends));
+    }
+
+    #[test]
+    fn only_a_file_that_holds_something_is_read_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
+        let path = dir.path().join("x.toml");
+        fs::write(&path, "").expect("written");
+        assert!(reload(&serving, true).expect_err("empty").contains("x.toml: it is empty"));
+        fs::remove_file(&path).expect("removed");
+        // What a pipe, standard input or a socket is: no file.
+        std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        let said = reload(&serving, true).expect_err("no file");
+        assert!(said.contains("it is no file, so it cannot be read again"), "{said}");
     }
 
     #[test]
@@ -128,9 +177,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
         fs::write(dir.path().join("x.toml"), "[limits]\nturn_us = 0\n").expect("written");
-        let said = reload(&serving).expect_err("out of range");
+        let said = reload(&serving, true).expect_err("out of range");
         assert!(said.contains("x.toml:2: limits.turn_us is 0"), "{said}");
         fs::write(dir.path().join("x.toml"), "[metrics]\ndir = \"/proc/no\"\n").expect("written");
-        assert!(reload(&serving).expect_err("not a place").contains("can be written"));
+        assert!(reload(&serving, true).expect_err("not a place").contains("can be written"));
     }
 }

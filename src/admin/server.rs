@@ -1,22 +1,26 @@
 //! The HTTP server: one request a connection, few connections at once, none for long.
 //!
 //! It answers probes and scrapers, so it needs no more; and whoever floods it or says nothing takes a place
-//! for some seconds only, and neither memory nor file descriptors without bound.
+//! only until somebody else wants it, and neither memory nor file descriptors without bound.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// Connections of a listener at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections of a listener at once. Who comes then takes the place of the one that has said nothing for the
+/// longest time: enough of them that a probe has asked before it is that one.
+const CONNECTIONS_MAX: usize = 256;
 
 /// A client has asked by then, or is let go: a probe or a scraper knows what it wants.
 const ASK_TIME: Duration = Duration::from_secs(1);
@@ -53,29 +57,64 @@ impl Accept for tokio::net::UnixListener {
     }
 }
 
+/// A connection that is open, or was.
+struct Open {
+    task: AbortHandle,
+    has_asked: Arc<AtomicBool>,
+}
+
+/// Connections in the order they came.
+#[derive(Default)]
+struct Places(VecDeque<Open>);
+
+impl Places {
+    /// Makes room for one: the oldest that has not asked goes, or else the oldest.
+    fn make_room(&mut self) {
+        self.0.retain(|open| !open.task.is_finished());
+        while self.0.len() >= CONNECTIONS_MAX {
+            // Only a flag: it orders nothing else.
+            let is_silent = |open: &Open| !open.has_asked.load(Ordering::Relaxed);
+            let place = self.0.iter().position(is_silent).unwrap_or(0);
+            if let Some(open) = self.0.remove(place) {
+                open.task.abort();
+            }
+        }
+    }
+}
+
 /// Serves `app` for ever.
 pub(super) async fn serve(listener: impl Accept, app: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut places = Places::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(_) => {
-                sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
+        let Ok(stream) = listener.accept().await else {
+            // A place given up is a descriptor that is free again.
+            places.make_room();
+            sleep(ACCEPT_AGAIN).await;
+            continue;
         };
-        let service = TowerToHyperService::new(app.clone());
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(ASK_TIME)
-                .keep_alive(false)
-                .max_buf_size(HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that went away or spoke nonsense is its own business.
-            let _ = timeout(CONNECTION_TIME, connection).await;
-            drop(place);
-        });
+        places.make_room();
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(answer(stream, app.clone(), Arc::clone(&has_asked)));
+        places.0.push_back(Open { task: task.abort_handle(), has_asked });
     }
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    app: Router,
+    has_asked: Arc<AtomicBool>,
+) {
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
+        app.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ASK_TIME)
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that went away or spoke nonsense is its own business.
+    let _ = timeout(CONNECTION_TIME, connection).await;
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::guard::ALIVE_MS;
 use crate::metrics::latency::Percentiles;
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::stages::{Stage, Stages};
@@ -11,8 +12,8 @@ use crate::metrics::stages::{Stage, Stages};
 /// Version of every JSON object here; it grows when a field changes its meaning or goes.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// A shard that has been silent for so long is not healthy.
-const HEALTHY_MS: u64 = 1_000;
+/// A shard that has been silent for so long is not ready.
+const READY_MS: u64 = 1_000;
 
 /// What does not change while a shard serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -173,6 +174,8 @@ struct Known {
     rates: BTreeMap<String, f64>,
     turns: bool,
     silent_ms: u64,
+    /// How much of its silence counts as hanging.
+    hung_ms: u64,
 }
 
 /// What is known of all shards.
@@ -211,8 +214,9 @@ impl State {
         self.shards[shard].facts = facts;
     }
 
-    pub(super) fn note_beat(&mut self, shard: usize, turns: bool, silent_ms: u64) {
-        (self.shards[shard].turns, self.shards[shard].silent_ms) = (turns, silent_ms);
+    pub(super) fn note_silence(&mut self, shard: usize, turns: bool, silent_ms: u64, hung_ms: u64) {
+        let known = &mut self.shards[shard];
+        (known.turns, known.silent_ms, known.hung_ms) = (turns, silent_ms, hung_ms);
     }
 
     /// Each shard with its newest snapshot, total and durability.
@@ -228,10 +232,15 @@ impl State {
         self.shards.iter().map(silent).enumerate()
     }
 
-    /// Shards that make no turns although they should.
+    /// Shards that hang: a restart would mend them. One that only gets no time, or waits for its disk, is not
+    /// among them.
     pub(super) fn unhealthy(&self) -> Vec<String> {
-        let hangs = |known: &Known| known.turns && known.silent_ms >= HEALTHY_MS;
-        let shards = self.shards.iter().enumerate().filter(|(_, known)| hangs(known));
+        self.silent(|known| known.hung_ms >= ALIVE_MS)
+    }
+
+    fn silent(&self, is_so: impl Fn(&Known) -> bool) -> Vec<String> {
+        let shards =
+            self.shards.iter().enumerate().filter(|(_, known)| known.turns && is_so(known));
         shards
             .map(|(index, known)| format!("shard {index}: no turn for {} ms", known.silent_ms))
             .collect()
@@ -239,7 +248,7 @@ impl State {
 
     /// Shards that do not serve, and why.
     pub(super) fn not_ready(&self) -> Vec<String> {
-        let mut reasons = self.unhealthy();
+        let mut reasons = self.silent(|known| known.silent_ms >= READY_MS);
         for (index, known) in self.shards.iter().enumerate() {
             let condition = known.condition();
             if condition != "serving" {
@@ -381,7 +390,7 @@ mod tests {
     fn rates_are_of_the_newest_interval_and_totals_of_all() {
         let mut state = State::new(1);
         assert_eq!(state.not_ready(), ["shard 0: opening"]);
-        state.note_beat(0, true, 0);
+        state.note_silence(0, true, 0, 0);
         assert!(state.take_in(0, snapshot(0, 100)).is_none());
         assert!(state.take_in(0, snapshot(2, 300)).is_some());
         let view = state.shards();
@@ -391,7 +400,10 @@ mod tests {
         assert_eq!(shard.counters["messages_accepted"], 300);
         assert_eq!((shard.stages["whole"].count, shard.stages_total["whole"].count), (10, 20));
         assert!(state.not_ready().is_empty());
-        state.note_beat(0, true, 1_500);
+        state.note_silence(0, true, 1_500, 200);
+        assert!(state.unhealthy().is_empty(), "it was not scheduled");
+        assert_eq!(state.not_ready(), ["shard 0: no turn for 1500 ms"]);
+        state.note_silence(0, true, 1_500, 1_500);
         assert_eq!(state.unhealthy(), ["shard 0: no turn for 1500 ms"]);
     }
 }

@@ -1,11 +1,12 @@
 //! `buslane serve`: an appliance until it is told to stop.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use super::CommandError;
 use super::progress::Progress as Bar;
+use crate::admin::voice;
 use crate::cli::Globals;
-use crate::launch::{self, Progress};
+use crate::launch::{self, LaunchError, Progress};
 use crate::profile;
 use crate::report::{micros, thousands};
 
@@ -15,6 +16,8 @@ const SAY_EVERY: u64 = 4 << 30;
 pub(super) fn serve(globals: &Globals) -> Result<(), CommandError> {
     let profile = profile::load(globals.profile_or_default(), &globals.set)?;
     let quiet = globals.quiet;
+    // From here on nobody waits for whoever reads stderr.
+    voice::start().map_err(LaunchError::Housekeeping)?;
     let mut bar = None;
     launch::serve(&profile, &mut |progress| show(progress, "", quiet, &mut bar))?;
     Ok(())
@@ -91,7 +94,6 @@ fn bytes(bytes: u64) -> String {
 
 fn tell(quiet: bool, what: &str) {
     if !quiet {
-        // Where stderr is closed there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{what}");
+        voice::say(what);
     }
 }

@@ -1,11 +1,11 @@
 //! Housekeeping begins: what it is told by the shards, and what it answers on.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 
 use super::{LaunchError, Progress};
 use crate::admin::state::ShardFacts;
-use crate::admin::{Listeners, SocketFile, Watched};
+use crate::admin::{Hangup, Life, Listeners, SocketFile, Watched, voice};
 use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::exchange;
 use crate::profile::Profile;
@@ -13,21 +13,28 @@ use crate::shard::observe::Observer;
 
 /// What the serving thread tells housekeeping.
 pub(super) struct House {
-    /// Whether the shard is to make turns. A flag that orders nothing but itself.
-    pub(super) turns: Arc<AtomicBool>,
+    pub(super) life: Arc<Life>,
     pub(super) facts: mpsc::Sender<ShardFacts>,
 }
 
-/// The socket housekeeping answers on, and what each shard tells it.
-pub(super) type Houses = (Option<SocketFile>, Vec<(House, Observer)>);
+/// Housekeeping, as launch holds it.
+pub(super) struct Houses {
+    /// The socket it answers on.
+    pub(super) socket: Option<SocketFile>,
+    /// What each shard tells it.
+    pub(super) houses: Vec<(House, Observer)>,
+    /// Moves while no shard hangs.
+    pub(super) alive: Arc<AtomicU64>,
+}
 
 /// Starts housekeeping on a thread of its own, and makes what observes each shard.
 pub(super) fn keep_house(
     profile: &Profile,
     beats: &[Arc<AtomicU64>],
+    hangup: Hangup,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Houses, LaunchError> {
-    let listeners = Listeners::open(profile)?;
+    let listeners = Listeners::open(profile, hangup)?;
     for warning in &listeners.warnings {
         watch(Progress::Warning(warning.clone()));
     }
@@ -36,21 +43,25 @@ pub(super) fn keep_house(
     let (mut watched, mut houses) = (Vec::new(), Vec::new());
     for beat in beats {
         let (facts, facts_out) = mpsc::channel();
-        let house = House { turns: Arc::default(), facts };
+        let house = House { life: Arc::new(Life::new(Arc::clone(beat))), facts };
         let (reporter, collector) = exchange();
         let recorder = Arc::new(Recorder::new(turn_ns_max, profile.metrics.stages));
         watched.push(Watched {
             collector,
-            beat: Arc::clone(beat),
-            turns: Arc::clone(&house.turns),
+            life: Arc::clone(&house.life),
             facts: facts_out,
             recorder: Arc::clone(&recorder),
         });
         houses.push((house, Observer::new(reporter, recorder)));
     }
-    std::thread::Builder::new()
-        .name("buslane-house".into())
-        .spawn(move || listeners.run(watched))
-        .map_err(LaunchError::Housekeeping)?;
-    Ok((socket, houses))
+    let alive = Arc::new(AtomicU64::new(0));
+    let moves = Arc::clone(&alive);
+    let body = move || {
+        if let Err(error) = listeners.run(watched, moves) {
+            voice::say(&format!("error: housekeeping ends: {error}; nothing watches the shards"));
+        }
+    };
+    let thread = std::thread::Builder::new().name("buslane-house".into()).spawn(body);
+    thread.map_err(LaunchError::Housekeeping)?;
+    Ok(Houses { socket, houses, alive })
 }

@@ -36,13 +36,14 @@ use std::time::Duration;
 
 use door::Entrance;
 use held::{Held, ensure_file};
-use house::{House, keep_house};
+use house::{House, Houses, keep_house};
 use logfile::Missing;
 use stop::LastResort;
 
 pub use stop::catch_signals;
 
 use crate::admin::state::ShardFacts;
+use crate::admin::Hangup;
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
@@ -290,8 +291,10 @@ pub fn pin_to(core: Option<usize>) -> Result<Option<usize>, LaunchError> {
 /// Why it did not start, or how it failed.
 pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), LaunchError> {
     let stop = catch_signals()?;
+    // Before anything that takes long: until it is caught, it ends the process.
+    let hangup = Hangup::catch().map_err(LaunchError::Signals)?;
     let last_resort = LastResort::watch(&stop)?;
-    let served = serve_until(profile, &stop, &mut |progress| {
+    let served = serve_until(profile, &stop, hangup, &mut |progress| {
         if progress.is_ready() {
             last_resort.note_serving();
         }
@@ -307,6 +310,7 @@ pub fn serve(profile: &Profile, watch: &mut dyn FnMut(Progress)) -> Result<(), L
 fn serve_until(
     profile: &Profile,
     stop: &Arc<AtomicBool>,
+    hangup: Hangup,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     let cores = cpu::available_cores();
@@ -323,14 +327,14 @@ fn serve_until(
         dpdk_port::start(&profile.port)?;
     }
     if shard_cores.len() > 1 {
-        return shards::serve(profile, &shard_cores, (&notify, stop, &clock), watch);
+        return shards::serve(profile, &shard_cores, (&notify, stop, &clock), hangup, watch);
     }
     let entrance = Entrance::open(&profile.port)?;
     // Before this thread is pinned, so that the keeper and housekeeping are not; and before the log is made, so
     // that what it cannot have is said first, and whoever asks hears that it starts.
     let beats = [Arc::default()];
-    let _keeper = notify.keep_alive(&beats);
-    let (_socket, mut houses) = keep_house(profile, &beats, watch)?;
+    let Houses { socket: _socket, mut houses, alive } = keep_house(profile, &beats, hangup, watch)?;
+    let _keeper = notify.keep_alive(&[alive]);
     let house = houses.pop().expect("one for each beat");
     let held = Held::of(profile, stop, watch)?;
     let [beat] = beats;
@@ -390,10 +394,10 @@ impl Seat<'_> {
             if let Some(neighbours) = neighbours.take() {
                 shard.join(neighbours);
             }
-            house.turns.store(true, Ordering::Relaxed);
+            house.life.begin();
             watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
             let fault = self.run(&mut shard, watch);
-            house.turns.store(false, Ordering::Relaxed);
+            house.life.pause();
             let Some(fault) = fault else {
                 watch(Progress::Stopping);
                 return stop_shard(shard, &self.clock, watch);

@@ -11,8 +11,9 @@ use std::thread;
 
 use super::held::Held;
 use super::notify::Notify;
-use super::{Entrance, House, LaunchError, Opened, Progress, Seat};
+use super::{Entrance, House, Houses, LaunchError, Opened, Progress, Seat};
 use super::{dpdk_port, keep_house, pin_to};
+use crate::admin::Hangup;
 use crate::clock::HostClock;
 use crate::log::superblock::ShareId;
 use crate::profile::{PortDriver, PortProfile, Profile};
@@ -35,14 +36,15 @@ pub(super) fn serve(
     profile: &Profile,
     cores: &[Option<usize>],
     (notify, stop, clock): (&Notify, &Arc<AtomicBool>, &HostClock),
+    hangup: Hangup,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
     let count = profile.shard.count;
     let entrances = entrances(profile)?;
     let beats: Vec<Arc<AtomicU64>> = cores.iter().map(|_| Arc::default()).collect();
-    let _keeper = notify.keep_alive(&beats);
     // Before the log is made: what it cannot have is said first, and whoever asks hears that it starts.
-    let (_socket, houses) = keep_house(profile, &beats, watch)?;
+    let Houses { socket: _socket, houses, alive } = keep_house(profile, &beats, hangup, watch)?;
+    let _keeper = notify.keep_alive(&[alive]);
     let held = Held::of(profile, stop, watch)?;
     let (say, heard) = mpsc::channel();
     thread::scope(|scope| {

@@ -4,13 +4,13 @@
 //! device that does not answer, a file system that stands still) is given a time, and then the process ends as it is:
 //! what was acknowledged is on media, and the next start recovers the rest.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::{DRAIN_NS, LaunchError};
+use crate::admin::voice;
 
 /// Between two looks at the flags.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -20,9 +20,6 @@ const START_LOOKS: u32 = 20;
 
 /// A log that is drained, or given up, is closed by then.
 const CLOSE_NS: u64 = 2_000_000_000;
-
-/// What the last words have time for: whoever reads them may be stuck too.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A flag that the first SIGTERM or SIGINT sets; the second one ends the process.
 ///
@@ -96,11 +93,7 @@ fn end(served: bool) {
     } else {
         "error: told to stop while the log was opened; nothing was acknowledged"
     };
-    // On a thread of its own: nothing that tells may keep the process.
-    let tell = move || {
-        let _ = writeln!(std::io::stderr(), "{what}");
-    };
-    let _ = Builder::new().name("buslane-last".into()).spawn(tell);
-    std::thread::park_timeout(LAST_WORDS);
+    voice::say(what);
+    voice::flush();
     signal_hook::low_level::exit(1);
 }

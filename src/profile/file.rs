@@ -137,11 +137,22 @@ pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
     Ok(profile)
 }
 
-/// Reads a loaded profile again: the same file, under the same settings.
+/// Reads a loaded profile again: the same file, under the same settings. What came through a pipe was read and is
+/// gone, and an empty file is one that is being written: neither is a profile.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_again(profile: &Profile) -> Result<Profile, ProfileError> {
+    let asked = &profile.source.asked;
+    let is_shipped = SHIPPED.iter().any(|(shipped, _)| shipped == asked);
+    // What is not there is told by whoever reads it.
+    let facts = std::fs::metadata(asked).ok().filter(|_| !is_shipped);
+    if let Some(facts) = facts.filter(|facts| !facts.is_file() || facts.len() == 0) {
+        let what = if facts.is_file() { "is empty" } else { "is no file" };
+        return Err(ProfileError::Host(format!(
+            "profile {asked}: it {what}, so it cannot be read again; keep the profile in a file, and restart with it"
+        )));
+    }
     let settings = profile.source.settings.iter();
     let settings: Vec<String> = settings.map(|(key, value)| format!("{key}={value}")).collect();
     load(&profile.source.asked, &settings)
