@@ -21,8 +21,13 @@ pub trait Clock {
     }
 }
 
+/// The system clock is read again so often. The counter drifts from it by some millionths, so by some
+/// microseconds until then.
+const FOLLOW_EVERY_NS: u64 = 1_000_000_000;
+
 /// The host's clock: the time-stamp counter where it is invariant (checked and calibrated when the
-/// clock is made), the operating system's monotonic clock elsewhere.
+/// clock is made), the operating system's monotonic clock elsewhere. Its Unix time is what it was at the start and
+/// what the counter counted since; for what runs long there is [`FollowingClock`].
 #[derive(Clone, Debug)]
 pub struct HostClock {
     clock: quanta::Clock,
@@ -47,6 +52,56 @@ impl HostClock {
     }
 }
 
+/// A [`HostClock`] whose Unix time follows the system clock, which others keep, and never goes back: where the system
+/// clock is ahead it jumps there, where it is behind it goes on at half the pace until they meet. For one thread.
+#[derive(Clone, Debug)]
+pub struct FollowingClock {
+    clock: HostClock,
+    course: Cell<Course>,
+}
+
+impl FollowingClock {
+    /// Follows from the next look on.
+    #[must_use]
+    pub fn new(clock: HostClock) -> Self {
+        let course = Course { from_ns: 0, unix_ns: clock.unix_ns_at_start, ahead_ns: 0 };
+        Self { clock, course: Cell::new(course) }
+    }
+}
+
+/// What the system clock says, in nanoseconds since 1970; through the vDSO, so no system call.
+#[allow(clippy::disallowed_methods, reason = "this is where wall time enters")]
+fn system_unix_ns() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How Unix time goes on from the moment the system clock was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Course {
+    /// That moment.
+    from_ns: u64,
+    /// Unix time then.
+    unix_ns: u64,
+    /// How far it was ahead of the system clock: so much of what follows is passed at half the pace.
+    ahead_ns: u64,
+}
+
+impl Course {
+    fn at(&self, now_ns: u64) -> u64 {
+        let since_ns = now_ns.saturating_sub(self.from_ns);
+        let lost_ns = (since_ns / 2).min(self.ahead_ns);
+        self.unix_ns.saturating_add(since_ns - lost_ns)
+    }
+
+    /// From now on, when the system clock says `system_ns`.
+    fn follow(&self, now_ns: u64, system_ns: u64) -> Self {
+        let own_ns = self.at(now_ns);
+        let unix_ns = own_ns.max(system_ns);
+        Self { from_ns: now_ns, unix_ns, ahead_ns: unix_ns - system_ns }
+    }
+}
+
 impl Default for HostClock {
     fn default() -> Self {
         Self::new()
@@ -62,6 +117,24 @@ impl Clock for HostClock {
     #[inline]
     fn unix_ns_at(&self, now_ns: u64) -> u64 {
         self.unix_ns_at_start + now_ns
+    }
+}
+
+impl Clock for FollowingClock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    #[inline]
+    fn unix_ns_at(&self, now_ns: u64) -> u64 {
+        let mut course = self.course.get();
+        if now_ns.saturating_sub(course.from_ns) >= FOLLOW_EVERY_NS {
+            // Both at about the same moment: `now_ns` may be some time ago.
+            course = course.follow(self.now_ns(), system_unix_ns());
+            self.course.set(course);
+        }
+        course.at(now_ns)
     }
 }
 
@@ -114,6 +187,45 @@ mod tests {
             last = now;
         }
         assert!(clock.unix_ns() > 1_700_000_000_000_000_000);
+    }
+
+    /// Drifting either way, and set forward and back: it follows, and never goes back.
+    #[test]
+    fn unix_time_follows_the_system_clock_without_going_back() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut course = Course { from_ns: 0, unix_ns: 1_000 * SECOND, ahead_ns: 0 };
+        let mut last = 0;
+        let system = |second: u64| {
+            // 6 ppm fast for 100 s, then 200 ppm slow, at 300 an hour forward, at 400 three seconds back.
+            let set = if second >= 300 { 3_600 * SECOND } else { 0 };
+            let back = if second >= 400 { 3 * SECOND } else { 0 };
+            let drift = 6_000 * second.min(100);
+            let slow = 200_000 * second.saturating_sub(100);
+            1_000 * SECOND + second * SECOND + drift + set - slow - back
+        };
+        for second in 1..500 {
+            course = course.follow(second * SECOND, system(second));
+            for part in 0..10 {
+                let now = course.at(second * SECOND + part * SECOND / 10);
+                assert!(now >= last, "{now} after {last}");
+                last = now;
+            }
+            let off = course.at(second * SECOND).abs_diff(system(second));
+            // Three seconds are made up at half the pace, so in six.
+            assert!(off <= 200_000 || (400..407).contains(&second), "{off} ns off at {second}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_went_wrong_is_right_at_the_next_look() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let host = HostClock::new();
+        let wrong = HostClock { unix_ns_at_start: host.unix_ns_at_start - HOUR, ..host };
+        let clock = FollowingClock::new(wrong);
+        let before = clock.unix_ns_at(clock.now_ns());
+        assert!(system_unix_ns() - before >= HOUR - FOLLOW_EVERY_NS, "nobody looked yet");
+        let after = clock.unix_ns_at(clock.now_ns() + FOLLOW_EVERY_NS);
+        assert!(after - before >= HOUR - FOLLOW_EVERY_NS, "{after} after {before}");
     }
 
     #[test]

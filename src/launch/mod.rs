@@ -44,7 +44,7 @@ pub use stop::catch_signals;
 
 use crate::admin::state::ShardFacts;
 use crate::admin::Hangup;
-use crate::clock::{Clock, HostClock};
+use crate::clock::{Clock, FollowingClock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::share::Share;
@@ -338,7 +338,7 @@ fn serve_until(
     let house = houses.pop().expect("one for each beat");
     let held = Held::of(profile, stop, watch)?;
     let [beat] = beats;
-    let stop = Arc::clone(stop);
+    let (stop, clock) = (Arc::clone(stop), FollowingClock::new(clock));
     let mut seat =
         Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
     let opened = seat.open_log(watch)?;
@@ -359,7 +359,7 @@ struct Seat<'a> {
     share: ShareId,
     held: &'a Held,
     profile: &'a Profile,
-    clock: HostClock,
+    clock: FollowingClock,
     stop: Arc<AtomicBool>,
     /// Moves while the shard makes turns.
     beat: Arc<AtomicU64>,

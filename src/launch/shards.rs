@@ -14,7 +14,7 @@ use super::notify::Notify;
 use super::{Entrance, House, Houses, LaunchError, Opened, Progress, Seat};
 use super::{dpdk_port, keep_house, pin_to};
 use crate::admin::Hangup;
-use crate::clock::HostClock;
+use crate::clock::{FollowingClock, HostClock};
 use crate::log::superblock::ShareId;
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::shard::Neighbours;
@@ -55,7 +55,7 @@ pub(super) fn serve(
                 share: ShareId { index, count },
                 held: &held,
                 profile,
-                clock: clock.clone(),
+                clock: FollowingClock::new(clock.clone()),
                 stop: Arc::clone(stop),
                 beat: Arc::clone(beat),
                 core: *core,
