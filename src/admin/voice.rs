@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::Builder;
 use std::time::Duration;
 
+use crate::report::printable;
+
 /// Lines that wait to be written, at most.
 const LINES_MAX: usize = 256;
 
@@ -31,12 +33,12 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Says a line, and waits for nobody. Where no thread was started, it is written at once.
+/// Says a line, and waits for nobody. What of it would be a command to a terminal is shown instead. Where no thread was started, it is written at once.
 pub fn say(line: &str) {
     match VOICE.get() {
         Some(voice) => voice.say(line),
         // Where stderr is closed there is nobody to tell.
-        None => drop(writeln!(io::stderr(), "{line}")),
+        None => drop(writeln!(io::stderr(), "{}", printable(line))),
     }
 }
 
@@ -91,7 +93,7 @@ fn write(mut to: impl Write, queue: &Receiver<Word>, dropped: &AtomicU64) {
     for word in queue {
         // Where stderr is closed there is nobody to tell.
         match word {
-            Word::Line(line) => drop(to.write_all(format!("{line}\n").as_bytes())),
+            Word::Line(line) => drop(to.write_all(format!("{}\n", printable(&line)).as_bytes())),
             Word::Reached(reached) => drop(reached.try_send(())),
         }
         let count = dropped.swap(0, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::CommandError;
 use crate::port::udp::wait_writable;
+use crate::report::printable;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -83,12 +84,20 @@ impl Out {
         self.writer().write_all(bytes).map_err(|error| CommandError::output(&error))
     }
 
-    /// Writes text and a line end.
+    /// Writes text for people: what of it would be a command to their terminal is shown instead.
+    ///
+    /// # Errors
+    /// As [`Out::bytes`].
+    pub fn text(&mut self, text: &str) -> Result<(), CommandError> {
+        self.bytes(printable(text).as_bytes())
+    }
+
+    /// Writes text for people and a line end.
     ///
     /// # Errors
     /// As [`Out::bytes`].
     pub fn line(&mut self, text: &str) -> Result<(), CommandError> {
-        self.bytes(text.as_bytes())?;
+        self.text(text)?;
         self.bytes(b"\n")
     }
 
@@ -98,7 +107,8 @@ impl Out {
     /// As [`Out::bytes`].
     pub fn json<T: serde::Serialize>(&mut self, value: &T) -> Result<(), CommandError> {
         let text = serde_json::to_string(value).map_err(io::Error::from);
-        self.line(&text.map_err(|error| CommandError::output(&error))?)
+        self.bytes(text.map_err(|error| CommandError::output(&error))?.as_bytes())?;
+        self.bytes(b"\n")
     }
 
     /// Hands on what is buffered, so that a reader sees it now.

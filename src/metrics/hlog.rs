@@ -29,6 +29,9 @@ const HISTOGRAM_BYTES_MAX: u64 = 16 << 20;
 /// How an encoded histogram begins that is deflated (version 2).
 const DEFLATED: [u8; 4] = [0x1c, 0x84, 0x93, 0x14];
 
+/// Measurements of one line at most: more than anybody makes, and the sum of all lines of a file is a number.
+const COUNT_MAX: u64 = 1 << 40;
+
 /// Bytes of an encoded histogram before its counts.
 const HEAD_BYTES: usize = 40;
 
@@ -99,6 +102,7 @@ impl Interval<'_> {
 /// Inflates an encoded histogram, if it is deflated, and checks what its reader takes on trust.
 fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     let mut bytes = packed;
+    check_encoding(&bytes)?;
     if bytes.starts_with(&DEFLATED) {
         let mut unpacked = Vec::new();
         let deflated = bytes.get(8..).unwrap_or_default();
@@ -110,6 +114,7 @@ fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, &'static str> {
             return Err("it unpacks to more than 16 MiB");
         }
         bytes = unpacked;
+        check_encoding(&bytes)?;
     }
     let Some((head, counts)) = bytes.split_at_checked(HEAD_BYTES) else {
         return Err("it is shorter than its head");
@@ -118,11 +123,56 @@ fn unpack(packed: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     if claimed > counts.len() {
         return Err("it has fewer counts than it says");
     }
-    // A run of the lowest number there is; its reader would take the negative of it.
-    if counts.windows(9).any(|window| window == [0xff; 9]) {
-        return Err("a count is out of range");
-    }
+    check_counts(&counts[..claimed])?;
     Ok(bytes)
+}
+
+/// The encoding stands in the first four bytes, beside the width of its numbers.
+fn check_encoding(bytes: &[u8]) -> Result<(), &'static str> {
+    let Some(cookie) = bytes.first_chunk::<4>() else { return Err("it is shorter than its head") };
+    match [cookie[0], cookie[1], cookie[2], cookie[3] & 0x0f] {
+        [0x1c, 0x84, 0x93, 0x03 | 0x04] => Ok(()),
+        [0x1c, 0x84, 0x93, 0x01 | 0x02] => {
+            Err("its encoding is V1, and V2 is wanted: log with HdrHistogram 2.1.10 or later")
+        }
+        [0x1c, 0x84, 0x93, 0x08 | 0x09] => {
+            Err("its encoding is V0, and V2 is wanted: log with HdrHistogram 2.1.10 or later")
+        }
+        _ => Err("its encoding is none of HdrHistogram's"),
+    }
+}
+
+/// Counts are ZigZag numbers of seven bits a byte, eight in the ninth; a negative one is a run of zeros. Their
+/// reader takes them on trust, and their sum too.
+fn check_counts(mut counts: &[u8]) -> Result<(), &'static str> {
+    let mut sum = 0u64;
+    while !counts.is_empty() {
+        let mut number = 0u64;
+        let mut length = 0;
+        loop {
+            let Some(byte) = counts.get(length) else { return Err("it is cut off or damaged") };
+            let is_last = length == 8 || byte & 0x80 == 0;
+            let bits = if length == 8 { *byte } else { byte & 0x7f };
+            number |= u64::from(bits) << (7 * length);
+            length += 1;
+            if is_last {
+                break;
+            }
+        }
+        counts = &counts[length..];
+        let size = number >> 1;
+        if number & 1 == 1 {
+            if size > HISTOGRAM_BYTES_MAX {
+                return Err("a run of zeros is out of range");
+            }
+            continue;
+        }
+        sum = sum.saturating_add(size);
+        if sum > COUNT_MAX {
+            return Err("its counts add up to more than anybody measures");
+        }
+    }
+    Ok(())
 }
 
 /// The lines of a file.
@@ -352,9 +402,18 @@ mod tests {
         let mut negative = vec![0x1c, 0x84, 0x93, 0x13, 0, 0, 0, 9];
         negative.resize(HEAD_BYTES, 0);
         negative.extend([0xff; 9]);
+        // Three times the largest number there is.
+        let mut overflowing = vec![0x1c, 0x84, 0x93, 0x13, 0, 0, 0, 27];
+        overflowing.resize(HEAD_BYTES, 0);
+        let largest = [[0xfe].as_slice(), &[0xff; 8]].concat();
+        overflowing.extend([largest.clone(), largest.clone(), largest].concat());
         for (bytes, says) in [
             (huge, "fewer counts"),
             (negative, "out of range"),
+            (overflowing, "add up to more"),
+            (vec![0x1c, 0x84, 0x93, 0x02, 0, 0, 0, 0], "its encoding is V1"),
+            (vec![0x1c, 0x84, 0x93, 0x88, 0, 0, 0, 0], "its encoding is V0"),
+            (vec![1, 2, 3, 4], "none of HdrHistogram's"),
             (vec![1, 2, 3], "shorter than its head"),
             (vec![0x1c, 0x84, 0x93, 0x14, 0, 0, 0, 4, 1, 2, 3, 4], "cut off or damaged"),
         ] {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{CommandError, Out};
+use crate::admin::voice;
 use crate::cli::arguments::BenchReportArgs;
 use crate::cli::{Globals, Output};
 use crate::metrics::hlog::{self, Hlog, HlogError};
@@ -30,7 +31,7 @@ pub(super) fn report(globals: &Globals, args: &BenchReportArgs) -> Result<(), Co
     let evidence = gather(args)?;
     if !globals.quiet {
         for warning in evidence.warnings() {
-            eprintln!("warning: {warning}");
+            voice::say(&format!("warning: {warning}"));
         }
     }
     if let Some(path) = &args.html {
@@ -39,7 +40,8 @@ pub(super) fn report(globals: &Globals, args: &BenchReportArgs) -> Result<(), Co
         out.bytes(page.as_bytes())?;
         out.finish()?;
         if !to_stdout && !globals.quiet {
-            eprintln!("page: {}, {} KiB", path.display(), page.len().div_ceil(1024));
+            let kib = page.len().div_ceil(1024);
+            voice::say(&format!("page: {}, {kib} KiB", path.display()));
         }
         if !json {
             return Ok(());
@@ -49,7 +51,7 @@ pub(super) fn report(globals: &Globals, args: &BenchReportArgs) -> Result<(), Co
     if json {
         out.json(&evidence.object())?;
     } else {
-        out.bytes(evidence.text().as_bytes())?;
+        out.text(&evidence.text())?;
     }
     out.finish()
 }

@@ -65,7 +65,7 @@ pub(super) fn check(globals: &Globals, args: &HostCheckArgs) -> Result<(), Comma
         let cores =
             if cores.is_empty() { "no core pinned".into() } else { format!("core {cores}") };
         out.line(&format!("profile {}, {cores}", needs.profile))?;
-        out.bytes(table(&findings).as_bytes())?;
+        out.text(&table(&findings))?;
         out.line(&format!(
             "{} checks: {} pass, {} warn, {} fail, {} unknown, {} not applicable",
             findings.len(),
