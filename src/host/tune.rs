@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::Tree;
 use super::{Finding, Knob};
+use crate::report::one_line;
 
 /// Where old values are kept, below the root.
 pub const STATE_PATH: &str = "var/lib/buslane/host-tune.json";
@@ -82,6 +83,7 @@ impl Plan {
     /// A shell script that does the run-time part, with the rest as comments.
     #[must_use]
     pub fn script(&self, profile: &str) -> String {
+        let profile = one_line(profile);
         let mut text = format!(
             "#!/bin/sh\n# Written by `buslane host tune` for profile {profile}. Read it before you run it, as root.\n\
              # Nothing in it outlives a restart of the host.\nset -u\n\
@@ -93,16 +95,16 @@ impl Plan {
                 check = step.check;
                 write!(text, "\n# {check}\n").expect("a String takes everything");
             }
-            let now = step.now.as_deref().unwrap_or("unknown");
-            let Step { value, path, .. } = step;
-            writeln!(text, "put '{value}' {path}  # now: {now}")
-                .expect("a String takes everything");
+            let now = one_line(step.now.as_deref().unwrap_or("unknown"));
+            let (value, path) = (quoted(&step.value), quoted(&step.path));
+            writeln!(text, "put {value} {path}  # now: {now}").expect("a String takes everything");
         }
         if self.steps.is_empty() {
             text.push_str("\n# Nothing can be mended while the host runs.\n");
         }
         if !self.boot.is_empty() {
             let parameters = self.boot.join(" ");
+            let parameters = one_line(&parameters);
             write!(
                 text,
                 "\n# To be added to the kernel's command line by hand, then restart the host:\n#   {parameters}\n"
@@ -112,12 +114,22 @@ impl Plan {
         if !self.advice.is_empty() {
             text.push_str("\n# To be done by hand:\n");
             for Advice { check, command } in &self.advice {
+                let command = one_line(command);
                 writeln!(text, "#   {check}: {command}").expect("a String takes everything");
             }
         }
         text.push_str("\nexit $failed\n");
         text
     }
+}
+
+/// A word of a shell, whatever is in it: the tree may be anybody's.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:,+".contains(c);
+    if word.starts_with('/') && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", one_line(word).replace('\'', "'\\''"))
 }
 
 /// What `apply` or `revert` did with one file.
@@ -137,6 +149,9 @@ pub struct Written {
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     schema_version: u32,
+    /// The boot they are of: the next one begins with values of its own. Empty where the host does not say.
+    #[serde(default)]
+    boot: String,
     /// In the order they were changed.
     saved: Vec<Saved>,
 }
@@ -158,6 +173,14 @@ pub enum TuneError {
         /// What the operating system or its text says.
         why: String,
     },
+    /// another one is at work
+    #[error("{0}: another `host tune` is at work; wait until it has ended; nothing was changed")]
+    AtWork(PathBuf),
+    /// what was saved is void
+    #[error(
+        "{0}: the host was restarted since, and with that all is as it was before; the file is removed"
+    )]
+    OtherBoot(PathBuf),
     /// there is nothing to put back
     #[error("{0}: there is no such file: nothing was applied, or all was reverted")]
     NothingSaved(PathBuf),
@@ -175,7 +198,11 @@ pub fn state_path(tree: &Tree) -> PathBuf {
 /// # Errors
 /// When the state file cannot be read or written; files that cannot be written are in the result.
 pub fn apply(tree: &Tree, plan: &Plan, state_path: &Path) -> Result<Vec<Written>, TuneError> {
-    let mut state = load(state_path)?.unwrap_or_default();
+    let _lock = lock(state_path)?;
+    let boot = boot_id(tree);
+    let saved = load(state_path)?.filter(|saved| !is_of_other_boot(saved, &boot));
+    let mut state = saved.unwrap_or_default();
+    state.boot = boot;
     let earlier = state.saved.len();
     let mut todo = Vec::new();
     for step in &plan.steps {
@@ -220,8 +247,13 @@ pub fn apply(tree: &Tree, plan: &Plan, state_path: &Path) -> Result<Vec<Written>
 /// # Errors
 /// When there is no state file, or it cannot be read; files that cannot be written are in the result.
 pub fn revert(tree: &Tree, state_path: &Path) -> Result<Vec<Written>, TuneError> {
+    let _lock = lock(state_path)?;
     let mut state =
         load(state_path)?.ok_or_else(|| TuneError::NothingSaved(state_path.to_owned()))?;
+    if is_of_other_boot(&state, &boot_id(tree)) {
+        fs::remove_file(state_path).map_err(|error| wrong(state_path, &error))?;
+        return Err(TuneError::OtherBoot(state_path.to_owned()));
+    }
     let mut written = Vec::new();
     let mut left = Vec::new();
     for saved in state.saved.iter().rev() {
@@ -243,9 +275,41 @@ pub fn revert(tree: &Tree, state_path: &Path) -> Result<Vec<Written>, TuneError>
     Ok(written)
 }
 
-/// Writes a file of the kernel: it has to be there, and takes a value in one call.
+/// Which boot this is, as the kernel says; empty where it does not.
+fn boot_id(tree: &Tree) -> String {
+    tree.text("proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+fn is_of_other_boot(state: &State, boot: &str) -> bool {
+    !state.boot.is_empty() && !boot.is_empty() && state.boot != boot
+}
+
+/// Whoever holds it is the only one that changes the host and the state file. It goes with the process.
+fn lock(state_path: &Path) -> Result<fs::File, TuneError> {
+    let open = || -> io::Result<fs::File> {
+        if let Some(directory) = state_path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let path = state_path.with_extension("lock");
+        fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)
+    };
+    let file = open().map_err(|error| wrong(state_path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(TuneError::AtWork(state_path.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(wrong(state_path, &error)),
+    }
+}
+
+/// Writes a file of the kernel: it has to be there, and takes a value in one call. A tree that somebody sent may
+/// lead out of itself by a link: that is not followed.
 fn write(tree: &Tree, path: &str, value: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).truncate(true).open(tree.real(path))?;
+    let real = tree.real(path).canonicalize()?;
+    if !real.starts_with(tree.root().canonicalize()?) {
+        let what = format!("it leads out of the tree, to {}", real.display());
+        return Err(io::Error::other(what));
+    }
+    let mut file = fs::OpenOptions::new().write(true).truncate(true).open(real)?;
     file.write_all(format!("{value}\n").as_bytes())
 }
 
@@ -268,7 +332,8 @@ fn load(path: &Path) -> Result<Option<State>, TuneError> {
 
 /// Whole or not at all: a host whose old values are half known cannot be put back.
 fn save(path: &Path, state: &State) -> Result<(), TuneError> {
-    let state = State { schema_version: SCHEMA_VERSION, saved: state.saved.clone() };
+    let (boot, saved) = (state.boot.clone(), state.saved.clone());
+    let state = State { schema_version: SCHEMA_VERSION, boot, saved };
     let text = serde_json::to_string_pretty(&state).expect("strings and numbers");
     let draft = path.with_extension("new");
     let write = || -> io::Result<()> {
@@ -368,6 +433,56 @@ mod tests {
         fs::write(&broken, "{").unwrap();
         assert!(apply(&tree, &plan, &broken).is_err());
         assert_eq!(tree.text("proc/a").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_strange_tree_puts_no_command_into_the_script() {
+        let (_place, tree) = host(&[("sys/thp", "[always\nreboot\n#] never\n")]);
+        let knobs = vec![knob("/sys/thp", "never"), knob("/sys/a b;reboot", "it's\nreboot")];
+        let mut strange = finding("thp", Mend::knobs(knobs));
+        strange.mend.command = String::new();
+        let advice = finding("irq.balance", Mend::command("x\nreboot"));
+        let boot = finding("cpu.isolated", Mend::boot(&["a\nreboot".into()]));
+        let script = plan(&tree, &[strange, advice, boot]).script("p\nreboot");
+        assert!(script.lines().all(|line| !line.starts_with("reboot")), "{script}");
+        assert!(script.contains("put 'never' /sys/thp  # now: always\\nreboot"), "{script}");
+        assert!(script.contains(r"put 'it'\''s\nreboot' '/sys/a b;reboot'"), "{script}");
+    }
+
+    #[test]
+    fn a_tree_that_leads_out_of_itself_is_not_written() {
+        let (place, tree) = host(&[("sys/thp", "always\n")]);
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(outside.path(), place.path().join("sys/out")).unwrap();
+        let plan = plan(&tree, &[finding("x", Mend::knobs(vec![knob("/sys/out", "1")]))]);
+        let written = apply(&tree, &plan, &state_path(&tree)).unwrap();
+        assert!(written[0].error.as_ref().unwrap().contains("leads out"), "{written:?}");
+        assert_eq!(fs::read(outside.path()).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_saved_state_is_of_one_boot_and_of_one_at_a_time() {
+        let boot = "proc/sys/kernel/random/boot_id";
+        let (place, tree) = host(&[("proc/a", "1\n"), (boot, "one\n")]);
+        let plan = plan(&tree, &[finding("x", Mend::knobs(vec![knob("/proc/a", "0")]))]);
+        let state = state_path(&tree);
+        apply(&tree, &plan, &state).unwrap();
+        let held = lock(&state).unwrap();
+        assert!(matches!(apply(&tree, &plan, &state), Err(TuneError::AtWork(_))));
+        assert!(matches!(revert(&tree, &state), Err(TuneError::AtWork(_))));
+        drop(held);
+        // The host restarts, and somebody sets another value.
+        fs::write(place.path().join(boot), "two\n").unwrap();
+        fs::write(place.path().join("proc/a"), "5\n").unwrap();
+        assert!(matches!(revert(&tree, &state), Err(TuneError::OtherBoot(_))));
+        assert_eq!(
+            tree.text("proc/a").as_deref(),
+            Some("5"),
+            "what it held before the boot is void"
+        );
+        apply(&tree, &plan, &state).unwrap();
+        revert(&tree, &state).unwrap();
+        assert_eq!(tree.text("proc/a").as_deref(), Some("5"));
     }
 
     #[test]
