@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::tree::CpuSet;
 use super::{Needs, Topology};
+use crate::report::one_line;
 
 /// Threads of ours and of DPDK that tuned must leave where they are, after those cpu-partitioning lists:
 /// DPDK's current names are not among them.
@@ -14,13 +15,14 @@ const OWN_THREADS: &str = ".*pmd.*;.*PMD.*;^DPDK;^lcore-slave-.*;^rte_mp_handle$
 /// How long the main process may be silent before systemd ends it.
 const WATCHDOG_SECONDS: u32 = 5;
 
+/// Where users' directories are.
+const HOMES: &str = "/home";
+
 /// What the process may not do, whatever the profile says.
 const HARDENING: &str = "\
 NoNewPrivileges=yes
 UMask=0077
 ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
@@ -83,7 +85,7 @@ ps_blacklist={OWN_THREADS}
 # cpu-partitioning adds nohz_full, rcu_nocbs, nosoftlockup and skew_tick.
 cmdline_buslane={boot}
 ",
-        profile = needs.profile,
+        profile = one_line(&needs.profile),
     )
 }
 
@@ -92,6 +94,8 @@ cmdline_buslane={boot}
 pub struct Unit<'a> {
     /// The profile, as `--profile` takes it.
     pub profile: &'a str,
+    /// What `--set` is given.
+    pub settings: &'a [String],
     /// The binary.
     pub binary: &'a Path,
     /// The user it runs as.
@@ -100,25 +104,35 @@ pub struct Unit<'a> {
 
 /// `/etc/systemd/system/buslane.service`.
 #[must_use]
+#[allow(clippy::too_many_lines, reason = "one text, from top to bottom")]
 pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
-    let Unit { profile, binary, user } = unit;
+    let Unit { profile, settings, binary, user } = unit;
+    let binary = binary.display().to_string();
     let cores = shard_cores(needs, host);
+    let paths = Paths::of(needs);
+    let mut words = vec!["serve", "--profile", profile];
+    words.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let hidden = [profile, binary.as_str()].into_iter().chain(paths.all());
     format!(
         "\
 # Written by `buslane host generate systemd` for profile {name}.
-# Install:  useradd --system --home-dir /var/lib/buslane --shell /usr/sbin/nologin {user}
-#           buslane host generate systemd > /etc/systemd/system/buslane.service
-#           systemctl daemon-reload && systemctl enable --now buslane
-# Check:    systemd-analyze verify buslane.service; systemd-analyze security buslane.service
+# Install, as root:
+{install}# Check:    systemd-analyze verify buslane.service
+#           systemd-analyze security buslane.service
+# Ask it:   buslane stat, as root or as {user}: its socket is below /run/buslane.
 [Unit]
-Description=Buslane message appliance, profile {name}
+Description=Buslane message appliance, profile {description}
 Wants=network-online.target
 After=network-online.target tuned.service
+# Below a mount point that is not mounted a new, empty log would be made.
+RequiresMountsFor={mounts}
+# It is tried for ever: what keeps it from starting (a disk, a mount, an address) may come back.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={binary} serve --profile {profile}
+ExecStart={command}
 # What changes without a restart, and what does not, is said in the journal.
 ExecReload=/bin/kill -HUP $MAINPID
 User={user}
@@ -127,13 +141,15 @@ Group={user}
 StateDirectory=buslane
 StateDirectoryMode=0750
 WorkingDirectory=/var/lib/buslane
+# `buslane stat` looks for the socket here, whoever asks. Units of several instances share it.
 RuntimeDirectory=buslane
 RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 Environment=XDG_RUNTIME_DIR=/run/buslane
 # Making a large log, and recovering one, take their time before the appliance is ready.
 TimeoutStartSec=infinity
 TimeoutStopSec=30s
-# Told only while the shard makes turns.
+# Told only while no shard hangs.
 WatchdogSec={WATCHDOG_SECONDS}s
 Restart=always
 RestartSec=1s
@@ -146,23 +162,142 @@ LimitCORE=infinity
 
 CapabilityBoundingSet=CAP_IPC_LOCK CAP_SYS_NICE{raw}
 AmbientCapabilities=CAP_IPC_LOCK CAP_SYS_NICE{raw}
-{HARDENING}RestrictAddressFamilies=AF_INET AF_UNIX AF_NETLINK{packet}
+{HARDENING}{views}RestrictAddressFamilies=AF_INET{ipv6} AF_UNIX AF_NETLINK{packet}
 SystemCallArchitectures=native
 # The last two only to read how well the clock is kept: without CAP_SYS_TIME nothing can be set.
 SystemCallFilter=@system-service adjtimex clock_adjtime
 SystemCallErrorNumber=EPERM
 DevicePolicy=closed
-{devices}
+{devices}{writable}
 [Install]
 WantedBy=multi-user.target
 ",
-        name = needs.profile,
-        binary = binary.display(),
+        name = one_line(&needs.profile),
+        description = one_line(&needs.profile).replace('%', "%%"),
+        install = install(unit, &paths, needs.disk_path.as_deref()),
+        mounts = list(&paths.mounts()),
+        command = command(&binary, &words),
         placement = placement(needs, host, &cores),
         raw = if needs.hugepage_bytes.is_some() { " CAP_NET_RAW" } else { "" },
+        views = views(hidden),
+        ipv6 = if needs.http_is_ipv6 { " AF_INET6" } else { "" },
         packet = if needs.address.is_none() { " AF_PACKET" } else { "" },
         devices = devices(needs),
+        writable = paths.writable(),
     )
+}
+
+/// Directories that the appliance writes to, outside its state directory.
+struct Paths {
+    log: Option<String>,
+    others: Vec<String>,
+}
+
+impl Paths {
+    fn of(needs: &Needs) -> Self {
+        let log = needs.disk_path.as_deref().filter(|path| !path.starts_with("/dev/"));
+        let log = log.and_then(|path| Path::new(path).parent()?.to_str());
+        let is_own = |path: &str| {
+            let path = Path::new(path);
+            let given = ["/var/lib/buslane", "/run/buslane"];
+            path.is_absolute() && !given.iter().any(|given| path.starts_with(given))
+        };
+        let own = |path: &str| is_own(path).then(|| path.to_owned());
+        let mut others: Vec<String> =
+            needs.directories.iter().filter_map(|path| own(path)).collect();
+        let log = log.and_then(own);
+        others.retain(|path| Some(path) != log.as_ref());
+        others.dedup();
+        Self { log, others }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.log.iter().chain(&self.others).map(String::as_str)
+    }
+
+    /// Where a file system has to be before it starts; the state directory is one such place.
+    fn mounts(&self) -> Vec<&str> {
+        let mut mounts: Vec<&str> = self.all().collect();
+        mounts.insert(0, "/var/lib/buslane");
+        mounts
+    }
+
+    fn writable(&self) -> String {
+        self.all().map(|path| format!("ReadWritePaths={}\n", list(&[path]))).collect()
+    }
+}
+
+/// The lines that install the unit, as comments.
+fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
+    let Unit { profile, settings, user, .. } = unit;
+    let mut lines = vec![format!(
+        "useradd --system --home-dir /var/lib/buslane --shell /usr/sbin/nologin {user}"
+    )];
+    for path in paths.all() {
+        // Whoever made it, the appliance has to own it.
+        lines.push(format!("install -d -o {user} -g {user} -m 0750 {}", shell_word(path)));
+    }
+    if let Some(path) = paths.log.as_ref().and(log) {
+        let path = shell_word(path);
+        lines.push(format!("[ ! -e {path} ] || chown {user}: {path}"));
+    }
+    let settings: String =
+        settings.iter().map(|setting| format!(" --set {}", shell_word(setting))).collect();
+    let profile = shell_word(profile);
+    lines.push(format!(
+        "buslane host generate systemd --profile {profile}{settings} > /etc/systemd/system/buslane.service"
+    ));
+    lines.push("systemctl daemon-reload && systemctl enable --now buslane".to_owned());
+    lines.iter().map(|line| format!("#           {}\n", one_line(line))).collect()
+}
+
+/// A word as a shell takes it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// A word as a unit takes it: in quotes where it needs them, specifiers and escapes as themselves.
+fn unit_word(word: &str) -> String {
+    let mut text = String::new();
+    for c in word.chars() {
+        match c {
+            '%' => text.push_str("%%"),
+            '"' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-=:,+%@[]".contains(c);
+    if word.chars().all(is_plain) { text } else { format!("\"{text}\"") }
+}
+
+fn list(words: &[&str]) -> String {
+    words.iter().map(|word| unit_word(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A command line; there a dollar would be a variable. The binary is no variable's place.
+fn command(binary: &str, words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| unit_word(word).replace('$', "$$")).collect();
+    format!("{} {}", unit_word(binary), words.join(" "))
+}
+
+/// Home and temporary directories, hidden unless something of the appliance is there.
+fn views<'a>(paths: impl Iterator<Item = &'a str>) -> String {
+    let (mut home, mut temporary) = ("yes", "yes");
+    for path in paths.map(Path::new) {
+        // A directory of users' homes, of root's, or of runtime directories.
+        if [HOMES, "/root", "/run/user"].iter().any(|hidden| path.starts_with(hidden)) {
+            home = "read-only";
+        }
+        if ["/tmp", "/var/tmp"].iter().any(|hidden| path.starts_with(hidden)) {
+            temporary = "no";
+        }
+    }
+    format!("ProtectHome={home}\nPrivateTmp={temporary}\n")
 }
 
 fn placement(needs: &Needs, host: &Topology, cores: &CpuSet) -> String {
@@ -187,13 +322,8 @@ fn devices(needs: &Needs) -> String {
     if needs.hugepage_bytes.is_some() {
         text.push_str("ReadWritePaths=/dev/hugepages\n");
     }
-    let Some(path) = needs.disk_path.as_deref() else {
-        return text;
-    };
-    if path.starts_with("/dev/") {
-        let _ = writeln!(text, "DeviceAllow={path} rw");
-    } else if let Some(directory) = Path::new(path).parent().filter(|_| path.starts_with('/')) {
-        let _ = writeln!(text, "ReadWritePaths={}", directory.display());
+    if let Some(path) = needs.disk_path.as_deref().filter(|path| path.starts_with("/dev/")) {
+        let _ = writeln!(text, "DeviceAllow={} rw", unit_word(path));
     }
     text
 }
@@ -209,9 +339,68 @@ mod tests {
     }
 
     fn unit(needs: &Needs) -> String {
+        unit_of(needs, "/etc/buslane/lab.toml", &[])
+    }
+
+    fn unit_of(needs: &Needs, profile: &str, settings: &[String]) -> String {
         let binary = Path::new("/usr/bin/buslane");
-        let unit = Unit { profile: "/etc/buslane/lab.toml", binary, user: "buslane" };
+        let unit = Unit { profile, settings, binary, user: "buslane" };
         systemd(needs, &Topology::default(), &unit)
+    }
+
+    fn has(text: &str, line: &str) {
+        assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
+    }
+
+    #[test]
+    fn every_path_of_the_profile_is_waited_for_and_can_be_written() {
+        let needs = Needs {
+            disk_path: Some("/mnt/orders 100%/log".into()),
+            directories: vec!["/mnt/metrics".into(), "relative".into(), "/run/buslane/x".into()],
+            http_is_ipv6: true,
+            ..needs()
+        };
+        let text = unit_of(&needs, "/etc/bus lane/prod.toml", &["disk.size=1GiB".into()]);
+        has(&text, "RequiresMountsFor=/var/lib/buslane \"/mnt/orders 100%%\" /mnt/metrics");
+        has(&text, "StartLimitIntervalSec=0");
+        has(&text, "ReadWritePaths=\"/mnt/orders 100%%\"");
+        has(&text, "ReadWritePaths=/mnt/metrics");
+        assert!(!text.contains("relative") && !text.contains("ReadWritePaths=/run"), "{text}");
+        has(
+            &text,
+            "ExecStart=/usr/bin/buslane serve --profile \"/etc/bus lane/prod.toml\" --set disk.size=1GiB",
+        );
+        has(&text, "#           install -d -o buslane -g buslane -m 0750 '/mnt/orders 100%'");
+        has(
+            &text,
+            "#           [ ! -e '/mnt/orders 100%/log' ] || chown buslane: '/mnt/orders 100%/log'",
+        );
+        has(
+            &text,
+            "#           buslane host generate systemd --profile '/etc/bus lane/prod.toml' --set disk.size=1GiB > \
+             /etc/systemd/system/buslane.service",
+        );
+        has(&text, "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK AF_PACKET");
+    }
+
+    #[test]
+    fn what_is_below_a_home_or_tmp_is_not_hidden() {
+        has(&unit(&needs()), "ProtectHome=yes");
+        has(&unit(&needs()), "PrivateTmp=yes");
+        let home = Needs { disk_path: Some("/root/data/log".into()), ..needs() };
+        has(&unit(&home), "ProtectHome=read-only");
+        has(&unit_of(&needs(), "/tmp/x.toml", &[]), "PrivateTmp=no");
+    }
+
+    #[test]
+    fn names_put_no_line_into_a_unit() {
+        let needs = Needs { profile: "a\nUser=root".into(), ..needs() };
+        let text = unit_of(&needs, "/etc/a\nUser=root", &["name=$x \\ \"%i\"".into()]);
+        assert!(!text.lines().any(|line| line == "User=root"), "{text}");
+        let wanted = "ExecStart=/usr/bin/buslane serve --profile \"/etc/a\\x0aUser=root\" --set \
+                      \"name=$$x \\\\ \\\"%%i\\\"\"";
+        has(&text, wanted);
+        assert!(tuned(&needs, &Topology::default()).lines().all(|line| line != "User=root"));
     }
 
     #[test]

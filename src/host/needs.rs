@@ -1,5 +1,7 @@
 //! What a profile needs of the host: the cores, devices and memory that the checks look at.
 
+use std::path::Path;
+
 use super::topology::Topology;
 use super::tree::{CpuSet, is_pci_address};
 use crate::profile::{DiskDriver, PortDriver, Profile, ProfileError};
@@ -35,6 +37,10 @@ pub struct Needs {
     pub disk_path: Option<String>,
     /// Bytes of the log.
     pub disk_bytes: u64,
+    /// Directories, besides the log's, that files are made in: interval logs, the unix socket.
+    pub directories: Vec<String>,
+    /// Whether metrics are served at an IPv6 address.
+    pub http_is_ipv6: bool,
     /// Bytes of huge pages; none when it uses no huge pages.
     pub hugepage_bytes: Option<u64>,
     /// Boot parameters it expects; empty takes the usual ones.
@@ -74,6 +80,8 @@ impl Needs {
             datagram_bytes: profile.port.datagram_bytes,
             disk_path: (driver == DiskDriver::Uring).then(|| path.to_owned()),
             disk_bytes: profile.disk.size,
+            directories: directories(profile),
+            http_is_ipv6: profile.metrics.http_address().is_some_and(|address| address.is_ipv6()),
             hugepage_bytes: huge.then(|| eal_bytes(eal).unwrap_or(HUGEPAGE_BYTES_DEFAULT)),
             cmdline: profile.host.cmdline.clone(),
             jitter_us_max: profile.host.jitter_us_max,
@@ -145,6 +153,15 @@ impl Needs {
             )
         })
     }
+}
+
+/// Where interval logs and the unix socket are, if the profile says so.
+fn directories(profile: &Profile) -> Vec<String> {
+    let metrics = &profile.metrics;
+    let socket = Some(metrics.socket.as_str()).filter(|path| !["", "off"].contains(path));
+    let beside = socket.and_then(|path| Path::new(path).parent()).and_then(Path::to_str);
+    let dir = Some(metrics.dir.as_str());
+    [dir, beside].into_iter().flatten().filter(|path| !path.is_empty()).map(str::to_owned).collect()
 }
 
 fn named<T>(key: &str, value: T) -> Named<T> {

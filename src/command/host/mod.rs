@@ -85,7 +85,7 @@ fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError
     let shipped = profile::SHIPPED.iter().any(|(shipped, _)| *shipped == name);
     let path = absolute.filter(|_| !shipped).map(|path| path.display().to_string());
     let profile = path.as_deref().unwrap_or(name);
-    let unit = Unit { profile, binary: &binary, user: &args.user };
+    let unit = Unit { profile, settings: &globals.set, binary: &binary, user: &args.user };
     print(globals, "host generate", &generate::systemd(&needs, &Topology::read(&tree), &unit))
 }
 
