@@ -7,127 +7,22 @@
 )]
 
 mod common;
+#[path = "common/observed.rs"]
+mod observed;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Appliance, BUSLANE, signal, text, wait};
+use observed::{Observed, has, json, start};
 
-const ROUTES: [&str; 6] = ["/metrics", "/health", "/ready", "/shards", "/sessions", "/streams"];
-
-/// Whether a program is installed; says so where it is not.
-fn has(program: &str, flag: &str) -> bool {
-    let there = Command::new(program).arg(flag).output().is_ok();
-    if !there {
-        println!("SKIPPED: {program} is not installed (scripts/setup installs it)");
-    }
-    there
-}
-
-/// A TCP port nobody listens on at the moment.
-fn free_tcp_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// An appliance with an HTTP port and a socket of its own.
-struct Observed {
-    appliance: Appliance,
-    http: String,
-    socket: PathBuf,
-}
-
-impl Observed {
-    fn start(settings: &[&str]) -> Self {
-        let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
-        let socket = place.join("admin.sock");
-        let http = format!("127.0.0.1:{}", free_tcp_port());
-        let own = [format!("metrics.http={http}"), format!("metrics.socket={}", socket.display())];
-        let mut all: Vec<&str> = own.iter().map(String::as_str).collect();
-        all.extend(["disk.size=64MiB", "disk.segment=1MiB", "shard.core=none"]);
-        all.extend(settings);
-        Self { appliance: Appliance::start(&all), http, socket }
-    }
-
-    /// Status line and headers, and the body.
-    fn ask(&self, request: &str) -> (String, String) {
-        answer(TcpStream::connect(&self.http).unwrap(), request)
-    }
-
-    fn get(&self, route: &str) -> (String, String) {
-        self.ask(&format!("GET {route} HTTP/1.1\r\nHost: x\r\n\r\n"))
-    }
-
-    fn get_unix(&self, route: &str) -> (String, String) {
-        let request = format!("GET {route} HTTP/1.1\r\nHost: x\r\n\r\n");
-        answer(UnixStream::connect(&self.socket).unwrap(), &request)
-    }
-
-    /// Waits until a shard has reported that it accepted messages.
-    fn wait_for_messages(&self) {
-        self.wait_for("a report of messages", |observed| {
-            let shards = json(&observed.get("/shards").1);
-            shards["shards"][0]["counters"]["messages_accepted"].as_u64().unwrap_or(0) > 0
-        });
-    }
-
-    fn wait_for(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "{what} did not come");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// A stream with some messages.
-    fn publish(&self) {
-        self.appliance.run(&["stream", "create", "orders"]);
-        let mut publisher = self
-            .appliance
-            .client(&["publish", "orders", "--lines", "-", "-q"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines: String = (0..2_000).map(|number| format!("order {number}\n")).collect();
-        publisher.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(wait(&mut publisher, Duration::from_secs(30)).success());
-    }
-
-    /// `top` and `stat` of this appliance.
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BUSLANE);
-        command.args(args).args(["--set", &format!("metrics.socket={}", self.socket.display())]);
-        command
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        if let Some(place) = self.socket.parent() {
-            let _ = fs::remove_dir_all(place);
-        }
-    }
-}
-
-fn answer<S: Read + Write>(mut stream: S, request: &str) -> (String, String) {
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
-
-fn json(body: &str) -> serde_json::Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
+const ROUTES: [&str; 7] =
+    ["/metrics", "/health", "/ready", "/shards", "/sessions", "/streams", "/producers"];
 
 #[test]
 fn every_route_answers_the_same_over_tcp_and_the_unix_socket() {
@@ -199,21 +94,20 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
     assert!(body.ends_with("# EOF\n"), "{body}");
 }
 
-/// The example in docs/observe.md is one that Prometheus takes.
+/// Prometheus takes docs/alerts.yml, and each alert fires in time and not before.
 #[test]
 fn promtool_takes_the_alert_rules_of_the_documentation() {
     if !has("promtool", "--version") {
         return;
     }
-    let text_of =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/observe.md")).unwrap();
-    let (_, rest) = text_of.split_once("```yaml\n").expect("an example");
-    let (rules, _) = rest.split_once("```").expect("its end");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rules.yml");
-    fs::write(&path, rules).unwrap();
-    let said = Command::new("promtool").args(["check", "rules"]).arg(&path).output().unwrap();
-    assert!(said.status.success(), "{}", text(&said));
+    for of in ["check rules alerts.yml", "test rules alerts-test.yml"] {
+        let said = Command::new("promtool")
+            .args(of.split(' '))
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"))
+            .output()
+            .unwrap();
+        assert!(said.status.success(), "{of}: {}", text(&said));
+    }
 }
 
 #[test]
@@ -258,16 +152,6 @@ fn floods_and_clients_that_say_nothing_exhaust_nothing() {
     }
     drop(deaf);
     observed.wait_for("an end of the connections", |_| descriptors() < 40);
-}
-
-/// Starts a server; returns it and what it said until it was ready or ended.
-fn start(command: &mut Command) -> (Child, String) {
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while stderr.read_line(&mut said).unwrap() > 0 && !said.contains("ready on") {}
-    thread::spawn(move || stderr.read_to_string(&mut String::new()));
-    (child, said)
 }
 
 #[test]
@@ -358,159 +242,6 @@ fn sighup_changes_what_can_change_and_refuses_what_is_wrong() {
     fs::remove_file(&profile).unwrap();
     signal(&child, "HUP");
     assert!(next("error").contains("there is no profile"), "and it serves on");
-    signal(&child, "TERM");
-    assert!(wait(&mut child, Duration::from_secs(20)).success());
-}
-
-/// An appliance that is ready and leaves no core file, which nobody would clear away; and what it says from then on.
-fn serve_without_core(appliance: &Appliance) -> (Child, BufReader<ChildStderr>) {
-    let serve = appliance.serve_command();
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -c 0 && exec \"$0\" \"$@\""]);
-    limited.arg(serve.get_program()).args(serve.get_args());
-    let mut child = limited.stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("ready on") {
-        assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended before it was ready: {said}");
-    }
-    (child, stderr)
-}
-
-/// Holds the thread that receives for five seconds in each of its receiving calls, and no other thread.
-fn hold(child: &Child) -> Child {
-    Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=recvmmsg"])
-        .args(["-e", "inject=recvmmsg:delay_enter=5s", "-p", &child.id().to_string()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// A shard that stands still in a system call is found by the watchdog; nothing acknowledged is lost.
-#[test]
-fn a_shard_that_hangs_ends_the_process_and_its_restart_has_everything() {
-    if !has("strace", "-V") {
-        return;
-    }
-    let mut observed = Observed::start(&["limits.watchdog_ms=1000", "metrics.dir="]);
-    let log = observed.appliance.log_path();
-    observed.appliance.stop();
-    let (mut child, mut stderr) = serve_without_core(&observed.appliance);
-    let reader = thread::spawn(move || {
-        let mut said = String::new();
-        stderr.read_to_string(&mut said).unwrap();
-        said
-    });
-    observed.publish();
-    let before = observed.appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
-    assert!(before.starts_with(b"order 0"), "2,000 messages are acknowledged");
-    let began = Instant::now();
-    let mut strace = hold(&child);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if let Some(ended) = strace.try_wait().unwrap() {
-            let mut why = String::new();
-            strace.stderr.take().unwrap().read_to_string(&mut why).unwrap();
-            if why.contains("not permitted") {
-                println!("SKIPPED: strace may not attach to a process here: {}", why.trim());
-                child.kill().unwrap();
-                child.wait().unwrap();
-                return;
-            }
-            // It ends by itself when the process does.
-            assert!(ended.success() || child.try_wait().unwrap().is_some(), "strace: {why}");
-        }
-        assert!(Instant::now() < deadline, "the watchdog did not find it");
-        thread::sleep(Duration::from_millis(10));
-    };
-    let took = began.elapsed();
-    let _ = strace.kill();
-    let _ = strace.wait();
-    let said = reader.join().unwrap();
-    assert_eq!(status.signal(), Some(6), "an abort: {status}\n{said}");
-    assert!(
-        said.contains("error: shard 0 made no turn for 1000 ms (limits.watchdog_ms)"),
-        "{said}"
-    );
-    assert!(
-        said.contains("post-mortem of buslane") && said.contains("shard 0: in its turn "),
-        "{said}"
-    );
-    assert!(took < Duration::from_secs(15), "it took {took:?}");
-    let is_ours = |name: &str| name.starts_with("postmortem-") && name.ends_with(".txt");
-    let beside = fs::read_dir(log.parent().unwrap()).unwrap();
-    let names = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(names.filter(|name| is_ours(name)).count(), 1, "the file beside the log");
-    observed.appliance.restart();
-    let after = observed.appliance.run(&["consume", "orders", "--from", "start", "-o", "raw"]);
-    assert!(before == after, "{} bytes, then {}", before.len(), after.len());
-}
-
-/// Nobody reads stderr any more, and it is full: the guard ends a process whose shard hangs all the same, and what
-/// the shard has to say holds no turn.
-#[test]
-fn a_stderr_that_nobody_reads_holds_neither_shard_nor_guard() {
-    if !has("strace", "-V") {
-        return;
-    }
-    let mut observed = Observed::start(&["limits.watchdog_ms=1000", "metrics.dir="]);
-    observed.appliance.stop();
-    let (mut child, stderr) = serve_without_core(&observed.appliance);
-    let path = format!("/proc/self/fd/{}", stderr.get_ref().as_raw_fd());
-    let mut full =
-        fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
-    while full.write(b"x").is_ok() {}
-    // It says that nothing is reloaded, to nobody, and serves on.
-    signal(&child, "HUP");
-    observed.publish();
-    let mut strace = hold(&child);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if strace.try_wait().unwrap().is_some_and(|ended| !ended.success()) {
-            println!("SKIPPED: strace may not attach to a process here");
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return;
-        }
-        assert!(Instant::now() < deadline, "the guard waits for a reader");
-        thread::sleep(Duration::from_millis(10));
-    };
-    let _ = strace.kill();
-    let _ = strace.wait();
-    assert_eq!(status.signal(), Some(6), "an abort: {status}");
-}
-
-/// A profile that came through a pipe is read once: SIGHUP changes nothing, and housekeeping lives.
-#[test]
-fn sighup_waits_for_no_pipe() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("admin.sock"));
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let text = format!(
-        "[port]\naddress = \"127.0.0.1:{}\"\n[shard]\ncore = \"none\"\n[disk]\npath = \"{}\"\n\
-         size = \"64MiB\"\nsegment = \"1MiB\"\n[metrics]\nhttp = \"off\"\nsocket = \"{}\"\n",
-        common::free_port(),
-        dir.path().join("log").display(),
-        socket.display()
-    );
-    let mut serve = Command::new(BUSLANE);
-    let (mut child, _) = start(serve.args(["serve", "--profile"]).arg(&fifo).stderr({
-        let to = fifo.clone();
-        thread::spawn(move || fs::write(to, text).unwrap());
-        Stdio::piped()
-    }));
-    signal(&child, "HUP");
-    thread::sleep(Duration::from_millis(500));
-    let (head, _) =
-        answer(UnixStream::connect(&socket).unwrap(), "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     signal(&child, "TERM");
     assert!(wait(&mut child, Duration::from_secs(20)).success());
 }

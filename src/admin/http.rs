@@ -16,7 +16,8 @@ use super::state::{SCHEMA_VERSION, State};
 type Shared = Arc<Mutex<State>>;
 
 /// What can be asked for.
-const ROUTES: [&str; 6] = ["/metrics", "/health", "/ready", "/shards", "/sessions", "/streams"];
+const ROUTES: [&str; 7] =
+    ["/metrics", "/health", "/ready", "/shards", "/sessions", "/streams", "/producers"];
 
 pub(super) fn app(state: Shared) -> Router {
     Router::new()
@@ -26,6 +27,10 @@ pub(super) fn app(state: Shared) -> Router {
         .route("/shards", get(async |Of(state): Of<Shared>| Json(with(&state, State::shards))))
         .route("/sessions", get(async |Of(state): Of<Shared>| Json(with(&state, State::sessions))))
         .route("/streams", get(async |Of(state): Of<Shared>| Json(with(&state, State::streams))))
+        .route(
+            "/producers",
+            get(async |Of(state): Of<Shared>| Json(with(&state, State::producers))),
+        )
         .fallback(nothing)
         .with_state(state)
 }

@@ -10,6 +10,7 @@
 
 mod guard;
 mod hlog;
+mod lag;
 mod http;
 mod listen;
 mod postmortem;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::state::State;
+use super::state::{State, SubscriptionView};
 use crate::metrics::Counter;
 use crate::metrics::latency::LatencyHistogram;
 use crate::metrics::snapshot::Snapshot;
@@ -80,6 +80,8 @@ impl Collector for Scrape {
         let stalls = ("turn_stalls", "Turns that took longer than limits.turn_us");
         count(&mut encoder, &shards, stalls, |snapshot| snapshot.stalls.count())?;
         gauges(&mut encoder, &shards)?;
+        room(&mut encoder, &state, &shards)?;
+        lag(&mut encoder, &state)?;
         silence(&mut encoder, &state)?;
         stages(&mut encoder, &shards)
     }
@@ -108,7 +110,7 @@ fn count(
 
 fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<(), Error> {
     type Gauge = (&'static str, &'static str, Option<Unit>, fn(&Snapshot) -> usize);
-    let gauges: [Gauge; 6] = [
+    let gauges: [Gauge; 7] = [
         ("serving", "1 while publishers are served", None, |snapshot| {
             usize::from(snapshot.condition == "serving")
         }),
@@ -116,6 +118,12 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<()
         ("streams", "Streams", None, |snapshot| snapshot.streams.as_slice().len()),
         ("segments_used", "Segments that hold something", None, |snapshot| snapshot.segments.0),
         ("segments_free", "Segments that hold nothing", None, |snapshot| snapshot.segments.1),
+        (
+            "log_room",
+            "What messages may still take, without what is reserved",
+            Some(Unit::Bytes),
+            |snapshot| usize::try_from(snapshot.room_bytes).unwrap_or(usize::MAX),
+        ),
         ("in_flight", "Given to the disk and not durable", Some(Unit::Bytes), |snapshot| {
             snapshot.in_flight_bytes
         }),
@@ -126,6 +134,60 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<()
             let labels = [("shard", shard.to_string())];
             let value = i64::try_from(value(snapshot)).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Infinite while nothing is written, so that a rule compares it as it is.
+fn room(
+    encoder: &mut DescriptorEncoder<'_>,
+    state: &State,
+    shards: &Shards<'_>,
+) -> Result<(), Error> {
+    let help = "How long that does at the rate of the last minute";
+    let unit = Unit::Seconds;
+    let mut family = encoder.encode_descriptor("log_room", help, Some(&unit), MetricType::Gauge)?;
+    for (shard, _, _) in shards {
+        let labels = [("shard", shard.to_string())];
+        let seconds = state.room_s(*shard).unwrap_or(f64::INFINITY);
+        ConstGauge::new(seconds).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn lag(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
+    let sessions = state.sessions().sessions;
+    type Lag = (&'static str, &'static str, Option<Unit>, fn(&SubscriptionView) -> f64);
+    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+    let lags: [Lag; 3] = [
+        ("subscription_next_sequence", "The sequence it is sent next", None, |one| one.next as f64),
+        ("subscription_lag_messages", "Durable messages it was not sent yet", None, |one| {
+            one.lag_messages as f64
+        }),
+        (
+            "subscription_lag",
+            "How long the oldest of them is durable",
+            Some(Unit::Seconds),
+            |one| one.lag_s,
+        ),
+    ];
+    for (name, help, unit, value) in lags {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for session in &sessions {
+            // One session has a stream once.
+            for one in &session.subscribed {
+                let shard = session.shard.to_string();
+                let (peer, stream) = (session.peer.clone(), one.stream.clone());
+                let connection = session.connection.to_string();
+                let labels = [
+                    ("shard", shard),
+                    ("peer", peer),
+                    ("connection", connection),
+                    ("stream", stream),
+                ];
+                ConstGauge::new(value(one)).encode(family.encode_family(&labels)?)?;
+            }
         }
     }
     Ok(())
@@ -211,6 +273,8 @@ fn is_type(line: &str, family: &str, kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::metrics::stages::BatchTimes;
 
@@ -241,6 +305,58 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
         }
+    }
+
+    /// The names of all samples there can be.
+    fn samples() -> BTreeSet<String> {
+        let text = scrape();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        types
+            .flat_map(|(family, kind)| {
+                let ends: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                ends.iter().map(move |end| format!("{family}{end}"))
+            })
+            .collect()
+    }
+
+    /// Every name of a metric in a text.
+    fn named(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("buslane_")).collect()
+    }
+
+    #[test]
+    fn every_metric_that_is_named_exists_and_every_one_is_described() {
+        let samples = samples();
+        let described = include_str!("../../docs/observe.md");
+        for (file, text) in [
+            ("alerts.yml", include_str!("../../docs/alerts.yml")),
+            ("alerts-test.yml", include_str!("../../docs/alerts-test.yml")),
+            ("dashboard.json", include_str!("../../docs/dashboard.json")),
+            ("observe.md", described),
+        ] {
+            let named = named(text);
+            assert!(named.len() > 3, "{file} names none");
+            for name in named {
+                // A histogram goes by the name of its family in the list.
+                let is_one = samples.contains(name) || samples.contains(&format!("{name}_sum"));
+                assert!(is_one, "{file}: there is no metric {name}");
+            }
+        }
+        for sample in samples {
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| sample.strip_suffix(end))
+                .unwrap_or(&sample);
+            assert!(described.contains(&format!("| `{family}`")), "{family} is not in observe.md");
+        }
+        let dashboard = include_str!("../../docs/dashboard.json");
+        let parsed: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
+        assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() > 9));
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::guard::ALIVE_MS;
+use super::lag::{History, Rate};
+use crate::limits::PRODUCERS_MAX;
+use crate::metrics::Counter;
 use crate::metrics::latency::Percentiles;
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::stages::{Stage, Stages};
@@ -77,6 +80,12 @@ pub struct ShardView {
     pub segments_used: usize,
     /// Segments that hold nothing.
     pub segments_free: usize,
+    /// Bytes that messages may still take.
+    #[serde(default)]
+    pub room_bytes: u64,
+    /// How many seconds they do at the rate of the last minute; nothing while nothing is written.
+    #[serde(default)]
+    pub room_s: Option<f64>,
     /// Bytes given to the disk and not durable.
     pub in_flight_bytes: usize,
     /// Sessions.
@@ -125,8 +134,52 @@ pub struct SessionView {
     pub durable_to: u64,
     /// Subscriptions it has.
     pub subscriptions: usize,
+    /// Each of them.
+    #[serde(default)]
+    pub subscribed: Vec<SubscriptionView>,
     /// How long it said nothing.
     pub silent_ns: u64,
+}
+
+/// A subscription of a session.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct SubscriptionView {
+    /// The stream's name.
+    pub stream: String,
+    /// The sequence it is sent next.
+    pub next: u64,
+    /// Durable messages it was not sent yet.
+    pub lag_messages: u64,
+    /// How long the oldest of them has been durable, in seconds; older than some minutes it is coarse.
+    pub lag_s: f64,
+    /// It met damage or was trimmed: nothing more is sent.
+    pub stopped: bool,
+}
+
+/// A producer that published since the appliance was started.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ProducerView {
+    /// Its shard.
+    pub shard: usize,
+    /// Its number.
+    pub producer_id: u64,
+    /// Where it sends from, or sent from last.
+    pub peer: String,
+    /// Whether it has a session.
+    pub connected: bool,
+    /// Every number up to this one is durable.
+    pub durable_to: u64,
+    /// Unix time it was last seen with a session, in nanoseconds.
+    pub seen_unix_ns: u64,
+}
+
+/// All producers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ProducersView {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// One each.
+    pub producers: Vec<ProducerView>,
 }
 
 /// All sessions.
@@ -172,6 +225,12 @@ struct Known {
     total: Stages,
     /// By counter: how many a second in the newest interval.
     rates: BTreeMap<String, f64>,
+    /// By stream: where its durable end was.
+    ends: BTreeMap<u32, History>,
+    /// What is written.
+    written: Rate,
+    /// By number.
+    producers: BTreeMap<u64, ProducerView>,
     turns: bool,
     silent_ms: u64,
     /// How much of its silence counts as hanging.
@@ -197,6 +256,7 @@ impl State {
     ) -> Option<Box<Snapshot>> {
         let known = &mut self.shards[shard];
         known.total.merge(&snapshot.stages);
+        known.remember(shard, &snapshot);
         known.rates = known.newest.as_ref().map_or_else(BTreeMap::new, |before| {
             let seconds = seconds(snapshot.end_unix_ns.saturating_sub(before.end_unix_ns));
             let rate = |((name, now), (_, before)): ((&str, u64), (&str, u64))| {
@@ -268,6 +328,7 @@ impl State {
 
     pub(super) fn sessions(&self) -> SessionsView {
         let rows = self.newest().flat_map(|(shard, newest, _)| {
+            let known = &self.shards[shard];
             newest.sessions.as_slice().iter().map(move |row| SessionView {
                 shard,
                 connection: row.conn_id,
@@ -276,10 +337,22 @@ impl State {
                 accepted_to: row.accepted_to,
                 durable_to: row.durable_to,
                 subscriptions: row.subscriptions,
+                subscribed: known.subscribed(newest, row.conn_id),
                 silent_ns: row.silent_ns,
             })
         });
         SessionsView { schema_version: SCHEMA_VERSION, sessions: rows.collect() }
+    }
+
+    pub(super) fn producers(&self) -> ProducersView {
+        let producers = self.shards.iter().flat_map(|known| known.producers.values().cloned());
+        ProducersView { schema_version: SCHEMA_VERSION, producers: producers.collect() }
+    }
+
+    /// How many seconds the room of a shard's log does; `None` while nothing is written.
+    pub(super) fn room_s(&self, shard: usize) -> Option<f64> {
+        let known = &self.shards[shard];
+        known.newest.as_ref().and_then(|newest| known.written.seconds_for(newest.room_bytes))
     }
 
     pub(super) fn streams(&self) -> StreamsView {
@@ -298,6 +371,54 @@ impl State {
 }
 
 impl Known {
+    /// Keeps what the next snapshots are compared with.
+    fn remember(&mut self, shard: usize, snapshot: &Snapshot) {
+        let now_ns = snapshot.end_unix_ns;
+        self.written.note(now_ns, snapshot.counters.get(Counter::BytesDurable));
+        let streams = snapshot.streams.as_slice();
+        for stream in streams {
+            self.ends.entry(stream.id).or_default().note(now_ns, stream.durable_next);
+        }
+        self.ends.retain(|id, _| streams.iter().any(|stream| stream.id == *id));
+        self.producers.values_mut().for_each(|producer| producer.connected = false);
+        for row in snapshot.sessions.as_slice().iter().filter(|row| row.producer_id > 0) {
+            let producer = ProducerView {
+                shard,
+                producer_id: row.producer_id,
+                peer: row.peer.to_string(),
+                connected: true,
+                durable_to: row.durable_to,
+                seen_unix_ns: now_ns,
+            };
+            self.producers.insert(row.producer_id, producer);
+        }
+        while self.producers.len() > PRODUCERS_MAX {
+            let oldest = self.producers.values().min_by_key(|producer| producer.seen_unix_ns);
+            let Some(oldest) = oldest.map(|producer| producer.producer_id) else { break };
+            self.producers.remove(&oldest);
+        }
+    }
+
+    fn subscribed(&self, newest: &Snapshot, conn_id: u32) -> Vec<SubscriptionView> {
+        let rows = newest.subscriptions.as_slice().iter().filter(|row| row.conn_id == conn_id);
+        let streams = newest.streams.as_slice();
+        rows.map(|row| {
+            let stream = streams.iter().find(|stream| stream.id == row.stream);
+            let end = stream.map_or(row.next, |stream| stream.durable_next);
+            let passed = self.ends.get(&row.stream);
+            let lag_messages = end.saturating_sub(row.next);
+            let lag_ns = passed.map_or(0, |ends| ends.passed_ns(row.next, newest.end_unix_ns));
+            SubscriptionView {
+                stream: stream.map_or_else(|| row.stream.to_string(), |stream| stream.name.clone()),
+                next: row.next,
+                lag_messages,
+                lag_s: if lag_messages > 0 { seconds(lag_ns) } else { 0.0 },
+                stopped: row.stopped,
+            }
+        })
+        .collect()
+    }
+
     fn condition(&self) -> &'static str {
         match &self.newest {
             Some(newest) if self.turns => newest.condition,
@@ -319,6 +440,8 @@ impl Known {
             epoch: newest.epoch,
             segments_used: newest.segments.0,
             segments_free: newest.segments.1,
+            room_bytes: newest.room_bytes,
+            room_s: self.written.seconds_for(newest.room_bytes),
             in_flight_bytes: newest.in_flight_bytes,
             sessions: newest.sessions.as_slice().len(),
             unix_ns: newest.end_unix_ns,
@@ -372,7 +495,6 @@ fn seconds(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Counter;
     use crate::metrics::stages::BatchTimes;
 
     fn snapshot(second: u64, accepted: u64) -> Box<Snapshot> {
@@ -384,6 +506,42 @@ mod tests {
         let batch = BatchTimes { messages: 10, durable_ns: 400, ..BatchTimes::default() };
         snapshot.stages.record(&batch, 1_000);
         snapshot
+    }
+
+    #[test]
+    fn a_subscription_shows_how_far_it_is_behind_and_a_producer_who_it_was() {
+        let mut state = State::new(1);
+        for second in 0..10 {
+            let mut snapshot = snapshot(second, 0);
+            snapshot.room_bytes = 1_000;
+            snapshot.counters.add(Counter::BytesDurable, second * 10);
+            let stream = snapshot.streams.add().expect("room");
+            (stream.id, stream.durable_next) = (7, 100 * (second + 1));
+            stream.name.push_str("orders");
+            if second < 9 {
+                let session = snapshot.sessions.add().expect("room");
+                (session.conn_id, session.producer_id) = (3, 44);
+                (session.durable_to, session.subscriptions) = (second, 1);
+                let row = snapshot.subscriptions.add().expect("room");
+                (row.conn_id, row.stream, row.next) = (3, 7, 450);
+            }
+            state.take_in(0, snapshot);
+            if second == 8 {
+                let view = state.sessions().sessions.remove(0);
+                assert_eq!(view.subscribed.len(), 1);
+                let subscribed = &view.subscribed[0];
+                assert_eq!((subscribed.stream.as_str(), subscribed.lag_messages), ("orders", 450));
+                // Message 450 was first seen as durable at second 4, in the snapshot that ends at 6.
+                assert!((subscribed.lag_s - 4.0).abs() < 1e-9, "{subscribed:?}");
+                assert!(state.producers().producers[0].connected);
+            }
+        }
+        let producer = state.producers().producers.remove(0);
+        assert_eq!((producer.producer_id, producer.durable_to, producer.connected), (44, 8, false));
+        assert_eq!(producer.peer, "0.0.0.0:0");
+        let left = state.room_s(0).expect("ten bytes a second are written");
+        assert!((left - 100.0).abs() < 1e-9, "{left}");
+        assert_eq!(state.shards().shards[0].room_bytes, 1_000);
     }
 
     #[test]

@@ -40,7 +40,10 @@ impl ThreadId {
         let (letter, ticks) = parse_stat(&stat)?;
         // Nanoseconds, where the kernel counts them; else ticks of 10 ms.
         let exact = read("schedstat").ok().and_then(|text| parse_schedstat(&text));
-        Some(ThreadState { ran_ns: exact.unwrap_or(ticks.saturating_mul(10_000_000)), letter })
+        Some(ThreadState {
+            ran_ns: exact.unwrap_or_else(|| ticks.saturating_mul(10_000_000)),
+            letter,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ask::{Asker, Views};
 use super::{CommandError, Out};
-use crate::admin::state::{SessionsView, ShardView, StreamView};
+use crate::admin::state::{ProducersView, SessionView, SessionsView, ShardView, StreamView};
 use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
 use crate::launch::catch_signals;
@@ -49,7 +49,7 @@ fn show(globals: &Globals, asker: &Asker, out: &mut Out) -> Result<(), CommandEr
     if globals.output() == Output::Json {
         return out.json(&asker.shards()?);
     }
-    out.bytes(screen(&asker.views()?).as_bytes())
+    out.text(&screen(&asker.views()?))
 }
 
 /// Waits; `false` when interrupted meanwhile.
@@ -64,7 +64,7 @@ fn pause(time: Duration, interrupted: &AtomicBool) -> bool {
 }
 
 fn screen(views: &Views) -> String {
-    let Views { shards, sessions, streams } = views;
+    let Views { shards, sessions, streams, producers } = views;
     let mut text = String::new();
     if shards.shards.is_empty() {
         text.push_str("no shard has reported yet\n");
@@ -75,6 +75,8 @@ fn screen(views: &Views) -> String {
     }
     let _ = write_streams(&mut text, &streams.streams);
     let _ = write_sessions(&mut text, sessions);
+    let _ = write_subscriptions(&mut text, sessions);
+    let _ = write_gone(&mut text, producers);
     text
 }
 
@@ -96,6 +98,15 @@ fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
         thousands(shard.segments_free as u64),
         thousands(shard.in_flight_bytes as u64)
     )?;
+    match shard.room_s {
+        Some(room_s) => writeln!(
+            text,
+            "room for {} bytes more: {:.0} s at the rate of the last minute",
+            thousands(shard.room_bytes),
+            room_s
+        )?,
+        None => writeln!(text, "room for {} bytes more", thousands(shard.room_bytes))?,
+    }
     writeln!(text)?;
     writeln!(
         text,
@@ -181,6 +192,63 @@ fn write_sessions(text: &mut String, sessions: &SessionsView) -> std::fmt::Resul
         )?;
     }
     more(text, sessions.len())
+}
+
+fn write_subscriptions(text: &mut String, sessions: &SessionsView) -> std::fmt::Result {
+    let of = |session: &'_ SessionView| {
+        let peer = session.peer.clone();
+        session.subscribed.iter().map(move |one| (peer.clone(), one.clone())).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<_> = sessions.sessions.iter().flat_map(of).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // Whoever is most behind is what one looks for.
+    rows.sort_by_key(|(_, one)| std::cmp::Reverse(one.lag_messages));
+    writeln!(
+        text,
+        "{:<22} {:<32} {:>14} {:>14} {:>9}",
+        "SUBSCRIPTION", "STREAM", "NEXT", "LAG", "LAG (s)"
+    )?;
+    for (peer, one) in rows.iter().take(ROWS_MAX) {
+        writeln!(
+            text,
+            "{peer:<22} {:<32} {:>14} {:>14} {:>9.0}{}",
+            one.stream,
+            thousands(one.next),
+            thousands(one.lag_messages),
+            one.lag_s,
+            if one.stopped { "  stopped" } else { "" }
+        )?;
+    }
+    more(text, rows.len())
+}
+
+/// Producers without a session, the newest first.
+fn write_gone(text: &mut String, producers: &ProducersView) -> std::fmt::Result {
+    let mut gone: Vec<_> = producers.producers.iter().filter(|one| !one.connected).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    gone.sort_by_key(|one| std::cmp::Reverse(one.seen_unix_ns));
+    let newest_ns = producers.producers.iter().map(|one| one.seen_unix_ns).max().unwrap_or(0);
+    writeln!(
+        text,
+        "{:<22} {:>5} {:>20} {:>14} {:>11}",
+        "PRODUCER, GONE", "SHARD", "PRODUCER", "DURABLE TO", "BEFORE (s)"
+    )?;
+    for one in gone.iter().take(ROWS_MAX) {
+        writeln!(
+            text,
+            "{:<22} {:>5} {:>20} {:>14} {:>11}",
+            one.peer,
+            one.shard,
+            one.producer_id,
+            thousands(one.durable_to),
+            thousands(newest_ns.saturating_sub(one.seen_unix_ns) / 1_000_000_000)
+        )?;
+    }
+    more(text, gone.len())
 }
 
 fn more(text: &mut String, rows: usize) -> std::fmt::Result {

@@ -42,8 +42,8 @@ use stop::LastResort;
 
 pub use stop::catch_signals;
 
-use crate::admin::state::ShardFacts;
 use crate::admin::Hangup;
+use crate::admin::state::ShardFacts;
 use crate::clock::{Clock, FollowingClock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;

@@ -456,6 +456,19 @@ impl Log {
         (self.live.len(), self.free.len())
     }
 
+    /// Bytes that messages may still take: the rest of the segment being written, and free segments without those
+    /// that are reserved for freeing others; 0 where the log takes nothing.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        if self.is_full() {
+            return 0;
+        }
+        let bytes = self.geometry.segment_bytes;
+        let free = self.free.len().saturating_sub(RESERVED_SEGMENTS) as u64;
+        let rest = if self.live.is_empty() { 0 } else { bytes.saturating_sub(self.off) };
+        free * bytes + rest
+    }
+
     /// The segment being written.
     #[inline]
     fn current(&self) -> &Live {

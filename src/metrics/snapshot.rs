@@ -33,6 +33,22 @@ pub struct SessionRow {
     pub silent_ns: u64,
 }
 
+/// Rows of subscriptions; more are not shown.
+const SUBSCRIPTIONS_SHOWN: usize = SESSIONS_MAX * 4;
+
+/// A subscription, as of a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionRow {
+    /// Connection id of its session.
+    pub conn_id: u32,
+    /// Its stream.
+    pub stream: u32,
+    /// The sequence it is sent next.
+    pub next: u64,
+    /// It met damage or was trimmed: nothing more is sent.
+    pub stopped: bool,
+}
+
 /// A stream, as of a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamRow {
@@ -98,8 +114,12 @@ pub struct Snapshot {
     pub segments: (usize, usize),
     /// Bytes submitted and not durable.
     pub in_flight_bytes: usize,
+    /// Bytes that messages may still take.
+    pub room_bytes: u64,
     /// Sessions.
     pub sessions: Rows<SessionRow>,
+    /// Subscriptions.
+    pub subscriptions: Rows<SubscriptionRow>,
     /// Streams.
     pub streams: Rows<StreamRow>,
 }
@@ -117,6 +137,7 @@ impl Snapshot {
             subscriptions: 0,
             silent_ns: 0,
         };
+        let subscription = SubscriptionRow { conn_id: 0, stream: 0, next: 0, stopped: false };
         let stream =
             StreamRow { id: 0, name: String::new(), first_sequence: 0, durable_next: 0, bytes: 0 };
         let mut streams = Rows::new(&stream, STREAMS_MAX);
@@ -132,7 +153,9 @@ impl Snapshot {
             epoch: 0,
             segments: (0, 0),
             in_flight_bytes: 0,
+            room_bytes: 0,
             sessions: Rows::new(&session, SESSIONS_MAX),
+            subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_SHOWN),
             streams,
         }
     }
@@ -141,6 +164,7 @@ impl Snapshot {
     pub fn clear(&mut self) {
         self.stages.reset();
         self.sessions.used = 0;
+        self.subscriptions.used = 0;
         self.streams.used = 0;
     }
 }

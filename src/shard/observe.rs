@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::limits::{SESSIONS_MAX, STREAMS_MAX};
-use crate::log::Log;
 use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
 use crate::port::{Port, PortCounters};
-use crate::session::table::{Phase, Sessions};
+use crate::session::table::Phase;
 
 use super::{Condition, Stations};
 
@@ -42,6 +41,7 @@ const STRETCHES: [&str; MARKS + 1] = ["receive", "commit", "transmit", "deliver"
 #[derive(Clone, Copy, Debug)]
 enum Filling {
     Sessions(usize),
+    Subscriptions(usize),
     Streams(usize),
 }
 
@@ -197,7 +197,9 @@ impl<D: Disk> Stations<D> {
     pub(super) fn report<P: Port>(&mut self, port: &P) {
         let Some(observer) = &mut self.observer else { return };
         if let Some((mut snapshot, filling)) = observer.filling.take() {
-            match fill(&mut snapshot, filling, &self.sessions, &self.log, self.now_ns) {
+            let filled = self.fill(&mut snapshot, filling);
+            let Some(observer) = &mut self.observer else { return };
+            match filled {
                 Some(filling) => observer.filling = Some((snapshot, filling)),
                 None => self.send(snapshot, port.counters()),
             }
@@ -228,50 +230,60 @@ impl<D: Disk> Stations<D> {
         snapshot.condition = self.condition.name();
         snapshot.epoch = self.log.epoch().0;
         snapshot.segments = self.log.segments();
+        snapshot.room_bytes = self.log.room_bytes();
         snapshot.in_flight_bytes = self.log.bytes_in_flight();
         observer.reporter.send(snapshot);
     }
-}
 
-/// Copies the next rows; returns where to go on, or that all are there.
-fn fill(
-    snapshot: &mut Snapshot,
-    filling: Filling,
-    sessions: &Sessions,
-    log: &Log,
-    now_ns: u64,
-) -> Option<Filling> {
-    match filling {
-        Filling::Sessions(from) => {
-            let to = (from + ROWS_A_TURN).min(SESSIONS_MAX);
-            for slot in from..to {
-                let session = sessions.get(slot);
-                if session.phase != Phase::Open {
-                    continue;
+    /// Copies the next rows; returns where to go on, or that all are there.
+    fn fill(&self, snapshot: &mut Snapshot, filling: Filling) -> Option<Filling> {
+        match filling {
+            Filling::Sessions(from) => {
+                let to = (from + ROWS_A_TURN).min(SESSIONS_MAX);
+                for slot in from..to {
+                    let session = self.sessions.get(slot);
+                    if session.phase != Phase::Open {
+                        continue;
+                    }
+                    let Some(row) = snapshot.sessions.add() else { break };
+                    row.conn_id = session.conn_id.0;
+                    row.peer = session.peer.addr;
+                    row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
+                    row.accepted_to = session.receiver.accepted_to();
+                    row.durable_to = session.receipts.durable_to();
+                    row.subscriptions = session.subscriptions;
+                    row.silent_ns = self.now_ns.saturating_sub(session.heard_ns);
                 }
-                let Some(row) = snapshot.sessions.add() else { break };
-                row.conn_id = session.conn_id.0;
-                row.peer = session.peer.addr;
-                row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
-                row.accepted_to = session.receiver.accepted_to();
-                row.durable_to = session.receipts.durable_to();
-                row.subscriptions = session.subscriptions;
-                row.silent_ns = now_ns.saturating_sub(session.heard_ns);
+                let all = to == SESSIONS_MAX;
+                Some(if all { Filling::Subscriptions(0) } else { Filling::Sessions(to) })
             }
-            Some(if to < SESSIONS_MAX { Filling::Sessions(to) } else { Filling::Streams(0) })
-        }
-        Filling::Streams(from) => {
-            let to = (from + ROWS_A_TURN).min(STREAMS_MAX);
-            for stream in log.streams().skip(from).take(ROWS_A_TURN) {
-                let Some(row) = snapshot.streams.add() else { break };
-                row.id = stream.id.0;
-                row.name.clear();
-                row.name.push_str(&stream.name);
-                row.first_sequence = stream.first_sequence;
-                row.durable_next = stream.durable_next;
-                row.bytes = stream.bytes;
+            // One that moves while rows are copied is missed or shown twice, until the next snapshot.
+            Filling::Subscriptions(from) => {
+                let to = (from + ROWS_A_TURN).min(self.fanout.len());
+                for index in from..to {
+                    let subscription = self.fanout.get(index);
+                    let Some(row) = snapshot.subscriptions.add() else { break };
+                    row.conn_id = self.sessions.get(subscription.session).conn_id.0;
+                    row.stream = subscription.stream.0;
+                    row.next = subscription.next;
+                    row.stopped = subscription.stopped;
+                }
+                let all = to >= self.fanout.len();
+                Some(if all { Filling::Streams(0) } else { Filling::Subscriptions(to) })
             }
-            (to < STREAMS_MAX).then_some(Filling::Streams(to))
+            Filling::Streams(from) => {
+                let to = (from + ROWS_A_TURN).min(STREAMS_MAX);
+                for stream in self.log.streams().skip(from).take(ROWS_A_TURN) {
+                    let Some(row) = snapshot.streams.add() else { break };
+                    row.id = stream.id.0;
+                    row.name.clear();
+                    row.name.push_str(&stream.name);
+                    row.first_sequence = stream.first_sequence;
+                    row.durable_next = stream.durable_next;
+                    row.bytes = stream.bytes;
+                }
+                (to < STREAMS_MAX).then_some(Filling::Streams(to))
+            }
         }
     }
 }

@@ -53,14 +53,17 @@ const SHARDS: [Column; 11] = [
     extra(text("ADDRESS", 21)),
 ];
 
-const SESSIONS: [Column; 7] = [
+const SESSIONS: [Column; 10] = [
     text("SESSION", 21),
     number("SHARD", 5),
     number("PRODUCER", 10),
     number("ACCEPTED TO", 12),
     number("NOT DURABLE", 11),
     number("SUBS", 4),
-    number("SILENT ms", 9),
+    number("LAG", 9),
+    extra(number("SILENT ms", 9)),
+    extra(number("LAG s", 8)),
+    extra(text("MOST BEHIND IN", 24)),
 ];
 
 const STREAMS: [Column; 6] = [
@@ -230,6 +233,7 @@ fn not_durable(session: &SessionView) -> u64 {
 fn session_row(session: &SessionView) -> Vec<String> {
     let publishes = session.producer_id != 0;
     let of_producer = |text: String| if publishes { text } else { "-".into() };
+    let behind = session.subscribed.iter().max_by_key(|one| one.lag_messages);
     vec![
         session.peer.clone(),
         session.shard.to_string(),
@@ -237,7 +241,10 @@ fn session_row(session: &SessionView) -> Vec<String> {
         of_producer(thousands(session.accepted_to)),
         of_producer(thousands(not_durable(session))),
         session.subscriptions.to_string(),
+        behind.map_or_else(|| "-".into(), |one| thousands(one.lag_messages)),
         thousands(session.silent_ns / 1_000_000),
+        behind.map_or_else(|| "-".into(), |one| format!("{:.0}", one.lag_s)),
+        behind.map_or_else(|| "-".into(), |one| one.stream.clone()),
     ]
 }
 

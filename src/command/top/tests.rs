@@ -12,8 +12,8 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::Model;
 use super::view;
 use crate::admin::state::{
-    SCHEMA_VERSION, SessionView, SessionsView, ShardView, ShardsView, StageView, StallView,
-    StreamView, StreamsView,
+    ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView, ShardsView, StageView,
+    StallView, StreamView, StreamsView,
 };
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
@@ -58,6 +58,8 @@ fn shard(number: usize, second: u64) -> ShardView {
         epoch: 7,
         segments_used: 24 * (number + 1),
         segments_free: 64 - 24 * (number + 1),
+        room_bytes: 1 << 30,
+        room_s: None,
         in_flight_bytes: 131_072 * number,
         sessions: 3,
         unix_ns: second * SECOND,
@@ -84,6 +86,7 @@ fn views(second: u64) -> Views {
         accepted_to: 1_000 * number,
         durable_to: 1_000 * number - number,
         subscriptions: 1,
+        subscribed: Vec::new(),
         silent_ns: number * 1_000_000,
     };
     let stream = |id: u32| StreamView {
@@ -107,6 +110,7 @@ fn views(second: u64) -> Views {
             schema_version: SCHEMA_VERSION,
             streams: (0..24).map(stream).collect(),
         },
+        producers: ProducersView { schema_version: SCHEMA_VERSION, producers: Vec::new() },
     }
 }
 

@@ -1,0 +1,110 @@
+//! How far behind a consumer is, in time, and how long a log will do: from what was seen once a second.
+
+use std::collections::VecDeque;
+
+/// Samples kept; when there would be more, the one goes that is closest to its neighbours for its age.
+const SAMPLES_MAX: usize = 128;
+
+/// What is written now is measured over so long.
+const RATE_OVER_NS: u64 = 60_000_000_000;
+
+/// A number that only grows, at moments.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    /// Moments and what the number was then, the oldest first.
+    samples: VecDeque<(u64, u64)>,
+}
+
+impl History {
+    /// At `unix_ns` it was `number`.
+    pub(super) fn note(&mut self, unix_ns: u64, number: u64) {
+        // While it stands still only the first moment counts.
+        if self.samples.back().is_some_and(|(_, last)| *last == number) {
+            return;
+        }
+        if self.samples.len() == SAMPLES_MAX {
+            let gap = |at: usize| {
+                let (before, after) = (self.samples[at - 1].0, self.samples[at + 1].0);
+                let age_ns = unix_ns.saturating_sub(self.samples[at].0).max(1);
+                u128::from(after.saturating_sub(before)) * 1_000_000 / u128::from(age_ns)
+            };
+            if let Some(at) = (1..SAMPLES_MAX - 1).min_by_key(|at| gap(*at)) {
+                self.samples.remove(at);
+            }
+        }
+        self.samples.push_back((unix_ns, number));
+    }
+
+    /// How long ago, as seen at `now_ns`, it was first seen above `number`; 0 when it never was.
+    pub(super) fn passed_ns(&self, number: u64, now_ns: u64) -> u64 {
+        let passed = self.samples.iter().find(|(_, then)| *then > number);
+        passed.map_or(0, |(unix_ns, _)| now_ns.saturating_sub(*unix_ns))
+    }
+}
+
+/// How much is written a second, over the last minute.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rate {
+    samples: VecDeque<(u64, u64)>,
+}
+
+impl Rate {
+    /// At `unix_ns`, `bytes` were written in all.
+    pub(super) fn note(&mut self, unix_ns: u64, bytes: u64) {
+        let is_old = |sample: &(u64, u64)| sample.0.saturating_add(RATE_OVER_NS) < unix_ns;
+        while self.samples.front().is_some_and(is_old) {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((unix_ns, bytes));
+    }
+
+    /// How many seconds `room_bytes` will do; `None` while nothing is written.
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub(super) fn seconds_for(&self, room_bytes: u64) -> Option<f64> {
+        let (first, last) = (self.samples.front()?, self.samples.back()?);
+        let (took_ns, bytes) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
+        (bytes > 0 && took_ns > 0)
+            .then(|| room_bytes as f64 * (took_ns as f64 / 1e9) / bytes as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_position_is_as_old_as_what_has_passed_it() {
+        let mut history = History::default();
+        assert_eq!(history.passed_ns(5, SECOND), 0);
+        // A hundred a second for an hour.
+        (0..3_600).for_each(|second| history.note(second * SECOND, second * 100));
+        let now = 3_600 * SECOND;
+        assert_eq!(history.passed_ns(359_900, now), 0, "it is at the end");
+        let behind = |seconds: u64| history.passed_ns((3_599 - seconds) * 100, now) / SECOND;
+        assert!((9..=11).contains(&behind(10)), "{}", behind(10));
+        // The older, the coarser.
+        assert!((850..=1_001).contains(&behind(1_000)), "{}", behind(1_000));
+        assert!((2_500..=3_001).contains(&behind(3_000)), "{}", behind(3_000));
+        assert!(history.samples.len() <= SAMPLES_MAX);
+        // Nothing new for an hour: what is behind gets older.
+        history.note(2 * now, 359_900);
+        assert!(history.passed_ns(359_899, 2 * now) >= 3_600 * SECOND);
+    }
+
+    #[test]
+    fn room_is_told_in_seconds_of_the_last_minute() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.seconds_for(1), None);
+        // A burst long ago, then 100 bytes a second.
+        rate.note(0, 0);
+        rate.note(SECOND, 1 << 40);
+        (10..200).for_each(|second| rate.note(second * SECOND, (1 << 40) + second * 100));
+        let left = rate.seconds_for(6_000).expect("something is written");
+        assert!((left - 60.0).abs() < 0.1, "{left}");
+        assert_eq!(rate.seconds_for(0), Some(0.0));
+        (200..300).for_each(|second| rate.note(second * SECOND, (1 << 40) + 20_000));
+        assert_eq!(rate.seconds_for(6_000), None, "nothing is written any more");
+    }
+}
