@@ -54,6 +54,10 @@ pub const SESSIONS_MAX: usize = 1024;
 /// Subscriptions of one session, at most.
 pub const SUBSCRIPTIONS_MAX: usize = 16;
 
+/// Producer numbers, sequences, limits in bytes and times on the wire, at most. The sum of two of them, or of one
+/// and a number of 32 bits, does not overflow; at a billion a second they last for three centuries.
+pub const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 /// Messages a publisher may have sent and not yet seen durable, at most.
 pub const WINDOW_MESSAGES_MAX: usize = 16 << 10;
 

@@ -234,6 +234,14 @@ pub enum ClientError {
     /// the server ended the session
     #[error("the server ended the session: it is stopping")]
     Closed,
+    /// the server says numbers that cannot be
+    #[error(
+        "{server} says numbers that cannot be: it is no appliance of this protocol, or its memory is damaged"
+    )]
+    Nonsense {
+        /// Who says them.
+        server: std::net::SocketAddrV4,
+    },
     /// a message is damaged at its source
     #[error("stream {stream}, sequence {sequence}: the message fails its checksum")]
     DamagedMessage {

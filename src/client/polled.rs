@@ -47,7 +47,7 @@ use crate::wire::control::{ErrorCode, ErrorFrame, Registered, Unsubscribe};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
-use crate::wire::{Frame, parse};
+use crate::wire::{Frame, Malformed, parse};
 
 /// After so long without a word from the server, register again: it may have been restarted.
 const SILENCE_NS: u64 = 2_500_000_000;
@@ -400,9 +400,15 @@ impl<C: Clock> Link<C> {
             }
         };
         for frame in frames {
-            let Ok(frame) = frame else {
-                self.dropped += 1;
-                return;
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(malformed) => {
+                    self.dropped = self.dropped.saturating_add(1);
+                    if malformed == Malformed::Range && self.phase == Phase::Open {
+                        self.failed = Some(ClientError::Nonsense { server: self.server });
+                    }
+                    return;
+                }
             };
             self.heard_ns = self.now_ns;
             if self.phase != Phase::Open && conn_id.0 != 0 && matches!(frame, Frame::Error(_)) {

@@ -380,7 +380,10 @@ impl Seat<'_> {
             let (disk, log, runs) = opened;
             let leg = log.leg();
             let (name, durability) = (disk.info().name.clone(), disk.info().durability);
-            let options = ShardOptions { window_messages: self.profile.limits.window_messages };
+            let options = ShardOptions {
+                window_messages: self.profile.limits.window_messages,
+                secret: getrandom::u64().expect("the operating system gives random bytes"),
+            };
             let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
             // Housekeeping goes with the process only.
             let _ = house.facts.send(ShardFacts {

@@ -1,6 +1,7 @@
 //! The consuming half of a session: one subscription, gap-free whatever happens on the way.
 
 use crate::ids::StreamId;
+use crate::limits::NUMBER_MAX;
 use crate::wire::control::{From, STATUS_REWIND, Status, Subscribe};
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
@@ -99,7 +100,7 @@ impl Subscription {
         if self.open || now_ns.saturating_sub(self.asked_ns) < self.ask_wait_ns {
             return None;
         }
-        self.ask_wait_ns = (self.ask_wait_ns * 2).clamp(ASK_NS_MIN, ASK_NS_MAX);
+        self.ask_wait_ns = self.ask_wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
         self.asked_ns = now_ns;
         let (kind, value) = self.from.encode();
         Some(Subscribe {
@@ -146,7 +147,7 @@ impl Subscription {
             }
             if !record.is_intact() {
                 self.rewind_due = true;
-                self.damaged += 1;
+                self.damaged = self.damaged.saturating_add(1);
                 if self.damaged >= DAMAGED_MAX {
                     return Err(Damaged { sequence: self.expected });
                 }
@@ -154,9 +155,9 @@ impl Subscription {
             }
             self.damaged = 0;
             sink(&record);
-            self.expected += 1;
+            self.expected = self.expected.saturating_add(1);
         }
-        Ok(self.expected - before)
+        Ok(self.expected.saturating_sub(before))
     }
 
     /// The server says where the durable end is: what we lack below it was lost.
@@ -188,7 +189,7 @@ impl Subscription {
             stream: self.stream.0.into(),
             flags: if rewind { STATUS_REWIND } else { 0 }.into(),
             position: self.expected.into(),
-            limit: self.limit.into(),
+            limit: self.limit.min(NUMBER_MAX).into(),
         })
     }
 }

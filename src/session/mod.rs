@@ -8,6 +8,11 @@
 //! * *held*: arrived behind a gap; kept until the gap is filled, so that only what is lost is sent again.
 //! * *run*: messages contiguous in producer number and in sequence, in one batch; the unit of receipts.
 //! * *credit*: absolute limits up to which a publisher may send; saying them twice changes nothing.
+//!
+//! Numbers come from the other side. The wire module lets only those through that are far from overflow
+//! ([`crate::limits::NUMBER_MAX`]), and what is counted with them here saturates all the same: whatever is said,
+//! nobody is stopped by arithmetic.
+#![deny(clippy::arithmetic_side_effects)]
 
 pub mod receive;
 pub mod receipts;

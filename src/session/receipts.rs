@@ -33,7 +33,7 @@ impl Run {
     /// Producer number after the last.
     #[must_use]
     pub fn end_seq(&self) -> u64 {
-        self.first_seq + u64::from(self.count)
+        self.first_seq.saturating_add(u64::from(self.count))
     }
 
     /// Whether `next` goes on exactly where this one ends, in one batch.
@@ -41,7 +41,7 @@ impl Run {
         next.batch_seq == self.batch_seq
             && next.stream == self.stream
             && next.first_seq == self.end_seq()
-            && next.first_sequence == self.first_sequence + u64::from(self.count)
+            && next.first_sequence == self.first_sequence.saturating_add(u64::from(self.count))
     }
 
     fn on_the_wire(&self) -> ReceiptRun {
@@ -91,14 +91,18 @@ impl Receipts {
     /// The lowest producer number whose receipt is still here; the next to come when there is none.
     #[must_use]
     pub fn held_from(&self) -> u64 {
-        if self.start == self.end { self.durable_to + 1 } else { self.run(self.start).first_seq }
+        if self.start == self.end {
+            self.durable_to.saturating_add(1)
+        } else {
+            self.run(self.start).first_seq
+        }
     }
 
     /// Whether another run can be taken: not when the ring is full of runs in flight.
     #[must_use]
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.end - self.durable < RUNS_MAX
+        self.end.saturating_sub(self.durable) < RUNS_MAX
     }
 
     /// Whether messages are in flight.
@@ -114,26 +118,26 @@ impl Receipts {
     #[inline]
     pub fn append(&mut self, run: Run) {
         if self.end > self.durable {
-            let last = &mut self.runs[(self.end - 1) % RUNS_MAX];
+            let last = &mut self.runs[self.end.saturating_sub(1) % RUNS_MAX];
             if last.is_continued_by(&run) {
-                last.count += run.count;
+                last.count = last.count.saturating_add(run.count);
                 return;
             }
         }
         assert!(self.has_room(), "the caller asked whether there is room");
-        if self.end - self.start == RUNS_MAX {
-            self.start += 1;
+        if self.end.saturating_sub(self.start) == RUNS_MAX {
+            self.start = self.start.saturating_add(1);
             self.told = self.told.max(self.start);
         }
         self.runs[self.end % RUNS_MAX] = run;
-        self.end += 1;
+        self.end = self.end.saturating_add(1);
     }
 
     /// Adds a run found by recovery: durable already.
     pub fn append_recovered(&mut self, run: Run) {
         self.append(run);
         self.durable = self.end;
-        self.durable_to = self.durable_to.max(run.end_seq() - 1);
+        self.durable_to = self.durable_to.max(run.end_seq().saturating_sub(1));
     }
 
     /// Counts all runs of batches up to `batch_seq` as durable; `true` when there were any.
@@ -147,23 +151,27 @@ impl Receipts {
             }
             run.server_ns = saturating_u32(durable_ns.saturating_sub(run.received_ns));
             run.device_ns = saturating_u32(device_ns);
-            self.durable_to = run.end_seq() - 1;
-            self.durable += 1;
+            self.durable_to = run.end_seq().saturating_sub(1);
+            self.durable = self.durable.saturating_add(1);
         }
         self.durable > before
     }
 
     /// Makes receipts of numbers above `seq` untold again.
     pub fn rewind_to(&mut self, seq: u64) {
-        while self.told > self.start && self.run(self.told - 1).end_seq() > seq + 1 {
-            self.told -= 1;
+        while self.told > self.start {
+            let before = self.told.saturating_sub(1);
+            if self.run(before).end_seq() <= seq.saturating_add(1) {
+                break;
+            }
+            self.told = before;
         }
     }
 
     /// The next untold receipts, at most `max`, counted as told; each is given to `emit`.
     pub fn tell(&mut self, max: usize, mut emit: impl FnMut(&ReceiptRun)) -> usize {
-        let end = self.durable.min(self.told + max);
-        let count = end - self.told;
+        let end = self.durable.min(self.told.saturating_add(max));
+        let count = end.saturating_sub(self.told);
         for index in self.told..end {
             emit(&self.run(index).on_the_wire());
         }
@@ -174,7 +182,7 @@ impl Receipts {
     /// Durable receipts that are not told yet.
     #[must_use]
     pub fn untold(&self) -> usize {
-        self.durable - self.told
+        self.durable.saturating_sub(self.told)
     }
 
     fn run(&self, index: usize) -> &Run {

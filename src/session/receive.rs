@@ -97,14 +97,15 @@ impl Receiver {
     #[inline]
     pub fn classify(&self, first_seq: u64, count: u64) -> Verdict {
         assert!(first_seq > 0 && count > 0, "the wire module lets only such frames through");
-        let last_seq = first_seq + (count - 1);
+        let last_seq = last_of(first_seq, count);
+        let next = next_after(self.accepted_to);
         if last_seq <= self.accepted_to {
             return Verdict::Duplicate;
         }
-        if first_seq <= self.accepted_to + 1 {
-            return Verdict::Accept { skip: self.accepted_to + 1 - first_seq };
+        if first_seq <= next {
+            return Verdict::Accept { skip: next.saturating_sub(first_seq) };
         }
-        if last_seq - self.accepted_to > WINDOW_MESSAGES_MAX as u64 {
+        if last_seq.saturating_sub(self.accepted_to) > WINDOW_MESSAGES_MAX as u64 {
             return Verdict::TooFar;
         }
         Verdict::Hold
@@ -113,7 +114,7 @@ impl Receiver {
     /// Counts `count` more messages as accepted.
     #[inline]
     pub fn accept(&mut self, count: u64) {
-        self.accepted_to += count;
+        self.accepted_to = self.accepted_to.saturating_add(count);
         self.sent_to = self.sent_to.max(self.accepted_to);
         self.gap = Gap::default();
     }
@@ -128,7 +129,7 @@ impl Receiver {
         body: &[u8],
         now_ns: u64,
     ) -> bool {
-        let last_seq = first_seq + (count - 1);
+        let last_seq = last_of(first_seq, count);
         self.saw_gap(last_seq, now_ns);
         let at = self.held.partition_point(|held| held.first_seq < first_seq);
         if self.held.get(at).is_some_and(|held| held.first_seq == first_seq) {
@@ -146,7 +147,7 @@ impl Receiver {
     /// out of the list. The caller reads it from the pool and then gives it back with `HoldPool::release`.
     pub fn take_ready(&mut self) -> Option<u16> {
         let first = self.held.first()?;
-        if first.first_seq > self.accepted_to + 1 {
+        if first.first_seq > next_after(self.accepted_to) {
             return None;
         }
         Some(self.held.remove(0).slot)
@@ -155,7 +156,7 @@ impl Receiver {
     /// Notes that numbers up to `sent_to` were sent (a PROBE says so), so that the end of a burst is
     /// missed too.
     pub fn saw_sent_to(&mut self, sent_to: u64, now_ns: u64) {
-        let window_end = self.accepted_to + WINDOW_MESSAGES_MAX as u64;
+        let window_end = self.accepted_to.saturating_add(WINDOW_MESSAGES_MAX as u64);
         if sent_to > self.accepted_to {
             self.saw_gap(sent_to.min(window_end), now_ns);
             self.gap.later_frames = NAK_AFTER_FRAMES;
@@ -164,7 +165,7 @@ impl Receiver {
 
     fn saw_gap(&mut self, sent_to: u64, now_ns: u64) {
         self.sent_to = self.sent_to.max(sent_to);
-        self.gap.later_frames += 1;
+        self.gap.later_frames = self.gap.later_frames.saturating_add(1);
         if self.gap.since_ns == 0 {
             self.gap.since_ns = now_ns.max(1);
         }
@@ -192,9 +193,10 @@ impl Receiver {
             return false;
         }
         let due = if gap.reported_ns == 0 {
-            gap.later_frames >= NAK_AFTER_FRAMES || now_ns - gap.since_ns >= NAK_DELAY_NS
+            gap.later_frames >= NAK_AFTER_FRAMES
+                || now_ns.saturating_sub(gap.since_ns) >= NAK_DELAY_NS
         } else {
-            now_ns - gap.reported_ns >= NAK_REPEAT_NS
+            now_ns.saturating_sub(gap.reported_ns) >= NAK_REPEAT_NS
         };
         if due {
             gap.reported_ns = now_ns.max(1);
@@ -207,18 +209,18 @@ impl Receiver {
     /// again only when a frame before it is accepted.
     pub fn missing(&self, ranges: &mut [SeqRange; NAK_RANGES_MAX]) -> usize {
         let mut count = 0;
-        let mut next = self.accepted_to + 1;
-        for held in self.held.iter().filter(|held| held.first_seq > self.accepted_to + 1) {
-            if held.first_seq > next && count < NAK_RANGES_MAX {
-                ranges[count] = SeqRange { first: next.into(), last: (held.first_seq - 1).into() };
-                count += 1;
+        let mut note = |first: u64, last: u64| {
+            if let Some(range) = ranges.get_mut(count).filter(|_| first <= last) {
+                *range = SeqRange { first: first.into(), last: last.into() };
+                count = count.saturating_add(1);
             }
-            next = next.max(held.last_seq + 1);
+        };
+        let mut next = next_after(self.accepted_to);
+        for held in self.held.iter().filter(|held| held.first_seq > next_after(self.accepted_to)) {
+            note(next, held.first_seq.saturating_sub(1));
+            next = next.max(next_after(held.last_seq));
         }
-        if self.sent_to >= next && count < NAK_RANGES_MAX {
-            ranges[count] = SeqRange { first: next.into(), last: self.sent_to.into() };
-            count += 1;
-        }
+        note(next, self.sent_to);
         count
     }
 
@@ -226,10 +228,10 @@ impl Receiver {
     #[must_use]
     pub fn sack(&self) -> [u64; 4] {
         let mut bits = [0; 4];
-        let base = self.accepted_to + 2;
+        let base = self.accepted_to.saturating_add(2);
         for held in &self.held {
-            for seq in held.first_seq.max(base)..=held.last_seq.min(base + 255) {
-                let bit = seq - base;
+            for seq in held.first_seq.max(base)..=held.last_seq.min(base.saturating_add(255)) {
+                let bit = seq.saturating_sub(base);
                 bits[usize::try_from(bit / 64).expect("below 4")] |= 1 << (bit % 64);
             }
         }
@@ -241,6 +243,15 @@ impl Default for Receiver {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The last of `count` numbers from `first` on.
+fn last_of(first: u64, count: u64) -> u64 {
+    first.saturating_add(count.saturating_sub(1))
+}
+
+fn next_after(seq: u64) -> u64 {
+    seq.saturating_add(1)
 }
 
 /// Buffers for held frames, shared by the sessions of a shard.
@@ -288,7 +299,7 @@ impl HoldPool {
     /// Slots in use.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.bytes.len() - self.free.len()
+        self.bytes.len().saturating_sub(self.free.len())
     }
 }
 

@@ -25,6 +25,9 @@ const PROBE_NS_MAX: u64 = 100_000_000;
 /// What was sent so recently is not sent again: it may still be on its way.
 const RESEND_NS_MIN: u64 = 50_000;
 
+/// What a PUBLISH frame has before the payload of its first message.
+const MESSAGE_BYTES_MIN: usize = PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
+
 /// One message on its way.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
@@ -142,12 +145,12 @@ impl Sender {
         self.producer_id = producer_id;
         if self.next == 1 && durable_to > 0 {
             // Another life of this producer published these.
-            (self.first, self.next, self.receipts_to) =
-                (durable_to + 1, durable_to + 1, durable_to);
+            let next = durable_to.saturating_add(1);
+            (self.first, self.next, self.receipts_to) = (next, next, durable_to);
         }
         self.durable_to = self.durable_to.max(durable_to);
         self.received_to = durable_to;
-        self.unsent = durable_to + 1;
+        self.unsent = durable_to.saturating_add(1);
         self.session_bytes = 0;
         (self.max_seq, self.max_bytes) = credit;
         self.resend.clear();
@@ -160,7 +163,7 @@ impl Sender {
     /// Messages that are not completed.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        self.next - self.first
+        self.next.saturating_sub(self.first)
     }
 
     /// The number the next message gets.
@@ -191,21 +194,13 @@ impl Sender {
                 }
             });
         }
-        let capacity = self.bytes.len();
         if self.outstanding() == self.slots.len() as u64 {
             return Err(Blocked::Window);
         }
-        let mut start = self.stored;
+        let start = self.room_for(payload.len()).ok_or(Blocked::Window)?;
+        let stored = start.saturating_add(payload.len() as u64);
         let at = self.position(start);
-        if at + payload.len() > capacity {
-            // Payloads stay in one piece: skip to the start of the store.
-            start += (capacity - at) as u64;
-        }
-        if start + payload.len() as u64 - self.released > capacity as u64 {
-            return Err(Blocked::Window);
-        }
-        let at = self.position(start);
-        self.bytes[at..at + payload.len()].copy_from_slice(payload);
+        self.bytes[at..][..payload.len()].copy_from_slice(payload);
         let signed = Signed {
             producer_id: self.producer_id,
             producer_seq: seq,
@@ -217,24 +212,46 @@ impl Sender {
         let len = u32::try_from(payload.len()).expect("at most a datagram");
         *self.slot_mut(seq) =
             Slot { start, len, crc32c, stream: stream.0, offered_ns: now_ns, sent_ns: 0 };
-        self.stored = start + payload.len() as u64;
-        self.next += 1;
+        self.stored = stored;
+        self.next = seq.saturating_add(1);
         Ok(seq)
+    }
+
+    /// Where a payload of this length can be stored in one piece, if it can now.
+    #[inline]
+    fn room_for(&mut self, len: usize) -> Option<u64> {
+        let capacity = self.bytes.len();
+        if self.first == self.next {
+            // Nothing is stored: where the last one ended is no reason to find no room.
+            (self.stored, self.released) = (0, 0);
+        }
+        let left = capacity.saturating_sub(self.position(self.stored));
+        // Payloads stay in one piece: skip to the start of the store where this one does not fit behind.
+        let skipped = if len > left { left as u64 } else { 0 };
+        let start = self.stored.saturating_add(skipped);
+        let used = start.saturating_add(len as u64).saturating_sub(self.released);
+        (used <= capacity as u64).then_some(start)
+    }
+
+    /// The longest payload there is room for once nothing else waits.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether something waits to be sent and may be.
     #[must_use]
     #[inline]
     pub fn has_unsent(&self) -> bool {
-        self.unsent < self.next.min(self.max_seq + 1) || !self.resend.is_empty()
+        self.unsent < self.next.min(self.max_seq.saturating_add(1)) || !self.resend.is_empty()
     }
 
     /// Writes what is to be sent, first what was lost; `false` when there was nothing.
     pub fn pack(&mut self, writer: &mut DatagramWriter<'_>, now_ns: u64) -> bool {
         let mut wrote = false;
         while let Some((first, last)) = self.resend.pop_front() {
-            let first = first.max(self.received_to + 1);
-            let end = (last + 1).min(self.unsent);
+            let first = first.max(self.received_to.saturating_add(1));
+            let end = last.saturating_add(1).min(self.unsent);
             let reached = self.pack_range(writer, first, end, now_ns, true);
             wrote |= reached > first;
             if reached < end {
@@ -242,7 +259,7 @@ impl Sender {
                 return wrote;
             }
         }
-        let end = self.next.min(self.max_seq + 1);
+        let end = self.next.min(self.max_seq.saturating_add(1));
         if self.unsent < end {
             let first = self.unsent;
             self.unsent = self.pack_range(writer, first, end, now_ns, false);
@@ -266,7 +283,7 @@ impl Sender {
         let mut seq = first;
         while seq < end {
             let stream = self.slot(seq).stream;
-            let need = PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES + self.slot(seq).len as usize;
+            let need = MESSAGE_BYTES_MIN.saturating_add(self.slot(seq).len as usize);
             if writer.room() < need || !self.has_bytes(seq, again) {
                 return seq;
             }
@@ -281,17 +298,18 @@ impl Sender {
             let mut count = 0u16;
             while seq < end && count < u16::MAX {
                 let slot = *self.slot(seq);
-                let fits = MESSAGE_HEAD_BYTES + slot.len as usize <= writer.room_in_frame();
+                let need = MESSAGE_HEAD_BYTES.saturating_add(slot.len as usize);
+                let fits = need <= writer.room_in_frame();
                 if slot.stream != stream || !fits || !self.has_bytes(seq, again) {
                     break;
                 }
                 self.pack_message(writer, &slot);
                 if !again {
-                    self.session_bytes += u64::from(slot.len);
+                    self.session_bytes = self.session_bytes.saturating_add(u64::from(slot.len));
                 }
                 self.slot_mut(seq).sent_ns = now_ns;
-                seq += 1;
-                count += 1;
+                seq = seq.saturating_add(1);
+                count = count.saturating_add(1);
             }
             writer.patch(4, &count.to_le_bytes());
             writer.end();
@@ -302,7 +320,8 @@ impl Sender {
     /// Whether the server's limit in bytes lets a message go that was not sent in this session before.
     #[inline]
     fn has_bytes(&self, seq: u64, again: bool) -> bool {
-        again || self.session_bytes + u64::from(self.slot(seq).len) <= self.max_bytes
+        let len = u64::from(self.slot(seq).len);
+        again || self.session_bytes.saturating_add(len) <= self.max_bytes
     }
 
     #[inline]
@@ -316,7 +335,7 @@ impl Sender {
         };
         let at = self.position(slot.start);
         writer.extend(head.as_bytes());
-        writer.extend(&self.bytes[at..at + slot.len as usize]);
+        writer.extend(&self.bytes[at..][..slot.len as usize]);
     }
 
     /// Takes an ACK in.
@@ -331,13 +350,13 @@ impl Sender {
         self.max_bytes = self.max_bytes.max(head.max_bytes_allowed.get());
         if received_to > self.received_to || durable_to > self.durable_to {
             self.moved_ns = now_ns;
-            self.probe_wait_ns = PROBE_NS_MIN.max(4 * self.srtt_ns).min(PROBE_NS_MAX);
+            self.probe_wait_ns = self.srtt_ns.saturating_mul(4).clamp(PROBE_NS_MIN, PROBE_NS_MAX);
         }
         self.received_to = self.received_to.max(received_to);
-        self.unsent = self.unsent.max(self.received_to + 1);
+        self.unsent = self.unsent.max(self.received_to.saturating_add(1));
         if durable_to > self.durable_to && durable_to >= self.first {
             let sample = now_ns.saturating_sub(self.slot(durable_to).sent_ns);
-            self.srtt_ns = (self.srtt_ns * 7 + sample) / 8;
+            self.srtt_ns = self.srtt_ns.saturating_mul(7).saturating_add(sample) / 8;
         }
         self.durable_to = self.durable_to.max(durable_to);
         self.take_receipts(ack);
@@ -350,27 +369,32 @@ impl Sender {
         if lost_to > self.receipts_to {
             // The server no longer has these: durable, their sequences unsaid.
             self.push_receipt(ReceiptRun {
-                first_seq: (self.receipts_to + 1).into(),
-                count: u32::try_from(lost_to - self.receipts_to).unwrap_or(u32::MAX).into(),
+                first_seq: self.receipts_to.saturating_add(1).into(),
+                count: u32::try_from(lost_to.saturating_sub(self.receipts_to))
+                    .unwrap_or(u32::MAX)
+                    .into(),
                 ..ReceiptRun::default()
             });
         }
         for run in ack.receipts {
             let (first, count) = (run.first_seq.get(), u64::from(run.count.get()));
-            let known = (self.receipts_to + 1).saturating_sub(first);
-            if first > self.receipts_to + 1 || known >= count || first + count > self.next {
+            let wanted = self.receipts_to.saturating_add(1);
+            let known = wanted.saturating_sub(first);
+            if first > wanted || known >= count || first.saturating_add(count) > self.next {
                 continue;
             }
             let mut run = *run;
-            run.first_seq = (first + known).into();
-            run.first_sequence = (run.first_sequence.get() + known).into();
-            run.count = u32::try_from(count - known).expect("less than before").into();
+            run.first_seq = first.saturating_add(known).into();
+            run.first_sequence = run.first_sequence.get().saturating_add(known).into();
+            let left = count.saturating_sub(known);
+            run.count = u32::try_from(left).expect("less than before").into();
             self.push_receipt(run);
         }
     }
 
     fn push_receipt(&mut self, run: ReceiptRun) {
-        self.receipts_to = run.first_seq.get() + u64::from(run.count.get()) - 1;
+        let end = run.first_seq.get().saturating_add(u64::from(run.count.get()));
+        self.receipts_to = end.saturating_sub(1);
         self.receipts.push_back(run);
     }
 
@@ -379,8 +403,8 @@ impl Sender {
         self.resend.clear();
         let recent_ns = (self.srtt_ns / 2).clamp(RESEND_NS_MIN, PROBE_NS_MIN);
         for range in nak.ranges {
-            let first = range.first.get().max(self.received_to + 1).max(self.first);
-            let last = range.last.get().min(self.unsent - 1);
+            let first = range.first.get().max(self.received_to.saturating_add(1)).max(self.first);
+            let last = range.last.get().min(self.unsent.saturating_sub(1));
             if first <= last && now_ns.saturating_sub(self.slot(first).sent_ns) >= recent_ns {
                 self.resend.push_back((first, last));
             }
@@ -389,7 +413,8 @@ impl Sender {
 
     /// Whether the server is to be asked where we are; if so, counts it as asked.
     pub fn probe(&mut self, now_ns: u64) -> Option<Probe> {
-        let waiting = self.unsent > self.durable_to + 1 || self.durable_to > self.receipts_to;
+        let waiting =
+            self.unsent > self.durable_to.saturating_add(1) || self.durable_to > self.receipts_to;
         let blocked = self.next > self.unsent || self.state != PublishState::Open;
         let quiet_ns = now_ns.saturating_sub(self.moved_ns.max(self.probed_ns));
         let tail = (waiting || blocked) && quiet_ns >= self.probe_wait_ns;
@@ -399,7 +424,7 @@ impl Sender {
             return None;
         }
         if tail {
-            self.probe_wait_ns = (self.probe_wait_ns * 2).min(PROBE_NS_MAX);
+            self.probe_wait_ns = self.probe_wait_ns.saturating_mul(2).min(PROBE_NS_MAX);
         }
         self.probe_due = false;
         self.probed_ns = now_ns;
@@ -414,28 +439,30 @@ impl Sender {
             return None;
         }
         let run = self.receipts.front().expect("receipts reach up to receipts_to");
-        let offset = seq - run.first_seq.get();
+        let offset = seq.saturating_sub(run.first_seq.get());
         let slot = *self.slot(seq);
         let sent = Sent {
             producer_seq: seq,
             stream: StreamId(slot.stream),
-            sequence: (run.first_sequence.get() > 0).then(|| run.first_sequence.get() + offset),
+            sequence: (run.first_sequence.get() > 0)
+                .then(|| run.first_sequence.get().saturating_add(offset)),
             server_ns: run.server_ns.get(),
             device_ns: run.device_ns.get(),
             offered_ns: slot.offered_ns,
             sent_ns: slot.sent_ns,
         };
-        if offset + 1 == u64::from(run.count.get()) {
+        if offset.saturating_add(1) >= u64::from(run.count.get()) {
             self.receipts.pop_front();
         }
-        self.released = slot.start + u64::from(slot.len);
-        self.first += 1;
+        self.released = slot.start.saturating_add(u64::from(slot.len));
+        self.first = seq.saturating_add(1);
         Some(sent)
     }
 
     #[inline]
     fn position(&self, offset: u64) -> usize {
-        usize::try_from(offset % self.bytes.len() as u64).expect("below the store's size")
+        let capacity = (self.bytes.len() as u64).max(1);
+        usize::try_from(offset % capacity).expect("below the store's size")
     }
 
     #[inline]
@@ -452,5 +479,5 @@ impl Sender {
 
 #[inline]
 fn index(seq: u64, count: usize) -> usize {
-    usize::try_from(seq & (count as u64 - 1)).expect("below the number of slots")
+    usize::try_from(seq & (count as u64).saturating_sub(1)).expect("below the number of slots")
 }

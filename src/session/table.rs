@@ -42,6 +42,10 @@ pub struct Session {
     pub peer: Peer,
     /// The nonce of its REGISTER.
     pub nonce: u64,
+    /// The life of its client, as its REGISTER said.
+    pub instance: u64,
+    /// Its client has named the connection id: what was sent to this address is received there.
+    pub proven: bool,
     /// UDP payload the client takes.
     pub datagram_bytes: usize,
     /// Present when it publishes.
@@ -75,6 +79,8 @@ impl Session {
             conn_id: ConnId(0),
             peer: Peer::ip_only(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
             nonce: 0,
+            instance: 0,
+            proven: false,
             datagram_bytes: DATAGRAM_BYTES_MIN,
             producer: None,
             receiver: Receiver::new(),
@@ -92,52 +98,74 @@ impl Session {
 
     /// The number for the next datagram to this session's client.
     pub fn next_packet_no(&mut self) -> u64 {
-        self.packet_no += 1;
+        self.packet_no = self.packet_no.saturating_add(1);
         self.packet_no
     }
 }
 
-const SLOT_BITS: u32 = 10;
-const GENERATION_BITS: u32 = 10;
-const _: () = assert!(SESSIONS_MAX == 1 << SLOT_BITS, "a connection id holds its slot");
+/// Places of the index of connection ids: four for a session, so that a free one is found soon.
+const INDEX_PLACES: usize = 4 * SESSIONS_MAX;
+const _: () = assert!(INDEX_PLACES.is_power_of_two() && SESSIONS_MAX < UNUSED as usize);
 
-/// The table. A connection id holds the epoch (12 bits), a generation (10) and the slot (10), so that
-/// an id of an earlier life of the server or of the slot is not taken for a present one.
+/// A place of the index that no session has.
+const UNUSED: u16 = u16::MAX;
+
+/// The table. A connection id is 32 bits that nobody can foretell who was not told them: who names one has
+/// received what was sent to the address it was given to. It is found by its lowest bits, and was chosen so that
+/// no other session has the same.
 #[derive(Debug)]
 pub struct Sessions {
     slots: Vec<Session>,
     free: Vec<usize>,
-    generation: Vec<u32>,
-    epoch_bits: u32,
+    index: Box<[u16]>,
+    /// What connection ids are made from, and how many were made.
+    secret: [u8; 32],
+    ids_made: u64,
 }
 
 impl Sessions {
-    /// An empty table; allocates what all sessions will ever need.
+    /// An empty table; allocates what all sessions will ever need. Ids follow from the epoch and a secret that
+    /// nobody else knows.
     #[must_use]
-    pub fn new(epoch: Epoch) -> Self {
-        let epoch_bits = u32::try_from(epoch.0 & 0xfff).expect("12 bits");
+    pub fn new(epoch: Epoch, secret: u64) -> Self {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&secret.to_le_bytes());
+        key[8..].copy_from_slice(&epoch.0.to_le_bytes());
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
             free: (0..SESSIONS_MAX).rev().collect(),
-            generation: vec![0; SESSIONS_MAX],
-            epoch_bits,
+            index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
+            secret: blake3::derive_key("buslane connection ids", &key),
+            ids_made: 0,
+        }
+    }
+
+    /// The next id whose place in the index is free; fewer than a quarter of them are taken.
+    fn new_id(&mut self) -> ConnId {
+        loop {
+            self.ids_made = self.ids_made.wrapping_add(1);
+            let hash = blake3::keyed_hash(&self.secret, &self.ids_made.to_le_bytes());
+            let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+            let conn_id = ConnId(u32::from_le_bytes(*id));
+            // 0 names no session.
+            if conn_id.0 != 0 && self.index[place(conn_id)] == UNUSED {
+                return conn_id;
+            }
         }
     }
 
     /// Takes a free place for a client; `None` when there is none.
     pub fn open(&mut self, peer: Peer, nonce: u64, now_ns: u64) -> Option<usize> {
         let slot = self.free.pop()?;
-        // Generation 0 is never used, so that no connection id is 0.
-        let generation = (self.generation[slot] % ((1 << GENERATION_BITS) - 1)) + 1;
-        self.generation[slot] = generation;
-        let number = u32::try_from(slot).expect("below SESSIONS_MAX");
+        let conn_id = self.new_id();
+        self.index[place(conn_id)] = u16::try_from(slot).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot];
-        session.conn_id = ConnId(
-            self.epoch_bits << (SLOT_BITS + GENERATION_BITS) | generation << SLOT_BITS | number,
-        );
+        session.conn_id = conn_id;
         session.phase = Phase::Open;
         session.peer = peer;
         session.nonce = nonce;
+        session.instance = 0;
+        session.proven = false;
         session.producer = None;
         session.bytes_accepted = 0;
         session.max_seq_allowed = 0;
@@ -158,6 +186,7 @@ impl Sessions {
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
         session.producer = None;
+        self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, pool);
         self.free.push(slot);
     }
@@ -166,8 +195,8 @@ impl Sessions {
     #[must_use]
     #[inline]
     pub fn find(&self, conn_id: ConnId) -> Option<usize> {
-        let slot = usize::try_from(conn_id.0).expect("32 bits fit") & (SESSIONS_MAX - 1);
-        let session = &self.slots[slot];
+        let slot = usize::from(self.index[place(conn_id)]);
+        let session = self.slots.get(slot)?;
         (session.conn_id == conn_id && session.phase != Phase::Free).then_some(slot)
     }
 
@@ -200,7 +229,7 @@ impl Sessions {
     /// How many are in use.
     #[must_use]
     pub fn len(&self) -> usize {
-        SESSIONS_MAX - self.free.len()
+        SESSIONS_MAX.saturating_sub(self.free.len())
     }
 
     /// Whether none is in use.
@@ -208,6 +237,11 @@ impl Sessions {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+fn place(conn_id: ConnId) -> usize {
+    let last = u32::try_from(INDEX_PLACES).expect("a few thousand").wrapping_sub(1);
+    usize::try_from(conn_id.0 & last).expect("32 bits fit")
 }
 
 #[cfg(test)]
@@ -220,7 +254,7 @@ mod tests {
     fn an_id_of_an_earlier_life_finds_nothing() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut pool = HoldPool::new(1);
-        let mut sessions = Sessions::new(Epoch(1));
+        let mut sessions = Sessions::new(Epoch(1), 7);
         let slot = sessions.open(peer, 1, 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
@@ -229,16 +263,37 @@ mod tests {
         let again = sessions.open(peer, 2, 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
-        let mut later = Sessions::new(Epoch(2));
+        let mut later = Sessions::new(Epoch(2), 7);
         later.open(peer, 1, 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
     }
 
     #[test]
+    fn an_id_cannot_be_foretold_from_those_before_it() {
+        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
+        let ids = |secret| {
+            let mut sessions = Sessions::new(Epoch(1), secret);
+            let slots = (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(peer, nonce, 0));
+            let slots: Vec<_> = slots.map(Option::unwrap).collect();
+            let ids: Vec<_> = slots.iter().map(|&slot| sessions.get(slot).conn_id).collect();
+            assert!(ids.iter().zip(&slots).all(|(&id, &slot)| sessions.find(id) == Some(slot)));
+            ids
+        };
+        let (ours, others) = (ids(1), ids(2));
+        let same = ours.iter().zip(&others).filter(|(one, other)| one == other).count();
+        assert_eq!(same, 0, "ids follow from the secret");
+        let mut steps: Vec<_> =
+            ours.windows(2).map(|two| two[1].0.wrapping_sub(two[0].0)).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        assert_eq!(steps.len(), SESSIONS_MAX - 1, "no step between two comes again");
+    }
+
+    #[test]
     fn a_full_table_takes_no_more() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1));
+        let mut sessions = Sessions::new(Epoch(1), 7);
         for nonce in 0..SESSIONS_MAX as u64 {
             assert!(sessions.open(peer, nonce, 0).is_some());
         }

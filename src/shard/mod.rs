@@ -74,11 +74,13 @@ const _: () = assert!(MESSAGE_OVERHEAD < DATAGRAM_BYTES_MAX);
 pub struct ShardOptions {
     /// Messages one publisher may have sent and not yet seen durable, at most `WINDOW_MESSAGES_MAX`.
     pub window_messages: usize,
+    /// Random, known to nobody else: connection ids follow from it.
+    pub secret: u64,
 }
 
 impl Default for ShardOptions {
     fn default() -> Self {
-        Self { window_messages: WINDOW_MESSAGES_MAX }
+        Self { window_messages: WINDOW_MESSAGES_MAX, secret: 0 }
     }
 }
 
@@ -225,7 +227,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         let datagram_bytes = port.datagram_bytes();
         let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
         let stations = Stations {
-            sessions: Sessions::new(log.epoch()),
+            sessions: Sessions::new(log.epoch(), options.secret),
             disk,
             log,
             hold: HoldPool::new(HOLD_SLOTS),

@@ -44,7 +44,9 @@ impl<D: Disk> Stations<D> {
             }
             return;
         };
-        self.sessions.get_mut(slot).heard_ns = self.now_ns;
+        let session = self.sessions.get_mut(slot);
+        session.heard_ns = self.now_ns;
+        session.proven = true;
         for frame in frames {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);

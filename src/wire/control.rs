@@ -4,6 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Malformed;
+use super::range::ranged;
 use crate::limits::STREAM_NAME_BYTES_MAX;
 
 /// REGISTER flag: the session publishes, so it wants a producer.
@@ -359,7 +360,7 @@ impl<'a> StreamInfo<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, name) =
             StreamInfoHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        Ok(Self { head, name: parse_name(name)? })
+        Ok(Self { head: ranged(head)?, name: parse_name(name)? })
     }
 }
 

@@ -8,6 +8,7 @@ use super::control::{
     TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{Ack, Data, Nak, Probe, Publish};
+use super::range::{Ranged, ranged};
 use super::{FRAME_HEAD_BYTES, Malformed};
 
 /// Kind codes on the wire.
@@ -110,8 +111,10 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-fn fixed<T: FromBytes + KnownLayout + Immutable + Unaligned>(body: &[u8]) -> Result<&T, Malformed> {
-    T::ref_from_bytes(body).map_err(|_| Malformed::FrameBody)
+fn fixed<T: FromBytes + KnownLayout + Immutable + Unaligned + Ranged>(
+    body: &[u8],
+) -> Result<&T, Malformed> {
+    ranged(T::ref_from_bytes(body).map_err(|_| Malformed::FrameBody)?)
 }
 
 fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {

@@ -2,7 +2,7 @@
 //!
 //! A datagram is a 16-byte header and any number of frames. A frame is a 4-byte head (kind, flags,
 //! body length) and its body. Everything is parsed once, here, into types that cannot be wrong: a
-//! frame that parses has all the bytes its lengths speak of.
+//! frame that parses has all the bytes its lengths speak of, and its numbers are in their ranges.
 //!
 //! ```text
 //! datagram:  version/type u8 · flags u8 · key_phase u8 · reserved u8 · conn_id u32 · packet_no u64 · frames
@@ -32,6 +32,7 @@
 //! | CLOSE | both | the session ends |
 
 pub mod record;
+mod range;
 pub mod frame;
 pub mod publish;
 pub mod control;
@@ -97,6 +98,9 @@ pub enum Malformed {
     /// a frame's body does not hold what it announces
     #[error("a frame's body does not hold what it announces")]
     FrameBody,
+    /// a number is out of its range
+    #[error("a number is out of its range")]
+    Range,
 }
 
 /// Splits a datagram into its header and the iterator over its frames.

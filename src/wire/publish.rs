@@ -4,6 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Malformed;
+use super::range::{Ranged, ranged};
 use super::record::Record;
 
 /// Fixed part of PUBLISH.
@@ -62,15 +63,10 @@ impl<'a> Publish<'a> {
         let publish = Self { head, messages, body };
         let mut iterator = publish.messages();
         let found = iterator.by_ref().count();
-        let seq_end = head.first_seq.get().checked_add(found as u64);
-        if found == 0
-            || found != usize::from(head.count.get())
-            || !iterator.rest.is_empty()
-            || head.first_seq.get() == 0
-            || seq_end.is_none()
-        {
+        if found == 0 || found != usize::from(head.count.get()) || !iterator.rest.is_empty() {
             return Err(Malformed::FrameBody);
         }
+        ranged(head)?;
         Ok(publish)
     }
 
@@ -209,6 +205,10 @@ impl<'a> Ack<'a> {
         let count = usize::from(head.receipt_count.get());
         let receipts = <[ReceiptRun]>::ref_from_bytes_with_elems(rest, count)
             .map_err(|_| Malformed::FrameBody)?;
+        ranged(head)?;
+        for run in receipts {
+            ranged(run)?;
+        }
         Ok(Self { head, receipts })
     }
 }
@@ -236,9 +236,11 @@ pub struct Nak<'a> {
 impl<'a> Nak<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let ranges = <[SeqRange]>::ref_from_bytes(body).map_err(|_| Malformed::FrameBody)?;
-        let backwards = ranges.iter().any(|range| range.first > range.last);
-        if ranges.is_empty() || ranges.len() > NAK_RANGES_MAX || backwards {
+        if ranges.is_empty() || ranges.len() > NAK_RANGES_MAX {
             return Err(Malformed::FrameBody);
+        }
+        if !ranges.iter().all(Ranged::in_range) {
+            return Err(Malformed::Range);
         }
         Ok(Self { ranges })
     }
@@ -283,7 +285,7 @@ pub struct Data<'a> {
 impl<'a> Data<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, records) = DataHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        let data = Self { head, records };
+        let data = Self { head: ranged(head)?, records };
         let mut iterator = data.records();
         let mut expected = head.first_sequence.get();
         let mut found = 0u16;
@@ -291,7 +293,7 @@ impl<'a> Data<'a> {
             if record.header.sequence.get() != expected || record.header.stream != head.stream {
                 return Err(Malformed::FrameBody);
             }
-            expected = expected.checked_add(1).ok_or(Malformed::FrameBody)?;
+            expected = expected.saturating_add(1);
             found = found.checked_add(1).ok_or(Malformed::FrameBody)?;
         }
         if found == 0 || found != head.count.get() || !iterator.rest.is_empty() {

@@ -67,7 +67,8 @@ impl Inline {
         let mut runs = BTreeMap::new();
         let (log, _) =
             Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
-        let options = ShardOptions { window_messages: profile.limits.window_messages };
+        let window_messages = profile.limits.window_messages;
+        let options = ShardOptions { window_messages, ..ShardOptions::default() };
         let shard = Shard::new(self.take_port(), disk, clock, log, runs, options);
         *self.0.borrow_mut() = End::Serve(Box::new(shard));
         Ok(Running(self.clone()))

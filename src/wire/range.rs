@@ -1,0 +1,182 @@
+//! The range of every number on the wire, checked once when its frame is parsed.
+//!
+//! What is not here may be anything: it is compared or given back, and never counted with (nonces, instances,
+//! requests, ids that are looked up, details of errors).
+#![deny(clippy::arithmetic_side_effects)]
+
+use super::Malformed;
+use super::control::{
+    DataLoss, Heartbeat, ListEnd, ListStreams, Redirect, Register, Registered, Status,
+    StreamInfoHead, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
+};
+use super::publish::{AckHead, DataHead, Probe, PublishHead, ReceiptRun, SeqRange};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, NUMBER_MAX, SHARDS_MAX};
+
+/// What has numbers with a range.
+pub(super) trait Ranged {
+    /// Whether all of them are in it.
+    fn in_range(&self) -> bool;
+}
+
+/// `frame`, where its numbers are in their ranges.
+pub(super) fn ranged<T: Ranged>(frame: &T) -> Result<&T, Malformed> {
+    if frame.in_range() { Ok(frame) } else { Err(Malformed::Range) }
+}
+
+/// A producer number, a sequence, a limit or a time.
+fn number(number: u64) -> bool {
+    number <= NUMBER_MAX
+}
+
+/// `count` numbers from `first` on, which is not 0.
+fn run(first: u64, count: u64) -> bool {
+    first > 0 && first.checked_add(count).is_some_and(number)
+}
+
+/// What is kept of a stream: from the oldest to the one after the newest durable.
+fn kept(log_start: u64, durable_next: u64) -> bool {
+    0 < log_start && log_start <= durable_next && number(durable_next)
+}
+
+fn datagram(bytes: u16) -> bool {
+    (DATAGRAM_BYTES_MIN..=DATAGRAM_BYTES_MAX).contains(&usize::from(bytes))
+}
+
+impl Ranged for Register {
+    fn in_range(&self) -> bool {
+        // More than we send is no matter; with less, the answer itself would not arrive.
+        number(self.producer_id.get())
+            && usize::from(self.datagram_bytes.get()) >= DATAGRAM_BYTES_MIN
+    }
+}
+
+impl Ranged for Registered {
+    fn in_range(&self) -> bool {
+        // A release that has one shard says 0.
+        let (shard, shards) = (u32::from(self.shard), u32::from(self.shards).max(1));
+        let ports = u32::from(self.base_port.get()).saturating_add(shards).saturating_sub(1);
+        self.conn_id.get() > 0
+            && number(self.producer_id.get())
+            && number(self.epoch.get())
+            && number(self.durable_to.get())
+            && number(self.max_seq_allowed.get())
+            && number(self.max_bytes_allowed.get())
+            && (1..=DATAGRAM_BYTES_MAX as u64).contains(&u64::from(self.message_bytes_max.get()))
+            && shard < shards
+            && shards <= SHARDS_MAX
+            && ports <= u32::from(u16::MAX)
+            && datagram(self.datagram_bytes.get())
+    }
+}
+
+impl Ranged for PublishHead {
+    fn in_range(&self) -> bool {
+        run(self.first_seq.get(), u64::from(self.count.get()))
+    }
+}
+
+impl Ranged for AckHead {
+    fn in_range(&self) -> bool {
+        number(self.epoch.get())
+            && number(self.received_to.get())
+            && number(self.durable_to.get())
+            && number(self.max_seq_allowed.get())
+            && number(self.max_bytes_allowed.get())
+            && number(self.receipts_from.get())
+    }
+}
+
+impl Ranged for ReceiptRun {
+    fn in_range(&self) -> bool {
+        let count = u64::from(self.count.get());
+        run(self.first_seq.get(), count) && run(self.first_sequence.get().max(1), count)
+    }
+}
+
+impl Ranged for SeqRange {
+    fn in_range(&self) -> bool {
+        0 < self.first.get() && self.first <= self.last && number(self.last.get())
+    }
+}
+
+impl Ranged for Probe {
+    fn in_range(&self) -> bool {
+        number(self.next_seq.get()) && number(self.receipts_to.get())
+    }
+}
+
+impl Ranged for DataHead {
+    fn in_range(&self) -> bool {
+        run(self.first_sequence.get(), u64::from(self.count.get()))
+    }
+}
+
+impl Ranged for Subscribe {
+    fn in_range(&self) -> bool {
+        number(self.from_value.get())
+    }
+}
+
+impl Ranged for Subscribed {
+    fn in_range(&self) -> bool {
+        number(self.start.get()) && kept(self.log_start.get(), self.durable_next.get())
+    }
+}
+
+impl Ranged for Status {
+    fn in_range(&self) -> bool {
+        number(self.position.get()) && number(self.limit.get())
+    }
+}
+
+impl Ranged for Heartbeat {
+    fn in_range(&self) -> bool {
+        number(self.durable_next.get())
+    }
+}
+
+impl Ranged for Trimmed {
+    fn in_range(&self) -> bool {
+        number(self.log_start.get())
+    }
+}
+
+impl Ranged for DataLoss {
+    fn in_range(&self) -> bool {
+        self.first <= self.last && number(self.last.get())
+    }
+}
+
+impl Ranged for TrimStream {
+    fn in_range(&self) -> bool {
+        number(self.first.get())
+    }
+}
+
+impl Ranged for StreamInfoHead {
+    fn in_range(&self) -> bool {
+        kept(self.log_start.get(), self.durable_next.get())
+            && number(self.created_ns.get())
+            && number(self.bytes.get())
+            && self.shard.get() < SHARDS_MAX
+    }
+}
+
+impl Ranged for Redirect {
+    fn in_range(&self) -> bool {
+        self.shard.get() < SHARDS_MAX && self.port.get() > 0
+    }
+}
+
+/// Frames all of whose numbers may be anything.
+macro_rules! anything {
+    ($($frame:ty),*) => {
+        $(impl Ranged for $frame {
+            fn in_range(&self) -> bool {
+                true
+            }
+        })*
+    };
+}
+
+anything!(Unsubscribe, ListStreams, ListEnd);
