@@ -17,7 +17,7 @@ use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::ManualClock;
 use crate::command::itch::ItchReader;
-use crate::ids::StreamId;
+use crate::ids::{ConnId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
@@ -26,7 +26,8 @@ use crate::log::segment::SegmentHeader;
 use crate::log::superblock::Superblock;
 use crate::log::verify::verify;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
-use crate::wire::{Frame, parse};
+use crate::wire::frame::Kind;
+use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse, samples};
 
 /// One target: its name, what is fed, and examples to start from.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +61,34 @@ pub fn feed(name: &str, bytes: &[u8]) {
     (target.run)(bytes);
 }
 
-/// Changes an example: bits, bytes, lengths, pieces cut out, doubled, or of another example.
+/// Examples by target.
+type Examples = BTreeMap<String, Vec<Vec<u8>>>;
+
+/// A change of `bytes` or of an example of a target, for cargo-fuzz, every second time; how long it is.
+///
+/// # Panics
+/// When there is no target of this name.
+pub fn grow(name: &str, data: &mut [u8], len: usize, seed: u32) -> Option<usize> {
+    thread_local! {
+        static EXAMPLES: RefCell<Examples> = const { RefCell::new(BTreeMap::new()) };
+    }
+    if seed.is_multiple_of(2) {
+        return None;
+    }
+    EXAMPLES.with_borrow_mut(|known| {
+        let target = TARGETS.iter().find(|target| target.name == name).expect("a target's name");
+        let examples = known.entry(name.to_owned()).or_insert_with(target.examples);
+        examples.push(data[..len].to_vec());
+        let changed = mutate(examples, &mut Random::new(u64::from(seed)));
+        examples.pop();
+        let len = changed.len().min(data.len());
+        data[..len].copy_from_slice(&changed[..len]);
+        Some(len)
+    })
+}
+
+/// Changes an example: bits, bytes, lengths, pieces cut out, doubled, or of another example, and numbers set to
+/// one of their edges.
 pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let pick = |random: &mut Random| {
         let index = usize::try_from(random.below(examples.len() as u64)).expect("an index");
@@ -71,7 +99,7 @@ pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
         let len = bytes.len() as u64;
         let at = usize::try_from(random.below(len.max(1))).expect("an index");
         let byte = random.next_u64().to_le_bytes()[0];
-        match random.below(8) {
+        match random.below(12) {
             0 | 1 if len > 0 => bytes[at] ^= 1 << (byte % 8),
             2 if len > 0 => bytes[at] = byte,
             3 if len > 0 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][usize::from(byte) % 5],
@@ -83,6 +111,7 @@ pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 bytes.truncate(at);
                 bytes.extend_from_slice(&other[from.min(other.len())..]);
             }
+            8.. => set_to_an_edge(&mut bytes, random),
             _ => {
                 let end = (at + usize::from(byte % 32)).min(bytes.len());
                 let piece = bytes[at.min(end)..end].to_vec();
@@ -91,6 +120,28 @@ pub fn mutate(examples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Sets a number that stands where numbers of ours stand, at a multiple of its size or of 4, to an edge.
+fn set_to_an_edge(bytes: &mut [u8], random: &mut Random) {
+    let pick = |random: &mut Random, count: usize| {
+        usize::try_from(random.below(count as u64)).expect("an index")
+    };
+    let width = 1 << pick(random, 4);
+    let step = width.min(4);
+    let places = (bytes.len().saturating_sub(width) + step) / step;
+    if bytes.len() < width {
+        return;
+    }
+    let at = step * pick(random, places);
+    let edges = samples::edges(width);
+    // The ends of the range come more often than each of the powers of two between.
+    let value = match random.below(3) {
+        0 => edges[edges.len() - 1],
+        1 => edges[pick(random, 3)],
+        _ => edges[pick(random, edges.len())],
+    };
+    bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
 }
 
 /// A datagram, and every frame of it.
@@ -120,6 +171,8 @@ struct Scene {
     publisher: Client<MemoryPort, ManualClock>,
     consumer: Client<MemoryPort, ManualClock>,
     stream: StreamId,
+    /// A client can go on no more.
+    is_over: bool,
 }
 
 fn address(port: u16) -> SocketAddrV4 {
@@ -147,13 +200,17 @@ impl Scene {
             Client::new(net.port(address(port), DATAGRAM), clock.clone(), SERVER, options)
         };
         let mut publisher = client(101, Publisher::New);
-        let mut consumer = client(102, Publisher::No);
+        let consumer = client(102, Publisher::No);
         publisher.request(Request::CreateStream("orders".into()));
-        consumer.request(Request::ListStreams);
         let stream = StreamId(1);
-        consumer.subscribe(stream, StartFrom::Start, 16);
-        let mut scene = Self { clock, net, server, oracle, publisher, consumer, stream };
+        let is_over = false;
+        let mut scene = Self { clock, net, server, oracle, publisher, consumer, stream, is_over };
         scene.turns(50);
+        // The stream is there now.
+        scene.consumer.request(Request::ListStreams);
+        scene.consumer.subscribe(stream, StartFrom::Start, 16);
+        scene.publish(3);
+        scene.publish(2);
         scene
     }
 
@@ -161,8 +218,8 @@ impl Scene {
         for _ in 0..count {
             self.clock.advance_ns(20_000);
             self.server.turn(&mut self.oracle).expect("no promise is broken");
-            let _ = self.publisher.poll(&mut |_| {});
-            let _ = self.consumer.poll(&mut |_| {});
+            self.is_over |= self.publisher.poll(&mut |_| {}).is_err();
+            self.is_over |= self.consumer.poll(&mut |_| {}).is_err();
             while self.publisher.next_completion().is_some() {}
             while let Some(Event::Stream { .. } | Event::Connected { .. }) =
                 self.consumer.next_event()
@@ -190,17 +247,28 @@ fn with_scene(run: impl FnOnce(&mut Scene)) {
         let (scene, used) = slot.get_or_insert_with(|| (Scene::new(false), 0));
         run(scene);
         *used += 1;
-        if *used == SCENE_INPUTS {
+        if *used == SCENE_INPUTS || scene.is_over {
             *slot = None;
         }
     });
 }
 
-/// A datagram to a running server, from a stranger and from its publisher: it goes on serving.
+/// The same datagram of the session with this id.
+fn of_session(bytes: &[u8], conn_id: ConnId) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(place) = bytes.get_mut(4..8) {
+        place.copy_from_slice(&conn_id.0.to_le_bytes());
+    }
+    bytes
+}
+
+/// A datagram to a running server, from a stranger, its publisher and its consumer: it goes on serving.
 fn server(bytes: &[u8]) {
     with_scene(|scene| {
-        for from in [address(9), address(101)] {
-            scene.net.inject(from, SERVER, bytes);
+        scene.net.inject(address(9), SERVER, bytes);
+        for client in [&scene.publisher, &scene.consumer] {
+            let bytes = of_session(bytes, client.session().0);
+            scene.net.inject(client.local(), SERVER, &bytes);
         }
         scene.turns(2);
         assert!(scene.server.serves(), "a datagram stops no server");
@@ -210,22 +278,45 @@ fn server(bytes: &[u8]) {
 /// A datagram to clients, as if the server had sent it.
 fn client(bytes: &[u8]) {
     with_scene(|scene| {
-        for to in [address(101), address(102)] {
-            scene.net.inject(SERVER, to, bytes);
+        for client in [&scene.publisher, &scene.consumer] {
+            let mut bytes = of_session(bytes, client.session().0);
+            // An answer to its registration is one to the last that it has asked for.
+            let nonce = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES;
+            let registered = bytes.get(DATAGRAM_HEADER_BYTES) == Some(&(Kind::Registered as u8));
+            if let Some(place) = bytes.get_mut(nonce..nonce + 8).filter(|_| registered) {
+                place.copy_from_slice(&client.nonce().to_le_bytes());
+            }
+            scene.net.inject(SERVER, client.local(), &bytes);
         }
         scene.turns(2);
     });
-    // A forged word of the server may end a client: the next one has another.
+    // A forged word of the server may end a client, or make it deaf: the next one has another.
     SCENE.with_borrow_mut(|slot| *slot = None);
 }
 
-/// What a server and its clients say to each other.
+/// Datagrams of each kind kept, of those that a server and its clients say to each other.
+const KEPT_A_KIND: usize = 4;
+
+/// A frame of every kind, and what a server and its clients say to each other.
 fn datagrams() -> Vec<Vec<u8>> {
     let mut scene = Scene::new(true);
     for round in 1..8 {
         scene.publish(round);
     }
-    scene.net.kept()
+    let (conn_id, _) = scene.publisher.session();
+    let producer_id = scene.publisher.producer().0.0;
+    let samples = samples::all(scene.stream.0, producer_id);
+    let mut all: Vec<_> = samples.iter().map(|sample| sample.datagram(conn_id)).collect();
+    let mut kept = BTreeMap::new();
+    for datagram in scene.net.kept() {
+        let count: &mut usize =
+            kept.entry(datagram.get(DATAGRAM_HEADER_BYTES).copied()).or_default();
+        *count += 1;
+        if *count <= KEPT_A_KIND {
+            all.push(datagram);
+        }
+    }
+    all
 }
 
 /// A block as each of the four copies of a superblock, and as a segment's header.
@@ -365,6 +456,45 @@ fn itch_files() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_frame_occurs_in_what_sessions_are_fuzzed_with() {
+        for name in ["datagram", "server", "client"] {
+            let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+            let mut kinds: Vec<u8> = Vec::new();
+            for datagram in (target.examples)() {
+                let (_, _, frames) = parse(&datagram).unwrap();
+                assert!(frames.into_iter().all(|frame| frame.is_ok()), "{datagram:?}");
+                kinds.push(datagram[DATAGRAM_HEADER_BYTES]);
+            }
+            kinds.sort_unstable();
+            kinds.dedup();
+            let all: Vec<u8> = samples::all(1, 1).iter().map(|sample| sample.kind as u8).collect();
+            assert_eq!(kinds, all, "{name}");
+        }
+        // And in a session each of them is said by somebody, but for what needs a fault.
+        let mut scene = Scene::new(true);
+        scene.publish(3);
+        let said = |kind: Kind| {
+            let first = |bytes: &Vec<u8>| bytes.get(DATAGRAM_HEADER_BYTES) == Some(&(kind as u8));
+            scene.net.kept().iter().any(first)
+        };
+        for kind in [Kind::Data, Kind::Subscribe, Kind::Subscribed, Kind::Status, Kind::Ack] {
+            assert!(said(kind), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_set_to_their_edges_often() {
+        let mut random = Random::new(1);
+        let probe = samples::all(1, 1).into_iter().find(|sample| sample.kind == Kind::Probe);
+        let examples = [probe.unwrap().datagram(ConnId(1))];
+        let hits = (0..10_000)
+            .map(|_| mutate(&examples, &mut random))
+            .filter(|bytes| bytes.len() == 36 && bytes[28..] == u64::MAX.to_le_bytes())
+            .count();
+        assert!(hits > 20, "{hits} of 10,000 say the largest number there is");
+    }
 
     #[test]
     fn every_target_takes_its_examples_and_changes_of_them() {
