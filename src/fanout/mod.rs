@@ -1,6 +1,7 @@
 //! Delivery to consumers: the durable records of a stream, in sequence, from the newest part of the log
 //! in memory or, further back, from the disk. Live and replay are the same walk over the same batches,
 //! so there is no seam between them to lose a message in.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use zerocopy::IntoBytes;
 
@@ -73,14 +74,33 @@ pub struct Subscription {
     pub sent_ns: u64,
     /// How long to wait before the next heartbeat; 0 before the first.
     pub beat_ns: u64,
-    /// It met damage or was trimmed: nothing more is sent.
-    pub stopped: bool,
+    /// Nothing more is sent, and why; told again until the consumer ends it.
+    pub stopped: Option<Stop>,
+}
+
+/// What a subscription cannot get past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// These sequences are damaged on the media.
+    Damaged {
+        /// First.
+        first: u64,
+        /// Last, as far as is known.
+        last: u64,
+    },
+    /// The next message does not fit a datagram of this consumer.
+    TooLarge {
+        /// UDP payload of a datagram that holds it.
+        needs: usize,
+        /// What this consumer gets.
+        takes: usize,
+    },
 }
 
 impl Subscription {
     /// Counts a read that failed or brought what was not written; `true` when another try is due.
     pub fn reads_again(&mut self) -> bool {
-        self.bad_reads += 1;
+        self.bad_reads = self.bad_reads.saturating_add(1);
         self.bad_reads < BAD_READS_MAX
     }
 
@@ -102,7 +122,7 @@ impl Subscription {
                     self.found(sequence);
                     return true;
                 }
-                self.next = sequence + 1;
+                self.next = sequence.saturating_add(1);
             }
             rest = after;
         }
@@ -123,8 +143,11 @@ impl Subscription {
 pub enum Packed {
     /// The batch holds nothing more for this subscription.
     BatchEnd,
-    /// The datagram is full.
-    Full,
+    /// The datagram is full: this record has no room.
+    Full {
+        /// Its bytes.
+        record_bytes: usize,
+    },
     /// The consumer has no more credit.
     NoCredit,
     /// The record that should come is not there: the log is damaged.
@@ -170,15 +193,16 @@ impl DataFrame {
                 if sequence >= subscription.limit {
                     return Packed::NoCredit;
                 }
-                let bytes = &rest[..rest.len() - after.len()];
-                if bytes.len() > writer.room_in_frame() || self.count == u16::MAX {
-                    return Packed::Full;
+                let record_bytes = rest.len().saturating_sub(after.len());
+                if record_bytes > writer.room_in_frame() || self.count == u16::MAX {
+                    return Packed::Full { record_bytes };
                 }
-                writer.extend(bytes);
-                self.count += 1;
-                subscription.next += 1;
+                writer.extend(&rest[..record_bytes]);
+                self.count = self.count.saturating_add(1);
+                subscription.next = sequence.saturating_add(1);
             }
-            subscription.at += rest.len() - after.len();
+            let passed = rest.len().saturating_sub(after.len());
+            subscription.at = subscription.at.saturating_add(passed);
             rest = after;
         }
         Packed::BatchEnd
@@ -271,7 +295,8 @@ impl Fanout {
 
     /// Where to start looking in this turn; moves on by one.
     pub fn next_turn(&mut self) -> usize {
-        self.turn = if self.turn + 1 < self.subscriptions.len() { self.turn + 1 } else { 0 };
+        let next = self.turn.saturating_add(1);
+        self.turn = if next < self.subscriptions.len() { next } else { 0 };
         self.turn
     }
 

@@ -115,13 +115,11 @@ fn answer(port: &mut SendPort) -> usize {
 /// What to say to whoever sent this.
 fn answer_to(bytes: &[u8]) -> Option<(ConnId, ErrorCode)> {
     let (conn_id, _, mut frames) = parse(bytes).ok().filter(|_| bytes.len() >= REFUSAL_BYTES)?;
-    let first = frames.next()?.ok()?;
     if conn_id.0 == 0 {
+        let first = frames.next()?.ok()?;
         return matches!(first, Frame::Register(_)).then_some((conn_id, ErrorCode::Draining));
     }
-    // What reports an end is not answered.
-    let ends = matches!(first, Frame::Error(_) | Frame::Close);
-    (!ends).then_some((conn_id, ErrorCode::UnknownSession))
+    frames.ask().then_some((conn_id, ErrorCode::UnknownSession))
 }
 
 #[cfg(test)]

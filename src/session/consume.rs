@@ -30,8 +30,12 @@ pub struct Subscription {
     expected: u64,
     /// What the server was told it may send up to.
     limit: u64,
+    /// Given to their owner, who has not looked at them: as many fewer may come.
+    held_back: u64,
     ask_wait_ns: u64,
     asked_ns: u64,
+    /// When it was first asked for, until it stands.
+    asked_since_ns: Option<u64>,
     rewound_ns: u64,
     told_ns: u64,
     rewind_due: bool,
@@ -57,8 +61,10 @@ impl Subscription {
             open: false,
             expected: 0,
             limit: 0,
+            held_back: 0,
             ask_wait_ns: 0,
             asked_ns: 0,
+            asked_since_ns: None,
             rewound_ns: 0,
             told_ns: 0,
             rewind_due: false,
@@ -84,6 +90,17 @@ impl Subscription {
         self.open
     }
 
+    /// Says how many messages were taken from it and not looked at.
+    pub fn hold_back(&mut self, messages: u64) {
+        self.held_back = messages;
+    }
+
+    /// Since when it is asked for and does not stand.
+    #[must_use]
+    pub fn asked_since_ns(&self) -> Option<u64> {
+        self.asked_since_ns
+    }
+
     /// The session was lost: ask again, from where we are.
     pub fn restart(&mut self, request: u32) {
         if self.open {
@@ -102,6 +119,7 @@ impl Subscription {
         }
         self.ask_wait_ns = self.ask_wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
         self.asked_ns = now_ns;
+        self.asked_since_ns = self.asked_since_ns.or(Some(now_ns));
         let (kind, value) = self.from.encode();
         Some(Subscribe {
             request: self.request.into(),
@@ -118,8 +136,9 @@ impl Subscription {
             return false;
         }
         self.open = true;
+        self.asked_since_ns = None;
         self.expected = start;
-        self.limit = start.saturating_add(u64::from(self.window));
+        self.limit = start.saturating_add(u64::from(self.window)).min(NUMBER_MAX);
         true
     }
 
@@ -174,7 +193,9 @@ impl Subscription {
         }
         let window = u64::from(self.window);
         let rewind = self.rewind_due && now_ns.saturating_sub(self.rewound_ns) >= REWIND_NS;
-        let credit = self.expected.saturating_add(window) >= self.limit.saturating_add(window / 2);
+        let room = window.saturating_sub(self.held_back);
+        let limit = self.expected.saturating_add(room).min(NUMBER_MAX);
+        let credit = limit >= self.limit.saturating_add(window / 2);
         let stale = now_ns.saturating_sub(self.told_ns) >= TELL_NS;
         if !rewind && !credit && !stale {
             return None;
@@ -184,12 +205,12 @@ impl Subscription {
             self.rewind_due = false;
             self.rewound_ns = now_ns;
         }
-        self.limit = self.limit.max(self.expected.saturating_add(window));
+        self.limit = self.limit.max(limit);
         Some(Status {
             stream: self.stream.0.into(),
             flags: if rewind { STATUS_REWIND } else { 0 }.into(),
             position: self.expected.into(),
-            limit: self.limit.min(NUMBER_MAX).into(),
+            limit: self.limit.into(),
         })
     }
 }

@@ -12,7 +12,7 @@
 //! Numbers come from the other side. The wire module lets only those through that are far from overflow
 //! ([`crate::limits::NUMBER_MAX`]), and what is counted with them here saturates all the same: whatever is said,
 //! nobody is stopped by arithmetic.
-#![deny(clippy::arithmetic_side_effects)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod receive;
 pub mod receipts;

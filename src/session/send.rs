@@ -98,6 +98,8 @@ pub struct Sender {
     moved_ns: u64,
     probe_due: bool,
     probed_ns: u64,
+    /// When it began to wait for what is not durable, or something last became durable.
+    waits_since_ns: u64,
 }
 
 impl Sender {
@@ -131,6 +133,7 @@ impl Sender {
             moved_ns: 0,
             probe_due: false,
             probed_ns: 0,
+            waits_since_ns: 0,
         }
     }
 
@@ -156,6 +159,7 @@ impl Sender {
         self.resend.clear();
         self.state = PublishState::Open;
         self.moved_ns = now_ns;
+        self.waits_since_ns = now_ns;
         self.probe_wait_ns = PROBE_NS_MIN;
         self.probe_due = self.durable_to > self.receipts_to;
     }
@@ -170,6 +174,20 @@ impl Sender {
     #[must_use]
     pub fn next_seq(&self) -> u64 {
         self.next
+    }
+
+    /// Since when nothing that waits became durable, where something waits and the server has not said why.
+    #[must_use]
+    pub fn stalled_since_ns(&self) -> Option<u64> {
+        let waits = self.next > self.durable_to.saturating_add(1);
+        (waits && self.state == PublishState::Open).then_some(self.waits_since_ns)
+    }
+
+    /// The longest payload that is not durable yet.
+    #[must_use]
+    pub fn longest_payload(&self) -> usize {
+        let waiting = self.first.max(self.durable_to.saturating_add(1))..self.next;
+        waiting.map(|seq| self.slot(seq).len as usize).max().unwrap_or(0)
     }
 
     /// What the server last said of publishing.
@@ -199,6 +217,9 @@ impl Sender {
         }
         let start = self.room_for(payload.len()).ok_or(Blocked::Window)?;
         let stored = start.saturating_add(payload.len() as u64);
+        if self.durable_to.saturating_add(1) >= seq {
+            self.waits_since_ns = now_ns;
+        }
         let at = self.position(start);
         self.bytes[at..][..payload.len()].copy_from_slice(payload);
         let signed = Signed {
@@ -358,6 +379,9 @@ impl Sender {
             let sample = now_ns.saturating_sub(self.slot(durable_to).sent_ns);
             self.srtt_ns = self.srtt_ns.saturating_mul(7).saturating_add(sample) / 8;
         }
+        if durable_to > self.durable_to || self.state != PublishState::Open {
+            self.waits_since_ns = now_ns;
+        }
         self.durable_to = self.durable_to.max(durable_to);
         self.take_receipts(ack);
         self.probe_due = self.durable_to > self.receipts_to;
@@ -461,8 +485,8 @@ impl Sender {
 
     #[inline]
     fn position(&self, offset: u64) -> usize {
-        let capacity = (self.bytes.len() as u64).max(1);
-        usize::try_from(offset % capacity).expect("below the store's size")
+        let at = offset.checked_rem(self.bytes.len() as u64).unwrap_or(0);
+        usize::try_from(at).expect("below the store's size")
     }
 
     #[inline]

@@ -232,6 +232,12 @@ impl Sessions {
         SESSIONS_MAX.saturating_sub(self.free.len())
     }
 
+    /// Whether all are in use.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
     /// Whether none is in use.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,13 +1,13 @@
 //! Control: sessions opened and closed, streams created and described, subscriptions.
 
 use crate::disk::Disk;
-use crate::fanout::{Replay, Subscription};
+use crate::fanout::{Replay, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::log::ControlError;
 use crate::log::trim::TrimError;
 use crate::metrics::Counter;
-use crate::session::table::{Phase, Producer};
+use crate::session::table::{Phase, Producer, Session};
 use crate::wire::control::{
     ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, STATUS_REWIND, Status, Subscribe,
     TrimStream, Unsubscribe,
@@ -55,9 +55,18 @@ impl<D: Disk> Stations<D> {
     }
 
     fn open_session(&mut self, peer: Peer, register: &Register) -> Option<usize> {
+        if self.sessions.is_full() {
+            // Whoever has not named its connection id may never have received it.
+            let unproven =
+                |(_, session): &(usize, &Session)| !session.proven && session.phase == Phase::Open;
+            let all = self.sessions.in_use().filter(unproven);
+            let (oldest, _) = all.min_by_key(|(_, session)| session.heard_ns)?;
+            self.close_session(oldest);
+        }
         let slot = self.sessions.open(peer, register.nonce.get(), self.now_ns)?;
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
+        session.instance = register.instance.get();
         session.datagram_bytes =
             datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX).min(self.datagram_bytes);
         self.counters.add(Counter::SessionsOpened, 1);
@@ -86,6 +95,11 @@ impl<D: Disk> Stations<D> {
             let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
             // The same instance may have missed the answer to its last registration.
             let same = known.instance == register.instance.get();
+            if same && held < known.epoch && self.is_held(id) {
+                // It has missed none: this REGISTER is an old one that was late on its way.
+                self.counters.add(Counter::DroppedUnknownSession, 1);
+                return Ok(());
+            }
             if held != 0 && held < known.epoch && !same {
                 return Err((ErrorCode::Fenced, asked));
             }
@@ -115,6 +129,13 @@ impl<D: Disk> Stations<D> {
         self.registering += 1;
         self.publishers += 1;
         Ok(())
+    }
+
+    /// Whether a client publishes as this producer that has told that it was answered.
+    fn is_held(&self, id: ProducerId) -> bool {
+        self.sessions.in_use().any(|(_, session)| {
+            session.proven && session.producer.is_some_and(|producer| producer.id == id)
+        })
     }
 
     /// Fences an older session of the producer and inherits what it is owed.
@@ -166,6 +187,7 @@ impl<D: Disk> Stations<D> {
             self.publishers -= 1;
         }
         self.pending.retain(|pending| pending.slot != slot);
+        self.outbox.forget(slot);
         self.sessions.close(slot, &mut self.hold);
         self.counters.add(Counter::SessionsClosed, 1);
     }
@@ -326,6 +348,8 @@ impl<D: Disk> Stations<D> {
             if known.request == request {
                 if !known.is_seeking() {
                     self.reply(Reply::Subscribed { slot, stream });
+                } else if let Some(Stop::Damaged { first, .. }) = known.stopped {
+                    self.reply(error(ErrorCode::DataLoss, first));
                 }
                 return;
             }
@@ -366,7 +390,7 @@ impl<D: Disk> Stations<D> {
             bad_reads: 0,
             sent_ns: self.now_ns,
             beat_ns: 0,
-            stopped: false,
+            stopped: None,
         };
         self.seek(&mut subscription);
         let seeking = subscription.is_seeking();
@@ -422,6 +446,11 @@ impl<D: Disk> Stations<D> {
         if subscription.is_seeking() || position > subscription.next {
             return;
         }
+        if subscription.stopped.is_some() && position == subscription.next {
+            // It has all that came before, and may have missed why nothing more comes.
+            self.tell_stopped(index);
+            return;
+        }
         subscription.limit = subscription.limit.max(limit);
         let rewind = status.flags.get() & STATUS_REWIND != 0;
         let log_start = self.log.stream(stream).map_or(0, |facts| facts.first_sequence);
@@ -437,6 +466,7 @@ impl<D: Disk> Stations<D> {
                 subscription.replay = Replay::Idle;
             }
             subscription.next = position;
+            subscription.stopped = None;
             self.seek(&mut subscription);
         }
         *self.fanout.get_mut(index) = subscription;

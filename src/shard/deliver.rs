@@ -1,9 +1,10 @@
 //! The deliver station: durable messages to consumers, from memory or, further back, from the disk.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use zerocopy::IntoBytes;
 
 use crate::disk::{Disk, Io, Operation};
-use crate::fanout::{DATA_FRAME_BYTES_MIN, DataFrame, Packed, Replay, Subscription};
+use crate::fanout::{DATA_FRAME_BYTES_MIN, DataFrame, Packed, Replay, Stop, Subscription};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::log::Log;
 use crate::log::batch::BatchDamage;
@@ -11,9 +12,9 @@ use crate::memory::Memory;
 use crate::metrics::Counter;
 use crate::port::Port;
 use crate::session::table::Phase;
-use crate::wire::DatagramWriter;
-use crate::wire::control::{ErrorCode, Heartbeat};
+use crate::wire::control::{ErrorCode, Heartbeat, sizes};
 use crate::wire::frame::Kind;
+use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter};
 
 use super::transmit::send;
 use super::{Reply, Stations};
@@ -33,6 +34,9 @@ const BEAT_NS_MIN: u64 = 1_000_000;
 /// The longest wait between heartbeats.
 const BEAT_NS_MAX: u64 = 256_000_000;
 
+/// What a datagram spends before its first record.
+const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
+
 /// What the cursor points at.
 enum Found<'a> {
     /// A batch, and where the next one begins.
@@ -51,6 +55,8 @@ enum Served {
     NeedsRead,
     /// The log is damaged there.
     Damaged,
+    /// The next message does not fit a datagram of this client.
+    TooLarge { needs: usize, takes: usize },
 }
 
 impl<D: Disk> Stations<D> {
@@ -60,21 +66,25 @@ impl<D: Disk> Stations<D> {
             return 0;
         }
         let start = self.fanout.next_turn();
-        let mut work = 0;
+        let mut work = 0_usize;
         for offset in 0..count.min(SUBSCRIPTIONS_A_TURN) {
-            let index = (start + offset) % count;
-            work += self.serve(index, port);
+            let index = start.saturating_add(offset).checked_rem(count).unwrap_or(0);
+            work = work.saturating_add(self.serve(index, port));
         }
         work
     }
 
     fn serve<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
         let subscription = self.fanout.get(index);
-        if subscription.stopped || matches!(subscription.replay, Replay::Reading { .. }) {
+        if matches!(subscription.replay, Replay::Reading { .. }) {
             return 0;
         }
         let Some(facts) = self.log.stream(subscription.stream) else { return 0 };
         let (first, durable_next) = (facts.first_sequence, facts.durable_next);
+        if subscription.stopped.is_some() {
+            // The consumer, which lacks what is there, says where it is, and is told why it gets no more.
+            return self.heartbeat(index, durable_next, port);
+        }
         if subscription.next < first {
             return self.overtake(index, first);
         }
@@ -94,7 +104,7 @@ impl<D: Disk> Stations<D> {
         } else {
             self.send_data(&mut subscription, durable_next, port)
         };
-        let sent = subscription.next - before;
+        let sent = subscription.next.saturating_sub(before);
         if sent > 0 {
             subscription.sent_ns = self.now_ns;
             subscription.beat_ns = 0;
@@ -106,6 +116,10 @@ impl<D: Disk> Stations<D> {
             Served::Enough => {}
             Served::NeedsRead => self.start_read(index),
             Served::Damaged => self.on_bad_read(index),
+            Served::TooLarge { needs, takes } => {
+                self.release_buffer(index);
+                self.fanout.get_mut(index).stopped = Some(Stop::TooLarge { needs, takes });
+            }
         }
         usize::try_from(sent).expect("bounded by the turn")
     }
@@ -157,7 +171,7 @@ impl<D: Disk> Stations<D> {
         });
         if sent {
             subscription.sent_ns = self.now_ns;
-            subscription.beat_ns = (wait_ns * 2).min(BEAT_NS_MAX);
+            subscription.beat_ns = wait_ns.saturating_mul(2).min(BEAT_NS_MAX);
         }
         usize::from(sent)
     }
@@ -170,14 +184,15 @@ impl<D: Disk> Stations<D> {
     ) -> Served {
         let memory = self.disk.memory();
         let session = self.sessions.get_mut(subscription.session);
-        let mut batches = 0;
+        let mut batches = 0_usize;
         for _ in 0..DATAGRAMS_A_TURN {
             let Some(buffer) = port.reserve(session.peer) else { return Served::Enough };
             let room = session.datagram_bytes.min(buffer.len());
-            let mut writer =
-                DatagramWriter::new(&mut buffer[..room], session.conn_id, session.packet_no + 1);
+            let packet_no = session.packet_no.saturating_add(1);
+            let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
             debug_assert!(writer.room() >= DATA_FRAME_BYTES_MIN);
             let mut frame = DataFrame::begin(subscription, &mut writer);
+            let mut too_large = Served::Enough;
             let served = loop {
                 if subscription.next >= durable_next || batches == BATCHES_A_TURN {
                     break Some(Served::Enough);
@@ -191,20 +206,23 @@ impl<D: Disk> Stations<D> {
                     Packed::BatchEnd => {
                         subscription.cursor = next;
                         subscription.at = 0;
-                        batches += 1;
+                        batches = batches.saturating_add(1);
                     }
-                    Packed::Full => break None,
+                    Packed::Full { record_bytes } => {
+                        let needs = DATA_BYTES_MIN.saturating_add(record_bytes);
+                        too_large = Served::TooLarge { needs, takes: room };
+                        break None;
+                    }
                     Packed::NoCredit => break Some(Served::Enough),
                     Packed::Gap => break Some(Served::Damaged),
                 }
             };
             let records = frame.end(&mut writer);
             if records == 0 {
-                // A record larger than this client's datagrams cannot be delivered to it.
-                return served.unwrap_or(Served::Damaged);
+                return served.unwrap_or(too_large);
             }
             let len = writer.len();
-            session.packet_no += 1;
+            session.packet_no = packet_no;
             port.commit(len);
             if let Some(served) = served {
                 return served;
@@ -282,12 +300,34 @@ impl<D: Disk> Stations<D> {
     pub(super) fn on_damage(&mut self, index: usize) {
         self.release_buffer(index);
         let subscription = self.fanout.get_mut(index);
-        subscription.stopped = true;
-        let (slot, stream, first) = (subscription.session, subscription.stream, subscription.next);
-        let last = self.log.next_indexed(stream, first).map_or(first, |next| next - 1);
-        self.reply(Reply::DataLoss { slot, stream, range: (first, last) });
+        let (stream, first) = (subscription.stream, subscription.next);
+        let last =
+            self.log.next_indexed(stream, first).map_or(first, |next| next.saturating_sub(1));
+        subscription.stopped = Some(Stop::Damaged { first, last });
+        self.tell_stopped(index);
         self.damage = Some(super::Damage { stream, first, last });
         self.fail(ErrorCode::DataLoss);
+    }
+}
+
+impl<D: Disk> Stations<D> {
+    /// Says why a subscription gets no more.
+    pub(super) fn tell_stopped(&mut self, index: usize) {
+        let subscription = self.fanout.get(index);
+        let (slot, stream) = (subscription.session, subscription.stream);
+        let reply = match subscription.stopped {
+            None => return,
+            Some(Stop::Damaged { first, last }) => {
+                Reply::DataLoss { slot, stream, range: (first, last) }
+            }
+            Some(Stop::TooLarge { needs, takes }) => Reply::Error {
+                slot,
+                code: ErrorCode::MessageTooLarge,
+                request: subscription.request,
+                detail: sizes(needs, takes),
+            },
+        };
+        self.reply(reply);
     }
 }
 
@@ -310,7 +350,8 @@ fn find<'a>(log: &Log, memory: &'a Memory, subscription: &mut Subscription) -> F
         return Found::NotHere;
     }
     let start = log.replay_buffer(buffer).start;
-    match log.check_batch(memory.bytes(start + at..start + bytes), cursor) {
+    let room = start.saturating_add(at)..start.saturating_add(bytes);
+    match log.check_batch(memory.bytes(room), cursor) {
         Ok(batch) => Found::Batch { body: batch.body(), next: batch.next_log_off() },
         // The rest of the batch comes with the next read.
         Err(damage) if damage == BatchDamage::CutShort && at > 0 => Found::NotHere,

@@ -23,6 +23,10 @@ mod transmit;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
+mod stranger_tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,7 +34,7 @@ use crate::clock::Clock;
 use crate::disk::{Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
+use crate::limits::{DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
 use crate::memory::resident;
@@ -48,6 +52,7 @@ use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 pub use placement::Neighbours;
 pub use receive::REFUSAL_BYTES;
+use transmit::CREDIT_BYTES_MIN;
 pub use transmit::refuse;
 
 /// Frames held behind gaps, all sessions together.
@@ -67,7 +72,7 @@ const MESSAGE_OVERHEAD: usize = {
         + 7;
     if publish > data { publish } else { data }
 };
-const _: () = assert!(MESSAGE_OVERHEAD < DATAGRAM_BYTES_MAX);
+const _: () = assert!(MESSAGE_OVERHEAD < DATAGRAM_BYTES_MIN);
 
 /// What a shard is told at launch.
 #[derive(Clone, Copy, Debug)]
@@ -225,6 +230,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         options: ShardOptions,
     ) -> Self {
         let datagram_bytes = port.datagram_bytes();
+        let message_bytes_max = datagram_bytes.saturating_sub(MESSAGE_OVERHEAD).max(1);
+        assert!(message_bytes_max <= CREDIT_BYTES_MIN, "the smallest credit holds every message");
         let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
         let stations = Stations {
             sessions: Sessions::new(log.epoch(), options.secret),
@@ -244,7 +251,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             condition,
             damage: None,
             options,
-            message_bytes_max: datagram_bytes - MESSAGE_OVERHEAD,
+            message_bytes_max,
             datagram_bytes,
             now_ns: clock.now_ns(),
             unix_ns: clock.unix_ns(),

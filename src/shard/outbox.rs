@@ -1,13 +1,22 @@
 //! What is to be said in the transmit station, noted while receiving and committing.
 //!
-//! Acknowledgements and data are not here: they are derived from the sessions' state. A full outbox
-//! drops the newest reply; every request in the protocol is repeated until it is answered.
+//! Acknowledgements and data are not here: they are derived from the sessions' state. Nobody fills the outbox
+//! for others: a session has so many replies in it, those without a session so many together, and whatever more
+//! is asked for is dropped; every request in the protocol is repeated until it is answered.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::ids::{ConnId, Peer, StreamId};
+use crate::limits::{RECEIVE_BURST, SESSIONS_MAX};
 use crate::wire::control::ErrorCode;
 
-/// Replies noted in one turn, at most.
-pub(super) const OUTBOX_MAX: usize = 256;
+/// Replies of one session, at most.
+const REPLIES_A_SESSION: u8 = 16;
+
+/// Refusals of those without a session, at most.
+const REFUSALS_MAX: usize = 64;
+
+/// Replies at once, at most: those of a turn, each datagram of another session, and the refusals.
+const OUTBOX_MAX: usize = RECEIVE_BURST * REPLIES_A_SESSION as usize + REFUSALS_MAX;
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,31 +116,108 @@ pub(super) enum Reply {
     },
 }
 
-/// The replies of this turn.
+impl Reply {
+    /// The session it is for, if it is for one.
+    fn slot(&self) -> Option<usize> {
+        match *self {
+            Self::Registered { slot }
+            | Self::Subscribed { slot, .. }
+            | Self::Trimmed { slot, .. }
+            | Self::DataLoss { slot, .. }
+            | Self::StreamInfo { slot, .. }
+            | Self::List { slot, .. }
+            | Self::Redirect { slot, .. }
+            | Self::Heartbeat { slot }
+            | Self::Error { slot, .. } => Some(slot),
+            Self::Refuse { .. } | Self::Close { .. } => None,
+        }
+    }
+}
+
+/// Whether a reply is one that says as much once as often: a heartbeat, that a session is open.
+fn kinds(reply: &Reply) -> (bool, bool) {
+    (matches!(reply, Reply::Heartbeat { .. }), matches!(reply, Reply::Registered { .. }))
+}
+
+/// What one session has in the outbox.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    replies: u8,
+    /// Among them.
+    heartbeat: bool,
+    registered: bool,
+}
+
+/// The replies that were not sent yet.
 #[derive(Debug)]
 pub(super) struct Outbox {
     replies: Vec<Reply>,
+    /// By session.
+    noted: Box<[Noted]>,
+    refusals: usize,
 }
 
 impl Outbox {
     /// An empty outbox; allocates what it will ever need.
     #[must_use]
     pub(super) fn new() -> Self {
-        Self { replies: Vec::with_capacity(OUTBOX_MAX) }
+        let noted = vec![Noted::default(); SESSIONS_MAX].into_boxed_slice();
+        Self { replies: Vec::with_capacity(OUTBOX_MAX), noted, refusals: 0 }
     }
 
     /// Notes a reply; `false` when there is no room and it was dropped.
     pub(super) fn push(&mut self, reply: Reply) -> bool {
-        let room = self.replies.len() < OUTBOX_MAX;
-        if room {
-            self.replies.push(reply);
+        if self.replies.len() == OUTBOX_MAX {
+            return false;
         }
-        room
+        match reply.slot() {
+            Some(slot) => {
+                let noted = &mut self.noted[slot];
+                let (beats, registers) = kinds(&reply);
+                if (beats && noted.heartbeat) || (registers && noted.registered) {
+                    return true;
+                }
+                if noted.replies == REPLIES_A_SESSION {
+                    return false;
+                }
+                noted.replies = noted.replies.saturating_add(1);
+                noted.heartbeat |= beats;
+                noted.registered |= registers;
+            }
+            None if matches!(reply, Reply::Refuse { .. }) => {
+                if self.refusals == REFUSALS_MAX {
+                    return false;
+                }
+                self.refusals = self.refusals.saturating_add(1);
+            }
+            None => {}
+        }
+        self.replies.push(reply);
+        true
     }
 
-    /// Removes the oldest `count` replies.
+    /// Removes the oldest `count` replies: they are sent.
     pub(super) fn consume(&mut self, count: usize) {
-        self.replies.drain(..count);
+        for reply in self.replies.drain(..count) {
+            let Some(slot) = reply.slot() else {
+                let refusals = usize::from(matches!(reply, Reply::Refuse { .. }));
+                self.refusals = self.refusals.saturating_sub(refusals);
+                continue;
+            };
+            let noted = &mut self.noted[slot];
+            noted.replies = noted.replies.saturating_sub(1);
+            let (beats, registers) = kinds(&reply);
+            noted.heartbeat &= !beats;
+            noted.registered &= !registers;
+        }
+    }
+
+    /// Forgets what a session was to be told that has ended: its place may be another's soon.
+    pub(super) fn forget(&mut self, slot: usize) {
+        if self.noted[slot].replies > 0 {
+            self.replies.retain(|reply| reply.slot() != Some(slot));
+        }
+        self.noted[slot] = Noted::default();
     }
 
     /// Reply `index`.
@@ -144,5 +230,42 @@ impl Outbox {
 impl Default for Outbox {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_fills_the_outbox_for_others() {
+        let mut outbox = Outbox::new();
+        let list = |slot, request| Reply::List { slot, request, after: 0 };
+        let peer = Peer::ip_only(std::net::SocketAddrV4::new([127, 0, 0, 1].into(), 9));
+        let refuse = Reply::Refuse { peer, conn_id: ConnId(1), code: ErrorCode::Fenced, detail: 0 };
+        let taken = |outbox: &mut Outbox, reply: &dyn Fn(u32) -> Reply| {
+            (0..1_000).filter(|&n| outbox.push(reply(n))).count()
+        };
+        assert_eq!(taken(&mut outbox, &|_| refuse), REFUSALS_MAX);
+        for slot in 0..RECEIVE_BURST {
+            assert_eq!(taken(&mut outbox, &|n| list(slot, n)), usize::from(REPLIES_A_SESSION));
+        }
+        assert!(!outbox.push(list(RECEIVE_BURST, 0)), "that is all there is room for");
+        outbox.consume(REFUSALS_MAX + 1);
+        assert!(outbox.push(refuse) && outbox.push(list(0, 0)), "what is sent makes room");
+        outbox.forget(1);
+        assert!((0..16).all(|n| outbox.push(list(1, n))) && !outbox.push(list(1, 16)));
+    }
+
+    #[test]
+    fn a_heartbeat_is_said_once() {
+        let mut outbox = Outbox::new();
+        for _ in 0..447 {
+            assert!(outbox.push(Reply::Heartbeat { slot: 3 }));
+        }
+        assert_eq!((outbox.get(0), outbox.get(1)), (Some(Reply::Heartbeat { slot: 3 }), None));
+        outbox.consume(1);
+        assert!(outbox.push(Reply::Heartbeat { slot: 3 }));
+        assert_eq!(outbox.get(0), Some(Reply::Heartbeat { slot: 3 }), "and again once it was sent");
     }
 }

@@ -1,4 +1,5 @@
 //! Publishing: from a PUBLISH frame into the log, exactly once and in the producer's order.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,7 @@ use crate::mutant::Mutant;
 use crate::session::receipts::Run;
 use crate::session::receive::Verdict;
 use crate::session::table::{Producer, Session};
-use crate::wire::control::ErrorCode;
+use crate::wire::control::{ErrorCode, sizes};
 use crate::wire::publish::{Probe, Publish};
 use crate::wire::record::Signed;
 
@@ -51,6 +52,13 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
             return;
         };
+        if publish.longest() > self.message_bytes_max {
+            // What was announced is what every consumer of the same datagrams can be sent.
+            let detail = sizes(publish.longest(), self.message_bytes_max);
+            let code = ErrorCode::MessageTooLarge;
+            self.reply(Reply::Error { slot, code, request: 0, detail });
+            return;
+        }
         let (first_seq, count) = (publish.head.first_seq.get(), publish.count());
         match session.receiver.classify(first_seq, count) {
             Verdict::Duplicate if Mutant::DuplicatesAppended.is_on() => {
@@ -138,7 +146,8 @@ impl<D: Disk> Stations<D> {
             Outcome::Whole => {}
             Outcome::Busy => self.acknowledge(slot),
             Outcome::Damaged => {
-                session.receiver.saw_sent_to(session.receiver.accepted_to() + 1, self.now_ns);
+                let missing = session.receiver.accepted_to().saturating_add(1);
+                session.receiver.saw_sent_to(missing, self.now_ns);
                 self.list_gap(slot);
             }
             Outcome::Full => {
@@ -190,7 +199,7 @@ impl Desk<'_> {
         let mut producer_seq = publish.head.first_seq.get();
         for (index, (head, payload)) in (0..).zip(publish.messages()) {
             if index < skip {
-                producer_seq += 1;
+                producer_seq = producer_seq.saturating_add(1);
                 continue;
             }
             let (flags, ext_len) = (head.flags.get(), head.ext_len.get());
@@ -224,10 +233,10 @@ impl Desk<'_> {
                 *self.owed_batch = appended.batch_seq;
                 self.owed.push_back((appended.batch_seq, slot));
             }
-            session.bytes_accepted += payload.len() as u64;
+            session.bytes_accepted = session.bytes_accepted.saturating_add(payload.len() as u64);
             session.receiver.accept(1);
             self.counters.add(Counter::MessagesAccepted, 1);
-            producer_seq += 1;
+            producer_seq = producer_seq.saturating_add(1);
         }
         Outcome::Whole
     }

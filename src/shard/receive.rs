@@ -1,16 +1,23 @@
 //! The receive station: what a datagram says, and to whom.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::disk::Disk;
 use crate::ids::Peer;
 use crate::metrics::Counter;
 use crate::session::table::Phase;
-use crate::wire::control::{ErrorCode, ErrorHead, Heartbeat};
+use crate::wire::control::{ErrorCode, ErrorHead, Heartbeat, Registered};
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse};
 
 use super::{Reply, Stations};
 
 /// Length of the datagram that refuses somebody without a session.
 pub const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<ErrorHead>();
+
+/// Length of the datagram that answers a registration.
+const REGISTERED_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<Registered>();
+
+/// Registrations looked at in one datagram, at most.
+const REGISTERS_A_DATAGRAM: usize = 32;
 
 impl<D: Disk> Stations<D> {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.
@@ -21,7 +28,9 @@ impl<D: Disk> Stations<D> {
             return;
         };
         if conn_id.0 == 0 {
-            for frame in frames {
+            // No answers are longer than what was asked, so that nobody is flooded through us.
+            let registers = REGISTERS_A_DATAGRAM.min(bytes.len() / REGISTERED_BYTES);
+            for frame in frames.take(registers) {
                 if let Ok(Frame::Register(register)) = frame {
                     self.on_register(peer, register);
                 } else {
@@ -37,8 +46,7 @@ impl<D: Disk> Stations<D> {
         });
         let Some(slot) = slot else {
             self.counters.add(Counter::DroppedUnknownSession, 1);
-            // No answer is longer than what was asked, so that nobody is flooded through us.
-            if bytes.len() >= REFUSAL_BYTES {
+            if bytes.len() >= REFUSAL_BYTES && frames.ask() {
                 let code = ErrorCode::UnknownSession;
                 self.reply(Reply::Refuse { peer, conn_id, code, detail: 0 });
             }

@@ -22,27 +22,29 @@ use crate::wire::publish::AckHead;
 
 const RING: usize = 4 << 20;
 
-fn address(port: u16) -> SocketAddrV4 {
+pub(super) fn address(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
-fn new_disk(bytes: u64) -> RamDisk {
+pub(super) fn new_disk(bytes: u64) -> RamDisk {
     let mut disk = RamDisk::new(bytes, Log::memory_bytes(RING), 8).unwrap();
     format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
     disk
 }
 
-struct World {
-    clock: ManualClock,
-    net: MemoryNet,
-    shard: Option<Shard<MemoryPort, RamDisk, ManualClock>>,
-    clients: Vec<Client<MemoryPort, ManualClock>>,
-    received: Vec<Vec<(u64, u64, Vec<u8>)>>,
+pub(super) struct World {
+    pub(super) clock: ManualClock,
+    pub(super) net: MemoryNet,
+    pub(super) shard: Option<Shard<MemoryPort, RamDisk, ManualClock>>,
+    pub(super) clients: Vec<Client<MemoryPort, ManualClock>>,
+    pub(super) received: Vec<Vec<(u64, u64, Vec<u8>)>>,
     next_port: u16,
+    /// UDP payload of the server's port.
+    pub(super) datagram_bytes: usize,
 }
 
 impl World {
-    fn new(seed: u64, faults: Faults) -> Self {
+    pub(super) fn new(seed: u64, faults: Faults) -> Self {
         let clock = ManualClock::new();
         clock.advance_ns(1_000_000);
         let net = MemoryNet::new(clock.clone(), seed, faults);
@@ -53,12 +55,13 @@ impl World {
             clients: Vec::new(),
             received: Vec::new(),
             next_port: 100,
+            datagram_bytes: 1472,
         };
         world.start(new_disk(64 << 20));
         world
     }
 
-    fn start(&mut self, mut disk: RamDisk) {
+    pub(super) fn start(&mut self, mut disk: RamDisk) {
         let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
         let options =
             OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
@@ -66,22 +69,27 @@ impl World {
             super::recovered_run(&mut runs, message);
         })
         .unwrap();
-        let port = self.net.port(address(1), 1472);
+        let port = self.net.port(address(1), self.datagram_bytes);
         let options = ShardOptions::default();
         self.shard = Some(Shard::new(port, disk, self.clock.clone(), log, runs, options));
     }
 
     /// The process is gone; what the disk has, it keeps. Writes in flight may or may not have landed.
-    fn crash(&mut self) {
+    pub(super) fn crash(&mut self) {
         let Shard { stations, port, .. } = self.shard.take().unwrap();
         drop(port);
         self.start(stations.disk.crash());
     }
 
-    fn client(&mut self, publisher: Publisher) -> usize {
+    pub(super) fn client(&mut self, publisher: Publisher) -> usize {
+        self.client_of(publisher, 1472)
+    }
+
+    /// A client whose datagrams have this size.
+    pub(super) fn client_of(&mut self, publisher: Publisher, datagram_bytes: usize) -> usize {
         let index = self.clients.len();
         self.next_port += 1;
-        let port = self.net.port(address(self.next_port), 1472);
+        let port = self.net.port(address(self.next_port), datagram_bytes);
         let options = ClientOptions {
             publisher,
             window_messages: 1024,
@@ -94,7 +102,7 @@ impl World {
         index
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.clock.advance_ns(10_000);
         if let Some(shard) = &mut self.shard {
             shard.turn();
@@ -111,7 +119,7 @@ impl World {
         }
     }
 
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..2_000_000 {
             if done(self) {
                 return;
@@ -121,7 +129,7 @@ impl World {
         panic!("never came true: {what}");
     }
 
-    fn create(&mut self, client: usize, name: &str) -> StreamId {
+    pub(super) fn create(&mut self, client: usize, name: &str) -> StreamId {
         let asked = self.clients[client].request(Request::CreateStream(name.into()));
         let mut found = None;
         self.until("the stream is made", |world| {

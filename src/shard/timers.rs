@@ -9,6 +9,9 @@ use super::Stations;
 /// A session that says nothing for this long has ended.
 const SILENCE_NS: u64 = 10_000_000_000;
 
+/// The same for one whose client has not named its connection id yet; a client does at once.
+const UNPROVEN_NS: u64 = 3_000_000_000;
+
 /// Sessions whose timers are looked at in one turn.
 const SLOTS_A_TURN: usize = 2;
 
@@ -18,9 +21,10 @@ impl<D: Disk> Stations<D> {
             self.log.prepare(self.disk.memory_mut());
         }
         for _ in 0..SLOTS_A_TURN {
-            self.timer_slot = (self.timer_slot + 1) % SESSIONS_MAX;
+            self.timer_slot = self.timer_slot.wrapping_add(1) % SESSIONS_MAX;
             let session = self.sessions.get(self.timer_slot);
-            let silent = self.now_ns.saturating_sub(session.heard_ns) > SILENCE_NS;
+            let limit_ns = if session.proven { SILENCE_NS } else { UNPROVEN_NS };
+            let silent = self.now_ns.saturating_sub(session.heard_ns) > limit_ns;
             if silent && session.phase == Phase::Open {
                 self.close_session(self.timer_slot);
             }

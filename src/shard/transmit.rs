@@ -1,10 +1,11 @@
 //! The transmit station: acknowledgements, reports of gaps, and the replies noted in this turn.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use zerocopy::IntoBytes;
 
 use crate::disk::Disk;
 use crate::ids::{ConnId, Peer};
-use crate::limits::{IN_FLIGHT_BYTES_MAX, TRANSMIT_BURST};
+use crate::limits::{DATAGRAM_BYTES_MAX, IN_FLIGHT_BYTES_MAX, TRANSMIT_BURST};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
@@ -17,23 +18,32 @@ use crate::wire::frame::Kind;
 use crate::wire::publish::{
     ACK_HEAD_BYTES, AckHead, NAK_RANGES_MAX, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange,
 };
-use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter, FRAME_HEAD_BYTES};
+use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES};
 
 use super::{Reply, Stations};
 
+/// Bytes a publisher may have in flight at least, however many there are: the largest message, so that everybody
+/// goes on. What the log cannot take just then is sent again.
+pub(super) const CREDIT_BYTES_MIN: usize = DATAGRAM_BYTES_MAX;
+
+/// Messages it may have in flight at least.
+const CREDIT_MESSAGES_MIN: usize = 64;
+
 impl<D: Disk> Stations<D> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
-        self.acknowledge_due(port) + self.report_gaps(port) + self.answer(port)
+        let acknowledged = self.acknowledge_due(port);
+        let reported = self.report_gaps(port);
+        acknowledged.saturating_add(reported).saturating_add(self.answer(port))
     }
 
     fn acknowledge_due<P: Port>(&mut self, port: &mut P) -> usize {
-        let mut sent = 0;
+        let mut sent = 0_usize;
         while sent < TRANSMIT_BURST {
             let Some(&slot) = self.ack_due.last() else { break };
             if self.sessions.get(slot).phase == Phase::Open && !self.send_ack(slot, port) {
                 break;
             }
-            sent += 1;
+            sent = sent.saturating_add(1);
             let session = self.sessions.get_mut(slot);
             if session.phase != Phase::Open || session.receipts.untold() == 0 {
                 session.ack_due = false;
@@ -51,8 +61,7 @@ impl<D: Disk> Stations<D> {
         let room = session.datagram_bytes.min(buffer.len());
         let packet_no = session.next_packet_no();
         let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
-        let receipts_max =
-            (room - DATAGRAM_HEADER_BYTES - FRAME_HEAD_BYTES - ACK_HEAD_BYTES) / RECEIPT_RUN_BYTES;
+        let receipts_max = writer.room().saturating_sub(ACK_HEAD_BYTES) / RECEIPT_RUN_BYTES;
         let receipts = session.receipts.untold().min(receipts_max);
         head.receipt_count = u16::try_from(receipts).expect("fewer than RUNS_MAX").into();
         writer.begin(Kind::Ack);
@@ -72,7 +81,7 @@ impl<D: Disk> Stations<D> {
             let accepted_to = session.receiver.accepted_to();
             return AckHead {
                 durable_to: accepted_to.into(),
-                receipts_from: (accepted_to + 1).into(),
+                receipts_from: accepted_to.saturating_add(1).into(),
                 ..self.honest_ack_head(slot, (max_seq, max_bytes))
             };
         }
@@ -100,14 +109,17 @@ impl<D: Disk> Stations<D> {
     /// who publish. Both limits are absolute and never go back.
     fn credit(&mut self, slot: usize) -> (u64, u64) {
         let publishers = self.publishers.max(1);
-        let window = (self.options.window_messages / publishers).max(64) as u64;
-        let free = IN_FLIGHT_BYTES_MAX.saturating_sub(self.log.bytes_in_flight()) / publishers;
+        let window = self.options.window_messages.checked_div(publishers).unwrap_or(0);
+        let window = window.max(CREDIT_MESSAGES_MIN) as u64;
+        let free = IN_FLIGHT_BYTES_MAX.saturating_sub(self.log.bytes_in_flight());
+        let share = free.checked_div(publishers.saturating_mul(2)).unwrap_or(0);
+        let share = share.max(CREDIT_BYTES_MIN) as u64;
         let open = self.condition == super::Condition::Serving;
         let session = self.sessions.get_mut(slot);
         if open {
-            let seq = session.receipts.durable_to() + window;
+            let seq = session.receipts.durable_to().saturating_add(window);
             session.max_seq_allowed = session.max_seq_allowed.max(seq);
-            let bytes = session.bytes_accepted + free as u64 / 2;
+            let bytes = session.bytes_accepted.saturating_add(share);
             session.max_bytes_allowed = session.max_bytes_allowed.max(bytes);
         }
         (session.max_seq_allowed, session.max_bytes_allowed)
@@ -118,8 +130,8 @@ impl<D: Disk> Stations<D> {
             // Nothing would be taken: nothing is asked for.
             return 0;
         }
-        let mut sent = 0;
-        let mut index = 0;
+        let mut sent = 0_usize;
+        let mut index = 0_usize;
         while let Some(&slot) = self.gaps.get(index) {
             let session = self.sessions.get_mut(slot);
             if session.phase != Phase::Open || !session.receiver.has_gap() {
@@ -127,7 +139,7 @@ impl<D: Disk> Stations<D> {
                 self.gaps.swap_remove(index);
                 continue;
             }
-            index += 1;
+            index = index.saturating_add(1);
             if !session.receiver.nak_due(self.now_ns) {
                 continue;
             }
@@ -146,18 +158,18 @@ impl<D: Disk> Stations<D> {
             self.counters.add(Counter::NaksSent, 1);
             // The ACK beside it carries what was received selectively, and the credit.
             self.acknowledge(slot);
-            sent += 1;
+            sent = sent.saturating_add(1);
         }
         sent
     }
 
     fn answer<P: Port>(&mut self, port: &mut P) -> usize {
-        let mut done = 0;
+        let mut done = 0_usize;
         while let Some(reply) = self.outbox.get(done) {
             if !self.send_reply(reply, port) {
                 break;
             }
-            done += 1;
+            done = done.saturating_add(1);
         }
         self.outbox.consume(done);
         done
@@ -305,7 +317,7 @@ impl<D: Disk> Stations<D> {
         let created = |id| !pending.iter().any(|pending| pending.creates && pending.stream == id);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
-            let end_bytes = FRAME_HEAD_BYTES + size_of::<ListEnd>();
+            const END_BYTES: usize = FRAME_HEAD_BYTES + size_of::<ListEnd>();
             let mut listed = after;
             let mut more = false;
             for facts in log.streams().filter(|facts| facts.id.0 > after) {
@@ -313,8 +325,8 @@ impl<D: Disk> Stations<D> {
                     continue;
                 }
                 let head = info_head(facts, request, own);
-                let bytes = head.as_bytes().len() + facts.name.len();
-                if writer.room() < bytes + end_bytes {
+                let bytes = head.as_bytes().len().saturating_add(facts.name.len());
+                if writer.room() < bytes.saturating_add(END_BYTES) {
                     more = true;
                     break;
                 }

@@ -380,8 +380,9 @@ pub enum ErrorCode {
     /// no such stream
     #[error("no such stream")]
     UnknownStream = 4,
-    /// a message is larger than the server takes
-    #[error("a message is larger than the server takes")]
+    /// a published message is larger than the server takes, or one of a subscription than its datagrams hold; the
+    /// detail is [`sizes`]
+    #[error("a message is too large")]
     MessageTooLarge = 5,
     /// the log is full
     #[error("the log is full")]
@@ -437,6 +438,20 @@ impl ErrorCode {
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.code() == code)
     }
+}
+
+/// The detail of [`ErrorCode::MessageTooLarge`]: what it needs, and what there is, in bytes.
+#[must_use]
+pub fn sizes(needs: usize, takes: usize) -> u64 {
+    let size = |bytes: usize| u64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
+    size(needs) << 32 | size(takes)
+}
+
+/// The two sizes back from a detail.
+#[must_use]
+pub fn sizes_of(detail: u64) -> (usize, usize) {
+    let size = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).expect("32 bits fit");
+    (size(detail >> 32), size(detail))
 }
 
 /// Fixed part of ERROR; a text for people follows.

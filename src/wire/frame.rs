@@ -83,6 +83,44 @@ impl<'a> Frames<'a> {
         Self { rest }
     }
 
+    /// Whether there are any, and each is what a client asks or tells in a session. Nothing that reports an error,
+    /// or answers, is ever answered: two who do not know each other would go on for ever.
+    #[must_use]
+    pub fn ask(mut self) -> bool {
+        let asks = |frame: Result<Frame<'_>, _>| match frame {
+            Ok(
+                Frame::Publish(_)
+                | Frame::Probe(_)
+                | Frame::Subscribe(_)
+                | Frame::Status(_)
+                | Frame::Heartbeat(_)
+                | Frame::Unsubscribe(_)
+                | Frame::CreateStream(_)
+                | Frame::CreateStreamOn(_)
+                | Frame::DescribeStream(_)
+                | Frame::TrimStream(_)
+                | Frame::ListStreams(_),
+            ) => true,
+            Ok(
+                Frame::Register(_)
+                | Frame::Registered(_)
+                | Frame::Ack(_)
+                | Frame::Nak(_)
+                | Frame::Subscribed(_)
+                | Frame::Data(_)
+                | Frame::Trimmed(_)
+                | Frame::DataLoss(_)
+                | Frame::StreamInfo(_)
+                | Frame::ListEnd(_)
+                | Frame::Redirect(_)
+                | Frame::Error(_)
+                | Frame::Close,
+            )
+            | Err(_) => false,
+        };
+        !self.rest.is_empty() && self.all(asks)
+    }
+
     fn split(&mut self) -> Result<Frame<'a>, Malformed> {
         let (head, rest) = self.rest.split_at_checked(FRAME_HEAD_BYTES).ok_or(Malformed::Short)?;
         let len = usize::from(u16::from_le_bytes([head[2], head[3]]));

@@ -30,6 +30,7 @@
 //! | REDIRECT | S | the stream asked for is on another shard: ask there |
 //! | ERROR | S | a refusal with its reason |
 //! | CLOSE | both | the session ends |
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod record;
 mod range;
@@ -37,6 +38,9 @@ pub mod frame;
 pub mod publish;
 pub mod control;
 mod writer;
+#[cfg(any(test, feature = "sim"))]
+#[allow(clippy::arithmetic_side_effects, reason = "numbers of its own")]
+pub mod samples;
 
 pub use frame::{Frame, Frames};
 pub use writer::DatagramWriter;

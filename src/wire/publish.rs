@@ -50,6 +50,7 @@ pub struct Publish<'a> {
     pub head: &'a PublishHead,
     messages: &'a [u8],
     body: &'a [u8],
+    longest: u16,
 }
 
 impl<'a> Publish<'a> {
@@ -60,9 +61,13 @@ impl<'a> Publish<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, messages) =
             PublishHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        let publish = Self { head, messages, body };
+        let mut publish = Self { head, messages, body, longest: 0 };
         let mut iterator = publish.messages();
-        let found = iterator.by_ref().count();
+        let mut found = 0_usize;
+        for (message, _) in iterator.by_ref() {
+            publish.longest = publish.longest.max(message.len.get());
+            found = found.saturating_add(1);
+        }
         if found == 0 || found != usize::from(head.count.get()) || !iterator.rest.is_empty() {
             return Err(Malformed::FrameBody);
         }
@@ -74,6 +79,12 @@ impl<'a> Publish<'a> {
     #[must_use]
     pub fn messages(&self) -> Messages<'a> {
         Messages { rest: self.messages }
+    }
+
+    /// Payload and extension bytes of the longest.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        usize::from(self.longest)
     }
 
     /// The frame's body as it came.

@@ -50,7 +50,7 @@ const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES, "no padd
 /// Bytes a record of `len` payload bytes takes, padding included.
 #[must_use]
 pub const fn record_bytes(len: usize) -> usize {
-    (RECORD_HEADER_BYTES + len).next_multiple_of(8)
+    RECORD_HEADER_BYTES.saturating_add(len).next_multiple_of(8)
 }
 
 /// A record read back: its header and its payload (extension included).

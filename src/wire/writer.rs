@@ -48,20 +48,20 @@ impl<'a> DatagramWriter<'a> {
     /// Body bytes that still fit into one more frame.
     #[must_use]
     pub fn room(&self) -> usize {
-        (self.buffer.len() - self.len).saturating_sub(FRAME_HEAD_BYTES)
+        self.room_in_frame().saturating_sub(FRAME_HEAD_BYTES)
     }
 
     /// Bytes that still fit into the open frame.
     #[must_use]
     #[inline]
     pub fn room_in_frame(&self) -> usize {
-        self.buffer.len() - self.len
+        self.buffer.len().saturating_sub(self.len)
     }
 
     /// Writes a frame of `head` followed by `tail`; `false`, and nothing written, when it does not fit.
     #[must_use]
     pub fn frame(&mut self, kind: Kind, head: &[u8], tail: &[u8]) -> bool {
-        if head.len() + tail.len() > self.room() {
+        if head.len().saturating_add(tail.len()) > self.room() {
             return false;
         }
         self.begin(kind);
@@ -77,9 +77,8 @@ impl<'a> DatagramWriter<'a> {
     /// When a frame is open, or there is no room for its head.
     pub fn begin(&mut self, kind: Kind) {
         assert!(self.frame.is_none(), "one frame after the other");
-        self.buffer[self.len..self.len + FRAME_HEAD_BYTES].copy_from_slice(&[kind as u8, 0, 0, 0]);
         self.frame = Some(self.len);
-        self.len += FRAME_HEAD_BYTES;
+        self.extend(&[kind as u8, 0, 0, 0]);
     }
 
     /// Adds to the open frame.
@@ -88,18 +87,19 @@ impl<'a> DatagramWriter<'a> {
     /// When the bytes do not fit.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.buffer[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        self.buffer[self.len..][..bytes.len()].copy_from_slice(bytes);
+        self.len = self.len.saturating_add(bytes.len());
     }
 
     /// Bytes written into the open frame at `at`, counted from the start of its body, to be corrected.
     ///
     /// # Panics
-    /// When no frame is open, or it is shorter.
+    /// When no frame is open, or it is shorter: only what was written is corrected.
     pub fn patch(&mut self, at: usize, bytes: &[u8]) {
-        let start = self.frame.expect("an open frame") + FRAME_HEAD_BYTES + at;
-        assert!(start + bytes.len() <= self.len, "only what was written is corrected");
-        self.buffer[start..start + bytes.len()].copy_from_slice(bytes);
+        let start = self.frame.expect("an open frame");
+        let start = start.saturating_add(FRAME_HEAD_BYTES).saturating_add(at);
+        let written = &mut self.buffer[start..self.len];
+        written[..bytes.len()].copy_from_slice(bytes);
     }
 
     /// Closes the open frame.
@@ -108,9 +108,9 @@ impl<'a> DatagramWriter<'a> {
     /// When no frame is open.
     pub fn end(&mut self) {
         let start = self.frame.take().expect("an open frame");
-        let body = self.len - start - FRAME_HEAD_BYTES;
+        let body = self.len.saturating_sub(start).saturating_sub(FRAME_HEAD_BYTES);
         let body = u16::try_from(body).expect("a datagram is shorter than 64 KiB");
-        self.buffer[start + 2..start + 4].copy_from_slice(&body.to_le_bytes());
+        self.buffer[start..][2..4].copy_from_slice(&body.to_le_bytes());
     }
 }
 

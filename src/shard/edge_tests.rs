@@ -1,0 +1,224 @@
+//! Every frame, with each of its numbers at each of its edges, to a shard and to a client in several states of
+//! their sessions: both go on.
+
+use super::tests::{World, address};
+use super::*;
+use crate::client::polled::Client;
+use crate::client::{ClientOptions, Publisher, Request, StartFrom};
+use crate::clock::{Clock, ManualClock};
+use crate::ids::{ConnId, Peer, ProducerId};
+use crate::port::memory::{Faults, MemoryPort};
+use crate::session::table::Phase;
+use crate::wire::frame::Kind;
+use crate::wire::samples::{Sample, all};
+
+/// Who says it all.
+const LIAR: u16 = 50;
+
+/// How far the session has come in which a frame is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// There is none.
+    Stranger,
+    /// It has published, and something is in flight.
+    Publishes,
+    /// It has a subscription.
+    Consumes,
+    /// It has both, and was silent since it was opened.
+    Idle,
+}
+
+/// A session of the liar in this state, opened anew where a frame has ended the last one.
+fn session(world: &mut World, state: State, sample: &dyn Fn(Kind) -> Sample) -> ConnId {
+    if state == State::Stranger {
+        return ConnId(0x1234_5678);
+    }
+    let of_liar = |world: &World| {
+        let sessions = &world.shard.as_ref().unwrap().stations.sessions;
+        let open = |session: &crate::session::table::Session| {
+            session.peer.addr == address(LIAR) && session.phase == Phase::Open
+        };
+        sessions.in_use().find(|(_, session)| open(session)).map(|(_, session)| session.conn_id)
+    };
+    if let Some(conn_id) = of_liar(world) {
+        return conn_id;
+    }
+    let say = |world: &World, conn_id, kind| {
+        world.net.inject(address(LIAR), address(1), &sample(kind).datagram(conn_id));
+    };
+    world.until("the liar has a session", |world| {
+        say(world, ConnId(0), Kind::Register);
+        world.turn();
+        of_liar(world).is_some()
+    });
+    let conn_id = of_liar(world).unwrap();
+    if state == State::Publishes || state == State::Idle {
+        say(world, conn_id, Kind::Publish);
+    }
+    if state == State::Consumes || state == State::Idle {
+        say(world, conn_id, Kind::Subscribe);
+    }
+    for _ in 0..if state == State::Idle { 20 } else { 1 } {
+        world.turn();
+    }
+    conn_id
+}
+
+#[test]
+fn a_shard_stands_every_number_of_every_frame() {
+    for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
+        let mut world = World::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
+        let honest = world.client(Publisher::New);
+        let stream = world.create(honest, "orders");
+        let samples = all(stream.0, 2);
+        let sample = |kind| samples.iter().find(|sample| sample.kind == kind).unwrap().clone();
+        for frame in
+            samples.iter().flat_map(|sample| [sample.clone()].into_iter().chain(sample.at_edges()))
+        {
+            // A trim or a registration is durable: the log is to last for all of them.
+            let conn_id = session(&mut world, state, &sample);
+            let conn_id = if frame.kind == Kind::Register { ConnId(0) } else { conn_id };
+            world.net.inject(address(LIAR), address(1), &frame.datagram(conn_id));
+            world.clock.advance_ns(20_000_000);
+            world.turn();
+            let condition = world.shard.as_ref().unwrap().condition();
+            assert_eq!(condition, Condition::Serving, "{state:?}: {frame:?}");
+        }
+        let seq = world.clients[honest].offer(stream, b"still here").unwrap();
+        world.until("an honest publisher is served", |world| {
+            world.clients[honest].next_completion().is_some_and(|done| done.producer_seq == seq)
+        });
+    }
+}
+
+/// A client in a state of its session, with a server that knows it.
+fn victim(world: &mut World, state: State, stream: StreamId) -> Client<MemoryPort, ManualClock> {
+    // One producer for all of them: the table of a shard has an end.
+    let publisher = match state {
+        State::Consumes => Publisher::No,
+        State::Stranger | State::Publishes | State::Idle => Publisher::Known(ProducerId(2)),
+    };
+    let options = ClientOptions {
+        publisher,
+        window_messages: 64,
+        window_bytes: 4 << 10,
+        dead_after_ns: 10_000_000_000,
+        nonce: world.clock.now_ns(),
+    };
+    let port = world.net.port(address(60), 1472);
+    let mut client = Client::new(port, world.clock.clone(), address(1), options);
+    if state == State::Stranger {
+        return client;
+    }
+    for _ in 0..1_000 {
+        world.turn();
+        client.poll(&mut |_| {}).unwrap();
+        if client.is_connected() {
+            break;
+        }
+    }
+    assert!(client.is_connected(), "{state:?}");
+    if state != State::Consumes {
+        client.offer(stream, b"one more").unwrap();
+        client.offer(stream, b"and another").unwrap();
+    }
+    if state != State::Publishes {
+        client.subscribe(stream, StartFrom::Start, 16);
+    }
+    client.request(Request::DescribeStream("orders".into()));
+    client.request(Request::ListStreams);
+    for _ in 0..if state == State::Idle { 8 } else { 1 } {
+        client.poll(&mut |_| {}).unwrap();
+        world.turn();
+    }
+    client
+}
+
+#[test]
+fn a_client_stands_every_number_of_every_frame() {
+    for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
+        let mut world = World::new(2, Faults::default());
+        let honest = world.client(Publisher::New);
+        let stream = world.create(honest, "orders");
+        for n in 0..8u8 {
+            world.clients[honest].offer(stream, &[n; 8]).unwrap();
+        }
+        let second = world.client(Publisher::New);
+        world.until("there is a second producer", |world| world.clients[second].is_connected());
+        assert_eq!(world.clients[second].producer().0, ProducerId(2));
+        drop(world.clients.pop());
+        world.received.pop();
+        let mut client = victim(&mut world, state, stream);
+        for sample in all(stream.0, 1) {
+            for frame in [sample.clone()].into_iter().chain(sample.at_edges()) {
+                let mut frame = frame;
+                let (conn_id, _) = client.session();
+                if frame.kind == Kind::Registered && frame.body[..8] == sample.body[..8] {
+                    frame.body[..8].copy_from_slice(&client.nonce().to_le_bytes());
+                }
+                world.net.inject(address(1), address(60), &frame.datagram(conn_id));
+                let mut over = false;
+                for _ in 0..2 {
+                    world.clock.advance_ns(3_000_000);
+                    over |=
+                        client.poll(&mut |record| assert!(record.payload.len() < 1472)).is_err();
+                    while client.next_completion().is_some() {}
+                    while client.next_event().is_some() {}
+                    let _ = client.offer(stream, b"12345678");
+                }
+                assert!(client.position(stream) <= crate::limits::NUMBER_MAX);
+                // A forged word may end a client: the next one has another.
+                if over || client.server() != address(1) || state == State::Stranger {
+                    drop(client);
+                    client = victim(&mut world, state, stream);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_that_reports_an_error_is_answered() {
+    let mut world = World::new(3, Faults::default());
+    let honest = world.client(Publisher::No);
+    world.until("it is connected", |world| world.clients[honest].is_connected());
+    let peer = Peer::ip_only(address(LIAR));
+    let shard = world.shard.as_mut().unwrap();
+    let known = shard.stations.sessions.open(peer, 9, world.clock.now_ns()).unwrap();
+    let known = shard.stations.sessions.get(known).conn_id;
+    let answers = |world: &mut World, bytes: &[u8]| {
+        let before = world.net.hits().sent;
+        world.net.inject(address(LIAR), address(1), bytes);
+        let shard = world.shard.as_mut().unwrap();
+        shard.turn();
+        shard.turn();
+        world.net.hits().sent - before - 1
+    };
+    for sample in all(1, 1) {
+        let asks = matches!(
+            sample.kind,
+            Kind::Publish
+                | Kind::Probe
+                | Kind::Subscribe
+                | Kind::Status
+                | Kind::Heartbeat
+                | Kind::CreateStream
+                | Kind::CreateStreamOn
+                | Kind::DescribeStream
+                | Kind::TrimStream
+                | Kind::ListStreams
+                | Kind::Unsubscribe
+        );
+        let unknown = answers(&mut world, &sample.datagram(ConnId(0x1234_5678)));
+        assert!(unknown <= u64::from(asks), "{:?} in no session", sample.kind);
+        if !asks && sample.kind != Kind::Close {
+            let said = answers(&mut world, &sample.datagram(known));
+            assert_eq!(said, 0, "{:?} in a session", sample.kind);
+        }
+    }
+    let heartbeat = all(1, 1).into_iter().find(|sample| sample.kind == Kind::Heartbeat).unwrap();
+    let frame = heartbeat.datagram(known)[16..].to_vec();
+    let many: Vec<u8> =
+        heartbeat.datagram(known)[..16].iter().copied().chain(frame.repeat(70)).collect();
+    assert_eq!(answers(&mut world, &many), 1, "70 heartbeats in a datagram are answered once");
+}
