@@ -1,5 +1,10 @@
 //! The blocking client: for everyone who has no loop of their own.
 //!
+//! A call ends with what it waits for, or with an error once the server has not answered for
+//! `ClientOptions::dead_after_ns`. Two wait longer: [`Client::next_message`], because a stream may stand still for
+//! days, and [`Client::flush`] and [`Client::publish`] while the server says that its log is full or its disk away,
+//! because what was offered may still become durable ([`polled::Client::publish_state`] tells).
+//!
 //! ```no_run
 //! use buslane::client::blocking::Client;
 //! use buslane::client::{ClientOptions, Publisher, StartFrom};
@@ -15,21 +20,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::polled;
 use super::{
     BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Receipt, Request,
-    StartFrom, StreamDescription,
+    SizeLimit, StartFrom, StreamDescription,
 };
 use crate::clock::{Clock, HostClock};
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, NUMBER_MAX};
 use crate::port::udp::{UdpPort, wait_readable};
 use crate::port::{Port, PortError};
-use crate::wire::control::ErrorCode;
+use crate::wire::control::{ErrorCode, is_stream_name};
 use crate::wire::publish::PublishState;
 
 /// Messages that may be on their way to a consumer.
@@ -94,6 +99,29 @@ pub enum Error {
         /// Where that listens.
         server: SocketAddrV4,
     },
+    /// an argument cannot be
+    #[error("{what}")]
+    Argument {
+        /// Which, and what it has to be.
+        what: String,
+    },
+    /// a message does not fit this consumer's datagrams
+    #[error(
+        "stream {stream}: message {sequence} needs datagrams of {needs} bytes, and this consumer gets {takes}: \
+         raise {limit}"
+    )]
+    TooLarge {
+        /// Stream.
+        stream: StreamId,
+        /// The message.
+        sequence: u64,
+        /// UDP payload of a datagram that holds it.
+        needs: usize,
+        /// What the datagrams of this session hold.
+        takes: usize,
+        /// What would have to be larger.
+        limit: SizeLimit,
+    },
     /// the position asked for is gone
     #[error("stream {stream}: the oldest message kept is {log_start}")]
     Trimmed {
@@ -131,15 +159,22 @@ impl Error {
     /// Whether the server could not be reached.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Client(ClientError::Unreachable { .. }))
+        use ClientError::{Unanswered, Unreachable};
+        matches!(self, Self::Client(Unreachable { .. } | Unanswered { .. }))
     }
 }
 
-/// A blocking client.
+/// A blocking client. Dropping it ends its session, as [`Client::close`] does.
 #[derive(Debug)]
-pub struct Client<P = UdpPort> {
+pub struct Client<P: Port = UdpPort> {
     client: polled::Client<P, HostClock>,
     arrived: VecDeque<Message>,
+    /// How many of these there are of each stream: the server sends so many fewer.
+    held: BTreeMap<StreamId, u64>,
+    /// Completions that came while another was waited for.
+    completed: VecDeque<Completion>,
+    window_messages: usize,
+    dead_after_ns: u64,
     spins: u32,
 }
 
@@ -158,7 +193,7 @@ impl<P: Port> Client<P> {
     /// Connects over a port of the caller's.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// When the server does not answer or refuses, or an option cannot be.
     pub fn over(port: P, server: SocketAddrV4, options: ClientOptions) -> Result<Self, Error> {
         Self::over_any(port, &[server], u64::MAX, options)
     }
@@ -167,24 +202,34 @@ impl<P: Port> Client<P> {
     /// and all together the time of the options.
     ///
     /// # Errors
-    /// When no server answers, or one refuses.
-    ///
-    /// # Panics
-    /// When there is no address.
+    /// When no server answers, or one refuses, or there is no address.
     pub fn over_any(
         port: P,
         servers: &[SocketAddrV4],
         each_ns: u64,
         options: ClientOptions,
     ) -> Result<Self, Error> {
-        let client = polled::Client::new(port, HostClock::new(), servers[0], options);
-        let mut client = Self { client, arrived: VecDeque::new(), spins: 0 };
-        let (mut since_ns, mut at) = (client.client.clock().now_ns(), 0);
+        check_options(&port, &options)?;
+        let Some(&first) = servers.first() else {
+            return Err(Error::Argument { what: "no address of an appliance".to_owned() });
+        };
+        let client = polled::Client::new(port, HostClock::new(), first, options);
+        let mut client = Self {
+            client,
+            arrived: VecDeque::new(),
+            held: BTreeMap::new(),
+            completed: VecDeque::new(),
+            window_messages: options.window_messages,
+            dead_after_ns: options.dead_after_ns,
+            spins: 0,
+        };
+        let (mut since_ns, mut at) = (client.client.clock().now_ns(), 0_usize);
         while !client.client.is_connected() {
             client.turn()?;
             let now_ns = client.client.clock().now_ns();
-            if now_ns - since_ns > each_ns {
-                (since_ns, at) = (now_ns, (at + 1) % servers.len());
+            if now_ns.saturating_sub(since_ns) > each_ns {
+                (since_ns, at) = (now_ns, at.saturating_add(1));
+                at = if at < servers.len() { at } else { 0 };
                 client.client.set_server(servers[at]);
             }
         }
@@ -201,11 +246,15 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended, or a subscription met trimmed or damaged messages.
     pub fn turn(&mut self) -> Result<usize, Error> {
-        let arrived = &mut self.arrived;
+        let (arrived, held) = (&mut self.arrived, &mut self.held);
+        let before = arrived.len();
         let work = self.client.poll(&mut |record| {
             let header = record.header;
+            let stream = StreamId(header.stream.get());
+            let count = held.entry(stream).or_default();
+            *count = count.saturating_add(1);
             arrived.push_back(Message {
-                stream: StreamId(header.stream.get()),
+                stream,
                 sequence: header.sequence.get(),
                 producer: ProducerId(header.producer_id.get()),
                 producer_seq: header.producer_seq.get(),
@@ -213,7 +262,10 @@ impl<P: Port> Client<P> {
                 payload: record.payload[usize::from(header.ext_len.get())..].to_vec(),
             });
         })?;
-        self.spins = if work > 0 { 0 } else { self.spins + 1 };
+        if self.arrived.len() > before {
+            self.hold_back();
+        }
+        self.spins = if work > 0 { 0 } else { self.spins.saturating_add(1) };
         if self.spins > SPINS {
             self.spins = SPINS;
             self.rest();
@@ -230,42 +282,72 @@ impl<P: Port> Client<P> {
         }
     }
 
+    /// Tells the polled client how many messages wait here.
+    fn hold_back(&mut self) {
+        for (stream, count) in &self.held {
+            self.client.hold_back(*stream, *count);
+        }
+    }
+
+    fn take_arrived(&mut self) -> Option<Message> {
+        let message = self.arrived.pop_front()?;
+        let count = self.held.entry(message.stream).or_default();
+        *count = count.saturating_sub(1);
+        let count = *count;
+        self.client.hold_back(message.stream, count);
+        Some(message)
+    }
+
     /// Offers a message without waiting for it, but for room.
     ///
     /// # Errors
-    /// When the session ended, the message is too large, or the server takes none.
+    /// When the session ended, the message is too large, or the server takes none. `BackPressure::Completions` when
+    /// a window of messages is durable and their completions were not taken ([`Client::next_completion`],
+    /// [`Client::flush`]); `BackPressure::Window` when the server has given no room for as long as a silent server
+    /// is waited for.
     pub fn offer(&mut self, stream: StreamId, payload: &[u8]) -> Result<u64, Error> {
+        let since_ns = self.client.clock().now_ns();
         loop {
-            match self.client.offer(stream, payload) {
+            if self.completed.len() >= self.window_messages {
+                return Err(OfferError::BackPressure(BackPressure::Completions).into());
+            }
+            let blocked = match self.client.offer(stream, payload) {
                 Ok(seq) => return Ok(seq),
-                Err(
-                    OfferError::NotConnected
-                    | OfferError::BackPressure(
-                        BackPressure::Window | BackPressure::Server(PublishState::Draining),
-                    ),
-                ) => {
-                    self.turn()?;
-                }
-                Err(OfferError::BackPressure(BackPressure::Server(state))) => {
-                    let code = match state {
-                        PublishState::NoSpace => ErrorCode::NoSpace,
-                        PublishState::Open | PublishState::Failed | PublishState::Draining => {
-                            ErrorCode::DiskFailed
-                        }
-                    };
+                Err(OfferError::BackPressure(BackPressure::Server(
+                    state @ (PublishState::NoSpace | PublishState::Open | PublishState::Failed),
+                ))) => {
+                    let full = state == PublishState::NoSpace;
+                    let code = if full { ErrorCode::NoSpace } else { ErrorCode::DiskFailed };
                     return Err(ClientError::Refused { code, detail: 0 }.into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(blocked @ (OfferError::NotConnected | OfferError::BackPressure(_))) => blocked,
+                Err(error @ (OfferError::TooLarge { .. } | OfferError::NotAPublisher)) => {
+                    return Err(error.into());
+                }
+            };
+            self.take_completions();
+            self.turn()?;
+            let waited_ns = self.client.clock().now_ns().saturating_sub(since_ns);
+            if waited_ns > self.dead_after_ns {
+                return Err(blocked.into());
             }
         }
     }
 
-    /// The next completion that is there already.
-    pub fn next_completion(&mut self) -> Option<Completion> {
-        self.client.next_completion()
+    /// Makes room in the polled client's window.
+    fn take_completions(&mut self) {
+        while self.completed.len() < self.window_messages {
+            let Some(completion) = self.client.next_completion() else { break };
+            self.completed.push_back(completion);
+        }
     }
 
-    /// Publishes one message and waits until it is durable.
+    /// The next completion that is there already, in the order of the offers.
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        self.completed.pop_front().or_else(|| self.client.next_completion())
+    }
+
+    /// Publishes one message and waits until it is durable. Completions of earlier offers stay to be taken.
     ///
     /// # Errors
     /// As [`Client::offer`]; the message may then still become durable.
@@ -277,6 +359,7 @@ impl<P: Port> Client<P> {
                 if completion.producer_seq == seq {
                     return Ok(completion.receipt);
                 }
+                self.completed.push_back(completion);
             }
         }
     }
@@ -287,7 +370,7 @@ impl<P: Port> Client<P> {
     /// When the session ended before.
     pub fn flush(&mut self, mut done: impl FnMut(&Completion)) -> Result<(), Error> {
         loop {
-            while let Some(completion) = self.client.next_completion() {
+            while let Some(completion) = self.next_completion() {
                 done(&completion);
             }
             if self.client.outstanding() == 0 {
@@ -302,6 +385,7 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended or the server refuses.
     pub fn create_stream(&mut self, name: &str) -> Result<StreamDescription, Error> {
+        check_name(name)?;
         self.one(Request::CreateStream(name.into()), format!("stream {name}"))
     }
 
@@ -310,6 +394,7 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended or the server refuses.
     pub fn create_stream_on(&mut self, name: &str, shard: u32) -> Result<StreamDescription, Error> {
+        check_name(name)?;
         self.one(Request::CreateStreamOn(name.into(), shard), format!("stream {name}"))
     }
 
@@ -318,6 +403,7 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended or there is no such stream.
     pub fn describe_stream(&mut self, name: &str) -> Result<StreamDescription, Error> {
+        check_name(name)?;
         self.one(Request::DescribeStream(name.into()), format!("stream {name}"))
     }
 
@@ -330,6 +416,7 @@ impl<P: Port> Client<P> {
         stream: StreamId,
         first: u64,
     ) -> Result<StreamDescription, Error> {
+        check_number("the first message to be kept", first)?;
         self.one(Request::TrimStream(stream, first), format!("stream {stream}"))
     }
 
@@ -351,6 +438,7 @@ impl<P: Port> Client<P> {
                 | Event::Refused { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }
@@ -368,6 +456,7 @@ impl<P: Port> Client<P> {
                 | Event::Refused { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }
@@ -379,7 +468,9 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended, there is no such stream, or the position is gone.
     pub fn subscribe(&mut self, stream: StreamId, from: StartFrom) -> Result<(u64, u64), Error> {
+        check_number("the position", from.encode().1)?;
         self.client.subscribe(stream, from, WINDOW);
+        self.hold_back();
         let asked = stream;
         loop {
             match self.wait_event(&format!("stream {stream}"))? {
@@ -393,6 +484,7 @@ impl<P: Port> Client<P> {
                 | Event::Refused { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }
@@ -424,14 +516,14 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// As [`Client::next_message`].
     pub fn try_message(&mut self) -> Result<Option<Message>, Error> {
-        if let Some(message) = self.arrived.pop_front() {
+        if let Some(message) = self.take_arrived() {
             return Ok(Some(message));
         }
         while let Some(event) = self.client.next_event() {
             check(event, "subscription")?;
         }
         self.turn()?;
-        Ok(self.arrived.pop_front())
+        Ok(self.take_arrived())
     }
 
     /// Ends the session and gives the port back.
@@ -450,6 +542,9 @@ fn check(event: Event, what: &str) -> Result<Event, Error> {
             Err(Error::Redirected { what: what.to_owned(), shard, server })
         }
         Event::Trimmed { stream, log_start } => Err(Error::Trimmed { stream, log_start }),
+        Event::TooLarge { stream, sequence, needs, takes, limit } => {
+            Err(Error::TooLarge { stream, sequence, needs, takes, limit })
+        }
         Event::DataLoss { stream, first, last } => Err(Error::DataLoss { stream, first, last }),
         Event::Subscribed { stream, start, durable_next } if start > durable_next => {
             Err(Error::BeyondEnd { stream, position: start, next: durable_next })
@@ -459,4 +554,36 @@ fn check(event: Event, what: &str) -> Result<Event, Error> {
         | Event::Stream { .. }
         | Event::ListEnd { .. } => Ok(event),
     }
+}
+
+fn check_options<P: Port>(port: &P, options: &ClientOptions) -> Result<(), Error> {
+    let what = if !options.window_messages.is_power_of_two() {
+        format!("window_messages of {}: it has to be a power of two", options.window_messages)
+    } else if options.window_bytes == 0 {
+        "window_bytes of 0: it has to hold a message".to_owned()
+    } else if port.datagram_bytes() < DATAGRAM_BYTES_MIN {
+        let bytes = port.datagram_bytes();
+        format!("a port with datagrams of {bytes} bytes: {DATAGRAM_BYTES_MIN} are needed")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Argument { what })
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if is_stream_name(name) {
+        return Ok(());
+    }
+    let what = format!(
+        "`{}` cannot name a stream: 1 to 64 letters, digits, `.`, `_`, `-`, `/` or `:`, not starting with `.`",
+        name.escape_debug()
+    );
+    Err(Error::Argument { what })
+}
+
+fn check_number(what: &str, number: u64) -> Result<(), Error> {
+    if number <= NUMBER_MAX {
+        return Ok(());
+    }
+    Err(Error::Argument { what: format!("{what}, {number}: {NUMBER_MAX} is the largest there is") })
 }

@@ -14,6 +14,8 @@
 //! client has to be opened. So: ask first, with a session that does not publish, and then open one session a
 //! shard at the addresses found.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 pub mod polled;
 pub mod blocking;
 
@@ -40,11 +42,12 @@ pub enum Publisher {
 pub struct ClientOptions {
     /// Whom it publishes as.
     pub publisher: Publisher,
-    /// Messages offered and not completed, at most; a power of two.
+    /// Messages offered and not completed, at most; rounded up to a power of two.
     pub window_messages: usize,
     /// Bytes of these.
     pub window_bytes: usize,
-    /// The server is given up after so long a silence; `u64::MAX` waits for ever.
+    /// The server is given up after so long a silence, or without an answer to what was asked; `u64::MAX` waits
+    /// for ever.
     pub dead_after_ns: u64,
     /// Random, different for each client.
     pub nonce: u64,
@@ -108,16 +111,32 @@ pub enum OfferError {
     #[error("the session is not open yet")]
     NotConnected,
     /// the message is too large
-    #[error("a message of {bytes} bytes; this server takes {max} at most")]
+    #[error("a message of {bytes} bytes is too large: {max} is the most ({limit})")]
     TooLarge {
         /// Its size.
         bytes: usize,
         /// What fits.
         max: usize,
+        /// What would have to be larger.
+        limit: SizeLimit,
     },
     /// this client does not publish
     #[error("this client does not publish")]
     NotAPublisher,
+}
+
+/// What limits the size of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SizeLimit {
+    /// the appliance's datagrams
+    #[error("port.datagram_bytes of the appliance")]
+    Server,
+    /// this side's datagrams
+    #[error("client.port.datagram_bytes of this side")]
+    Client,
+    /// this side's window
+    #[error("the client's window_bytes")]
+    Window,
 }
 
 /// What a publisher waits for.
@@ -125,6 +144,8 @@ pub enum OfferError {
 pub enum BackPressure {
     /// Acknowledgements of what was offered before.
     Window,
+    /// Its owner: what was offered before is durable, and nobody has taken the completions.
+    Completions,
     /// The server: the log is full, it is draining, or its disk failed.
     Server(PublishState),
 }
@@ -184,6 +205,19 @@ pub enum Event {
         /// The oldest sequence kept.
         log_start: u64,
     },
+    /// A message does not fit the datagrams of this subscription; it ends there.
+    TooLarge {
+        /// Stream.
+        stream: StreamId,
+        /// The message.
+        sequence: u64,
+        /// UDP payload of a datagram that holds it.
+        needs: usize,
+        /// What the datagrams of this session hold.
+        takes: usize,
+        /// What would have to be larger.
+        limit: SizeLimit,
+    },
     /// Sequences are damaged on the media; the subscription ends here.
     DataLoss {
         /// Stream.
@@ -222,6 +256,24 @@ pub enum ClientError {
     Unreachable {
         /// Where it was looked for.
         server: std::net::SocketAddrV4,
+    },
+    /// the server is there, and does not answer
+    #[error("{server} sends, but does not answer {what}: is it an appliance, and of this release?")]
+    Unanswered {
+        /// Who.
+        server: std::net::SocketAddrV4,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// a message is too large for the server
+    #[error("a message of {bytes} bytes is too large: {max} is the most ({limit})")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What fits.
+        max: usize,
+        /// What would have to be larger.
+        limit: SizeLimit,
     },
     /// the server refused
     #[error("the server refused: {code} ({detail})")]
@@ -264,16 +316,12 @@ pub struct ShardFacts {
 }
 
 impl ShardFacts {
-    /// Where a shard listens.
-    ///
-    /// # Panics
-    /// When the appliance has no such shard.
+    /// Where a shard listens; `None` where the appliance has no such shard.
     #[must_use]
-    pub fn address_of(&self, shard: u32) -> std::net::SocketAddrV4 {
-        assert!(shard < self.shards, "shard {shard} of {}", self.shards);
-        let offset = u16::try_from(shard).expect("at most 64 shards");
-        // What would be beyond the last port is nowhere; nobody answers there.
-        std::net::SocketAddrV4::new(*self.base.ip(), self.base.port().saturating_add(offset))
+    pub fn address_of(&self, shard: u32) -> Option<std::net::SocketAddrV4> {
+        let offset = u16::try_from(shard).ok().filter(|_| shard < self.shards)?;
+        let port = self.base.port().checked_add(offset)?;
+        Some(std::net::SocketAddrV4::new(*self.base.ip(), port))
     }
 }
 

@@ -25,6 +25,7 @@
 //! ```
 
 mod answers;
+mod session;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -35,22 +36,21 @@ use zerocopy::IntoBytes;
 
 use super::{
     BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Publisher, Receipt,
-    Request, ShardFacts, StartFrom,
+    Request, ShardFacts, SizeLimit, StartFrom,
 };
 use crate::clock::Clock;
-use crate::ids::{ConnId, Durability, Epoch, Peer, ProducerId, StreamId};
-use crate::mutant::Mutant;
+use crate::ids::{ConnId, Durability, Epoch, ProducerId, StreamId};
+use crate::limits::{NUMBER_MAX, SUBSCRIPTIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
-use crate::wire::control::{ErrorCode, ErrorFrame, Registered, Unsubscribe};
+use crate::wire::control::{Unsubscribe, is_stream_name};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
-use crate::wire::{Frame, Malformed, parse};
 
-/// After so long without a word from the server, register again: it may have been restarted.
-const SILENCE_NS: u64 = 2_500_000_000;
+/// Messages of a window at most.
+const WINDOW_MAX: usize = WINDOW_MESSAGES_MAX << 6;
 
 /// A request that is not answered.
 #[derive(Debug)]
@@ -59,6 +59,10 @@ struct Asked {
     request: Request,
     /// How far a list has come.
     after: u32,
+    /// Streams told of, where it is a list.
+    told: usize,
+    /// When it was first asked for.
+    since_ns: u64,
     asked_ns: u64,
     wait_ns: u64,
 }
@@ -71,9 +75,12 @@ enum Phase {
 }
 
 /// A client that its owner polls.
+///
+/// Dropping it says goodbye, as [`Client::close`] does.
 #[derive(Debug)]
-pub struct Client<P, C> {
-    port: P,
+pub struct Client<P: Port, C: Clock> {
+    /// Here until the client is closed.
+    port: Option<P>,
     link: Link<C>,
 }
 
@@ -96,15 +103,27 @@ struct Link<C> {
     /// A session given up for one with another shard: its server is to hear of it.
     left: Option<(SocketAddrV4, ConnId)>,
     message_bytes_max: usize,
+    /// What makes it so small.
+    size_limit: SizeLimit,
+    /// UDP payload that this side's port takes.
+    own_datagram_bytes: usize,
     server_datagram_bytes: usize,
     sender: Sender,
     subscriptions: Vec<Subscription>,
+    /// Streams the server is to stop sending.
+    unsubscribe: Vec<StreamId>,
     asked: Vec<Asked>,
     next_request: u32,
     events: VecDeque<Event>,
     failed: Option<ClientError>,
     now_ns: u64,
+    /// When the server last said something that belongs to the session, or opened it.
     heard_ns: u64,
+    registered_ns: u64,
+    /// When it was last asked to open one.
+    register_asked_ns: u64,
+    /// Something came from it that opened none.
+    speaks: bool,
     said_ns: u64,
     /// Datagrams that were not the server's, or made no sense.
     dropped: u64,
@@ -112,7 +131,8 @@ struct Link<C> {
 }
 
 impl<P: Port, C: Clock> Client<P, C> {
-    /// A client for the appliance at `server`; it connects while it is polled.
+    /// A client for the appliance at `server`; it connects while it is polled. A window that is not a power of
+    /// two is taken as the next that is, up to 2^20 messages.
     pub fn new(port: P, clock: C, server: SocketAddrV4, options: ClientOptions) -> Self {
         let now_ns = clock.now_ns();
         let producer = match options.publisher {
@@ -121,8 +141,12 @@ impl<P: Port, C: Clock> Client<P, C> {
         };
         let (messages, bytes) = match options.publisher {
             Publisher::No => (1, 1),
-            Publisher::New | Publisher::Known(_) => (options.window_messages, options.window_bytes),
+            Publisher::New | Publisher::Known(_) => {
+                let messages = options.window_messages.clamp(1, WINDOW_MAX).next_power_of_two();
+                (messages, options.window_bytes.max(1))
+            }
         };
+        let own_datagram_bytes = port.datagram_bytes();
         let link = Link {
             clock,
             server,
@@ -138,20 +162,26 @@ impl<P: Port, C: Clock> Client<P, C> {
             redirects: 0,
             left: None,
             message_bytes_max: 0,
-            server_datagram_bytes: port.datagram_bytes(),
+            size_limit: SizeLimit::Server,
+            own_datagram_bytes,
+            server_datagram_bytes: own_datagram_bytes,
             sender: Sender::new(messages, bytes),
             subscriptions: Vec::new(),
+            unsubscribe: Vec::with_capacity(SUBSCRIPTIONS_MAX),
             asked: Vec::new(),
             next_request: 1,
             events: VecDeque::with_capacity(64),
             failed: None,
             now_ns,
             heard_ns: now_ns,
+            registered_ns: 0,
+            register_asked_ns: 0,
+            speaks: false,
             said_ns: 0,
             dropped: 0,
             delivered: 0,
         };
-        Self { port, link }
+        Self { port: Some(port), link }
     }
 
     /// One bounded turn: takes what has arrived, sends what is due. Messages of subscriptions go to
@@ -160,29 +190,31 @@ impl<P: Port, C: Clock> Client<P, C> {
     /// # Errors
     /// When the client can go on no more; every later call says the same.
     pub fn poll(&mut self, sink: &mut dyn FnMut(&Record<'_>)) -> Result<usize, ClientError> {
-        let received = self.port.receive();
-        self.link.now_ns = self.link.clock.now_ns();
+        let Self { port: Some(port), link } = self else { return Ok(0) };
+        let received = port.receive();
+        link.now_ns = link.clock.now_ns();
         for index in 0..received {
-            let (peer, bytes) = self.port.datagram(index);
-            self.link.on_datagram(peer, bytes, sink);
+            let (peer, bytes) = port.datagram(index);
+            link.on_datagram(peer, bytes, sink);
         }
-        if let Some(error) = self.link.failed {
+        if let Some(error) = link.failed {
             return Err(error);
         }
-        let sent = self.link.transmit(&mut self.port);
-        self.port.flush();
-        self.link.check_silence();
-        Ok(received + sent)
+        let sent = link.transmit(port);
+        port.flush();
+        link.check_silence();
+        Ok(received.saturating_add(sent))
     }
 
     /// Sends what was offered without looking for what has arrived.
     pub fn flush(&mut self) -> usize {
-        self.link.now_ns = self.link.clock.now_ns();
-        if self.link.phase != Phase::Open {
+        let Self { port: Some(port), link } = self else { return 0 };
+        link.now_ns = link.clock.now_ns();
+        if link.phase != Phase::Open {
             return 0;
         }
-        let sent = self.link.transmit_publishes(&mut self.port);
-        self.port.flush();
+        let sent = link.transmit_publishes(port);
+        port.flush();
         sent
     }
 
@@ -201,8 +233,8 @@ impl<P: Port, C: Clock> Client<P, C> {
             return Err(OfferError::NotConnected);
         }
         if payload.len() > link.message_bytes_max {
-            let (bytes, max) = (payload.len(), link.message_bytes_max);
-            return Err(OfferError::TooLarge { bytes, max });
+            let (bytes, max, limit) = (payload.len(), link.message_bytes_max, link.size_limit);
+            return Err(OfferError::TooLarge { bytes, max, limit });
         }
         link.sender.offer(stream, payload, link.now_ns).map_err(|blocked| {
             OfferError::BackPressure(match blocked {
@@ -233,21 +265,35 @@ impl<P: Port, C: Clock> Client<P, C> {
     }
 
     /// Asks for a stream from somewhere on; its messages come through [`Client::poll`]. `window` is
-    /// how many may be on their way.
+    /// how many may be on their way. A position that no stream can have is refused by an event.
     pub fn subscribe(&mut self, stream: StreamId, from: StartFrom, window: u32) {
         let request = self.link.take_request();
         self.unsubscribe(stream);
+        if from.encode().1 > NUMBER_MAX {
+            self.link.refuse(request, NUMBER_MAX);
+            return;
+        }
         self.link.subscriptions.push(Subscription::new(stream, request, from, window));
+    }
+
+    /// Says how many messages of a subscription were given to its owner and not looked at: the server may send so
+    /// many fewer.
+    pub fn hold_back(&mut self, stream: StreamId, messages: u64) {
+        if let Some(subscription) = self.link.subscription(stream) {
+            subscription.hold_back(messages);
+        }
     }
 
     /// Ends a subscription.
     pub fn unsubscribe(&mut self, stream: StreamId) {
         let link = &mut self.link;
+        link.unsubscribe.retain(|other| *other != stream);
         let before = link.subscriptions.len();
         link.subscriptions.retain(|subscription| subscription.stream != stream);
-        if link.subscriptions.len() < before && link.phase == Phase::Open {
+        let ends = link.subscriptions.len() < before && link.phase == Phase::Open;
+        if let Some(port) = self.port.as_mut().filter(|_| ends) {
             let body = Unsubscribe { stream: stream.0.into() };
-            link.send(&mut self.port, |writer| {
+            link.send(port, |writer| {
                 let _ = writer.frame(Kind::Unsubscribe, body.as_bytes(), &[]);
             });
         }
@@ -260,10 +306,24 @@ impl<P: Port, C: Clock> Client<P, C> {
         found.map_or(0, Subscription::expected)
     }
 
-    /// Asks the server; answered by events that carry the number returned.
+    /// Asks the server; answered by events that carry the number returned. What no server can answer, because no
+    /// stream can have that name or number, is refused by an event too.
     pub fn request(&mut self, request: Request) -> u32 {
         let id = self.link.take_request();
-        self.link.asked.push(Asked { id, request, after: 0, asked_ns: 0, wait_ns: 0 });
+        let is_sound = match &request {
+            Request::CreateStream(name)
+            | Request::CreateStreamOn(name, _)
+            | Request::DescribeStream(name) => is_stream_name(name),
+            Request::TrimStream(_, first) => *first <= NUMBER_MAX,
+            Request::ListStreams => true,
+        };
+        if !is_sound {
+            self.link.refuse(id, 0);
+            return id;
+        }
+        let since_ns = self.link.clock.now_ns();
+        let asked = Asked { id, request, after: 0, told: 0, since_ns, asked_ns: 0, wait_ns: 0 };
+        self.link.asked.push(asked);
         id
     }
 
@@ -299,9 +359,12 @@ impl<P: Port, C: Clock> Client<P, C> {
     }
 
     /// The port, to look at.
+    ///
+    /// # Panics
+    /// Never: it is here until the client is closed.
     #[must_use]
     pub fn port(&self) -> &P {
-        &self.port
+        self.port.as_ref().expect("here until the client is closed")
     }
 
     /// The shard that the session is with, and how many there are; known once it is open.
@@ -352,15 +415,21 @@ impl<P: Port, C: Clock> Client<P, C> {
     }
 
     /// Its connection and the highest epoch it has seen, for those who forge datagrams.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn session(&self) -> (ConnId, u64) {
         (self.link.conn_id, self.link.epoch)
     }
 
+    /// The nonce of its present session, for those who forge datagrams.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn nonce(&self) -> u64 {
+        self.link.nonce
+    }
+
     /// Its own address.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn local(&self) -> SocketAddrV4 {
-        self.port.local()
+        self.port.as_ref().expect("here until the client is closed").local()
     }
 
     /// The clock it reads.
@@ -370,231 +439,35 @@ impl<P: Port, C: Clock> Client<P, C> {
     }
 
     /// Says goodbye and gives the port back.
+    ///
+    /// # Panics
+    /// Never: the port is here until now.
     pub fn close(mut self) -> P {
-        if self.link.phase == Phase::Open {
-            self.link.send(&mut self.port, |writer| {
+        self.say_goodbye();
+        self.port.take().expect("here until the client is closed")
+    }
+
+    /// Lets go without a word, as a process that is killed does: the server ends the session in its own time.
+    ///
+    /// # Panics
+    /// Never: the port is here until now.
+    pub fn abandon(mut self) -> P {
+        self.port.take().expect("here until the client is closed")
+    }
+
+    fn say_goodbye(&mut self) {
+        let Self { port: Some(port), link } = self else { return };
+        if link.phase == Phase::Open {
+            link.send(port, |writer| {
                 let _ = writer.frame(Kind::Close, &[], &[]);
             });
-            self.port.flush();
+            port.flush();
         }
-        self.port
     }
 }
 
-impl<C: Clock> Link<C> {
-    fn take_request(&mut self) -> u32 {
-        let id = self.next_request;
-        self.next_request = self.next_request.wrapping_add(1).max(1);
-        id
-    }
-
-    fn on_datagram(&mut self, peer: Peer, bytes: &[u8], sink: &mut dyn FnMut(&Record<'_>)) {
-        let ours = |conn_id: ConnId| conn_id == self.conn_id || self.phase != Phase::Open;
-        let (conn_id, frames) = match parse(bytes) {
-            Ok((conn_id, _, frames)) if peer.addr == self.server && ours(conn_id) => {
-                (conn_id, frames)
-            }
-            Ok(_) | Err(_) => {
-                self.dropped += 1;
-                return;
-            }
-        };
-        for frame in frames {
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(malformed) => {
-                    self.dropped = self.dropped.saturating_add(1);
-                    if malformed == Malformed::Range && self.phase == Phase::Open {
-                        self.failed = Some(ClientError::Nonsense { server: self.server });
-                    }
-                    return;
-                }
-            };
-            self.heard_ns = self.now_ns;
-            if self.phase != Phase::Open && conn_id.0 != 0 && matches!(frame, Frame::Error(_)) {
-                // What is said of a session given up: that it was fenced by the one asked for now.
-                self.dropped += 1;
-                return;
-            }
-            self.on_frame(&frame, sink);
-        }
-    }
-
-    fn on_frame(&mut self, frame: &Frame<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
-        match frame {
-            Frame::Registered(registered) => self.on_registered(registered),
-            Frame::Error(error) => self.on_error(error),
-            _ if self.phase != Phase::Open => self.dropped += 1,
-            Frame::Ack(ack) => {
-                // An ACK of an earlier epoch is of a server that is no longer the writer.
-                if ack.head.epoch.get() >= self.epoch || Mutant::EpochIgnored.is_on() {
-                    self.sender.on_ack(ack, self.now_ns);
-                }
-            }
-            Frame::Nak(nak) => self.sender.on_nak(nak, self.now_ns),
-            Frame::Data(data) => {
-                let stream = StreamId(data.head.stream.get());
-                let Some(subscription) = self.subscription(stream) else { return };
-                match subscription.on_data(data, sink) {
-                    Ok(count) => self.delivered += count,
-                    Err(damaged) => {
-                        let sequence = damaged.sequence;
-                        self.failed = Some(ClientError::DamagedMessage { stream, sequence });
-                    }
-                }
-            }
-            Frame::Heartbeat(heartbeat) => {
-                if let Some(subscription) = self.subscription(StreamId(heartbeat.stream.get())) {
-                    subscription.on_heartbeat(heartbeat.durable_next.get());
-                }
-            }
-            Frame::Subscribed(subscribed) => {
-                let stream = StreamId(subscribed.stream.get());
-                let (start, durable_next) = (subscribed.start.get(), subscribed.durable_next.get());
-                let request = subscribed.request.get();
-                let waiting = self.subscription(stream).filter(|sub| sub.request() == request);
-                if waiting.is_some_and(|subscription| subscription.on_subscribed(start)) {
-                    self.events.push_back(Event::Subscribed { stream, start, durable_next });
-                }
-            }
-            Frame::Trimmed(trimmed) => {
-                let stream = StreamId(trimmed.stream.get());
-                let (request, log_start) = (trimmed.request.get(), trimmed.log_start.get());
-                // One that comes late may be of a subscription before this one.
-                let concerns = |subscription: &mut Subscription| match request {
-                    0 => (1..log_start).contains(&subscription.expected()),
-                    request => subscription.request() == request,
-                };
-                if self.subscription(stream).is_some_and(concerns) {
-                    self.subscriptions.retain(|subscription| subscription.stream != stream);
-                    self.events.push_back(Event::Trimmed { stream, log_start });
-                }
-            }
-            Frame::DataLoss(loss) => {
-                let stream = StreamId(loss.stream.get());
-                self.subscriptions.retain(|subscription| subscription.stream != stream);
-                let (first, last) = (loss.first.get(), loss.last.get());
-                self.events.push_back(Event::DataLoss { stream, first, last });
-            }
-            Frame::StreamInfo(info) => self.on_stream_info(info),
-            Frame::ListEnd(end) => self.on_list_end(end),
-            Frame::Redirect(redirect) => self.on_redirect(redirect),
-            Frame::Close => self.failed = Some(ClientError::Closed),
-            Frame::Register(_)
-            | Frame::Publish(_)
-            | Frame::Probe(_)
-            | Frame::Subscribe(_)
-            | Frame::Status(_)
-            | Frame::Unsubscribe(_)
-            | Frame::CreateStream(_)
-            | Frame::CreateStreamOn(_)
-            | Frame::DescribeStream(_)
-            | Frame::TrimStream(_)
-            | Frame::ListStreams(_) => self.dropped += 1,
-        }
-    }
-
-    fn subscription(&mut self, stream: StreamId) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|subscription| subscription.stream == stream)
-    }
-
-    fn on_registered(&mut self, registered: &Registered) {
-        let stale = registered.nonce.get() != self.nonce || registered.epoch.get() < self.epoch;
-        if self.phase == Phase::Open || stale {
-            return;
-        }
-        self.phase = Phase::Open;
-        self.conn_id = ConnId(registered.conn_id.get());
-        self.packet_no = 0;
-        self.epoch = registered.epoch.get();
-        self.durability =
-            Durability::from_code(registered.durability).unwrap_or(Durability::Volatile);
-        self.message_bytes_max =
-            usize::try_from(registered.message_bytes_max.get()).expect("32 bits fit");
-        self.server_datagram_bytes = usize::from(registered.datagram_bytes.get());
-        // Ports may be mapped on the way: the others are as far from the one dialled as they are over there.
-        let base_port = self.server.port().saturating_sub(registered.shard.into());
-        self.shards = ShardFacts {
-            shard: u32::from(registered.shard),
-            shards: u32::from(registered.shards).max(1),
-            base: SocketAddrV4::new(*self.server.ip(), base_port),
-        };
-        if self.options.publisher != Publisher::No {
-            self.producer =
-                (ProducerId(registered.producer_id.get()), registered.producer_epoch.get());
-            let credit = (registered.max_seq_allowed.get(), registered.max_bytes_allowed.get());
-            let durable_to = registered.durable_to.get();
-            self.sender.begin(self.producer.0, durable_to, credit, self.now_ns);
-        }
-        for index in 0..self.subscriptions.len() {
-            let request = self.take_request();
-            self.subscriptions[index].restart(request);
-        }
-        for asked in &mut self.asked {
-            asked.wait_ns = 0;
-        }
-        self.events.push_back(Event::Connected { producer: self.producer.0 });
-    }
-
-    fn on_error(&mut self, error: &ErrorFrame<'_>) {
-        let (request, detail) = (error.head.request.get(), error.head.detail.get());
-        let Some(code) = ErrorCode::from_code(error.head.code.get()) else {
-            self.dropped += 1;
-            return;
-        };
-        if code == ErrorCode::UnknownSession {
-            if self.phase == Phase::Open {
-                self.register_again();
-            }
-            return;
-        }
-        if code == ErrorCode::UnknownSubscription {
-            self.subscribe_again(detail);
-            return;
-        }
-        let waits_for_ever = self.options.dead_after_ns == u64::MAX;
-        let retried = code == ErrorCode::NoSpace && waits_for_ever;
-        if request == 0 && (retried || code == ErrorCode::Draining) {
-            // Whoever starts or stops says so for as long as it takes: a session is there once it serves, and
-            // when it says nothing any more it is gone.
-            return;
-        }
-        if request == 0 {
-            self.failed = Some(ClientError::Refused { code, detail });
-            return;
-        }
-        let asked = self.asked.iter().position(|asked| asked.id == request);
-        if let Some(index) = asked {
-            self.asked.swap_remove(index);
-        }
-        let before = self.subscriptions.len();
-        self.subscriptions.retain(|subscription| subscription.request() != request);
-        if asked.is_some() || self.subscriptions.len() < before {
-            self.events.push_back(Event::Refused { request, code, detail });
-        }
-    }
-
-    /// The server lost a subscription: asks for it again from where it is.
-    fn subscribe_again(&mut self, stream: u64) {
-        let request = self.take_request();
-        let is_it = |sub: &&mut Subscription| u64::from(sub.stream.0) == stream && sub.is_open();
-        if let Some(subscription) = self.subscriptions.iter_mut().find(is_it) {
-            subscription.restart(request);
-        }
-    }
-
-    fn register_again(&mut self) {
-        // Another nonce: an answer to the old REGISTER that comes late must not be taken.
-        self.nonce = self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.phase = Phase::Registering { asked_ns: 0, wait_ns: 0 };
-    }
-
-    fn check_silence(&mut self) {
-        let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
-        if silent_ns > self.options.dead_after_ns {
-            self.failed = Some(ClientError::Unreachable { server: self.server });
-        } else if silent_ns > SILENCE_NS && self.phase == Phase::Open {
-            self.register_again();
-        }
+impl<P: Port, C: Clock> Drop for Client<P, C> {
+    fn drop(&mut self) {
+        self.say_goodbye();
     }
 }

@@ -148,9 +148,15 @@ fn about(error: Error, name: &str) -> CommandError {
             let (first, last) = (thousands(first), thousands(last));
             format!("stream {name}: sequences {first} to {last} are damaged on the media")
         }
+        Error::TooLarge { sequence, needs, takes, limit, .. } => format!(
+            "stream {name}: message {} needs datagrams of {needs} bytes, and this consumer gets {takes}: raise \
+             {limit}",
+            thousands(sequence)
+        ),
         error @ (Error::Port(_)
         | Error::Client(_)
         | Error::Offer(_)
+        | Error::Argument { .. }
         | Error::Refused { .. }
         | Error::Redirected { .. }) => return error.into(),
     })

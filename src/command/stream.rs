@@ -118,7 +118,9 @@ fn list(mut client: Client<AnyPort>) -> Result<Vec<StreamDescription>, CommandEr
     let mut streams = Vec::new();
     for shard in 0..all.shards {
         if client.polled().shards().shard != shard {
-            client = connect_at(client.close(), all.address_of(shard), Publisher::No)?;
+            // The session told of the shards that there are.
+            let Some(server) = all.address_of(shard) else { break };
+            client = connect_at(client.close(), server, Publisher::No)?;
         }
         streams.extend(client.list_streams()?);
     }

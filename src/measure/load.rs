@@ -113,7 +113,7 @@ pub struct Placed {
 /// One client of the load: a session with one shard, and what it does with which streams there, by their places
 /// in the list of all.
 #[derive(Debug)]
-pub struct Participant<P, C> {
+pub struct Participant<P: Port, C: Clock> {
     /// Its session.
     pub client: Client<P, C>,
     /// It publishes to these in turn.
@@ -245,7 +245,7 @@ fn read_back<P: Port, C: Clock>(
     Ok(())
 }
 
-struct Load<'a, P, C> {
+struct Load<'a, P: Port, C: Clock> {
     participants: &'a mut [Participant<P, C>],
     /// Per participant; `None` for those that do not publish.
     lanes: Vec<Option<Lane>>,
@@ -442,6 +442,7 @@ fn ask<P: Port, C: Clock>(
                 | Event::Subscribed { .. }
                 | Event::ListEnd { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }
@@ -468,6 +469,7 @@ fn subscribe<P: Port, C: Clock>(
                 | Event::ListEnd { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }

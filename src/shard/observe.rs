@@ -266,7 +266,7 @@ impl<D: Disk> Stations<D> {
                     row.conn_id = self.sessions.get(subscription.session).conn_id.0;
                     row.stream = subscription.stream.0;
                     row.next = subscription.next;
-                    row.stopped = subscription.stopped;
+                    row.stopped = subscription.stopped.is_some();
                 }
                 let all = to >= self.fanout.len();
                 Some(if all { Filling::Streams(0) } else { Filling::Subscriptions(to) })

@@ -304,6 +304,8 @@ impl World {
             if self.random.one_of_thousand(200) && lives_on {
                 self.server.hits.zombies += 1;
                 self.zombies.push(client);
+            } else {
+                drop(client.abandon());
             }
             return;
         }
@@ -311,7 +313,7 @@ impl World {
         let client = self.client(Publisher::No);
         let forgets = self.random.one_of_thousand(500);
         let consumer = &mut self.consumers[index];
-        consumer.client = client;
+        drop(std::mem::replace(&mut consumer.client, client).abandon());
         consumer.subscribed = false;
         if forgets {
             consumer.expected.values_mut().for_each(|next| *next = 1);
@@ -446,6 +448,7 @@ impl World {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "a table of what a consumer may be told")]
     fn poll_consumer(&mut self, index: usize) -> Result<(), Violation> {
         let consumer = &mut self.consumers[index];
         if !consumer.subscribed {
@@ -496,6 +499,10 @@ impl World {
                     self.oracle.told_begin(stream, log_start)?;
                     consumer.goes_on_at(stream, log_start);
                     consumer.client.subscribe(stream, StartFrom::Sequence(log_start), 64);
+                }
+                Event::TooLarge { stream, sequence, .. } => {
+                    let what = format!("stream {stream}: {sequence} is too large for a consumer");
+                    return Err(Violation { oracle: "O1", what });
                 }
                 Event::Connected { .. }
                 | Event::Subscribed { .. }

@@ -1,9 +1,10 @@
 //! Answers to what a polled client has asked: streams, the ends of lists, and where to ask instead.
 
 use super::Link;
-use crate::client::{Event, Publisher, Request, StreamDescription};
+use crate::client::{ClientError, Event, Publisher, Request, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::{ProducerId, StreamId};
+use crate::limits::STREAMS_MAX;
 use crate::wire::control::{ListEnd, Redirect, StreamInfo};
 
 /// Redirections followed one behind the other, at most: further is going round in a circle.
@@ -20,7 +21,14 @@ impl<C: Clock> Link<C> {
             if id <= self.asked[index].after {
                 return;
             }
-            self.asked[index].after = id;
+            let asked = &mut self.asked[index];
+            (asked.after, asked.since_ns) = (id, self.now_ns);
+            asked.told = asked.told.saturating_add(1);
+            if asked.told > STREAMS_MAX {
+                // No shard has so many.
+                self.fail(ClientError::Nonsense { server: self.server });
+                return;
+            }
         } else {
             self.asked.swap_remove(index);
         }
@@ -33,7 +41,7 @@ impl<C: Clock> Link<C> {
             bytes: info.head.bytes.get(),
             shard: info.head.shard.get(),
         };
-        self.events.push_back(Event::Stream { request, info });
+        self.note(Event::Stream { request, info });
     }
 
     pub(super) fn on_list_end(&mut self, end: &ListEnd) {
@@ -41,9 +49,10 @@ impl<C: Clock> Link<C> {
         let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
         if after == 0 {
             self.asked.swap_remove(index);
-            self.events.push_back(Event::ListEnd { request });
+            self.note(Event::ListEnd { request });
         } else if after > self.asked[index].after {
             (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
+            self.asked[index].since_ns = self.now_ns;
         }
     }
 
@@ -51,20 +60,19 @@ impl<C: Clock> Link<C> {
     pub(super) fn on_redirect(&mut self, redirect: &Redirect) {
         let (request, shard) = (redirect.request.get(), redirect.shard.get());
         let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        if shard >= self.shards.shards {
-            self.dropped += 1;
-            return;
-        }
         // Not what the appliance takes for its address: between here and there ports may be mapped.
-        let server = self.shards.address_of(shard);
+        let Some(server) = self.shards.address_of(shard) else {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        };
         let known = matches!(self.options.publisher, Publisher::Known(_));
         let is_free = !known && self.sender.next_seq() == 1 && self.subscriptions.is_empty();
         if !is_free || self.asked.len() > 1 || self.redirects == REDIRECTS_MAX {
             self.asked.swap_remove(index);
-            self.events.push_back(Event::Redirected { request, shard, server });
+            self.note(Event::Redirected { request, shard, server });
             return;
         }
-        self.redirects += 1;
+        self.redirects = self.redirects.saturating_add(1);
         self.left = Some((self.server, self.conn_id));
         self.server = server;
         // Producers and epochs are the shard's own.

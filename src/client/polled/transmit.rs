@@ -12,12 +12,12 @@ use crate::port::Port;
 use crate::wire::DatagramWriter;
 use crate::wire::control::{
     CreateStreamOnHead, Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register,
-    TrimStream,
+    TrimStream, Unsubscribe,
 };
 use crate::wire::frame::Kind;
 
 /// Repetition of REGISTER: first, and at most.
-const REGISTER_NS: (u64, u64) = (2_000_000, 200_000_000);
+pub(super) const REGISTER_NS: (u64, u64) = (2_000_000, 200_000_000);
 /// Repetition of a request: first, and at most.
 const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
 /// After so long without a word from us, a heartbeat.
@@ -36,14 +36,14 @@ impl<C: Clock> Link<C> {
             }
             return 0;
         }
-        self.transmit_publishes(port) + self.send_small(port)
+        self.transmit_publishes(port).saturating_add(self.send_small(port))
     }
 
     /// Ends a session that is not this one any more; where that is lost, the server ends it in its own time.
     fn say_goodbye<P: Port>(&mut self, port: &mut P, server: SocketAddrV4, conn_id: ConnId) {
         let Some(peer) = port.resolve(server) else { return };
         let Some(buffer) = port.reserve(peer) else { return };
-        let mut writer = DatagramWriter::new(buffer, conn_id, self.packet_no + 1);
+        let mut writer = DatagramWriter::new(buffer, conn_id, self.packet_no.saturating_add(1));
         let _ = writer.frame(Kind::Close, &[], &[]);
         let len = writer.len();
         port.commit(len);
@@ -53,14 +53,14 @@ impl<C: Clock> Link<C> {
     pub(super) fn transmit_publishes<P: Port>(&mut self, port: &mut P) -> usize {
         let mut sent = 0;
         while sent < DATAGRAMS_A_POLL && self.sender.has_unsent() && self.send_publishes(port) {
-            sent += 1;
+            sent = sent.saturating_add(1);
         }
         sent
     }
 
     fn register<P: Port>(&mut self, port: &mut P, wait_ns: u64) -> usize {
         let publishes = self.options.publisher != Publisher::No;
-        let datagram_bytes = u16::try_from(port.datagram_bytes()).expect("below 64 KiB");
+        let datagram_bytes = u16::try_from(port.datagram_bytes()).unwrap_or(u16::MAX);
         let body = Register {
             nonce: self.nonce.into(),
             producer_id: self.producer.0.0.into(),
@@ -75,7 +75,8 @@ impl<C: Clock> Link<C> {
             let _ = writer.frame(Kind::Register, body.as_bytes(), &[]);
         });
         if sent {
-            let wait_ns = (wait_ns * 2).clamp(REGISTER_NS.0, REGISTER_NS.1);
+            let wait_ns = wait_ns.saturating_mul(2).clamp(REGISTER_NS.0, REGISTER_NS.1);
+            self.register_asked_ns = self.now_ns;
             self.phase = Phase::Registering { asked_ns: self.now_ns, wait_ns };
         }
         usize::from(sent)
@@ -85,12 +86,13 @@ impl<C: Clock> Link<C> {
         let Some(peer) = port.resolve(self.server) else { return false };
         let Some(buffer) = port.reserve(peer) else { return false };
         let room = buffer.len().min(self.server_datagram_bytes);
-        let mut writer = DatagramWriter::new(&mut buffer[..room], self.conn_id, self.packet_no + 1);
+        let packet_no = self.packet_no.saturating_add(1);
+        let mut writer = DatagramWriter::new(&mut buffer[..room], self.conn_id, packet_no);
         if !self.sender.pack(&mut writer, self.now_ns) {
             return false;
         }
         let len = writer.len();
-        self.packet_no += 1;
+        self.packet_no = packet_no;
         self.said_ns = self.now_ns;
         port.commit(len);
         true
@@ -99,34 +101,45 @@ impl<C: Clock> Link<C> {
     /// Sends what fits a datagram of small frames, when any is due.
     fn send_small<P: Port>(&mut self, port: &mut P) -> usize {
         let now_ns = self.now_ns;
-        let mut sent = 0;
+        let mut sent = 0_usize;
         if self.options.publisher != Publisher::No
             && let Some(probe) = self.sender.probe(now_ns)
         {
-            sent += usize::from(self.send(port, |writer| {
+            sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                 let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
-            }));
+            })));
+        }
+        while let Some(stream) = self.unsubscribe.pop() {
+            let body = Unsubscribe { stream: stream.0.into() };
+            let said = self.send(port, |writer| {
+                let _ = writer.frame(Kind::Unsubscribe, body.as_bytes(), &[]);
+            });
+            if !said {
+                self.unsubscribe.push(stream);
+                break;
+            }
+            sent = sent.saturating_add(1);
         }
         for index in 0..self.subscriptions.len() {
             if let Some(subscribe) = self.subscriptions[index].ask(now_ns) {
-                sent += usize::from(self.send(port, |writer| {
+                sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                     let _ = writer.frame(Kind::Subscribe, subscribe.as_bytes(), &[]);
-                }));
+                })));
             }
             if let Some(status) = self.subscriptions[index].status(now_ns) {
-                sent += usize::from(self.send(port, |writer| {
+                sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                     let _ = writer.frame(Kind::Status, status.as_bytes(), &[]);
-                }));
+                })));
             }
         }
         for index in 0..self.asked.len() {
-            sent += self.ask(index, port);
+            sent = sent.saturating_add(self.ask(index, port));
         }
         if now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
             let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
-            sent += usize::from(self.send(port, |writer| {
+            sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                 let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
-            }));
+            })));
         }
         sent
     }
@@ -137,7 +150,7 @@ impl<C: Clock> Link<C> {
             return 0;
         }
         asked.asked_ns = self.now_ns;
-        asked.wait_ns = (asked.wait_ns * 2).clamp(REQUEST_NS.0, REQUEST_NS.1);
+        asked.wait_ns = asked.wait_ns.saturating_mul(2).clamp(REQUEST_NS.0, REQUEST_NS.1);
         let (id, after, request) = (asked.id, asked.after, asked.request.clone());
         let named = |writer: &mut DatagramWriter<'_>, kind, name: &str| {
             let head = NameRequestHead { request: id.into() };
@@ -169,7 +182,7 @@ impl<C: Clock> Link<C> {
     ) -> bool {
         let Some(peer) = port.resolve(self.server) else { return false };
         let Some(buffer) = port.reserve(peer) else { return false };
-        self.packet_no += 1;
+        self.packet_no = self.packet_no.saturating_add(1);
         let mut writer = DatagramWriter::new(buffer, self.conn_id, self.packet_no);
         fill(&mut writer);
         let len = writer.len();

@@ -49,6 +49,7 @@ impl World {
                 | Event::Refused { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }
+                | Event::TooLarge { .. }
                 | Event::DataLoss { .. } => {}
             }
         }
