@@ -153,3 +153,20 @@ fn while_a_log_is_made_clients_wait_a_hangup_is_kept_and_a_stop_leaves_nothing()
     assert!(status.success(), "{status}");
     assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
 }
+
+#[test]
+fn what_waits_for_something_else_ends_when_told_to() {
+    let mut appliance = Appliance::start(&SMALL);
+    appliance.stop();
+    // Somebody has the log: the start waits for it, and looks at nothing else.
+    let held = fs::File::open(appliance.log_path()).unwrap();
+    held.lock().unwrap();
+    let mut command = appliance.serve_command();
+    let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    thread::sleep(Duration::from_millis(500));
+    signal(&child.0, "TERM");
+    let status = wait(&mut child.0, Duration::from_secs(20));
+    let said = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("told to stop while the log was opened"), "{said}");
+}
