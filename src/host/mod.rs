@@ -185,14 +185,15 @@ impl View<'_> {
         Some(self.cpu_field("flags")?.split(' ').any(|word| word == flag))
     }
 
-    /// Processors that are not for shards, nor siblings of those that are; all, when there are none left.
-    fn housekeeping(&self) -> CpuSet {
+    /// Processors that are not for shards, nor siblings of those that are where there are others; `None` when none is
+    /// left.
+    fn housekeeping(&self) -> Option<CpuSet> {
         let all = self.topology.online();
         let ours = self.cores.iter().filter_map(|core| self.topology.cpu(core));
         let siblings: CpuSet = ours.flat_map(|cpu| cpu.siblings.iter().copied()).collect();
         let alone = all.without(&self.cores);
         let quiet = alone.without(&siblings);
-        [quiet, alone].into_iter().find(|cpus| !cpus.is_empty()).unwrap_or(all)
+        [quiet, alone].into_iter().find(|cpus| !cpus.is_empty())
     }
 }
 

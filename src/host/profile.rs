@@ -56,8 +56,10 @@ address = \"127.0.0.1:9310\"
     nics(&mut text, &host, core);
     disks(&mut text, &host);
     let client = client.map_or_else(|| "\"first\"".to_owned(), |core| core.to_string());
-    let _ =
-        write!(text, "\n[client]\ncore = {client}\n\n[client.port]\naddress = \"127.0.0.1:0\"\n");
+    let _ = write!(
+        text,
+        "\n[client]\ncore = {client}\n\n[client.port]\n# Any address: one of the loopback reaches no other host.\naddress = \"0.0.0.0:0\"\n"
+    );
     requirements(&mut text, tree, core, name);
     text
 }

@@ -42,6 +42,24 @@ fn copy(from: &Path, to: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// Where every core is a shard's, nothing can be moved elsewhere, and no mend pretends to.
+#[test]
+fn where_no_core_is_left_that_is_said() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/bare-metal-untuned");
+    let tree = Tree::new(&root);
+    let all = Topology::read(&tree).online();
+    let shards = all.iter().map(|value| Named { key: "shard.cores".into(), value }).collect();
+    let findings = check(&tree, &Needs { shards, ..needs() }, None);
+    for id in ["irq.affinity", "cpu.isolated"] {
+        let finding = findings.iter().find(|finding| finding.id == id).unwrap();
+        assert!(finding.status.is_bad(), "{finding:?}");
+        assert!(finding.mend.knobs.is_empty() && finding.mend.boot.is_empty(), "{finding:?}");
+        assert!(finding.mend.command.contains("no core is left"), "{finding:?}");
+    }
+    // A profile for gateways on other hosts does not bind their clients to this one.
+    assert!(profile::new(&tree, "x").contains("[client.port]\n# Any address"));
+}
+
 #[test]
 fn a_damaged_tree_crashes_nothing() {
     for name in ["bare-metal-tuned", "bare-metal-untuned", "cloud-vm"] {

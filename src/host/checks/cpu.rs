@@ -1,6 +1,6 @@
 //! Checks of processors: who else may run where shards run, and how fast they run.
 
-use super::{cores, no_core, or_none, processes};
+use super::{cores, left_to_others, no_core, or_none, processes};
 use crate::host::topology;
 use crate::host::verdict::{Knob, Mend, Verdict, knob};
 use crate::host::{CpuSet, View};
@@ -27,7 +27,9 @@ pub(in crate::host) fn isolated(view: &View<'_>) -> Verdict {
     };
     let good = view.cores.without(&isolated).is_empty();
     Verdict::when(good, wanted, or_none(&isolated.to_string()), || {
-        Mend::boot(&[format!("isolcpus=managed_irq,domain,{}", view.cores)])
+        left_to_others(view, |_| {
+            Mend::boot(&[format!("isolcpus=managed_irq,domain,{}", view.cores)])
+        })
     })
 }
 
@@ -41,7 +43,7 @@ pub(in crate::host) fn nohz_full(view: &View<'_>) -> Verdict {
     };
     let good = view.cores.without(&quiet).is_empty();
     Verdict::when(good, wanted, or_none(&quiet.to_string()), || {
-        Mend::boot(&[format!("nohz_full={}", view.cores)])
+        left_to_others(view, |_| Mend::boot(&[format!("nohz_full={}", view.cores)]))
     })
 }
 
@@ -61,7 +63,7 @@ pub(in crate::host) fn rcu_nocbs(view: &View<'_>) -> Verdict {
     let found = list("rcu_nocbs").unwrap_or_default().or(&list("nohz_full").unwrap_or_default());
     let good = view.cores.without(&found).is_empty();
     Verdict::when(good, wanted, or_none(&found.to_string()), || {
-        Mend::boot(&[format!("rcu_nocbs={}", view.cores)])
+        left_to_others(view, |_| Mend::boot(&[format!("rcu_nocbs={}", view.cores)]))
     })
 }
 
@@ -272,10 +274,11 @@ pub(in crate::host) fn affinity(view: &View<'_>) -> Verdict {
     let some = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     let more = if names.len() > 3 { ", ..." } else { "" };
     let found = format!("{count} threads may run there ({some}{more})");
-    let others = view.housekeeping();
-    let mend = Mend::command(format!(
-        "for s in system.slice user.slice init.scope; do systemctl set-property --runtime $s \
-         AllowedCPUs={others}; done"
-    ));
+    let mend = left_to_others(view, |others| {
+        Mend::command(format!(
+            "for s in system.slice user.slice init.scope; do systemctl set-property --runtime $s \
+             AllowedCPUs={others}; done"
+        ))
+    });
     Verdict::bad(wanted, found, mend)
 }

@@ -1,7 +1,7 @@
 //! Checks of what interrupts a core: devices, and the kernel's own work.
 
-use super::{cores, no_core, not_measured, running};
-use crate::host::verdict::{Knob, Mend, Verdict, knob};
+use super::{cores, left_to_others, no_core, not_measured, running};
+use crate::host::verdict::{Mend, Verdict, knob};
 use crate::host::{CpuSet, View};
 
 const WORKQUEUE: &str = "sys/devices/virtual/workqueue";
@@ -53,10 +53,12 @@ pub(in crate::host) fn affinity(view: &View<'_>) -> Verdict {
         numbers.iter().take(3).map(|number| format!("{number}{}", name(view, *number))).collect();
     let more = if numbers.len() > 3 { ", ..." } else { "" };
     let found = format!("{} go there ({}{more})", numbers.len(), some.join(", "));
-    let others = view.housekeeping();
-    let to =
-        |number: &usize| knob(format!("/proc/irq/{number}/smp_affinity_list"), others.to_string());
-    Verdict::bad(wanted, found, Mend::knobs(numbers.iter().map(to).collect()))
+    let mend = left_to_others(view, |others| {
+        let file = |number: &usize| format!("/proc/irq/{number}/smp_affinity_list");
+        let to = |number: &usize| knob(file(number), others.to_string());
+        Mend::knobs(numbers.iter().map(to).collect())
+    });
+    Verdict::bad(wanted, found, mend)
 }
 
 pub(in crate::host) fn rate(view: &View<'_>) -> Verdict {
@@ -71,9 +73,11 @@ pub(in crate::host) fn rate(view: &View<'_>) -> Verdict {
         return Verdict::unknown(wanted, "/proc/interrupts cannot be read");
     };
     Verdict::when(rate <= RATE_MAX, wanted, format!("{rate} on core {core}"), || {
-        let mut mend = Mend::boot(&[format!("nohz_full={}", view.cores)]);
-        mend.command.push_str(", and move interrupts (irq.affinity)");
-        mend
+        left_to_others(view, |_| {
+            let mut mend = Mend::boot(&[format!("nohz_full={}", view.cores)]);
+            mend.command.push_str(", and move interrupts (irq.affinity)");
+            mend
+        })
     })
 }
 
@@ -121,14 +125,14 @@ pub(in crate::host) fn workqueue(view: &View<'_>) -> Verdict {
     }
     let wanted = format!("without {}", cores(&view.cores));
     let mut found = Vec::new();
-    let mut knobs: Vec<Knob> = Vec::new();
+    let mut ours: Vec<String> = Vec::new();
     for path in [WORKQUEUE.to_owned(), format!("{WORKQUEUE}/writeback")] {
         let path = format!("{path}/cpumask");
         let Some(cpus) = view.tree.text(&path).and_then(|mask| CpuSet::parse_mask(&mask)) else {
             continue;
         };
         if !cpus.and(&view.cores).is_empty() {
-            knobs.push(knob(format!("/{path}"), view.housekeeping().mask()));
+            ours.push(format!("/{path}"));
         }
         found.push(cpus.to_string());
     }
@@ -137,5 +141,10 @@ pub(in crate::host) fn workqueue(view: &View<'_>) -> Verdict {
     }
     found.dedup();
     let found = format!("cores {}", found.join(" and "));
-    Verdict::when(knobs.is_empty(), wanted, found, || Mend::knobs(knobs))
+    Verdict::when(ours.is_empty(), wanted, found, || {
+        left_to_others(view, |others| {
+            let to = |path: &String| knob(path.clone(), others.mask());
+            Mend::knobs(ours.iter().map(to).collect())
+        })
+    })
 }

@@ -9,9 +9,9 @@ pub(super) mod pci;
 pub(super) mod storage;
 pub(super) mod system;
 
-use super::View;
 use super::measure;
-use super::verdict::Verdict;
+use super::verdict::{Mend, Verdict};
+use super::{CpuSet, View};
 
 /// `cores 2-3`, or `core 2`.
 fn cores(set: &super::CpuSet) -> String {
@@ -27,6 +27,17 @@ fn or_none(text: &str) -> &str {
 fn no_core(view: &View<'_>) -> Option<Verdict> {
     let none = view.cores.is_empty();
     none.then(|| Verdict::not_applicable("the profile pins no shard to a core"))
+}
+
+/// What mends a check by leaving something to the cores that are no shard's. Where there are none it would do nothing,
+/// or harm: that is said instead.
+fn left_to_others(view: &View<'_>, mend: impl FnOnce(&CpuSet) -> Mend) -> Mend {
+    match view.housekeeping() {
+        Some(others) => mend(&others),
+        None => Mend::command(
+            "no core is left for anything else: pin fewer shards, or take a larger host",
+        ),
+    }
 }
 
 /// Ids of running processes; `None` where they cannot be listed, or only our own are (`hidepid`): the first
