@@ -115,7 +115,8 @@ pub enum Output {
 pub enum Command {
     /// Serve: open the log, recover it, listen
     #[command(after_help = "\
-Stops cleanly on SIGTERM or SIGINT, at once on a second one. A log file that does not exist is made.
+Stops cleanly on SIGTERM or SIGINT, at once on one that comes later than half a second behind it. A
+log file that does not exist is made.
 SIGHUP reads the profile again: what changed at once is said, and what needs a restart.
 
 EXAMPLES

@@ -368,3 +368,33 @@ fn commands_with_nothing_to_do_leave_the_core_to_others() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
     assert!(line.ends_with(" order\n"), "{line}");
 }
+
+/// `timeout` signals its child, and then the group the child is in.
+#[test]
+fn signals_that_come_together_are_one() {
+    let mut appliance = small(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let twice = |id: u32| {
+        let script = format!("kill -TERM {id}; kill -TERM {id}");
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    };
+    for _ in 0..5 {
+        let mut command = appliance.client(&["consume", "orders", "--follow"]);
+        let consumer = command.stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        twice(consumer.id());
+        refused(&consumer.wait_with_output().unwrap(), 130, &["interrupted; --from 1"]);
+    }
+    appliance.kill();
+    let mut server = appliance.serve_command().stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(server.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("ready") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut said, &mut line).unwrap() > 0, "it is ready");
+    }
+    twice(server.id());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).unwrap();
+    assert!(server.wait().unwrap().success(), "{rest}");
+}

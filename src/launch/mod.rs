@@ -284,7 +284,7 @@ pub fn pin_to(core: Option<usize>) -> Result<Option<usize>, LaunchError> {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second one ends the process at once. A disk that is lost while serving
+/// Serves until SIGTERM or SIGINT; one that comes later ends the process at once. A disk that is lost while serving
 /// is opened again as soon as it is back.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 //! device that does not answer, a file system that stands still) is given a time, and then the process ends as it is:
 //! what was acknowledged is on media, and the next start recovers the rest.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -21,18 +23,32 @@ const START_LOOKS: u32 = 20;
 /// A log that is drained, or given up, is closed by then.
 const CLOSE_NS: u64 = 2_000_000_000;
 
-/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process.
+/// Signals that come together are one: `timeout` signals its child and then the group the child is in, as a terminal and
+/// a supervisor do at once.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// A flag that the first SIGTERM or SIGINT sets; one that comes a while later ends the process.
 ///
 /// # Errors
 /// What the operating system said.
 pub fn catch_signals() -> Result<Arc<AtomicBool>, LaunchError> {
-    let stop = Arc::new(AtomicBool::new(false));
+    // Only flags: they order nothing but themselves.
+    let (stop, again) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (mut told, teller) = UnixStream::pair().map_err(LaunchError::Signals)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // In this order: the first signal finds the flag unset, and sets it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&again))
             .map_err(LaunchError::Signals)?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(LaunchError::Signals)?;
+        let teller = teller.try_clone().map_err(LaunchError::Signals)?;
+        signal_hook::low_level::pipe::register(signal, teller).map_err(LaunchError::Signals)?;
     }
+    let body = move || {
+        if told.read_exact(&mut [0]).is_ok() {
+            std::thread::park_timeout(TOGETHER);
+            again.store(true, Ordering::Relaxed);
+        }
+    };
+    Builder::new().name("signals".into()).spawn(body).map_err(LaunchError::Signals)?;
     Ok(stop)
 }
 
@@ -91,7 +107,7 @@ fn end(served: bool) {
         "error: the disk has not finished what it was given, and the process ends without it: what was acknowledged \
          is on media, and the next start recovers the log"
     } else {
-        "error: told to stop while the log was opened; nothing was acknowledged"
+        "error: stopped while the log was opened, as it was told; nothing was acknowledged"
     };
     voice::say(what);
     voice::flush();
