@@ -26,7 +26,9 @@ pub(super) fn from(text: &str) -> Result<From, String> {
         _ => {}
     }
     if let Some(time) = text.strip_prefix('@') {
-        return unix_ns(time).map(From::Time).ok_or_else(|| {
+        // What is later than any number on the wire has not come either.
+        let time_ns = unix_ns(time).map(|ns| ns.min(crate::limits::NUMBER_MAX));
+        return time_ns.map(From::Time).ok_or_else(|| {
             format!(
                 "`{time}` is not a time: write one like 2026-01-30T14:30:00Z, \
                  2026-01-30T09:30:00.5-05:00 or 1769783400"
