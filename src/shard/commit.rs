@@ -69,6 +69,7 @@ impl<D: Disk> Stations<D> {
         self.counters.add(Counter::SegmentsFreed, self.log.take_freed());
         if self.condition == Condition::Full && !self.log.is_full() {
             self.condition = Condition::Serving;
+            self.tell_neighbours();
             self.acknowledge_everybody();
         }
     }
@@ -89,6 +90,7 @@ impl<D: Disk> Stations<D> {
         if !self.condition.is_over() {
             self.log.latch(fault);
             self.condition = Condition::DiskLost(fault);
+            self.tell_neighbours();
         }
     }
 
@@ -98,6 +100,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         self.condition = Condition::Failed(code);
+        self.tell_neighbours();
         for slot in 0..SESSIONS_MAX {
             if self.sessions.get(slot).producer.is_some() {
                 self.reply(Reply::Error { slot, code, request: 0, detail: 0 });

@@ -8,7 +8,7 @@
 //! whoever makes it later is sent to the same one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -35,6 +35,8 @@ struct Entry {
 pub struct Directory {
     /// Open addressing; twice as many as there can be streams, so that a search ends soon.
     entries: Vec<Entry>,
+    /// Shards that take nothing new: full, failed, or without their disk.
+    closed: Vec<AtomicBool>,
 }
 
 /// The only one that adds to a directory.
@@ -55,7 +57,8 @@ pub fn directory(shards: u32) -> (Placer, Arc<Directory>) {
     let shards = usize::try_from(shards).expect("few");
     let entries = (2 * STREAMS_MAX * shards).next_power_of_two();
     let entries = (0..entries).map(|_| Entry::default()).collect();
-    let directory = Arc::new(Directory { entries });
+    let closed = (0..shards).map(|_| AtomicBool::default()).collect();
+    let directory = Arc::new(Directory { entries, closed });
     (Placer { directory: Arc::clone(&directory), streams: vec![0; shards] }, directory)
 }
 
@@ -67,6 +70,16 @@ fn words(name: &str) -> [u64; WORDS] {
 }
 
 impl Directory {
+    /// Says whether a shard takes new streams.
+    pub fn set_closed(&self, shard: u32, closed: bool) {
+        // A hint that orders nothing: whoever is sent to a full shard is told so there.
+        self.closed[shard as usize].store(closed, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self, shard: u32) -> bool {
+        self.closed[shard as usize].load(Ordering::Relaxed)
+    }
+
     /// The shard of a stream, or of one that was placed and is not made yet.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<u32> {
@@ -123,12 +136,14 @@ impl Placer {
     }
 
     /// The shard of a stream; a new one is placed on the shard wanted, or else on the one with the fewest
-    /// streams. `None` when there is no room for it.
+    /// streams of those that take new ones. `None` when there is no room for it.
     pub fn place(&mut self, name: &str, wanted: Option<u32>) -> Option<u32> {
         if let Some(known) = self.directory.find(name) {
             return Some(known);
         }
-        let emptiest = || (0u32..).zip(&self.streams).min_by_key(|(_, count)| **count);
+        let key = |shard: u32, count: usize| (self.directory.is_closed(shard), count);
+        let emptiest =
+            || (0u32..).zip(&self.streams).min_by_key(|(shard, count)| key(*shard, **count));
         let shard = wanted.or_else(|| emptiest().map(|(shard, _)| shard))?;
         if *self.streams.get(shard as usize)? >= STREAMS_MAX {
             return None;
@@ -152,6 +167,21 @@ mod tests {
         assert_eq!(placer.place("a", Some(2)), Some(1), "a name keeps its shard");
         assert_eq!((directory.find("d"), directory.find("f")), (Some(1), None));
         assert_eq!((placer.add("old", 0), placer.add("old", 2)), (Ok(()), Err(0)));
+    }
+
+    #[test]
+    fn a_shard_that_is_full_gets_nothing_new_unless_it_is_wanted() {
+        let (mut placer, directory) = directory(3);
+        directory.set_closed(1, true);
+        let placed: Vec<_> = ["a", "b", "c"].map(|name| placer.place(name, None)).into();
+        assert_eq!(placed, [Some(0), Some(2), Some(0)]);
+        assert_eq!(placer.place("d", Some(1)), Some(1), "it says itself that it is full");
+        directory.set_closed(1, false);
+        assert_eq!((placer.place("e", None), placer.place("f", None)), (Some(1), Some(2)));
+        for shard in 0..3 {
+            directory.set_closed(shard, true);
+        }
+        assert_eq!(placer.place("g", None), Some(0), "all are: the one asked says so");
     }
 
     #[test]

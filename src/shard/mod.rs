@@ -277,6 +277,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     /// Tells it of the other shards of its appliance.
     pub fn join(&mut self, neighbours: Neighbours) {
         self.stations.neighbours = Some(neighbours);
+        self.stations.tell_neighbours();
     }
 
     /// Takes what it knows of the others away, for the shard that follows.
@@ -426,6 +427,7 @@ impl<D: Disk> Stations<D> {
     fn become_full(&mut self) {
         if self.condition == Condition::Serving {
             self.condition = Condition::Full;
+            self.tell_neighbours();
             self.acknowledge_everybody();
         }
     }
