@@ -96,6 +96,7 @@ fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
         ("writes failed", disk.errors),
         ("writes failed and stored", disk.errors_stored),
         ("writes hung", disk.hangs),
+        ("writes that arrived late", disk.late),
         ("writes dropped by a kill", disk.dropped),
         ("writes torn by a power cut", disk.torn),
         ("reads failed", disk.read_errors),

@@ -273,6 +273,7 @@ impl Log {
                 batch_seq: self.next_batch,
                 content: kind == BatchKind::Data,
                 marked: self.content_durable,
+                chain: self.chain,
             },
             log_off,
             times: BatchTimes {
@@ -363,11 +364,13 @@ impl Log {
 
     /// Takes a free segment: its header twice, then the checkpoint of all tables.
     pub(super) fn begin_segment(&mut self, memory: &mut Memory, new_epoch: bool, unix_ns: u64) {
-        let phys = self.free.pop().expect("the caller saw a free segment");
-        let seg_no = self.last_seg_no() + 1;
+        let phys = self.free.pop_front().expect("the caller saw a free segment");
+        let seg_no = if new_epoch { self.first_seg_no() } else { self.last_seg_no() + 1 };
         let salt = self.segment_salt(seg_no);
         let place = (seg_no, phys, self.epoch);
-        let header = SegmentHeader::new(&self.superblock, place, self.base(), salt, unix_ns);
+        let prev_seg_no = self.live.back().map_or(0, |live| live.seg_no);
+        let header = SegmentHeader::new(&self.superblock, place, self.base(), salt, unix_ns)
+            .linked(prev_seg_no, self.free.front().copied());
         self.live.push_back(live_of(&header, &self.superblock, None));
         self.index[usize::try_from(phys).expect("a segment's place")].clear();
         let aux = Self::aux_start(self.ring_bytes);
@@ -387,9 +390,15 @@ impl Log {
         }
     }
 
-    /// The highest segment number that was ever used.
+    /// The highest segment number that is known to be used.
     fn last_seg_no(&self) -> u64 {
-        self.live.back().map_or(0, |live| live.seg_no).max(self.dropped_seg_no)
+        self.live.back().map_or(0, |live| live.seg_no).max(self.known_seg_no)
+    }
+
+    /// The number of the first segment of a new epoch. One is left out: the epoch before may have begun a segment
+    /// of which nothing has arrived yet, but no more than one, since a roll waits for the header before.
+    pub(super) fn first_seg_no(&self) -> u64 {
+        self.last_seg_no() + 2
     }
 
     fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {

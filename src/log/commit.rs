@@ -92,8 +92,10 @@ impl Log {
     }
 
     fn advance(&mut self, flight: &Flight, now_ns: u64) {
-        let (batch_seq, content, marked) = match flight.cargo {
-            Cargo::Batch { batch_seq, content, marked } => (batch_seq, content, marked),
+        let (batch_seq, content, marked, chain) = match flight.cargo {
+            Cargo::Batch { batch_seq, content, marked, chain } => {
+                (batch_seq, content, marked, chain)
+            }
             Cargo::Auxiliary => {
                 self.aux_pending -= 1;
                 return;
@@ -107,6 +109,7 @@ impl Log {
         self.durable_seq = batch_seq;
         if content {
             self.content_durable = batch_seq;
+            self.content_chain = chain;
         }
         if marked > self.content_marked {
             self.content_marked = marked;

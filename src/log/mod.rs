@@ -33,6 +33,8 @@ pub mod verify;
 pub mod inspect;
 
 #[cfg(test)]
+mod again_tests;
+#[cfg(test)]
 mod testdisk;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
+pub use recovery::Witness;
 pub use tables::{ProducerFacts, StreamFacts};
 
 use batch::SegmentKey;
@@ -194,6 +197,8 @@ enum Cargo {
         content: bool,
         /// The newest batch with records that was durable when its header was made.
         marked: u64,
+        /// Chain value after it.
+        chain: u64,
     },
     /// A segment's header or closing index, from the auxiliary buffer.
     Auxiliary,
@@ -227,10 +232,11 @@ pub struct Log {
     live: VecDeque<Live>,
     /// Index entries by place on the disk.
     index: Vec<Vec<IndexEntry>>,
-    /// Places that are free, the next to use last.
-    free: Vec<u64>,
-    /// The highest number of a segment that was not kept.
-    dropped_seg_no: u64,
+    /// Places that are free, the next to use first. One that is freed is used after all others: what was on its
+    /// way there has the longest time to arrive.
+    free: VecDeque<u64>,
+    /// The highest number that is known to have been given to a segment, be it not kept.
+    known_seg_no: u64,
     writable: bool,
 
     /// Offset in the current segment where the open batch begins.
@@ -268,6 +274,8 @@ pub struct Log {
     content_seq: u64,
     /// The same that is durable.
     content_durable: u64,
+    /// Chain value after that one.
+    content_chain: u64,
     /// The same that a durable header says is durable: recovery will find it.
     content_marked: u64,
     /// Trims on their way: batch, stream, first sequence kept.
@@ -325,7 +333,7 @@ impl Log {
         tables: Tables,
         live: VecDeque<Live>,
         index: Vec<Vec<IndexEntry>>,
-        free: Vec<u64>,
+        free: VecDeque<u64>,
     ) -> Self {
         let geometry = Geometry::of(superblock);
         let (base, durable_end) = match live.back() {
@@ -345,7 +353,7 @@ impl Log {
             live,
             index,
             free,
-            dropped_seg_no: 0,
+            known_seg_no: 0,
             writable: false,
             off: 0,
             open: OpenBatch::default(),
@@ -369,6 +377,7 @@ impl Log {
             told_lac: base.batch_seq,
             content_seq: base.batch_seq,
             content_durable: base.batch_seq,
+            content_chain: base.chain,
             content_marked: base.batch_seq,
             trims: resident(TRIMS_MAX, (0, StreamId(0), 0)).into(),
             free_due: true,
@@ -382,6 +391,17 @@ impl Log {
     #[must_use]
     pub fn leg(&self) -> [u8; 16] {
         self.superblock.leg
+    }
+
+    /// What this log has to hold when it is opened again.
+    #[must_use]
+    pub fn witness(&self) -> Witness {
+        Witness {
+            leg: self.superblock.leg,
+            epoch: self.epoch,
+            batch_seq: self.content_durable,
+            chain: self.content_chain,
+        }
     }
 
     /// This reign's number.
@@ -486,9 +506,13 @@ impl Log {
         usize::try_from(log_off % self.ring_bytes as u64).expect("below the ring's size")
     }
 
-    /// A segment's salt: from the log's secret and the segment's number, which is never used twice.
+    /// A segment's salt: from the log's secret, the epoch and the segment's number. Two epochs that each took a
+    /// number for free, not seeing the other's segment, have two salts.
     fn segment_salt(&self, seg_no: u64) -> u64 {
-        xxhash_rust::xxh3::xxh3_64_with_seed(&self.superblock.salt, seg_no)
+        xxhash_rust::xxh3::xxh3_64_with_seed(
+            &self.superblock.salt,
+            seg_no ^ self.epoch.rotate_left(32),
+        )
     }
 }
 

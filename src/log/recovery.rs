@@ -5,8 +5,10 @@
 //! in between is just another crash: each step leaves what the next opening decides on unchanged.
 
 mod chain;
+mod places;
 mod reader;
 mod table;
+mod witness;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,8 +27,11 @@ use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 
 pub(super) use chain::check_chain;
 use chain::{Chain, Gap, mark_of};
+use places::Begun;
+pub(super) use places::take_stale;
 use reader::Reader;
 pub use table::{Decision, Facts, REASONS, decide};
+pub use witness::Witness;
 
 /// How a log is opened.
 #[derive(Clone, Copy, Debug)]
@@ -73,15 +78,14 @@ pub struct Recovery {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// {name} holds no log
-    #[error("{name} holds no Buslane log; make one with: buslane log format {name}")]
+    #[error("{name} holds no Buslane log; make one with: buslane log format {}", typed(.name))]
     NotFormatted {
         /// The disk.
         name: String,
     },
     /// no two copies of the superblock agree
     #[error(
-        "{name}: no two of the four superblock copies agree ({copies}); \
-         nothing was changed; restore the disk, or format it anew with --force"
+        "{name}: no two of the four superblock copies agree ({copies}); nothing was changed; restore the disk"
     )]
     NoQuorum {
         /// The disk.
@@ -101,8 +105,7 @@ pub enum OpenError {
     },
     /// it was formatted for another number of shards
     #[error(
-        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}, or \
-         format it anew (buslane log format --shards {wanted})",
+        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}",
         super::shares::shards(*.found)
     )]
     Shards {
@@ -115,19 +118,32 @@ pub enum OpenError {
     },
     /// a share is another's
     #[error(
-        "{name}: this share belongs to shard {found} of {count} of a log that {}; restore the disk, or format \
-         it anew with --force",
+        "{name}: the share of shard {wanted} holds that of shard {found} of {count} of a log that {}; nothing was \
+         changed; restore the disk",
         if *.ours { "is this one" } else { "is another" }
     )]
     Share {
-        /// The disk, and the shard whose share was looked for.
+        /// The disk.
         name: String,
+        /// The shard whose share was looked for.
+        wanted: u32,
         /// Whose it is.
         found: u32,
         /// Of how many.
         count: u32,
         /// Whether the identity of the log is that of the first share.
         ours: bool,
+    },
+    /// what came back is not what was lost
+    #[error(
+        "{name}: what came back is not what was lost: {why}; nothing was changed; bring back what was lost, or \
+         start again if this is the one to serve"
+    )]
+    NotTheSame {
+        /// The disk.
+        name: String,
+        /// In what it differs.
+        why: String,
     },
     /// acknowledged data is damaged
     #[error("{0}")]
@@ -148,6 +164,11 @@ pub enum OpenError {
         /// What it said.
         fault: LogFault,
     },
+}
+
+/// A name as it is typed: a transport id is several words.
+fn typed(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// Acknowledged data that cannot be proven intact.
@@ -203,6 +224,10 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
     }
     let copies = read_copies(disk);
     let Some(superblock) = quorum(&copies) else {
+        // What could not be read may be a log.
+        if let Some(fault) = copies.iter().find_map(unread) {
+            return Err(OpenError::Device { name, fault });
+        }
         if copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
             return Err(OpenError::NotFormatted { name });
         }
@@ -227,7 +252,17 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
     Ok(superblock)
 }
 
-/// All segments with a valid header, ascending.
+fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {
+    match copy {
+        Err(CopyDamage::Read(fault)) => Some(*fault),
+        Ok(_)
+        | Err(
+            CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Release(_),
+        ) => None,
+    }
+}
+
+/// All segments with a valid header, ascending; among them may be some that the log has passed by.
 pub(super) fn read_segments<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
@@ -262,8 +297,18 @@ pub(super) struct Read {
     pub(super) dropped: Vec<SegmentHeader>,
     /// Segments that stand before a gap: what is left of a log's trimmed beginning.
     pub(super) trimmed: Vec<SegmentHeader>,
+    /// Segments the log has passed by.
+    stale: Vec<SegmentHeader>,
+    begun: Begun,
     pub(super) tables: Tables,
     pub(super) recovery: Recovery,
+}
+
+impl Read {
+    /// Segments that do not count, and whose headers are wiped.
+    fn gone(&self) -> impl Iterator<Item = &SegmentHeader> {
+        self.dropped.iter().chain(&self.trimmed).chain(&self.stale)
+    }
 }
 
 /// Reads a log: finds what counts, decides where it ends, rebuilds the tables.
@@ -275,6 +320,9 @@ pub(super) fn read_log<D: Disk>(
     let superblock = read_superblock(disk)?;
     let mut found = read_segments(disk, &superblock)
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
+    let headers: Vec<SegmentHeader> = found.iter().map(|found| found.header).collect();
+    let begun = Begun::of(&superblock, &headers);
+    let stale = take_stale(&mut found);
     let Chain { mut dropped, trimmed, gap } = check_chain(disk, &superblock, &mut found)?;
     let clean = superblock.clean.get() == 1;
     let mut read = Read {
@@ -282,6 +330,8 @@ pub(super) fn read_log<D: Disk>(
         found,
         dropped: Vec::new(),
         trimmed,
+        stale,
+        begun,
         tables: Tables::new(),
         recovery: Recovery { clean, ..Recovery::default() },
     };
@@ -359,10 +409,30 @@ impl Log {
         options: &OpenOptions,
         seen: &mut dyn FnMut(&RecoveredMessage),
     ) -> Result<(Self, Recovery), OpenError> {
+        Self::open_again(disk, options, None, seen)
+    }
+
+    /// The same of a log that was open before: what is found has to be what was lost, and all that was durable
+    /// then has to be there, before anything is written.
+    ///
+    /// # Errors
+    /// As [`Log::open`], and [`OpenError::NotTheSame`].
+    ///
+    /// # Panics
+    /// As [`Log::open`].
+    pub fn open_again<D: Disk>(
+        disk: &mut D,
+        options: &OpenOptions,
+        witness: Option<&Witness>,
+        seen: &mut dyn FnMut(&RecoveredMessage),
+    ) -> Result<(Self, Recovery), OpenError> {
         assert!(disk.memory().len() >= Self::memory_bytes(options.ring_bytes), "memory as asked");
         assert!(options.ring_bytes >= RING_BYTES_MIN, "a ring holds a roll and what is in flight");
         let name = disk.info().name.clone();
         let mut read = read_log(disk, seen)?;
+        if let Some(witness) = witness {
+            witness.check(disk, &read)?;
+        }
         let superblock = read.superblock;
         for open in read.found.iter().filter(|found| !found.is_closed) {
             let (end, entries) = open.closing.as_ref().expect("read_log closes what it keeps");
@@ -380,16 +450,15 @@ impl Log {
             let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
             index[phys].extend_from_slice(entries);
         }
-        let used = |phys: &u64| live.iter().any(|live: &Live| live.phys == *phys);
-        let mut free = Vec::with_capacity(places);
-        free.extend((0..segments).rev().filter(|phys| !used(phys)));
+        let is_used = |phys: u64| live.iter().any(|live: &Live| live.phys == phys);
+        let wiped: Vec<u64> = read.gone().map(|header| header.phys_index.get()).collect();
+        let free = read.begun.order(segments, is_used, &wiped);
         read.recovery.segments = live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
         let sizes = (depth, options.ring_bytes);
         let tables = std::mem::take(&mut read.tables);
         let mut log = Self::assemble(&superblock, sizes, tables, live, index, free);
-        let numbers = read.dropped.iter().map(|header| header.seg_no.get());
-        log.dropped_seg_no = numbers.max().unwrap_or(0);
+        log.known_seg_no = read.begun.seg_no;
         read.recovery.messages = log.messages;
         log.begin_epoch(disk, &read, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;
@@ -412,10 +481,14 @@ impl Log {
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
         superblock.hints[0].closed_end = self.durable_seq.into();
         superblock.hints[0].state = 0.into();
+        if let Some(phys) = self.free.front() {
+            superblock.hints[0].begun_place = (phys + 1).into();
+            superblock.hints[0].begun_seg_no = self.first_seg_no().into();
+        }
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
-        for dropped in read.dropped.iter().chain(&read.trimmed) {
-            let phys = dropped.phys_index.get();
+        for gone in read.gone() {
+            let phys = gone.phys_index.get();
             wipe(disk, &self.geometry, phys)
                 .map_err(|fault| LogFault { disk_offset: self.geometry.segment(phys), fault })?;
         }

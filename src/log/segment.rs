@@ -54,8 +54,11 @@ pub struct SegmentHeader {
     pub phys_index: U64,
     /// Unix time.
     pub created_ns: U64,
-    prev_phys: U64,
-    zero: [u8; 3960],
+    /// The segment before it in the log; 0 where there is none, or an older release did not say.
+    prev_seg_no: U64,
+    /// The place its epoch takes next, and 1; 0 where none is free, or an older release did not say.
+    next_place: U64,
+    zero: [u8; 3952],
 }
 
 const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
@@ -97,11 +100,33 @@ impl SegmentHeader {
             salt_high: 0.into(),
             phys_index: phys_index.into(),
             created_ns: created_ns.into(),
-            prev_phys: 0.into(),
-            zero: [0; 3960],
+            prev_seg_no: 0.into(),
+            next_place: 0.into(),
+            zero: [0; 3952],
         };
         header.checksum = header.checksum_now();
         header
+    }
+
+    /// The same with the segment before it, and the place that its epoch takes next.
+    #[must_use]
+    pub fn linked(mut self, prev_seg_no: u64, next_phys: Option<u64>) -> Self {
+        self.prev_seg_no = prev_seg_no.into();
+        self.next_place = next_phys.map_or(0, |phys| phys + 1).into();
+        self.checksum = self.checksum_now();
+        self
+    }
+
+    /// The segment before it in the log, where it says.
+    #[must_use]
+    pub fn prev_seg_no(&self) -> Option<u64> {
+        Some(self.prev_seg_no.get()).filter(|&seg_no| seg_no > 0)
+    }
+
+    /// The place that its epoch takes next, where it says.
+    #[must_use]
+    pub fn next_phys(&self) -> Option<u64> {
+        self.next_place.get().checked_sub(1)
     }
 
     fn checksum_now(&self) -> [u8; 16] {

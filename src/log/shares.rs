@@ -68,7 +68,7 @@ pub fn format_shares<D: Disk>(
         let mut identity = [0; 48];
         getrandom::fill(&mut identity).map_err(FormatError::Random)?;
         identity[..16].copy_from_slice(&cluster);
-        let mut share = Share::new(&mut *disk, index, u64::from(index) * bytes, bytes);
+        let mut share = Share::new(&mut *disk, u64::from(index) * bytes, bytes);
         let id = ShareId { index, count };
         let made = format_share(&mut share, options.segment_bytes, &identity, (id, bytes));
         first = Some(made.map_err(device)?);
@@ -101,7 +101,7 @@ fn occupant_of_any<D: Disk>(
     }
     for index in 0..count {
         let start = u64::from(index) * bytes;
-        let mut share = Share::new(&mut *disk, index, start, bytes);
+        let mut share = Share::new(&mut *disk, start, bytes);
         if let Some(what) = occupant(&mut share)? {
             return Ok(Some(format!("{what} in the share from {start} on")));
         }
@@ -171,7 +171,7 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Option<(u64, u64)>,
         let needed = u64::from(share.count) * bytes;
         return Err(OpenError::Smaller { name, needed, found });
     }
-    let mut there = Share::new(disk, share.index, start, bytes);
+    let mut there = Share::new(disk, start, bytes);
     let copies = read_copies(&mut there);
     if head.is_none() && copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
         return Err(OpenError::NotFormatted { name });
@@ -181,7 +181,7 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Option<(u64, u64)>,
     let ours = head.is_none_or(|head| head.cluster == own.cluster);
     if own.share() != share || !ours {
         let (name, ShareId { index, count }) = (there.info().name.clone(), own.share());
-        return Err(OpenError::Share { name, found: index, count, ours });
+        return Err(OpenError::Share { name, wanted: share.index, found: index, count, ours });
     }
     Ok(Some((start, bytes)))
 }
@@ -210,7 +210,7 @@ mod tests {
         count: u32,
     ) -> Result<Share<&mut RamDisk>, OpenError> {
         let (start, bytes) = find(disk, ShareId { index, count })?.expect("a share");
-        Ok(Share::new(disk, index, start, bytes))
+        Ok(Share::new(disk, start, bytes))
     }
 
     fn write(disk: &mut RamDisk, disk_offset: u64, byte: u8) {
@@ -245,8 +245,7 @@ mod tests {
         let error = find(&mut disk, ShareId::WHOLE).unwrap_err().to_string();
         assert_eq!(
             error,
-            "ram: this log was formatted for 2 shards, the profile says 1: set shard.count=2, or format it \
-             anew (buslane log format --shards 1)"
+            "ram: this log was formatted for 2 shards, the profile says 1: set shard.count=2"
         );
         format_shares(&mut disk, &options(true), 1).unwrap();
         let error = find(&mut disk, ShareId { index: 0, count: 2 }).unwrap_err().to_string();
@@ -286,7 +285,10 @@ mod tests {
             run(&mut disk, io(Operation::Write, half + block)).unwrap();
         }
         let error = share_of(&mut disk, 1, 2).unwrap_err().to_string();
-        assert!(error.contains("ram, shard 1") && error.contains("shard 0 of 2"), "{error}");
+        assert!(
+            error.starts_with("ram: the share of shard 1") && error.contains("shard 0 of 2"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -74,10 +74,10 @@ pub struct ShardHint {
     pub shard: U32,
     /// 1: stopped cleanly, `closed_end` holds.
     pub state: U32,
-    /// Trimmed below this log offset.
-    pub trim_off: U64,
-    /// Reserved for retention.
-    pub trim_seq: U64,
+    /// The place its last epoch begins in, and 1; 0 where an older release did not say.
+    pub begun_place: U64,
+    /// The segment its last epoch begins with.
+    pub begun_seg_no: U64,
     /// Log offset of the end at a clean stop.
     pub end_off: U64,
     /// Chain value at the end.
@@ -319,6 +319,23 @@ pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; CO
         };
     }
     copies
+}
+
+/// What a log is, as its superblock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identities {
+    /// This copy of the log.
+    pub leg: [u8; 16],
+    /// It was stopped in order.
+    pub clean: bool,
+}
+
+impl Identities {
+    /// Reads them; `None` where there is no log, or none that can be told.
+    pub fn read<D: Disk>(disk: &mut D) -> Option<Self> {
+        let superblock = quorum(&read_copies(disk))?;
+        Some(Self { leg: superblock.leg, clean: superblock.clean.get() == 1 })
+    }
 }
 
 /// The superblock that counts: of those with at least two equal copies the newest. `None` when no two

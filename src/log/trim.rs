@@ -152,7 +152,7 @@ impl Log {
     /// A place whose headers are wiped may be used again; a log that was full takes messages again.
     pub(super) fn add_free(&mut self, phys: u64) {
         assert!(!self.free.contains(&phys), "place {phys} is freed once");
-        self.free.push(phys);
+        self.free.push_back(phys);
         self.freed += 1;
         if self.free.len() > RESERVED_SEGMENTS && self.has_open_segment() {
             self.writable = true;

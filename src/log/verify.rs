@@ -11,7 +11,7 @@ use super::batch::{BatchKind, BatchView};
 use super::create::{banner, disk_bytes_of};
 use super::recovery::{
     Decision, Facts, Found, OpenError, REASONS, check_chain, decide, read_log, read_segments,
-    read_superblock,
+    read_superblock, take_stale,
 };
 use super::scan::{self, CHUNK_BYTES, Stop, walk};
 use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
@@ -90,7 +90,8 @@ pub fn verify<D: Disk>(
     };
     verifier.check_copies(disk);
     verifier.check_reserved(disk).map_err(device)?;
-    let found = read_segments(disk, &superblock).map_err(device)?;
+    let mut found = read_segments(disk, &superblock).map_err(device)?;
+    let stale = take_stale(&mut found);
     // Until the tables say otherwise, everything is kept. A beginning is missing where it was not trimmed.
     let begin_missing = match read_log(disk, &mut |_| {}) {
         Ok(read) => {
@@ -101,9 +102,10 @@ pub fn verify<D: Disk>(
         Err(OpenError::Damaged(damaged)) => damaged.because == REASONS[4],
         Err(_) => false,
     };
-    verifier.check_headers(disk, &found).map_err(device)?;
+    verifier.check_headers(disk, &found, &stale).map_err(device)?;
     // What a crash left behind batches that never became durable is no damage: opening drops it.
     let mut chain = read_segments(disk, &superblock).map_err(device)?;
+    take_stale(&mut chain);
     let gone: BTreeSet<u64> = match check_chain(disk, &superblock, &mut chain) {
         Ok(chain) => {
             let trimmed = if begin_missing { &[] } else { chain.trimmed.as_slice() };
@@ -231,7 +233,12 @@ impl Verifier {
     }
 
     /// Both copies of every segment's header, and that the headers of unused places are empty.
-    fn check_headers<D: Disk>(&mut self, disk: &mut D, found: &[Found]) -> Result<(), DiskFault> {
+    fn check_headers<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        found: &[Found],
+        stale: &[SegmentHeader],
+    ) -> Result<(), DiskFault> {
         // A segment is rolled, and a batch of it said to be durable, when both its headers are durable.
         let newest = found.last().map_or(0, |found| found.header.seg_no.get());
         let newest_is_begun = match found.last() {
@@ -267,6 +274,8 @@ impl Verifier {
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
                     None if is_zero => {}
+                    // What an epoch without a future has begun; the next opening wipes it.
+                    None if stale.iter().any(|gone| gone.phys_index.get() == phys) => {}
                     None => {
                         let what =
                             format!("unused place {phys}: {what} is neither empty nor valid");
@@ -296,12 +305,20 @@ impl Verifier {
         let mut tables = Some(Tables::new());
         let mut parts = 0;
         self.has_content = false;
+        // What arrived behind the end of a segment that an opening had closed does not count.
+        let closed = segment.closing.as_ref().map(|(end, _)| end.base);
         loop {
             let superblock = self.superblock;
             let stop = walk(disk, &superblock, header, from, &mut |batch| {
-                self.take(batch, &mut tables, &mut parts);
+                if closed.is_none_or(|end| batch.batch_seq() <= end.batch_seq) {
+                    self.take(batch, &mut tables, &mut parts);
+                }
             })?;
             self.expected = stop.end.base;
+            if let Some(end) = closed.filter(|end| stop.end.base.batch_seq > end.batch_seq) {
+                self.expected = end;
+                break;
+            }
             let Some(because) = self.should_go_on(segment, &stop, later) else { break };
             let Some(next) = self.resync(disk, header, &stop, &because)? else { break };
             from = next;

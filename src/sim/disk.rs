@@ -42,6 +42,8 @@ pub struct DiskFaults {
     pub read_error: u64,
     /// A read brings other bytes: flipped, of another place, or of an earlier time.
     pub bad_read: u64,
+    /// A write that was in flight when the process was killed arrives while the next one works.
+    pub late: u64,
 }
 
 /// What a device has done, for the coverage report.
@@ -57,6 +59,8 @@ pub struct DiskHits {
     pub errors_stored: u64,
     /// Writes that never answered.
     pub hangs: u64,
+    /// Writes of a process that was killed that arrived at the next one's time.
+    pub late: u64,
     /// Writes in flight that a crash dropped, whole.
     pub dropped: u64,
     /// Writes in flight that a power cut tore.
@@ -124,6 +128,8 @@ pub(super) struct Device {
     /// What blocks held before their last change, for stale reads.
     before: BTreeMap<u64, Block>,
     flying: Vec<Flying>,
+    /// On their way from a process that is gone.
+    late: Vec<Flying>,
     number: u64,
     faults: DiskFaults,
     /// After a failed write, writes are answered and lost, until the process is started again.
@@ -136,6 +142,9 @@ pub(super) struct Device {
     /// What happened.
     pub hits: DiskHits,
 }
+
+/// Until when the writes of a process that is gone have arrived: shorter than it takes to go round all places.
+const LATE_NS: u64 = 5_000_000;
 
 /// How long before a write another one must have completed for the first to vouch for it.
 const VOUCH_NS: u64 = 5_000_000;
@@ -161,6 +170,7 @@ impl Device {
             blocks: BTreeMap::new(),
             before: BTreeMap::new(),
             flying: Vec::new(),
+            late: Vec::new(),
             number: 0,
             faults: DiskFaults::default(),
             sick: false,
@@ -209,8 +219,16 @@ impl Device {
 
     /// The process that used it is gone.
     pub(super) fn crash(&mut self, how: Crash) {
-        for flying in std::mem::take(&mut self.flying) {
+        if how == Crash::PowerCut {
+            self.late.clear();
+        }
+        for mut flying in std::mem::take(&mut self.flying) {
             if flying.io.operation == Operation::Read || flying.too_late {
+                continue;
+            }
+            if how == Crash::Kill && self.random.one_of_thousand(self.faults.late) {
+                flying.due_ns = self.clock.now_ns() + self.random.below(LATE_NS);
+                self.late.push(flying);
                 continue;
             }
             let whole = how == Crash::Kill || self.random.one_of_thousand(300);
@@ -252,7 +270,24 @@ impl Device {
         }
     }
 
+    /// What a process that is gone has sent arrives, in any order; some of it while the next one is opening its log.
+    fn land_late(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let mut index = 0;
+        while index < self.late.len() {
+            if self.late[index].due_ns > now_ns && !self.random.one_of_thousand(10) {
+                index += 1;
+                continue;
+            }
+            let flying = self.late.swap_remove(index);
+            self.hits.late += 1;
+            self.trace.note("late", flying.io.disk_offset, flying.number);
+            self.store(flying.io.disk_offset, &flying.bytes);
+        }
+    }
+
     fn submit(&mut self, io: Io, memory: &Memory) {
+        self.land_late();
         let random = &mut self.random;
         let faults = self.faults;
         let now_ns = self.clock.now_ns();

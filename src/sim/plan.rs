@@ -81,9 +81,10 @@ impl Plan {
             hang: some(80, 2),
             read_error: some(100, 60),
             bad_read: some(80, 80),
+            late: 0,
         };
         let rot_anywhere = some(100, 300);
-        Self {
+        let plan = Self {
             seed,
             turns: 600 + some(1000, 3_000),
             segments: 6 + some(1000, 16),
@@ -108,7 +109,9 @@ impl Plan {
             rot_anywhere,
             queue_depth: at_least_one(some(1000, 8)),
             trim: some(400, 1_500),
-        }
+        };
+        let disk = DiskFaults { late: some(300, 700), ..plan.disk };
+        Self { disk, ..plan }
     }
 
     /// A plan in which nothing goes wrong.
