@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,13 @@
 #define ADMIN_EVERY_MS 5
 #define ADMIN_WAIT_S 10
 #define RESET_WAIT_S 2
+#define KEEP_ALIVE_MS 10000
+/* A target that waits for the operations of who was preempted gives up after ten seconds. */
+#define RESERVE_WAIT_S 15
+#define REGISTRANTS_MAX 32
+#define BEAT_EVERY_S 1
+/* The part of a key that beats. */
+#define BEAT_MASK 0xffffu
 
 struct operation {
 	struct buslane_disk *disk;
@@ -44,6 +52,8 @@ struct buslane_controller {
 	sem_t control_ends;
 	/* Closed while the controller was lost: their queue pairs go with it. */
 	struct buslane_disk *abandoned;
+	uint64_t key; /* it is reserved under; 0: it is not */
+	struct buslane_disk *beating;
 };
 
 struct buslane_disk {
@@ -54,6 +64,11 @@ struct buslane_disk {
 	uint32_t in_flight;
 	uint32_t polls;
 	uint64_t timeout_at; /* no operation can be late before */
+	/* The sign of life of who reserved the namespace: one command, its data in `beat`. */
+	struct spdk_nvme_reservation_register_data *beat;
+	uint64_t beat_at;
+	bool beat_busy;
+	bool is_closing;
 	/* Finished operations between the callback and poll. */
 	uint32_t done_from;
 	uint32_t done_count;
@@ -122,15 +137,23 @@ int buslane_spdk_start(uint32_t memory_mb, int needs_pci)
 
 static int parse(const char *text, struct spdk_nvme_transport_id *trid, uint32_t *ns)
 {
-	const char *found = strstr(text, "ns:");
+	const char *word = text;
+	char *end;
 
 	memset(trid, 0, sizeof(*trid));
 	spdk_nvme_trid_populate_transport(trid, SPDK_NVME_TRANSPORT_PCIE);
 	*ns = 1;
 	if (spdk_nvme_transport_id_parse(trid, text) != 0)
 		return -EINVAL;
-	if (found != NULL && (found == text || found[-1] == ' '))
-		*ns = (uint32_t)strtoul(found + 3, NULL, 10);
+	/* A word of its own: "ns:" may well stand in a name. */
+	while (*(word += strspn(word, " \t\n")) != '\0') {
+		if (strncasecmp(word, "ns:", 3) == 0) {
+			*ns = (uint32_t)strtoul(word + 3, &end, 10);
+			if (end == word + 3 || (*end != '\0' && strchr(" \t\n", *end) == NULL))
+				return -EINVAL;
+		}
+		word += strcspn(word, " \t\n");
+	}
 	/* A transport it does not know is taken for a custom one. */
 	if (*ns == 0 || trid->traddr[0] == '\0' || !spdk_nvme_transport_available_by_name(trid->trstring))
 		return -EINVAL;
@@ -185,6 +208,180 @@ static int wait_for(struct spdk_nvme_ctrlr *ctrlr, struct answer *answer, int su
 			return -ETIMEDOUT;
 	}
 	return spdk_nvme_cpl_is_error(&answer->cpl) ? -EIO : 0;
+}
+
+struct report {
+	struct spdk_nvme_reservation_status_extended_data head;
+	struct spdk_nvme_registered_ctrlr_extended_data of[REGISTRANTS_MAX];
+};
+
+/* Reservation commands take a queue pair; this one is there before and after those of the disks. */
+struct fence {
+	struct buslane_controller *controller;
+	struct spdk_nvme_qpair *qpair;
+	struct report *report;
+	uint32_t registrants;
+	struct answer answer; /* may come until the queue pair is freed */
+};
+
+/* The same of a command on a queue pair. */
+static int wait_on(struct fence *fence, int submitted)
+{
+	const struct spdk_nvme_cpl *cpl = &fence->answer.cpl;
+	uint64_t until = spdk_get_ticks() + RESERVE_WAIT_S * spdk_get_ticks_hz();
+
+	if (submitted != 0)
+		return submitted;
+	while (!fence->answer.done) {
+		if (spdk_nvme_qpair_process_completions(fence->qpair, 0) < 0)
+			return -ENXIO;
+		if (spdk_get_ticks() > until)
+			return -ETIMEDOUT;
+	}
+	if (!spdk_nvme_cpl_is_error(cpl))
+		return 0;
+	return cpl->status.sct == SPDK_NVME_SCT_GENERIC && cpl->status.sc == SPDK_NVME_SC_RESERVATION_CONFLICT ?
+	       -EPERM : -EIO;
+}
+
+static int register_key(struct fence *fence, uint64_t old, uint64_t key)
+{
+	struct spdk_nvme_reservation_register_data data = {.crkey = old, .nrkey = key};
+	fence->answer.done = false;
+	return wait_on(fence,
+		       spdk_nvme_ns_cmd_reservation_register(fence->controller->ns, fence->qpair, &data, false,
+			       key == 0 ? SPDK_NVME_RESERVE_UNREGISTER_KEY : SPDK_NVME_RESERVE_REGISTER_KEY,
+			       SPDK_NVME_RESERVE_PTPL_NO_CHANGES, on_answer, &fence->answer));
+}
+
+/* Acquires where nobody holds (`theirs` 0), else by taking it from, and ending what is under way of, `theirs`. */
+static int acquire(struct fence *fence, uint64_t key, uint64_t theirs)
+{
+	struct spdk_nvme_reservation_acquire_data data = {.crkey = key, .prkey = theirs};
+	fence->answer.done = false;
+	return wait_on(fence,
+		       spdk_nvme_ns_cmd_reservation_acquire(fence->controller->ns, fence->qpair, &data, false,
+			       theirs == 0 ? SPDK_NVME_RESERVE_ACQUIRE : SPDK_NVME_RESERVE_PREEMPT_ABORT,
+			       SPDK_NVME_RESERVE_WRITE_EXCLUSIVE, on_answer, &fence->answer));
+}
+
+static int report(struct fence *fence)
+{
+	int result;
+
+	fence->answer.done = false;
+	result = wait_on(fence,
+			 spdk_nvme_ns_cmd_reservation_report(fence->controller->ns, fence->qpair, fence->report,
+				 sizeof(*fence->report), on_answer, &fence->answer));
+	fence->registrants = fence->report->head.data.regctl;
+	if (fence->registrants > REGISTRANTS_MAX)
+		fence->registrants = REGISTRANTS_MAX;
+	return result;
+}
+
+/* Whether one of those registered, other than from here, changes its key, or appears, while it is watched. */
+static int watch(struct fence *fence, uint64_t here, uint32_t watch_ms, uint64_t *other)
+{
+	uint64_t seen[REGISTRANTS_MAX], until = spdk_get_ticks() + (uint64_t)watch_ms * spdk_get_ticks_hz() / 1000;
+	struct timespec pause = {.tv_nsec = 100000000L};
+	uint32_t i, j, others = 0;
+	int result = report(fence);
+
+	for (i = 0; result == 0 && i < fence->registrants; i++)
+		if (fence->report->of[i].rkey >> 32 != here)
+			seen[others++] = fence->report->of[i].rkey;
+	while (result == 0 && others > 0 && spdk_get_ticks() < until) {
+		nanosleep(&pause, NULL);
+		result = report(fence);
+		for (i = 0; result == 0 && i < fence->registrants; i++) {
+			if (fence->report->of[i].rkey >> 32 == here)
+				continue;
+			for (j = 0; j < others && seen[j] != fence->report->of[i].rkey; j++)
+				;
+			if (j == others) {
+				*other = fence->report->of[i].rkey;
+				return -EBUSY;
+			}
+		}
+	}
+	return result;
+}
+
+/* From here on nobody else may write; who is still registered then is turned out, and its operations ended. */
+static int take(struct fence *fence, uint64_t key)
+{
+	uint64_t holder = 0;
+	uint32_t i, count;
+	int result = report(fence);
+
+	for (i = 0; i < fence->registrants; i++)
+		if (fence->report->of[i].rcsts.status)
+			holder = fence->report->of[i].rkey;
+	if (result == 0)
+		result = register_key(fence, 0, key);
+	if (result == 0)
+		result = acquire(fence, key, holder);
+	if (result == 0)
+		result = report(fence);
+	count = fence->registrants;
+	for (i = 0; result == 0 && i < count; i++)
+		if (fence->report->of[i].rkey != key)
+			result = acquire(fence, key, fence->report->of[i].rkey);
+	if (result == 0)
+		result = report(fence);
+	if (result == 0 && (fence->registrants != 1 || fence->report->of[0].rkey != key ||
+			    !fence->report->of[0].rcsts.status))
+		result = -EPERM;
+	return result;
+}
+
+static int begin_fence(struct buslane_controller *controller, struct fence *fence)
+{
+	memset(fence, 0, sizeof(*fence));
+	fence->controller = controller;
+	fence->report = calloc(1, sizeof(*fence->report));
+	if (fence->report == NULL)
+		return -ENOMEM;
+	fence->qpair = spdk_nvme_ctrlr_alloc_io_qpair(controller->ctrlr, NULL, 0);
+	return fence->qpair == NULL ? -ENXIO : 0;
+}
+
+static void end_fence(struct fence *fence)
+{
+	if (fence->qpair != NULL)
+		spdk_nvme_ctrlr_free_io_qpair(fence->qpair);
+	free(fence->report);
+}
+
+int buslane_spdk_reserve(struct buslane_controller *controller, uint64_t key, uint32_t watch_ms, uint64_t *other)
+{
+	struct fence fence;
+	uint32_t i;
+	int result = begin_fence(controller, &fence);
+
+	*other = 0;
+	if (result == 0)
+		result = watch(&fence, key >> 32, watch_ms, other);
+	/* A key that somebody else has would be turned out with theirs. */
+	for (i = 0; result == 0 && i < fence.registrants; i++)
+		if (((fence.report->of[i].rkey ^ key) & ~(uint64_t)BEAT_MASK) == 0)
+			result = -EAGAIN;
+	if (result == 0)
+		result = take(&fence, key);
+	end_fence(&fence);
+	if (result == 0)
+		controller->key = key;
+	return result;
+}
+
+/* In order, so that the next one need not wait. */
+static void give_back(struct buslane_controller *controller)
+{
+	struct fence fence;
+
+	if (begin_fence(controller, &fence) == 0)
+		register_key(&fence, controller->key, 0);
+	end_fence(&fence);
 }
 
 static int read_cache(struct spdk_nvme_ctrlr *ctrlr, uint8_t *enabled)
@@ -315,8 +512,10 @@ static int describe(struct buslane_controller *controller, const struct spdk_nvm
 	const struct spdk_nvme_ns_data *ns_data = spdk_nvme_ns_get_data(controller->ns);
 	const uint8_t *nguid = spdk_nvme_ns_get_nguid(controller->ns);
 	const struct spdk_uuid *uuid = spdk_nvme_ns_get_uuid(controller->ns);
+	uint16_t oncs;
 
 	memset(facts, 0, sizeof(*facts));
+	memcpy(&oncs, &data->oncs, sizeof(oncs));
 	facts->bytes = spdk_nvme_ns_get_size(controller->ns);
 	facts->namespace_id = spdk_nvme_ns_get_id(controller->ns);
 	facts->block_bytes = spdk_nvme_ns_get_sector_size(controller->ns);
@@ -329,7 +528,16 @@ static int describe(struct buslane_controller *controller, const struct spdk_nvm
 		memcpy(facts->nguid, nguid, sizeof(facts->nguid));
 	if (uuid != NULL)
 		memcpy(facts->uuid, uuid, sizeof(facts->uuid));
+	if (ns_data->eui64 != 0)
+		memcpy(facts->eui64, &ns_data->eui64, sizeof(facts->eui64));
 	facts->is_local = trid->trtype == SPDK_NVME_TRANSPORT_PCIE;
+	/* A host that is known by 64 bits only is not told from another attachment of the same. */
+	facts->can_reserve = !facts->is_local && (oncs & 1u << 5) != 0 && (ns_data->nsrescap.raw & 1u << 1) != 0 &&
+			     (data->ctratt.raw & 1u) != 0;
+	/* A network delivers for as long as the target keeps the connection; the others are reset by attaching. */
+	if (!facts->can_reserve &&
+	    (trid->trtype == SPDK_NVME_TRANSPORT_TCP || trid->trtype == SPDK_NVME_TRANSPORT_RDMA))
+		facts->settle_ms = KEEP_ALIVE_MS + KEEP_ALIVE_MS / 2;
 	facts->cache_present = data->vwc.present;
 	if (facts->cache_present && read_cache(controller->ctrlr, &facts->cache_enabled) != 0)
 		facts->cache_enabled = 1; /* what cannot be read is taken for on */
@@ -354,7 +562,8 @@ int buslane_spdk_attach(const struct buslane_disk_request *request, struct busla
 		return -ENOMEM;
 	spdk_nvme_ctrlr_get_default_ctrlr_opts(&opts, sizeof(opts));
 	opts.num_io_queues = request->queue_pairs;
-	opts.keep_alive_timeout_ms = 10000;
+	opts.keep_alive_timeout_ms = KEEP_ALIVE_MS;
+	memcpy(opts.extended_host_id, request->host_id, sizeof(opts.extended_host_id));
 	/* A command is never sent a second time behind our back. */
 	opts.transport_retry_count = 0;
 	opts.header_digest = opts.data_digest = trid.trtype == SPDK_NVME_TRANSPORT_TCP;
@@ -409,21 +618,44 @@ int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk
 		free(disk);
 		return -EBUSY;
 	}
+	if (controller->key != 0 && controller->beating == NULL) {
+		disk->beat = spdk_zmalloc(sizeof(*disk->beat), 64, NULL, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA);
+		if (disk->beat == NULL) {
+			spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
+			free(disk);
+			return -ENOMEM;
+		}
+		controller->beating = disk;
+	}
 	*opened = disk;
 	return 0;
+}
+
+static void free_disk(struct buslane_disk *disk)
+{
+	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
+	spdk_free(disk->beat);
+	free(disk);
 }
 
 void buslane_spdk_close(struct buslane_disk *disk)
 {
 	struct buslane_controller *controller = disk->controller;
+	uint64_t until = spdk_get_ticks() + spdk_get_ticks_hz() / 10;
 
+	if (controller->beating == disk)
+		controller->beating = NULL;
+	/* Whether the last sign of life has arrived decides under which key the namespace is given back. */
+	while (disk->beat_busy && controller->lost == 0 && spdk_get_ticks() < until)
+		if (spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0)
+			lose(controller, -ENXIO);
+	disk->is_closing = true;
 	if (controller->lost != 0) {
 		disk->next = controller->abandoned;
 		controller->abandoned = disk;
 		return;
 	}
-	spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
-	free(disk);
+	free_disk(disk);
 }
 
 /* One that does not answer is not asked to delete its queues: that takes half a minute to fail. It is
@@ -450,12 +682,36 @@ void buslane_spdk_detach(struct buslane_controller *controller)
 	}
 	while ((disk = controller->abandoned) != NULL) {
 		controller->abandoned = disk->next;
-		spdk_nvme_ctrlr_free_io_qpair(disk->qpair);
-		free(disk);
+		free_disk(disk);
 	}
+	if (controller->lost == 0 && controller->key != 0)
+		give_back(controller);
 	spdk_nvme_detach(controller->ctrlr);
 	spdk_log_set_print_level(SPDK_LOG_ERROR);
 	free(controller);
+}
+
+/* Statuses that say something of the whole controller, not of the blocks: its queue was deleted or its commands
+ * aborted, the namespace is gone or not ready, or the way to it is. */
+static void look_at(struct buslane_controller *controller, const struct spdk_nvme_cpl *cpl)
+{
+	if (cpl->status.sct == SPDK_NVME_SCT_PATH)
+		lose(controller, -ENXIO);
+	if (cpl->status.sct != SPDK_NVME_SCT_GENERIC)
+		return;
+	switch (cpl->status.sc) {
+	case SPDK_NVME_SC_ABORTED_BY_REQUEST:
+	case SPDK_NVME_SC_ABORTED_SQ_DELETION:
+	case SPDK_NVME_SC_INVALID_NAMESPACE_OR_FORMAT:
+	case SPDK_NVME_SC_NAMESPACE_NOT_READY:
+		lose(controller, -ENXIO);
+		break;
+	case SPDK_NVME_SC_RESERVATION_CONFLICT:
+		lose(controller, -EPERM);
+		break;
+	default:
+		break;
+	}
 }
 
 static void on_done(void *argument, const struct spdk_nvme_cpl *cpl)
@@ -464,6 +720,8 @@ static void on_done(void *argument, const struct spdk_nvme_cpl *cpl)
 	struct buslane_disk *disk = operation->disk;
 	struct buslane_disk_done *done;
 
+	if (spdk_nvme_cpl_is_error(cpl) && !disk->is_closing)
+		look_at(disk->controller, cpl);
 	done = &disk->done[(disk->done_from + disk->done_count++) % OPERATIONS_MAX];
 	done->slot = (uint32_t)(operation - disk->operations);
 	done->status = spdk_nvme_cpl_is_error(cpl) ?
@@ -500,6 +758,34 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t kind, uint32_t slot,
 	return result;
 }
 
+static void on_beat(void *argument, const struct spdk_nvme_cpl *cpl)
+{
+	struct buslane_disk *disk = argument;
+
+	disk->beat_busy = false;
+	if (!spdk_nvme_cpl_is_error(cpl))
+		disk->controller->key = disk->beat->nrkey;
+	else if (!disk->is_closing)
+		look_at(disk->controller, cpl);
+}
+
+/* Who looks at the reservation sees by a new key that its owner lives. It has no time limit: a slow one is late. */
+static void beat(struct buslane_disk *disk, uint64_t now)
+{
+	struct spdk_nvme_cmd command;
+	uint64_t key = disk->controller->key;
+
+	disk->beat_at = now + BEAT_EVERY_S * spdk_get_ticks_hz();
+	disk->beat->crkey = key;
+	disk->beat->nrkey = (key & ~(uint64_t)BEAT_MASK) | ((key + 1) & BEAT_MASK);
+	memset(&command, 0, sizeof(command));
+	command.opc = SPDK_NVME_OPC_RESERVATION_REGISTER;
+	command.nsid = spdk_nvme_ns_get_id(disk->ns);
+	command.cdw10_bits.resv_register.rrega = SPDK_NVME_RESERVE_REPLACE_KEY;
+	disk->beat_busy = spdk_nvme_ctrlr_cmd_io_raw(disk->controller->ctrlr, disk->qpair, &command, disk->beat,
+						     sizeof(*disk->beat), on_beat, disk) == 0;
+}
+
 /* Whether any operation is late; else when the next one can be. */
 static void look_for_late(struct buslane_disk *disk, uint64_t now)
 {
@@ -519,12 +805,20 @@ uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *
 	uint32_t count = 0;
 	uint64_t now;
 
-	if (disk->in_flight > 0) {
+	if (disk->beat != NULL && disk->polls % POLLS_A_LOOK == 0 && !disk->beat_busy &&
+	    disk->controller->lost == 0) {
+		now = spdk_get_ticks();
+		if (now >= disk->beat_at)
+			beat(disk, now);
+	}
+	if (disk->in_flight == 0 && !disk->beat_busy) {
+		disk->polls++;
+	} else {
 		if (spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0)
 			lose(disk->controller, -ENXIO);
 		if (disk->polls++ % POLLS_A_LOOK == 0) {
 			now = spdk_get_ticks();
-			if (now >= disk->timeout_at)
+			if (disk->in_flight > 0 && now >= disk->timeout_at)
 				look_for_late(disk, now);
 		}
 	}

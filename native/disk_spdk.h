@@ -19,6 +19,7 @@ struct buslane_disk_request {
 	uint32_t queue_pairs;	  /* disks to be opened at most */
 	uint32_t operations;	  /* in flight at most, of each disk */
 	uint32_t timeout_ms;	  /* an operation older than this puts the controller out of service */
+	uint8_t host_id[16];	  /* who this attachment is to the target's reservations: random, never twice */
 };
 
 /* What was opened. */
@@ -37,9 +38,15 @@ struct buslane_disk_facts {
 	uint8_t cache_present;	     /* 1: there is a volatile write cache */
 	uint8_t cache_enabled;	     /* 1: and it is on */
 	uint8_t is_local;	     /* 1: PCIe, so that Force Unit Access reaches the media */
-	uint8_t padding[5];
+	uint8_t can_reserve;	     /* 1: it has reservations that buslane_spdk_reserve can use */
+	uint8_t padding[4];
+	uint8_t eui64[8];
+	/* How long what an earlier user of the namespace has sent may still arrive, where no reservation keeps it
+	 * out; 0 where attaching has ended it. */
+	uint32_t settle_ms;
+	uint32_t padding2;
 };
-_Static_assert(sizeof(struct buslane_disk_facts) == 152, "as src/disk/spdk.rs has it");
+_Static_assert(sizeof(struct buslane_disk_facts) == 168, "as src/disk/spdk.rs has it");
 
 /* SMART / health log. */
 struct buslane_disk_health {
@@ -87,9 +94,18 @@ void buslane_spdk_memory_free(void *memory);
 int buslane_spdk_attach(const struct buslane_disk_request *request, struct buslane_disk_facts *facts,
 			struct buslane_controller **controller);
 
-/* Detaches, when all its disks were closed. What is in flight is abandoned by the controller before this
+/* Detaches, when all its disks were closed, and gives the namespace back if it was reserved. What is in flight is abandoned by the controller before this
  * returns, if it can be reached. */
 void buslane_spdk_detach(struct buslane_controller *controller);
+
+/*
+ * Takes the namespace for this attachment alone, by a reservation: from when this returns 0, no write of anybody else
+ * is executed, and none is under way. Call it before the first disk is opened. The key's upper half says
+ * where its owner runs: whoever is registered from there is gone, as the caller knows by its lock. Another is gone if
+ * its key stays the same for `watch_ms`: an owner changes it once a second (by buslane_spdk_poll of the first disk).
+ * -EBUSY: *other lives. -EPERM: taken at the same time by another.
+ */
+int buslane_spdk_reserve(struct buslane_controller *controller, uint64_t key, uint32_t watch_ms, uint64_t *other);
 
 /* Opens a queue pair. -EBUSY: the controller gives none. */
 int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk **disk);
@@ -116,7 +132,8 @@ int buslane_spdk_submit(struct buslane_disk *disk, uint32_t operation, uint32_t 
 /* Stores up to `room` finished operations; returns how many. */
 uint32_t buslane_spdk_poll(struct buslane_disk *disk, struct buslane_disk_done *done, uint32_t room);
 
-/* 0 while the controller is in service, else why it is not: -ETIMEDOUT, -ENXIO (gone, or was reset). */
+/* 0 while the controller is in service, else why it is not: -ETIMEDOUT, -ENXIO (gone, or was reset, or its
+ * namespace is), -EPERM (another owner has taken the namespace). */
 int buslane_spdk_lost(const struct buslane_controller *controller);
 
 #endif

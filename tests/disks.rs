@@ -74,6 +74,7 @@ fn spdk() {
         write_cache_off: false,
         power_loss_protected: Vec::new(),
         accept_volatile: true,
+        read_only: false,
     };
     conforms(&mut SpdkDisk::open(&config, MEMORY_BYTES).unwrap());
     reopens(|| SpdkDisk::open(&config, MEMORY_BYTES));

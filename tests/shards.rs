@@ -253,7 +253,7 @@ fn a_log_for_another_number_of_shards_is_not_served() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(format("2").contains("2 shards, each with 15 segments"));
-    let says = ["formatted for 2 shards, the profile says 1: set shard.count=2, or format it anew"];
+    let says = ["formatted for 2 shards, the profile says 1: set shard.count=2"];
     refused(&serve(&at), &says);
     assert!(!format("1").contains("shards, each"));
     let two = [&at[..], &["shard.count=2"]].concat();

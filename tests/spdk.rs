@@ -15,7 +15,7 @@ mod target;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Appliance, BUSLANE, Feed, text};
 use target::Target;
@@ -127,6 +127,98 @@ fn two_shards_on_one_controller_lose_it_and_get_it_back() {
         "{} kills of the target under two shards and one of the appliance, {counts:?} messages, lost 0",
         rounds()
     );
+}
+
+/// `buslane` with these arguments, which has to fail; what it says.
+fn refused(args: &[&str], settings: &[&str]) -> String {
+    let mut command = Command::new(BUSLANE);
+    command.args(args).args(["--profile", PROFILE]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    said
+}
+
+fn tcp(more: &[&str]) -> Vec<String> {
+    let port = common::free_port().to_string();
+    let mut arguments: Vec<String> =
+        ["--transport", "tcp", "--core", "0", "--port", &port].map(str::to_owned).to_vec();
+    arguments.extend(more.iter().map(ToString::to_string));
+    arguments
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn one_namespace_has_one_writer_by_whatever_name() {
+    let arguments = tcp(&["--size", "128"]);
+    let Some((target, appliance)) = appliance("names", &words(&arguments), &[]) else { return };
+    let address = format!("port.address=127.0.0.1:{}", common::free_port());
+    let id = target.id.as_str();
+    for name in [id.to_owned(), id.replace("TCP", "tcp"), format!("{id} ns:1")] {
+        let disk = format!("disk.path={name}");
+        let said = refused(&["serve"], &[&address, &disk, "instance=other"]);
+        assert!(said.contains("another Buslane process of this host uses it"), "{name}: {said}");
+    }
+    appliance.run(&["stream", "create", "orders"]);
+}
+
+#[test]
+fn a_word_of_the_transport_id_names_the_namespace_and_nothing_else() {
+    let arguments = tcp(&["--size", "64", "--nqn", "nqn.2019-07.io.spdk:dns:2"]);
+    let Some(target) = Target::start("word", &words(&arguments)) else { return };
+    assert!(target.id.contains("dns:2"), "{}", target.id);
+    format(&target, "1");
+    let said = refused(&["log", "describe", &format!("{} ns:2", target.id)], &[]);
+    assert!(said.contains("no such namespace"), "{said}");
+}
+
+#[test]
+fn an_older_copy_of_the_log_is_refused_before_anything_is_written() {
+    let dir = scratch();
+    let mut bdev = file_bdev(&dir);
+    let port = common::free_port().to_string();
+    bdev.extend(["--transport", "tcp", "--port", &port].map(str::to_owned));
+    let Some((target, mut appliance)) = appliance("older", &words(&bdev), &[]) else { return };
+    appliance.run(&["stream", "create", "orders"]);
+    let file = dir.path().join("namespace");
+    let older = std::fs::read(&file).unwrap();
+    let mut publisher = appliance
+        .client(&["publish", "orders", "--lines", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    publisher.stdin.take().unwrap().write_all(b"one\ntwo\nthree\n").unwrap();
+    assert!(publisher.wait().unwrap().success());
+    target.kill();
+    std::fs::write(&file, &older).unwrap();
+    target.start_again();
+    let (code, said) = appliance.ended();
+    assert_ne!(code, 0, "{said}");
+    assert!(said.contains("an older copy") && said.contains("nothing was changed"), "{said}");
+    assert!(std::fs::read(&file).unwrap() == older, "not a byte was written");
+}
+
+#[test]
+fn without_reservations_a_log_that_was_not_stopped_is_waited_for() {
+    let arguments = tcp(&["--size", "128", "--no-reservations"]);
+    let Some((_target, mut appliance)) = appliance("unreserved", &words(&arguments), &[]) else {
+        return;
+    };
+    appliance.kill();
+    let begin = Instant::now();
+    appliance.restart();
+    assert!(begin.elapsed() >= Duration::from_secs(15), "{:?}", begin.elapsed());
+    assert_eq!(appliance.stop().0, 0);
+    let begin = Instant::now();
+    appliance.restart();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
 }
 
 #[test]

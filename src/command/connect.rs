@@ -183,6 +183,7 @@ impl From<LaunchError> for CommandError {
             | LaunchError::Housekeeping(_)
             | LaunchError::Thread(_)
             | LaunchError::Stopped
+            | LaunchError::OfShard(..)
             | LaunchError::Failed(_)) => Self::Failed(error.to_string()),
         }
     }

@@ -5,6 +5,7 @@
 //! until its completion is polled. A write that completed without error is on non-volatile media, as
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
+pub mod lock;
 pub mod media;
 pub mod ram;
 pub mod share;
@@ -13,6 +14,7 @@ pub mod spdk;
 pub mod uring;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::ids::Durability;
 use crate::limits::BLOCK_BYTES;
@@ -102,8 +104,11 @@ pub enum DiskFault {
     #[error("its file is no longer at its path: it was removed, renamed or replaced")]
     Misplaced,
     /// the controller was reset or is gone
-    #[error("the controller was reset, or is gone")]
+    #[error("the controller was reset, or it or its namespace is gone")]
     Gone,
+    /// another owner has taken the namespace
+    #[error("another appliance has taken the namespace over")]
+    TakenOver,
 }
 
 /// What is known of a disk when it is open.
@@ -161,6 +166,11 @@ pub trait Disk {
     fn out_of_service(&self) -> Option<DiskFault> {
         None
     }
+
+    /// How long after it was opened what an earlier process has sent may still arrive, where nothing keeps it out.
+    fn settles_in(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A disk behind a pointer is a disk.
@@ -199,6 +209,10 @@ macro_rules! forward {
             fn out_of_service(&self) -> Option<DiskFault> {
                 (**self).out_of_service()
             }
+
+            fn settles_in(&self) -> Option<Duration> {
+                (**self).settles_in()
+            }
             }
         )*
     };
@@ -212,9 +226,30 @@ pub fn is_transport_id(name: &str) -> bool {
     name.split_whitespace().next().is_some_and(|first| first.starts_with("trtype:"))
 }
 
+impl DiskFault {
+    /// Whether the device is out of service, so that it may be back: not that it failed at what it was told.
+    #[must_use]
+    pub fn may_come_back(self) -> bool {
+        match self {
+            Self::TimedOut | Self::Gone | Self::TakenOver => true,
+            Self::Errno(_) | Self::Short { .. } | Self::Status(_) | Self::Misplaced => false,
+        }
+    }
+}
+
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
+    /// what no waiting mends
+    #[error("{name}: {why}; {mend}")]
+    Refused {
+        /// Path or transport address.
+        name: String,
+        /// In what it is not as wanted.
+        why: String,
+        /// What to do about it.
+        mend: String,
+    },
     /// {name}: {why}; {mend}
     #[error("{name}: {why}; {mend}")]
     Open {

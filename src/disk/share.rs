@@ -3,6 +3,8 @@
 //! Each share holds a complete log of its own, so nothing above knows that the disk is larger. The share moves
 //! every operation by where it starts, and a bound that is wrong stops the shard instead of hurting another's.
 
+use std::time::Duration;
+
 use super::{Completion, Disk, DiskFault, DiskInfo, Io};
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
@@ -16,17 +18,16 @@ pub struct Share<D> {
 }
 
 impl<D: Disk> Share<D> {
-    /// `bytes` of `disk` from `start` on, for shard `index`.
+    /// `bytes` of `disk` from `start` on. It has the disk's name, which people can type.
     ///
     /// # Panics
     /// When they are not whole blocks within the disk.
-    pub fn new(disk: D, index: u32, start: u64, bytes: u64) -> Self {
+    pub fn new(disk: D, start: u64, bytes: u64) -> Self {
         let block = BLOCK_BYTES as u64;
         let end = start.checked_add(bytes).expect("below 2^64");
         assert!(start.is_multiple_of(block) && bytes.is_multiple_of(block), "whole blocks");
         assert!(bytes > 0 && end <= disk.info().bytes, "{start} to {end} lies within the disk");
-        let name = format!("{}, shard {index}", disk.info().name);
-        let info = DiskInfo { name, bytes, ..disk.info().clone() };
+        let info = DiskInfo { bytes, ..disk.info().clone() };
         Self { disk, start, info }
     }
 }
@@ -69,6 +70,10 @@ impl<D: Disk> Disk for Share<D> {
     fn out_of_service(&self) -> Option<DiskFault> {
         self.disk.out_of_service()
     }
+
+    fn settles_in(&self) -> Option<Duration> {
+        self.disk.settles_in()
+    }
 }
 
 #[cfg(test)]
@@ -87,11 +92,8 @@ mod tests {
     fn two_shares_do_not_see_each_other() {
         let mut disk = RamDisk::new(8 * BLOCK, 2 * BLOCK_BYTES, 4).unwrap();
         for index in 0..2 {
-            let mut share = Share::new(&mut disk, index, u64::from(index) * 4 * BLOCK, 4 * BLOCK);
-            assert_eq!(
-                (share.info().bytes, share.info().name.as_str()),
-                (4 * BLOCK, ["ram, shard 0", "ram, shard 1"][index as usize])
-            );
+            let mut share = Share::new(&mut disk, index * 4 * BLOCK, 4 * BLOCK);
+            assert_eq!((share.info().bytes, share.info().name.as_str()), (4 * BLOCK, "ram"));
             share.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(u8::try_from(index).unwrap() + 1);
             run(&mut share, io(Operation::Write, BLOCK)).unwrap();
         }
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn a_completion_is_of_the_operation_as_it_was_submitted() {
         let mut disk = RamDisk::new(8 * BLOCK, BLOCK_BYTES, 1).unwrap();
-        let mut share = Share::new(&mut disk, 1, 4 * BLOCK, 4 * BLOCK);
+        let mut share = Share::new(&mut disk, 4 * BLOCK, 4 * BLOCK);
         let write = io(Operation::Write, 2 * BLOCK);
         share.submit(write).unwrap();
         assert_eq!(
@@ -120,6 +122,6 @@ mod tests {
     #[should_panic(expected = "beyond the disk")]
     fn nothing_goes_past_the_end_of_a_share() {
         let mut disk = RamDisk::new(8 * BLOCK, BLOCK_BYTES, 1).unwrap();
-        let _ = Share::new(&mut disk, 0, 0, 4 * BLOCK).submit(io(Operation::Write, 4 * BLOCK));
+        let _ = Share::new(&mut disk, 0, 4 * BLOCK).submit(io(Operation::Write, 4 * BLOCK));
     }
 }

@@ -12,21 +12,25 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use super::lock::{Lock, place};
 use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
 use crate::memory::Memory;
 
 mod device;
+mod hold;
+mod says;
 
 pub use device::{Device, Health};
 
-use device::{check, device_of, durability, identity_of};
+use device::{check, device_of, durability, enough_queue_pairs, identity_of, lock_name};
+use hold::{hold, random};
+use says::{failed, open_error, reserve_error};
 
 /// What bindgen makes of `native/disk_spdk.h`, asserts on its layouts included.
 mod native {
@@ -44,6 +48,9 @@ const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
 
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
+
+/// How long an owner from another place is watched for signs of life, of which it gives one a second.
+const WATCH_MS: u32 = 5_000;
 
 /// Memory for devices comes in huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -65,6 +72,8 @@ pub struct SpdkConfig {
     pub power_loss_protected: Vec<String>,
     /// Use it although what it acknowledges may be lost when the power goes.
     pub accept_volatile: bool,
+    /// It is only looked at: nobody else is kept from writing.
+    pub read_only: bool,
 }
 
 /// A namespace, attached to while there is a disk on it.
@@ -75,8 +84,6 @@ pub struct SpdkNamespace {
     /// Disks on it at a time, at most.
     disks_max: u32,
     state: Mutex<State>,
-    /// No other process of this host opens it meanwhile.
-    _lock: UnixListener,
 }
 
 /// Who attaches, opens, closes and detaches holds it: the shim wants one of these at a time.
@@ -84,6 +91,8 @@ pub struct SpdkNamespace {
 struct State {
     attached: Option<Attached>,
     disks: u32,
+    /// What the namespace is, and that no other process of this host opens it meanwhile.
+    held: Option<(String, Lock)>,
     /// Memory of disks that were closed with operations unanswered: the controller may still write there, until
     /// it was attached to, and so reset, again.
     limbo: Vec<Memory>,
@@ -109,13 +118,8 @@ impl SpdkNamespace {
     pub fn new(config: SpdkConfig, disks_max: u32) -> Result<Arc<Self>, DiskError> {
         let id = CString::new(config.transport_id.clone())
             .map_err(|_| failed(&config, "holds a zero byte", "remove it"))?;
-        let lock = lock(&config.transport_id).map_err(|why| {
-            let mend =
-                "stop the other one: a log has one writer; tools look at a disk that is not served";
-            failed(&config, &why, mend)
-        })?;
         start(&config, &id)?;
-        Ok(Arc::new(Self { config, id, disks_max, state: Mutex::default(), _lock: lock }))
+        Ok(Arc::new(Self { config, id, disks_max, state: Mutex::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -132,10 +136,13 @@ impl SpdkNamespace {
             // SAFETY: it is attached as long as the state says so.
             if unsafe { native::buslane_spdk_lost(attached.controller.as_ptr()) } != 0 {
                 let mend = "it is attached anew once all shards have let go of it";
-                return refused("was reset, is gone or did not answer in time", mend);
+                return refused(
+                    "was reset, is gone, was taken over or did not answer in time",
+                    mend,
+                );
             }
         } else {
-            state.attached = Some(attach(&self.config, &self.id, self.disks_max)?);
+            state.attached = Some(attach(&self.config, &self.id, self.disks_max, &mut state.held)?);
             // Attaching has reset the controller: what it had not answered is over.
             state.limbo.clear();
         }
@@ -181,6 +188,7 @@ pub struct SpdkDisk {
     done: Vec<native::buslane_disk_done>,
     /// Why nothing more is submitted.
     lost: Option<DiskFault>,
+    settle_ms: u32,
     namespace: Arc<SpdkNamespace>,
 }
 
@@ -267,6 +275,7 @@ impl SpdkDisk {
             free,
             done: vec![native::buslane_disk_done::default(); OPERATIONS_MAX],
             lost: None,
+            settle_ms: attached.facts.settle_ms,
             namespace: Arc::clone(namespace),
         })
     }
@@ -358,27 +367,23 @@ impl Disk for SpdkDisk {
             native::buslane_spdk_poll(self.queue.handle.as_ptr(), self.done.as_mut_ptr(), room)
         };
         let count = usize::try_from(count).expect("small");
+        if self.lost.is_none() {
+            // SAFETY: it is attached while there is a disk.
+            let lost = unsafe { native::buslane_spdk_lost(self.queue.controller.as_ptr()) };
+            self.lost = (lost != 0).then(|| fault_of(lost));
+        }
         for (finished, completion) in self.done[..count].iter().zip(done) {
             let slot = usize::try_from(finished.slot).expect("small");
             let io = self.slots[slot].take().expect("an operation completes once");
             self.free.push(finished.slot);
             self.memory.unpin(&io.memory());
-            let result = match finished.status {
-                0 => Ok(()),
-                status if was_aborted(status) => {
-                    self.lost.get_or_insert(DiskFault::Gone);
-                    Err(DiskFault::Gone)
-                }
-                status => Err(DiskFault::Status(status)),
+            let result = match (finished.status, self.lost) {
+                (0, _) => Ok(()),
+                // The controller, the namespace or the way to it went; the media did not fail.
+                (_, Some(fault)) => Err(fault),
+                (status, None) => Err(DiskFault::Status(status)),
             };
             *completion = Completion { io, result };
-        }
-        if self.lost.is_none() {
-            // SAFETY: it is attached while there is a disk.
-            let lost = unsafe { native::buslane_spdk_lost(self.queue.controller.as_ptr()) };
-            if lost != 0 {
-                self.lost = Some(fault_of(lost));
-            }
         }
         count
     }
@@ -428,19 +433,27 @@ impl Disk for SpdkDisk {
     fn out_of_service(&self) -> Option<DiskFault> {
         self.lost
     }
-}
 
-fn failed(config: &SpdkConfig, why: &str, mend: &str) -> DiskError {
-    DiskError::Open { name: config.transport_id.clone(), why: why.into(), mend: mend.into() }
+    fn settles_in(&self) -> Option<Duration> {
+        (self.settle_ms > 0).then(|| Duration::from_millis(self.settle_ms.into()))
+    }
 }
 
 /// Attaches, and looks at whether the namespace is the right one, and why what it completes is on media.
-fn attach(config: &SpdkConfig, id: &CString, queue_pairs: u32) -> Result<Attached, DiskError> {
+fn attach(
+    config: &SpdkConfig,
+    id: &CString,
+    queue_pairs: u32,
+    held: &mut Option<(String, Lock)>,
+) -> Result<Attached, DiskError> {
+    let mut host_id = [0; 16];
+    random(config, &mut host_id)?;
     let request = native::buslane_disk_request {
         transport_id: id.as_ptr(),
         queue_pairs,
         operations: u32::try_from(OPERATIONS_MAX).expect("small"),
         timeout_ms: config.timeout_ms,
+        host_id,
     };
     let mut facts = native::buslane_disk_facts::default();
     let mut attached = ptr::null_mut();
@@ -453,9 +466,11 @@ fn attach(config: &SpdkConfig, id: &CString, queue_pairs: u32) -> Result<Attache
     }
     let controller = NonNull::new(attached).expect("attached without error");
     let checked = check(&device_of(&facts), config)
+        .and_then(|()| hold(config, &lock_name(&facts), held))
         .and_then(|()| enough_queue_pairs(config, queue_pairs, facts.queue_pairs))
         .and_then(|()| set_write_cache(config, controller, &mut facts))
-        .and_then(|()| durability(&device_of(&facts), config));
+        .and_then(|()| durability(&device_of(&facts), config))
+        .and_then(|class| reserve(config, controller, &facts).map(|()| class));
     match checked {
         Ok(durability) => Ok(Attached { controller, facts, durability }),
         Err(error) => {
@@ -463,14 +478,6 @@ fn attach(config: &SpdkConfig, id: &CString, queue_pairs: u32) -> Result<Attache
             Err(error)
         }
     }
-}
-
-fn enough_queue_pairs(config: &SpdkConfig, wanted: u32, given: u32) -> Result<(), DiskError> {
-    if given >= wanted {
-        return Ok(());
-    }
-    let why = format!("the controller gives {given} queue pairs, and there are {wanted} shards");
-    Err(failed(config, &why, "lower shard.count, or let go of other users of the device"))
 }
 
 fn set_write_cache(
@@ -491,29 +498,41 @@ fn set_write_cache(
     Err(failed(config, &why, mend))
 }
 
-/// Holds a name of this host that ends with the process: a namespace over a network or a socket has no lock
-/// of its own.
-fn lock(transport_id: &str) -> Result<UnixListener, String> {
-    let words: Vec<&str> = transport_id.split_whitespace().collect();
-    let name: String = format!("buslane-disk {}", words.join(" ")).chars().take(100).collect();
-    let bound =
-        SocketAddr::from_abstract_name(name).and_then(|address| UnixListener::bind_addr(&address));
-    bound.map_err(|error| {
-        if error.kind() == io::ErrorKind::AddrInUse {
-            return "another Buslane process uses it".to_owned();
+/// Keeps everybody else from writing, late writes of an earlier attachment included, where the namespace can.
+fn reserve(
+    config: &SpdkConfig,
+    controller: NonNull<native::buslane_controller>,
+    facts: &native::buslane_disk_facts,
+) -> Result<(), DiskError> {
+    if config.read_only || facts.can_reserve == 0 {
+        return Ok(());
+    }
+    let mut other = 0;
+    loop {
+        let mut bytes = [0; 2];
+        random(config, &mut bytes)?;
+        let nonce = u16::from_le_bytes(bytes).max(1);
+        let key = u64::from(place()) << 32 | u64::from(nonce) << 16;
+        // SAFETY: it is attached and has no disk yet; the number lives through the call.
+        let result = unsafe {
+            native::buslane_spdk_reserve(controller.as_ptr(), key, WATCH_MS, &raw mut other)
+        };
+        if result == -libc::EAGAIN {
+            continue;
         }
-        format!("cannot be locked: {error}")
-    })
-}
-
-/// Whether a status says that the controller, its queue or the way to it went, not that the media failed:
-/// aborted by request (07h) or with its queue (08h), or a path-related status.
-fn was_aborted(status: u16) -> bool {
-    matches!(status, 0x0007 | 0x0008) || status >> 8 == 3
+        if result == 0 {
+            return Ok(());
+        }
+        return Err(reserve_error(config, result, other));
+    }
 }
 
 fn fault_of(errno: i32) -> DiskFault {
-    if errno == -libc::ETIMEDOUT { DiskFault::TimedOut } else { DiskFault::Gone }
+    match -errno {
+        libc::ETIMEDOUT => DiskFault::TimedOut,
+        libc::EPERM => DiskFault::TakenOver,
+        _ => DiskFault::Gone,
+    }
 }
 
 fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
@@ -540,26 +559,6 @@ fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
         ));
     }
     Ok(())
-}
-
-fn open_error(config: &SpdkConfig, errno: i32) -> DiskError {
-    let (why, mend) = match -errno {
-        libc::ENODEV => (
-            "no NVMe controller answers there",
-            "is the device bound to vfio-pci, or the target running? see docs/spdk.md",
-        ),
-        libc::ENOENT => ("the controller has no such namespace", "name another with ns:N"),
-        libc::EBADF => (
-            "its blocks carry metadata or protection information",
-            "format the namespace with 512 or 4096 bytes and no metadata",
-        ),
-        libc::EBUSY => (
-            "the controller gives no queue pair",
-            "let go of other users of the device, or raise its number of queues",
-        ),
-        _ => ("cannot be opened", "see the SPDK lines on standard error"),
-    };
-    failed(config, why, mend)
 }
 
 fn allocate(bytes: usize) -> Option<Memory> {

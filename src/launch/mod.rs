@@ -18,6 +18,7 @@ mod house;
 mod logfile;
 pub mod notify;
 mod present;
+mod seat;
 mod shards;
 #[cfg(not(feature = "spdk"))]
 #[path = "no_spdk.rs"]
@@ -27,35 +28,32 @@ mod spdk_disk;
 mod spdk_disk;
 mod stop;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use door::Entrance;
 use held::{Held, ensure_file};
 use house::{House, Houses, keep_house};
 use logfile::Missing;
+use seat::Seat;
 use stop::LastResort;
 
 pub use stop::catch_signals;
 
 use crate::admin::Hangup;
-use crate::admin::state::ShardFacts;
 use crate::clock::{Clock, FollowingClock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::share::Share;
-use crate::disk::uring::{UringConfig, UringDisk, UringFile};
+use crate::disk::uring::{UringConfig, UringDisk};
 use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::ids::Durability;
 use crate::limits::QUEUE_DEPTH_MAX;
-use crate::log::Log;
 use crate::log::create::{FormatError, FormatOptions, format};
-use crate::log::recovery::{OpenError, OpenOptions, Recovery};
+use crate::log::recovery::{OpenError, Recovery};
 use crate::log::shares;
 use crate::log::superblock::ShareId;
 use crate::port::udp::UdpPort;
@@ -63,9 +61,7 @@ use crate::port::{Port, PortError};
 use crate::profile::{
     Core, DiskDriver, DiskProfile, PortDriver, PortProfile, Profile, ProfileError,
 };
-use crate::session::receipts::Run;
-use crate::shard::observe::Observer;
-use crate::shard::{Condition, Neighbours, Shard, ShardOptions, recovered_run};
+use crate::shard::Shard;
 
 /// A port of any kind.
 pub type AnyPort = Box<dyn Port>;
@@ -76,9 +72,6 @@ pub type AnyDisk = Box<dyn Disk>;
 /// the disk on a core it shares takes as long as the other's time slice, and the watchdog must not take that for
 /// a shard that hangs.
 const TURNS_A_LOOK: u32 = 16;
-
-/// Between two tries to open a disk that is gone.
-const REOPEN_EVERY: Duration = Duration::from_millis(100);
 
 /// Memory to format a disk in.
 const FORMAT_MEMORY_BYTES: usize = 2 << 20;
@@ -121,6 +114,9 @@ pub enum LaunchError {
     /// told to stop before it served
     #[error("told to stop before it served")]
     Stopped,
+    /// a shard did not start, or ended
+    #[error("shard {0}: {1}")]
+    OfShard(u32, Box<LaunchError>),
     /// serving ended with a failure
     #[error("{0}")]
     Failed(String),
@@ -200,7 +196,7 @@ pub fn open_disk(
         return Ok(Box::new(disk));
     }
     if profile.driver == DiskDriver::Spdk {
-        return spdk_disk::open(profile, &profile.path, memory_bytes);
+        return spdk_disk::open(profile, &profile.path, memory_bytes, false);
     }
     ensure_file(profile, 1, &AtomicBool::new(false), Missing::Refuse, watch)?;
     of_share(open_uring(Path::new(&profile.path), memory_bytes, false)?, ShareId::WHOLE)
@@ -212,7 +208,7 @@ pub fn open_disk(
 /// When the disk was formatted for another number of shards, or the share is another's.
 pub fn of_share<D: Disk + 'static>(mut disk: D, share: ShareId) -> Result<AnyDisk, LaunchError> {
     Ok(match shares::find(&mut disk, share)? {
-        Some((start, bytes)) => Box::new(Share::new(disk, share.index, start, bytes)),
+        Some((start, bytes)) => Box::new(Share::new(disk, start, bytes)),
         None => Box::new(disk),
     })
 }
@@ -229,7 +225,7 @@ pub fn open_tool_disk(
     read_only: bool,
 ) -> Result<AnyDisk, LaunchError> {
     if is_transport_id(name) {
-        return spdk_disk::open(profile, name, memory_bytes);
+        return spdk_disk::open(profile, name, memory_bytes, read_only);
     }
     Ok(Box::new(open_uring(Path::new(name), memory_bytes, read_only)?))
 }
@@ -339,9 +335,8 @@ fn serve_until(
     let held = Held::of(profile, stop, watch)?;
     let [beat] = beats;
     let (stop, clock) = (Arc::clone(stop), FollowingClock::new(clock));
-    let mut seat =
-        Seat { share: ShareId::WHOLE, held: &held, profile, clock, stop, beat, core: None };
-    let opened = seat.open_log(watch)?;
+    let mut seat = Seat::new(ShareId::WHOLE, &held, profile, clock, stop, beat);
+    let opened = seat.open_first(watch)?;
     seat.core = pin_to(shard_cores[0])?;
     let port = entrance.pass();
     seat.serve(port, opened, house, None, &mut |progress| {
@@ -352,169 +347,6 @@ fn serve_until(
         }
         watch(progress);
     })
-}
-
-/// Where a shard runs, and on what.
-struct Seat<'a> {
-    share: ShareId,
-    held: &'a Held,
-    profile: &'a Profile,
-    clock: FollowingClock,
-    stop: Arc<AtomicBool>,
-    /// Moves while the shard makes turns.
-    beat: Arc<AtomicU64>,
-    core: Option<usize>,
-}
-
-impl Seat<'_> {
-    /// Serves until it is told to stop; a disk that is lost is opened again as soon as it is back.
-    fn serve(
-        &self,
-        mut port: AnyPort,
-        mut opened: Opened,
-        (house, mut observer): (House, Observer),
-        mut neighbours: Option<Neighbours>,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Result<(), LaunchError> {
-        loop {
-            let (disk, log, runs) = opened;
-            let leg = log.leg();
-            let (name, durability) = (disk.info().name.clone(), disk.info().durability);
-            let options = ShardOptions {
-                window_messages: self.profile.limits.window_messages,
-                secret: getrandom::u64().expect("the operating system gives random bytes"),
-            };
-            let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
-            // Housekeeping goes with the process only.
-            let _ = house.facts.send(ShardFacts {
-                address: shard.port().local().to_string(),
-                port: shard.port().describe(),
-                disk: name.clone(),
-                durability: durability.name(),
-                core: self.core,
-            });
-            shard.observe(observer);
-            if let Some(neighbours) = neighbours.take() {
-                shard.join(neighbours);
-            }
-            house.life.begin();
-            watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
-            let fault = self.run(&mut shard, watch);
-            house.life.pause();
-            let Some(fault) = fault else {
-                watch(Progress::Stopping);
-                return stop_shard(shard, &self.clock, watch);
-            };
-            watch(Progress::Lost(name.clone(), fault));
-            observer = shard.take_observer().expect("given above");
-            neighbours = shard.take_neighbours();
-            port = shard.abandon();
-            let Some(again) = self.open_again(watch)? else { return Ok(()) };
-            if again.1.leg() != leg {
-                return Err(LaunchError::Failed(format!(
-                    "{name}: what came back holds another log; start again if that is the one to serve"
-                )));
-            }
-            opened = again;
-        }
-    }
-
-    /// Turns until it is told to stop (`None`), or the disk is lost.
-    fn run<C: Clock>(
-        &self,
-        shard: &mut Shard<AnyPort, AnyDisk, C>,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Option<DiskFault> {
-        let mut told = shard.condition();
-        loop {
-            for _ in 0..TURNS_A_LOOK {
-                shard.turn();
-            }
-            // Only this thread writes it, and it orders nothing.
-            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-            // Only a flag: it orders nothing but itself.
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            let misplaced = self.held.misplaced();
-            if misplaced.is_some() {
-                shard.give_up_disk(DiskFault::Misplaced);
-            }
-            let condition = shard.condition();
-            if condition != told {
-                told = condition;
-                match condition {
-                    Condition::Failed(code) => {
-                        let open = misplaced.map(UringFile::own_name);
-                        watch(Progress::Failing(failure(shard, code, open.as_deref())));
-                    }
-                    Condition::Full => watch(Progress::Full),
-                    Condition::DiskLost(fault) => return Some(fault),
-                    Condition::Serving | Condition::Draining => {}
-                }
-            }
-        }
-    }
-
-    fn open_disk(
-        &self,
-        memory_bytes: usize,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Result<AnyDisk, LaunchError> {
-        self.held.open(&self.profile.disk, self.share, memory_bytes, watch)
-    }
-
-    fn open_log(&self, watch: &mut dyn FnMut(Progress)) -> Result<Opened, LaunchError> {
-        let disk = &self.profile.disk;
-        let ring_bytes = usize::try_from(disk.ring).expect("a 64-bit machine");
-        let (queue_depth, unix_ns) = (disk.queue_depth, self.clock.unix_ns());
-        let mut disk = self.open_disk(Log::memory_bytes(ring_bytes), watch)?;
-        let options = OpenOptions { queue_depth, ring_bytes, unix_ns };
-        let begin_ns = self.clock.now_ns();
-        let mut runs = BTreeMap::new();
-        let (log, recovery) =
-            Log::open(&mut disk, &options, &mut |message| recovered_run(&mut runs, message))?;
-        let took_ns = self.clock.now_ns() - begin_ns;
-        watch(Progress::Opened(disk.info().name.clone(), recovery, took_ns));
-        Ok((disk, log, runs))
-    }
-
-    /// Opens a disk that was lost, as often as it takes; `None` when told to stop meanwhile.
-    ///
-    /// # Errors
-    /// What no waiting mends: the device is back, and its log is damaged or gone.
-    fn open_again(&self, watch: &mut dyn FnMut(Progress)) -> Result<Option<Opened>, LaunchError> {
-        let mut told = String::new();
-        // Only a flag: it orders nothing but itself.
-        while !self.stop.load(Ordering::Relaxed) {
-            // Only this thread writes it, and it orders nothing.
-            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-            match self.open_log(watch) {
-                Ok(opened) => return Ok(Some(opened)),
-                Err(
-                    error @ (LaunchError::Disk(_)
-                    | LaunchError::Open(OpenError::Device { .. } | OpenError::Write { .. })),
-                ) => {
-                    let why = error.to_string();
-                    if why != told {
-                        watch(Progress::Waiting(why.clone()));
-                        told = why;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            wait(REOPEN_EVERY);
-        }
-        Ok(None)
-    }
-}
-
-/// A disk, its log, and the runs of messages recovery has seen, by producer.
-type Opened = (AnyDisk, Log, BTreeMap<u64, Vec<Run>>);
-
-#[allow(clippy::disallowed_methods, reason = "no disk, so nothing to poll")]
-fn wait(time: Duration) {
-    std::thread::sleep(time);
 }
 
 /// Whether cores and devices are where the profile may have them, and the checks it requires pass. Returns what

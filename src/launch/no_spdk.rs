@@ -9,7 +9,7 @@ use crate::profile::DiskProfile;
 pub(super) enum Namespace {}
 
 pub(super) fn hold(profile: &DiskProfile, _shards: u32) -> Result<Namespace, LaunchError> {
-    Err(open(profile, &profile.path, 0).err().expect("never opened here"))
+    Err(open(profile, &profile.path, 0, false).err().expect("never opened here"))
 }
 
 pub(super) fn open_on(
@@ -24,6 +24,7 @@ pub(super) fn open(
     _profile: &DiskProfile,
     transport_id: &str,
     _memory_bytes: usize,
+    _read_only: bool,
 ) -> Result<AnyDisk, LaunchError> {
     Err(LaunchError::Disk(DiskError::Open {
         name: transport_id.to_owned(),

@@ -11,7 +11,8 @@ use std::thread;
 
 use super::held::Held;
 use super::notify::Notify;
-use super::{Entrance, House, Houses, LaunchError, Opened, Progress, Seat};
+use super::seat::{Opened, Seat};
+use super::{Entrance, House, Houses, LaunchError, Progress};
 use super::{dpdk_port, keep_house, pin_to};
 use crate::admin::Hangup;
 use crate::clock::{FollowingClock, HostClock};
@@ -51,15 +52,16 @@ pub(super) fn serve(
         let mut go = Vec::new();
         let places = cores.iter().zip(&beats).zip(entrances);
         for ((index, house), ((core, beat), entrance)) in (0..).zip(houses).zip(places) {
-            let seat = Seat {
-                share: ShareId { index, count },
-                held: &held,
+            let share = ShareId { index, count };
+            let mut seat = Seat::new(
+                share,
+                &held,
                 profile,
-                clock: FollowingClock::new(clock.clone()),
-                stop: Arc::clone(stop),
-                beat: Arc::clone(beat),
-                core: *core,
-            };
+                FollowingClock::new(clock.clone()),
+                Arc::clone(stop),
+                Arc::clone(beat),
+            );
+            seat.core = *core;
             let (go_in, go_out) = mpsc::channel();
             go.push(go_in);
             let say = say.clone();
@@ -101,7 +103,7 @@ fn run(
     };
     let mut watch = |progress| tell(Word::Said(progress));
     // Memory is touched first by the core that works with it, so the thread is pinned before there is any.
-    let opened = pin_to(seat.core).and_then(|_| seat.open_log(&mut watch));
+    let opened = pin_to(seat.core).and_then(|_| seat.open_first(&mut watch));
     let ended = opened.and_then(|opened| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
         match go.recv() {
@@ -178,7 +180,8 @@ impl<'a> Listener<'a> {
                 Word::Opened(streams) => self.enter(shard, &streams),
                 Word::Said(progress) => self.on_said(shard, progress, watch),
                 Word::Ended(Ok(())) => {}
-                Word::Ended(Err(error)) => self.fail(error),
+                Word::Ended(Err(LaunchError::Stopped)) => self.fail(LaunchError::Stopped),
+                Word::Ended(Err(error)) => self.fail(LaunchError::OfShard(shard, Box::new(error))),
             }
         }
         self.failed.map_or(Ok(()), Err)

@@ -7,12 +7,15 @@ use crate::launch::{AnyDisk, LaunchError};
 use crate::log::superblock::ShareId;
 use crate::profile::DiskProfile;
 
+/// Nobody waits for a tool within microseconds, and it gives up at the first operation that takes longer.
+const TOOL_TIMEOUT_MS: u32 = 10_000;
+
 /// A namespace that shards work on.
 pub(super) type Namespace = Arc<SpdkNamespace>;
 
 /// Takes hold of the namespace of a log for `shards` shards.
 pub(super) fn hold(profile: &DiskProfile, shards: u32) -> Result<Namespace, LaunchError> {
-    Ok(SpdkNamespace::new(config(profile, &profile.path), shards)?)
+    Ok(SpdkNamespace::new(config(profile, &profile.path, false), shards)?)
 }
 
 /// A shard's disk on it.
@@ -24,16 +27,19 @@ pub(super) fn open_on(
     super::of_share(SpdkDisk::on(namespace, memory_bytes)?, share)
 }
 
-/// The whole namespace, for this process alone.
+/// The whole namespace, for this process alone, for looking only where `read_only`.
 pub(super) fn open(
     profile: &DiskProfile,
     transport_id: &str,
     memory_bytes: usize,
+    read_only: bool,
 ) -> Result<AnyDisk, LaunchError> {
-    Ok(Box::new(SpdkDisk::open(&config(profile, transport_id), memory_bytes)?))
+    let mut config = config(profile, transport_id, read_only);
+    config.timeout_ms = config.timeout_ms.max(TOOL_TIMEOUT_MS);
+    Ok(Box::new(SpdkDisk::open(&config, memory_bytes)?))
 }
 
-fn config(profile: &DiskProfile, transport_id: &str) -> SpdkConfig {
+fn config(profile: &DiskProfile, transport_id: &str, read_only: bool) -> SpdkConfig {
     let spdk = profile.spdk.clone();
     SpdkConfig {
         transport_id: transport_id.to_owned(),
@@ -43,5 +49,6 @@ fn config(profile: &DiskProfile, transport_id: &str) -> SpdkConfig {
         write_cache_off: spdk.write_cache_off,
         power_loss_protected: spdk.power_loss_protected,
         accept_volatile: profile.accept_volatile,
+        read_only,
     }
 }

@@ -235,7 +235,7 @@ pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
         return Ok(found);
     }
     for index in 0..share.count {
-        let mut part = Share::new(&mut *disk, index, u64::from(index) * each, each);
+        let mut part = Share::new(&mut *disk, u64::from(index) * each, each);
         match made_of(&read_copies(&mut part)) {
             Made::Nothing => {}
             Made::Served => return Ok(Made::Served),
@@ -329,7 +329,7 @@ mod tests {
             // The last share alone was served.
             let share = 40 * MIB / u64::from(shards);
             let start = share * u64::from(shards - 1);
-            let mut last = Share::new(&mut disk, shards - 1, start, share);
+            let mut last = Share::new(&mut disk, start, share);
             let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
             Log::open(&mut last, &options, &mut |_| {}).unwrap();
             assert_eq!(made(&mut disk).unwrap(), Made::Served, "{shards}");

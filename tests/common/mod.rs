@@ -121,17 +121,14 @@ impl Appliance {
 
     /// SIGTERM; returns the exit code and what was said on stderr since it was ready.
     pub(crate) fn stop(&mut self) -> (i32, String) {
-        let child = self.child.take().expect("it runs");
-        signal(&child, "TERM");
-        let mut child = child;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "SIGTERM was not enough");
-            thread::sleep(Duration::from_millis(5));
-        };
+        signal(self.child.as_ref().expect("it runs"), "TERM");
+        self.ended()
+    }
+
+    /// Waits until it has ended; returns the same.
+    pub(crate) fn ended(&mut self) -> (i32, String) {
+        let mut child = self.child.take().expect("it runs");
+        let status = wait(&mut child, Duration::from_secs(20));
         let said = self.said.take().unwrap().join().unwrap();
         (status.code().expect("it exits by itself"), said)
     }

@@ -1,6 +1,7 @@
 //! What a namespace says of itself, whether a log can be on it, and why what it completes is on media.
 
-use super::{SpdkConfig, failed, native};
+use super::says::{failed, refused};
+use super::{SpdkConfig, native};
 use crate::disk::DiskError;
 use crate::ids::Durability;
 use crate::limits::BLOCK_BYTES;
@@ -60,11 +61,33 @@ fn text(bytes: &[std::ffi::c_char]) -> String {
 }
 
 pub(super) fn identity_of(facts: &native::buslane_disk_facts) -> [u8; 16] {
-    if facts.nguid == [0; 16] { facts.uuid } else { facts.nguid }
+    if facts.nguid != [0; 16] {
+        return facts.nguid;
+    }
+    let mut identity = facts.uuid;
+    if identity == [0; 16] {
+        identity[..8].copy_from_slice(&facts.eui64);
+    }
+    identity
+}
+
+/// What the namespace is, by the first of its identities that it has: all ways to it come to the same.
+pub(super) fn lock_name(facts: &native::buslane_disk_facts) -> String {
+    let names = [("NGUID", facts.nguid.as_slice()), ("UUID", &facts.uuid), ("EUI64", &facts.eui64)];
+    match names.iter().find(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+        Some((name, bytes)) => format!("namespace, {name} {}", hexadecimal(bytes)),
+        None => {
+            let (model, serial) = (text(&facts.model), text(&facts.serial));
+            format!("namespace {} of controller {model} {serial}", facts.namespace_id)
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn device_of(facts: &native::buslane_disk_facts) -> Device {
-    let hexadecimal = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Device {
         model: text(&facts.model),
         serial: text(&facts.serial),
@@ -76,28 +99,40 @@ pub(super) fn device_of(facts: &native::buslane_disk_facts) -> Device {
         power_fail_blocks: facts.power_fail_blocks,
         write_cache: facts.cache_present != 0,
         write_cache_on: facts.cache_enabled != 0,
-        identity: hexadecimal(identity_of(facts)),
+        identity: hexadecimal(&identity_of(facts)),
         is_local: facts.is_local != 0,
     }
 }
 
 /// Whether the namespace is one a log can be on, and the one that is meant.
 pub(super) fn check(device: &Device, config: &SpdkConfig) -> Result<(), DiskError> {
-    let failed = |why: String, mend: &str| Err(failed(config, &why, mend));
+    let refused = |why: String, mend: &str| Err(refused(config, &why, mend));
     if usize::try_from(device.block_bytes).is_ok_and(|block| !BLOCK_BYTES.is_multiple_of(block)) {
-        return failed(
+        return refused(
             format!("its logical blocks have {} bytes", device.block_bytes),
             "format the namespace with 512 or 4096 bytes and no metadata",
         );
     }
     let wanted = config.identity.to_lowercase().replace('-', "");
     if !wanted.is_empty() && wanted != device.identity {
-        return failed(
+        return refused(
             format!("is namespace {}, wanted {wanted}", device.identity),
             "name the right device, or its identity in disk.spdk.identity",
         );
     }
     Ok(())
+}
+
+pub(super) fn enough_queue_pairs(
+    config: &SpdkConfig,
+    wanted: u32,
+    given: u32,
+) -> Result<(), DiskError> {
+    if given >= wanted {
+        return Ok(());
+    }
+    let why = format!("the controller gives {given} queue pairs, and there are {wanted} shards");
+    Err(failed(config, &why, "lower shard.count, or let go of other users of the device"))
 }
 
 /// Why what it completes is on media; what is not known is refused.
@@ -109,7 +144,7 @@ pub(super) fn durability(device: &Device, config: &SpdkConfig) -> Result<Durabil
     match device {
         // What a target behind a fabric says of its cache is not what its own devices do.
         Device { is_local: false, .. } if config.accept_volatile => Ok(Durability::Volatile),
-        Device { is_local: false, .. } => Err(DiskError::Open {
+        Device { is_local: false, .. } => Err(DiskError::Refused {
             name: config.transport_id.clone(),
             why: format!("nothing is known of what `{name}` keeps when the power goes"),
             mend: format!(
@@ -153,6 +188,7 @@ mod tests {
             write_cache_off: false,
             power_loss_protected: protected.iter().map(ToString::to_string).collect(),
             accept_volatile,
+            read_only: false,
         }
     }
 
