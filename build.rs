@@ -34,7 +34,16 @@ mod shims {
             });
         // A driver: pkg-config names those only to who links them statically.
         println!("cargo:rustc-link-lib=rte_net_ring");
-        compile("port_dpdk", &library.include_paths, "libdpdk", &["-include", "rte_config.h"]);
+        let sources =
+            ["eal", "gate", "handshake", "memif", "port", "steering"].map(|name| format!("dpdk/{name}"));
+        println!("cargo:rerun-if-changed=native/dpdk");
+        compile(
+            "port_dpdk",
+            &sources,
+            &library.include_paths,
+            "libdpdk",
+            &["-include", "rte_config.h"],
+        );
         bind("port_dpdk");
     }
 
@@ -70,7 +79,7 @@ mod shims {
                      has to be found before any other (PKG_CONFIG_PATH)\n{error}"
                 ))
             });
-        compile("disk_spdk", &library.include_paths, "spdk_nvme", &[]);
+        compile("disk_spdk", &["disk_spdk".to_owned()], &library.include_paths, "spdk_nvme", &[]);
         bind("disk_spdk");
         let flags = pkg_config_says(&["--libs", "spdk_nvme", "spdk_env_dpdk", "spdk_syslibs"]);
         // Nothing of ours refers to what registers itself (sockets, transports, memory pools), nor to what
@@ -99,11 +108,19 @@ mod shims {
         println!("cargo:rustc-link-arg={flag}");
     }
 
-    fn compile(name: &str, includes: &[PathBuf], package: &str, flags: &[&str]) {
-        let source = format!("native/{name}.c");
-        println!("cargo:rerun-if-changed={source}");
+    fn compile(
+        name: &str,
+        sources: &[String],
+        includes: &[PathBuf],
+        package: &str,
+        flags: &[&str],
+    ) {
         let mut build = cc::Build::new();
-        build.file(&source);
+        for source in sources {
+            let source = format!("native/{source}.c");
+            println!("cargo:rerun-if-changed={source}");
+            build.file(&source);
+        }
         for flag in flags {
             build.flag(flag);
         }
@@ -119,7 +136,7 @@ mod shims {
             build.flag("-isystem").flag(path.to_str().expect("pkg-config speaks UTF-8"));
         }
         build.try_compile(&format!("buslane_{name}")).unwrap_or_else(|error| {
-            fail(&format!("{source} does not compile against the installed {package}: {error}"))
+            fail(&format!("native/ does not compile against the installed {package}: {error}"))
         });
     }
 

@@ -76,7 +76,7 @@ struct buslane_disk {
 	struct operation operations[OPERATIONS_MAX];
 };
 
-/* In port_dpdk.c, where that is built too: whether EAL runs. */
+/* In dpdk/eal.c, where that is built too: whether EAL runs. */
 extern int buslane_dpdk_started(void) __attribute__((weak));
 
 static int start_result = 1; /* 1: not tried yet */

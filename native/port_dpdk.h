@@ -79,6 +79,13 @@ int buslane_dpdk_start(int argc, const char *const *argv);
 /* Whether the environment was started and runs. */
 int buslane_dpdk_started(void);
 
+/*
+ * Puts a gate before the memif server that listens at `behind`, a file: who calls at `address` (a file, or a name of
+ * the abstract kind) is heard by the gate, and the driver hears of a peer what is in order. The next memif that is
+ * opened serves it until it is closed. Once a process; a second call does nothing.
+ */
+int buslane_dpdk_gate(const char *address, int is_abstract, const char *behind);
+
 /* The number of the device of that name, or -ENODEV. */
 int buslane_dpdk_find(const char *name, uint16_t *port);
 

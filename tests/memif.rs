@@ -1,5 +1,5 @@
 //! The appliance over DPDK shared memory: published, killed, started again, consumed; nothing lost, nothing
-//! twice. Needs neither privileges nor huge pages nor a NIC.
+//! twice; whoever calls its socket, however, and goes away. Needs neither privileges nor huge pages nor a NIC.
 #![cfg(feature = "dpdk")]
 #![allow(
     clippy::disallowed_methods,
@@ -10,7 +10,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -82,6 +83,91 @@ fn order_flow_survives_kills(shards: u32) {
     let messages = itch_messages(&flow);
     assert!(consumed.stdout == messages.concat(), "lost, doubled or reordered");
     println!("memif: {shards} shards, 3 kills, {} messages, lost 0 duplicated 0", messages.len());
+}
+
+/// Connects to a socket of sequenced packets, which the standard library does not know.
+#[allow(unsafe_code, reason = "two system calls; what they return is owned at once")]
+fn call(path: &Path) -> UnixStream {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::unix::ffi::OsStrExt;
+
+    // SAFETY: takes integers only.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: just made, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let family = u16::try_from(libc::AF_UNIX).unwrap();
+    let mut address = libc::sockaddr_un { sun_family: family, sun_path: [0; 108] };
+    for (to, from) in address.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
+        *to = from.cast_signed();
+    }
+    let bytes = u32::try_from(size_of_val(&address)).unwrap();
+    // SAFETY: an address of that many bytes, which lives through the call.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), bytes) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    UnixStream::from(socket)
+}
+
+/// Calls the server in a way of seven; one that hangs on is returned.
+fn call_badly(path: &Path, way: usize) -> Option<UnixStream> {
+    let mut caller = call(path);
+    let init = |version: u8| {
+        let mut message = [0_u8; 128];
+        (message[0], message[3]) = (3, version);
+        message
+    };
+    // It may hang up on nonsense before all of it is said.
+    let mut say = |message: &[u8]| drop(caller.write(message));
+    match way {
+        0 => {}
+        1 => say(&[1; 10]),
+        2 => say(&[0xff; 128]),
+        3 => say(&init(1)),
+        4 => say(&init(2)),
+        5 => {
+            say(&init(2));
+            let mut message = [0; 128];
+            // Its greeting, and that it takes us.
+            for expected in [2, 1] {
+                caller.read_exact(&mut message).unwrap();
+                assert_eq!(message[0], expected);
+            }
+        }
+        _ => return Some(caller),
+    }
+    None
+}
+
+#[test]
+fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
+    let _turn = common::turn();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = dir.path();
+    let mut server = serve(dir, 1);
+    let runtime = common::runtime();
+    let socket = runtime.join(format!("memif-test-{}-1.sock", std::process::id()));
+    let mut silent = Vec::new();
+    for call in 0..500 {
+        silent.extend(call_badly(&socket, call % 7));
+        assert!(server.try_wait().unwrap().is_none(), "ended at call {call}");
+    }
+    let create = ["stream", "create", "orders"];
+    assert!(command(dir, &create, 1).status().unwrap().success());
+    // Clients that are killed wherever they are.
+    let flow = order_flow(dir);
+    let publish = ["publish", "orders", "--rate", "10k", "-q", "--itch", flow.to_str().unwrap()];
+    let kills = std::env::var("BUSLANE_TORTURE_ROUNDS").map_or(20, |_| 100);
+    for at in 0..kills {
+        let publisher = Running(command(dir, &publish, 1).spawn().unwrap());
+        thread::sleep(Duration::from_millis(50 + at * 37 % 600));
+        drop(publisher);
+        assert!(server.try_wait().unwrap().is_none(), "ended at kill {at}");
+    }
+    drop(silent);
+    let create = ["stream", "create", "trades"];
+    assert!(command(dir, &create, 1).status().unwrap().success());
+    kill(server);
+    println!("memif: 500 calls of seven kinds and {kills} clients killed");
 }
 
 #[test]

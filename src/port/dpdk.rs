@@ -126,7 +126,7 @@ impl DpdkPort {
     /// As [`DpdkPort::open`].
     pub fn start_environment(config: &DpdkConfig) -> Result<Vec<CString>, PortError> {
         config.check()?;
-        let arguments = eal::complete(&config.eal, config.frame_bytes())?;
+        let arguments = eal::complete(&config.eal, &config.device, config.frame_bytes())?;
         start(config, &arguments)?;
         Ok(arguments)
     }

@@ -11,20 +11,61 @@ use std::path::Path;
 
 use crate::port::PortError;
 
+/// Longest name of a socket of the Unix domain.
+const SOCKET_BYTES_MAX: usize = 107;
+
 /// Largest buffer of a memif ring: the driver keeps its size in 16 bits, and a mbuf adds 128 bytes.
 pub const MEMIF_BUFFER_BYTES_MAX: usize = 32 << 10;
 
+/// Where a memif server is called, and where its driver listens: a gate of ours stands between, since the driver
+/// trusts whoever calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// What the arguments name: a file, or an abstract name.
+    pub address: String,
+    /// Whether it is a name.
+    pub is_abstract: bool,
+    /// A file that is there while EAL starts, for nobody else.
+    pub behind: String,
+}
+
+/// The gate of `device`, or of the first memif server where a number names the device.
+#[must_use]
+pub fn gate(given: &[String], device: &str) -> Option<Gate> {
+    let of = |argument: &&String| {
+        let name = argument.trim_start_matches("--vdev=").split(',').next();
+        is_memif_server(argument) && (name == Some(device) || device.parse::<u16>().is_ok())
+    };
+    let argument = given.iter().find(of)?;
+    let address = value(argument, "socket").unwrap_or("/run/memif.sock").to_owned();
+    let is_abstract = is_abstract(argument);
+    let place = if is_abstract { "/tmp/buslane-memif" } else { &address };
+    let behind = format!("{place}.{}", std::process::id());
+    Some(Gate { address, is_abstract, behind })
+}
+
 /// Completes the caller's arguments: a program name; `--lcores` that leaves all threads on the cores the
-/// process has, so that EAL starts no worker threads and pins nothing; no telemetry socket; and for a
-/// memif device that says no `bsize`, one that holds `frame_bytes`.
+/// process has, so that EAL starts no worker threads and pins nothing; no telemetry socket; for a
+/// memif device that says no `bsize`, one that holds `frame_bytes`; and the memif server `device` behind its gate.
 ///
 /// # Errors
 /// `PortError::Device` for arguments that would end the process, do not fit, or cannot be passed.
-pub fn complete(given: &[String], frame_bytes: usize) -> Result<Vec<CString>, PortError> {
+pub fn complete(
+    given: &[String],
+    device: &str,
+    frame_bytes: usize,
+) -> Result<Vec<CString>, PortError> {
+    let mut gate = gate(given, device);
     let mut arguments = vec!["buslane".to_owned()];
     for argument in given {
         refuse_fatal(argument)?;
-        arguments.push(with_buffer_size(argument, frame_bytes)?);
+        let mut argument = with_buffer_size(argument, frame_bytes)?;
+        if is_memif_server(&argument)
+            && let Some(gate) = gate.take()
+        {
+            argument = behind(&argument, &gate)?;
+        }
+        arguments.push(argument);
     }
     if !given.iter().any(|argument| says_cores(argument)) {
         arguments.push(format!("--lcores=0@({})", cores()));
@@ -51,18 +92,39 @@ pub fn memif_buffer_bytes(arguments: &[CString]) -> Option<usize> {
         .and_then(|argument| value(argument, "bsize")?.parse().ok())
 }
 
-/// Removes the socket file that a memif server left when it was killed: the driver would find its
+/// The argument with the server behind its gate.
+fn behind(argument: &str, gate: &Gate) -> Result<String, PortError> {
+    let longest = gate.address.len().max(gate.behind.len());
+    if longest > SOCKET_BYTES_MAX {
+        return Err(wrong(
+            &gate.address,
+            &format!(
+                "the name of the memif socket is {} bytes too long",
+                longest - SOCKET_BYTES_MAX
+            ),
+            "name a shorter `socket=`",
+        ));
+    }
+    let is_other =
+        |part: &&str| !part.starts_with("socket=") && !part.starts_with("socket-abstract=");
+    let others: Vec<&str> = argument.split(',').filter(is_other).collect();
+    Ok(format!("{},socket={},socket-abstract=no", others.join(","), gate.behind))
+}
+
+/// Removes the socket files that a memif server left when it was killed: they would find their
 /// address in use. One that somebody listens on is left alone.
 ///
 /// # Errors
 /// `PortError::Device` when another process serves on it, or its place is not fit for a socket.
-pub fn clear_stale_sockets(arguments: &[String]) -> Result<(), PortError> {
+pub fn clear_stale_sockets(arguments: &[String], gate: Option<&Gate>) -> Result<(), PortError> {
+    if let Some(gate) = gate {
+        clear_stale_socket(Path::new(&gate.behind))?;
+    }
     for argument in arguments.iter().filter(|argument| is_memif(argument)) {
         let Some(socket) = value(argument, "socket") else {
             continue;
         };
-        let abstract_name = value(argument, "socket-abstract").is_none_or(|value| value == "yes");
-        if abstract_name {
+        if is_abstract(argument) {
             continue;
         }
         let path = Path::new(socket);
@@ -73,7 +135,7 @@ pub fn clear_stale_sockets(arguments: &[String]) -> Result<(), PortError> {
                 "create it, or name another `socket=` (an absolute path)",
             ));
         }
-        if value(argument, "role").is_some_and(|role| role == "server" || role == "master") {
+        if is_memif_server(argument) {
             clear_stale_socket(path)?;
         }
     }
@@ -141,6 +203,16 @@ fn is_memif(argument: &str) -> bool {
     argument.trim_start_matches("--vdev=").starts_with("net_memif")
 }
 
+fn is_memif_server(argument: &str) -> bool {
+    is_memif(argument)
+        && value(argument, "role").is_some_and(|role| role == "server" || role == "master")
+}
+
+/// Whether its socket is a name and no file, as it is unless said otherwise.
+fn is_abstract(argument: &str) -> bool {
+    value(argument, "socket-abstract").is_none_or(|value| value == "yes")
+}
+
 fn value<'a>(argument: &'a str, key: &str) -> Option<&'a str> {
     argument.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
 }
@@ -173,14 +245,15 @@ mod tests {
 
     #[test]
     fn defaults_are_added_only_where_nothing_was_said() {
-        let completed = complete(&strings(&["--no-huge", "--vdev=net_memif0,role=server"]), 1514);
+        let completed =
+            complete(&strings(&["--no-huge", "--vdev=net_memif0,role=client"]), "x", 1514);
         let completed: Vec<String> =
             completed.unwrap().into_iter().map(|c| c.into_string().unwrap()).collect();
-        assert_eq!(completed[2], "--vdev=net_memif0,role=server,bsize=2048");
+        assert_eq!(completed[2], "--vdev=net_memif0,role=client,bsize=2048");
         assert!(completed[3].starts_with("--lcores=0@("), "{completed:?}");
         assert_eq!(completed[4], "--no-telemetry");
         let said = strings(&["-l", "1", "--telemetry", "--vdev", "net_memif0,bsize=9216"]);
-        let completed = complete(&said, 9018).unwrap();
+        let completed = complete(&said, "x", 9018).unwrap();
         assert_eq!(completed.len(), 1 + said.len());
         assert_eq!(memif_buffer_bytes(&completed), Some(9216));
     }
@@ -188,11 +261,35 @@ mod tests {
     #[test]
     fn arguments_that_end_the_process_or_do_not_fit_are_refused() {
         for bad in ["-h", "--help", "--hel", "--version", "--vdev=net_memif0,bsize=100", "a\0b"] {
-            assert!(complete(&strings(&[bad]), 1514).is_err(), "{bad}");
+            assert!(complete(&strings(&[bad]), "x", 1514).is_err(), "{bad}");
         }
         for good in ["--huge-dir=/x", "--vdev=net_null0", "-v1"] {
-            assert!(complete(&strings(&[good]), 1514).is_ok(), "{good}");
+            assert!(complete(&strings(&[good]), "x", 1514).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_server_is_put_behind_its_gate_and_a_client_is_not() {
+        let pid = std::process::id();
+        let given = strings(&[
+            "--vdev=net_memif1,role=client,socket=/run/a,socket-abstract=no",
+            "--vdev=net_memif0,role=server,socket=/run/b,socket-abstract=no,bsize=2048",
+        ]);
+        assert_eq!(gate(&given, "net_memif1"), None);
+        let found = gate(&given, "net_memif0").unwrap();
+        assert_eq!((found.address.as_str(), found.is_abstract), ("/run/b", false));
+        let completed = complete(&given, "net_memif0", 1514).unwrap();
+        let completed: Vec<_> = completed.iter().map(|text| text.to_str().unwrap()).collect();
+        assert_eq!(completed[1], format!("{},bsize=2048", given[0]));
+        let server = "--vdev=net_memif0,role=server,bsize=2048";
+        assert_eq!(completed[2], format!("{server},socket=/run/b.{pid},socket-abstract=no"));
+        // DPDK's defaults.
+        let short = strings(&["--vdev=net_memif0,role=master"]);
+        let found = gate(&short, "0").unwrap();
+        assert_eq!((found.address.as_str(), found.is_abstract), ("/run/memif.sock", true));
+        assert!(complete(&short, "net_memif0", 1514).is_ok());
+        let long = format!("--vdev=net_memif0,role=server,socket=/{},bsize=2048", "x".repeat(120));
+        assert!(complete(&strings(&[&long]), "net_memif0", 1514).is_err());
     }
 
     #[test]
@@ -203,17 +300,17 @@ mod tests {
             "--vdev=net_memif0,role=server,socket={},socket-abstract=no",
             path.display()
         )]);
-        clear_stale_sockets(&server).unwrap();
+        clear_stale_sockets(&server, None).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
-        let error = clear_stale_sockets(&server).unwrap_err().to_string();
+        let error = clear_stale_sockets(&server, None).unwrap_err().to_string();
         assert!(error.contains("another process serves"), "{error}");
         drop(listener);
-        clear_stale_sockets(&server).unwrap();
+        clear_stale_sockets(&server, None).unwrap();
         assert!(!path.exists());
         std::fs::write(&path, "not a socket").unwrap();
-        assert!(clear_stale_sockets(&server).is_err());
+        assert!(clear_stale_sockets(&server, None).is_err());
         assert!(path.exists());
         let nowhere = "--vdev=net_memif0,socket=/nowhere/at/all/x,socket-abstract=no";
-        assert!(clear_stale_sockets(&strings(&[nowhere])).is_err());
+        assert!(clear_stale_sockets(&strings(&[nowhere]), None).is_err());
     }
 }

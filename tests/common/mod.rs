@@ -230,6 +230,16 @@ impl Feed {
     }
 }
 
+/// What `{runtime}` is in a profile of the tests.
+pub(crate) fn runtime() -> PathBuf {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    let user = String::from_utf8(output.stdout).unwrap();
+    std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
+        || PathBuf::from(format!("/tmp/buslane-{}", user.trim())),
+        |dir| Path::new(&dir).join("buslane"),
+    )
+}
+
 /// Held by a test whose processes spin on every core, so that they do it one after the other.
 pub(crate) fn turn() -> std::fs::File {
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/spinning.lock");

@@ -1,5 +1,5 @@
-//! The calls of `native/port_dpdk.c`: EAL, devices by name, and one device's frames.
-#![allow(unsafe_code, reason = "the only callers of native/port_dpdk.c")]
+//! The calls of `native/dpdk`: EAL, devices by name, and one device's frames.
+#![allow(unsafe_code, reason = "the only callers of native/dpdk")]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -234,15 +234,17 @@ unsafe impl Send for Device {}
 unsafe impl<const N: usize> Send for Frames<N> {}
 
 pub(super) fn start(config: &DpdkConfig, arguments: &[CString]) -> Result<(), PortError> {
-    if !started() {
-        eal::clear_stale_sockets(&config.eal)?;
+    let first = !started();
+    let gate = eal::gate(&config.eal, &config.device);
+    if first {
+        eal::clear_stale_sockets(&config.eal, gate.as_ref())?;
     }
     let pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
     let count = i32::try_from(pointers.len()).expect("a few arguments");
     // SAFETY: `count` C strings that live through the call; the shim copies them.
     let result = unsafe { native::buslane_dpdk_start(count, pointers.as_ptr()) };
     if result == 0 {
-        return Ok(());
+        return gate.filter(|_| first).map_or(Ok(()), |gate| put_gate(&gate));
     }
     let error = io::Error::from_raw_os_error(-result);
     Err(device_error(
@@ -251,6 +253,22 @@ pub(super) fn start(config: &DpdkConfig, arguments: &[CString]) -> Result<(), Po
         "see the EAL lines on standard error; without huge pages pass `--no-huge -m MEGABYTES`, a second \
          process needs another `--file-prefix`, a missing driver its package, and this process a restart",
     ))
+}
+
+/// Puts the gate before the memif server that EAL has started.
+fn put_gate(gate: &eal::Gate) -> Result<(), PortError> {
+    let name = |name: &str| CString::new(name).expect("an argument of EAL without zero bytes");
+    let (address, behind) = (name(&gate.address), name(&gate.behind));
+    let is_abstract = i32::from(gate.is_abstract);
+    // SAFETY: two C strings that live through the call; the shim copies what it keeps.
+    let result =
+        unsafe { native::buslane_dpdk_gate(address.as_ptr(), is_abstract, behind.as_ptr()) };
+    if result == 0 {
+        return Ok(());
+    }
+    let why = io::Error::from_raw_os_error(-result);
+    let mend = "see that its directory can be written and nobody else serves there, or name another `socket=`";
+    Err(device_error(&gate.address, &format!("a memif cannot be served here: {why}"), mend))
 }
 
 /// Makes two devices, each receiving what the other transmits, and names them.
