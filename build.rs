@@ -32,10 +32,17 @@ mod shims {
                      or set PKG_CONFIG_PATH to where libdpdk.pc is\n{error}"
                 ))
             });
+        if !library.include_paths.iter().any(|dir| dir.join("rte_eth_ring.h").exists()) {
+            fail(
+                "this DPDK was built without network drivers (there is no rte_eth_ring.h), as SPDK builds its \
+                 own: build DPDK by itself, with its drivers, and SPDK `--with-dpdk=` that one (docs/spdk.md), or \
+                 leave the feature `dpdk` out",
+            );
+        }
         // A driver: pkg-config names those only to who links them statically.
         println!("cargo:rustc-link-lib=rte_net_ring");
-        let sources =
-            ["eal", "gate", "handshake", "memif", "port", "steering"].map(|name| format!("dpdk/{name}"));
+        let sources = ["eal", "gate", "handshake", "memif", "port", "steering"]
+            .map(|name| format!("dpdk/{name}"));
         println!("cargo:rerun-if-changed=native/dpdk");
         compile(
             "port_dpdk",
@@ -46,6 +53,22 @@ mod shims {
         );
         bind("port_dpdk");
     }
+
+    /// Of the system's libraries that SPDK names, what the NVMe driver needs. The others belong to targets and block
+    /// devices, and not all of them are installed where SPDK is (`-lvfio-user` of its own submodule is not).
+    #[cfg(feature = "spdk")]
+    const SYSTEM: [&str; 10] = [
+        "-lisal",
+        "-lisal_crypto",
+        "-luuid",
+        "-lssl",
+        "-lcrypto",
+        "-lnuma",
+        "-lm",
+        "-lrt",
+        "-ldl",
+        "-lpthread",
+    ];
 
     /// SPDK by its parts `spdk_nvme` and `spdk_env_dpdk`: shared libraries where they are, else static
     /// ones, whole, since transports register themselves.
@@ -81,26 +104,41 @@ mod shims {
             });
         compile("disk_spdk", &["disk_spdk".to_owned()], &library.include_paths, "spdk_nvme", &[]);
         bind("disk_spdk");
+        dpdk.link_paths.iter().for_each(|dir| argument(&format!("-L{}", dir.display())));
+        link_spdk(is_shared);
+    }
+
+    #[cfg(feature = "spdk")]
+    fn link_spdk(is_shared: bool) {
         let flags = pkg_config_says(&["--libs", "spdk_nvme", "spdk_env_dpdk", "spdk_syslibs"]);
-        // Nothing of ours refers to what registers itself (sockets, transports, memory pools), nor to what
-        // shared libraries of SPDK need without saying so.
-        let is_spdk = |flag: &&&str| flag.starts_with("-lspdk_") || flag.starts_with("-lrte_");
         let flags: Vec<&str> = flags.split_whitespace().collect();
         for dir in flags.iter().filter_map(|flag| flag.strip_prefix("-L")) {
             println!("cargo:rustc-link-search=native={dir}");
         }
-        dpdk.link_paths.iter().for_each(|dir| argument(&format!("-L{}", dir.display())));
-        let libraries = || flags.iter().filter(|flag| flag.starts_with("-l"));
-        if is_shared {
-            argument("-Wl,--no-as-needed");
-            libraries().for_each(|flag| argument(flag));
-            argument("-Wl,--as-needed");
-        } else {
-            argument("-Wl,--whole-archive,-Bstatic");
-            libraries().filter(is_spdk).for_each(|flag| argument(flag));
-            argument("-Wl,-Bdynamic,--no-whole-archive");
-            libraries().filter(|flag| !is_spdk(flag)).for_each(|flag| argument(flag));
+        // A static SPDK takes a shared DPDK all the same: the port has it, and a process has one EAL.
+        let dpdk_dir = PathBuf::from(pkg_config_says(&["--variable=libdir", "libdpdk"]).trim());
+        let dpdk_is_shared = dpdk_dir.join("librte_eal.so").exists();
+        if cfg!(feature = "dpdk") && !dpdk_is_shared {
+            fail(&format!(
+                "the DPDK in {} has no shared libraries, and a process with a port and a disk needs one that both \
+                 share: build DPDK with them (meson does), SPDK `--with-dpdk=` that one (docs/spdk.md), or leave \
+                 the feature `dpdk` out",
+                dpdk_dir.display()
+            ));
         }
+        let is_static = |flag: &str| {
+            flag.starts_with("-lspdk_") && !is_shared
+                || flag.starts_with("-lrte_") && !dpdk_is_shared
+        };
+        let is_ours = |flag: &str| flag.starts_with("-lspdk_") || flag.starts_with("-lrte_");
+        // Nothing of ours refers to what registers itself (sockets, transports, memory pools), nor to what
+        // shared libraries of SPDK need without saying so.
+        argument("-Wl,--whole-archive,-Bstatic");
+        flags.iter().filter(|flag| is_static(flag)).for_each(|flag| argument(flag));
+        argument("-Wl,-Bdynamic,--no-whole-archive,--no-as-needed");
+        let is_dynamic = |flag: &str| is_ours(flag) && !is_static(flag) || SYSTEM.contains(&flag);
+        flags.iter().filter(|flag| is_dynamic(flag)).for_each(|flag| argument(flag));
+        argument("-Wl,--as-needed");
     }
 
     #[cfg(feature = "spdk")]
