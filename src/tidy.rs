@@ -240,8 +240,8 @@ fn places(path: &str, text: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// Every Rust file under `directory`, with its path from the repository's root.
-fn files(root: &Path, directory: &str, found: &mut Vec<(String, String)>) {
+/// Every file under `directory` whose name ends in one of `kinds`, with its path from the repository's root.
+fn files(root: &Path, directory: &str, kinds: &[&str], found: &mut Vec<(String, String)>) {
     let Ok(entries) = fs::read_dir(root.join(directory)) else {
         return;
     };
@@ -250,8 +250,8 @@ fn files(root: &Path, directory: &str, found: &mut Vec<(String, String)>) {
     for entry in entries {
         let path = format!("{directory}/{}", entry.file_name().into_string().unwrap());
         if entry.path().is_dir() {
-            files(root, &path, found);
-        } else if path.ends_with(".rs") {
+            files(root, &path, kinds, found);
+        } else if kinds.iter().any(|kind| path.ends_with(kind)) {
             found.push((path, fs::read_to_string(entry.path()).unwrap()));
         }
     }
@@ -263,9 +263,25 @@ mod tests {
     fn tree() -> Vec<(String, String)> {
         let mut found = Vec::new();
         for directory in ["src", "tests", "benches"] {
-            files(Path::new(env!("CARGO_MANIFEST_DIR")), directory, &mut found);
+            files(Path::new(env!("CARGO_MANIFEST_DIR")), directory, &[".rs"], &mut found);
         }
         found
+    }
+
+    #[test]
+    fn the_shims_keep_the_rules_that_are_not_of_rust() {
+        let mut shims = Vec::new();
+        files(Path::new(env!("CARGO_MANIFEST_DIR")), "native", &[".c", ".h"], &mut shims);
+        assert!(shims.len() > 8, "only {} files were found", shims.len());
+        for (path, text) in &shims {
+            for check in [file_length, unfinished, places] {
+                assert_eq!(check(path, text), [], "{path}");
+            }
+            let opening = text.trim_start_matches("#define _GNU_SOURCE\n");
+            assert!(opening.starts_with("/*"), "{path} says what it is for before the code");
+            let trails = |line: &str| line.ends_with([' ', '\t', '\r']);
+            assert!(text.ends_with('\n') && !text.lines().any(trails), "{path}: white space");
+        }
     }
 
     #[test]
