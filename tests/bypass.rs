@@ -19,10 +19,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{BUSLANE, Running, order_flow, signal, wait};
+use common::{Running, order_flow, signal, wait};
 
 fn command(settings: &[&str], args: &[&str]) -> Command {
-    let mut command = Command::new(BUSLANE);
+    let mut command = common::buslane();
     command.args(args).args(settings);
     command
 }
@@ -50,7 +50,7 @@ fn status(pid: u32, key: &str) -> u64 {
 /// What strace saw the shard's thread call in two seconds; `None` where there is no strace.
 fn system_calls(pid: u32, dir: &Path) -> Option<String> {
     let path = dir.join("strace");
-    let started = Command::new("strace")
+    let started = common::tied("strace")
         .args(["-c", "-p", &pid.to_string(), "-o", path.to_str().unwrap()])
         .stderr(Stdio::null())
         .spawn();
@@ -59,7 +59,7 @@ fn system_calls(pid: u32, dir: &Path) -> Option<String> {
     let attached = status(pid, "TracerPid") != 0;
     thread::sleep(Duration::from_secs(2));
     signal(&strace, "INT");
-    wait(&mut strace, Duration::from_secs(10));
+    wait(&mut strace, common::PATIENCE);
     attached.then(|| fs::read_to_string(&path).unwrap())
 }
 

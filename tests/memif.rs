@@ -13,14 +13,14 @@ mod common;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{BUSLANE, Running, itch_messages, order_flow, wait};
+use common::{Running, itch_messages, order_flow, wait};
 
 fn command(dir: &Path, args: &[&str], shards: u32) -> Command {
-    let mut command = Command::new(BUSLANE);
+    let mut command = common::buslane();
     command.args(args).args(["--profile", "memif"]);
     let instance = format!("instance=test-{}-{shards}", std::process::id());
     let path = format!("disk.path={}", dir.join("memif.log").display());
@@ -31,7 +31,7 @@ fn command(dir: &Path, args: &[&str], shards: u32) -> Command {
     command
 }
 
-fn serve(dir: &Path, shards: u32) -> Child {
+fn serve(dir: &Path, shards: u32) -> Running {
     let mut command = command(dir, &["serve"], shards);
     if shards > 1 {
         // With the client, they are more than two cores.
@@ -39,6 +39,7 @@ fn serve(dir: &Path, shards: u32) -> Child {
     }
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let child = Running(child);
     let mut said = String::new();
     loop {
         let mut line = String::new();
@@ -51,11 +52,6 @@ fn serve(dir: &Path, shards: u32) -> Child {
     // Nobody reads on: what it says later must not stop it.
     thread::spawn(move || while stderr.read_line(&mut said).is_ok_and(|read| read > 0) {});
     child
-}
-
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// Publishes an order flow to a stream of the last shard while the appliance is killed, and reads it back.
@@ -72,14 +68,14 @@ fn order_flow_survives_kills(shards: u32) {
     let mut publisher = Running(command(dir, &itch, shards).spawn().unwrap());
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(700));
-        kill(server);
+        drop(server);
         server = serve(dir, shards);
     }
-    assert!(wait(&mut publisher.0, Duration::from_secs(60)).success());
+    assert!(wait(&mut publisher.0, common::PATIENCE).success());
     let consume = ["consume", "orders", "-o", "raw"];
     let consumed = command(dir, &consume, shards).output().unwrap();
     assert!(consumed.status.success(), "{}", common::text(&consumed));
-    kill(server);
+    drop(server);
     let messages = itch_messages(&flow);
     assert!(consumed.stdout == messages.concat(), "lost, doubled or reordered");
     println!("memif: {shards} shards, 3 kills, {} messages, lost 0 duplicated 0", messages.len());
@@ -149,7 +145,7 @@ fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
     let mut silent = Vec::new();
     for call in 0..500 {
         silent.extend(call_badly(&socket, call % 7));
-        assert!(server.try_wait().unwrap().is_none(), "ended at call {call}");
+        assert!(server.0.try_wait().unwrap().is_none(), "ended at call {call}");
     }
     let create = ["stream", "create", "orders"];
     assert!(command(dir, &create, 1).status().unwrap().success());
@@ -161,12 +157,12 @@ fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
         let publisher = Running(command(dir, &publish, 1).spawn().unwrap());
         thread::sleep(Duration::from_millis(50 + at * 37 % 600));
         drop(publisher);
-        assert!(server.try_wait().unwrap().is_none(), "ended at kill {at}");
+        assert!(server.0.try_wait().unwrap().is_none(), "ended at kill {at}");
     }
     drop(silent);
     let create = ["stream", "create", "trades"];
     assert!(command(dir, &create, 1).status().unwrap().success());
-    kill(server);
+    drop(server);
     println!("memif: 500 calls of seven kinds and {kills} clients killed");
 }
 

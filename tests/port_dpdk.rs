@@ -10,6 +10,8 @@
     reason = "a test fails by panicking, and its parts talk by lines"
 )]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Lines};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -24,6 +26,8 @@ use buslane::port::udp::UdpPort;
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1), 7000);
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 2), 0);
 const SECOND_NS: u64 = 1_000_000_000;
+/// After so long without progress a part ends: it hangs, or nobody is there any more.
+const PATIENCE_NS: u64 = 60 * SECOND_NS;
 const JUMBO: usize = 8972;
 /// Datagrams of one round, each answered before the round ends.
 const ROUND: u32 = 2_000;
@@ -37,7 +41,7 @@ struct Part {
 
 impl Part {
     fn start(role: &str, socket: &Path, core: usize) -> Self {
-        Self::start_with(Command::new(std::env::current_exe().unwrap()), role, socket, core)
+        Self::start_with(common::tied(std::env::current_exe().unwrap()), role, socket, core)
     }
 
     fn start_with(mut command: Command, role: &str, socket: &Path, core: usize) -> Self {
@@ -208,7 +212,7 @@ fn one_round(port: &mut impl Port, first: u32, server: SocketAddrV4) {
     let mut sent_ns = heard_ns;
     while back < first + ROUND {
         let now = clock.now_ns();
-        assert!(now - heard_ns < 10 * SECOND_NS, "no answer to {back}: {:?}", port.counters());
+        assert!(now - heard_ns < PATIENCE_NS, "no answer to {back}: {:?}", port.counters());
         for index in 0..port.receive() {
             let (from, bytes) = port.datagram(index);
             let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
@@ -274,7 +278,7 @@ fn round_trips(port: &mut impl Port, server: SocketAddrV4) {
         if let Some(peer) = port.resolve(server) {
             break peer;
         }
-        assert!(clock.now_ns() - start < 5 * SECOND_NS, "no server");
+        assert!(clock.now_ns() - start < PATIENCE_NS, "no server");
     };
     let mut took = Vec::with_capacity(1 << 24);
     let (start, mut lost) = (clock.now_ns(), 0);
@@ -357,7 +361,7 @@ fn veth() {
         let start = clock.now_ns();
         while socket.receive() == 0 {
             echo_once(&mut port);
-            assert!(clock.now_ns() - start < 5 * SECOND_NS, "{number}: {:?}", port.counters());
+            assert!(clock.now_ns() - start < PATIENCE_NS, "{number}: {:?}", port.counters());
         }
         assert_eq!(socket.datagram(0), (far, &bytes[..]));
     }
@@ -368,13 +372,13 @@ fn veth() {
     while near.is_none() {
         port.receive();
         near = port.resolve(socket.local());
-        assert!(clock.now_ns() - start < 5 * SECOND_NS, "no answer by ARP");
+        assert!(clock.now_ns() - start < PATIENCE_NS, "no answer by ARP");
     }
     port.reserve(near.unwrap()).unwrap()[..5].copy_from_slice(b"first");
     port.commit(5);
     port.flush();
     while socket.receive() == 0 {
-        assert!(clock.now_ns() - start < 5 * SECOND_NS, "our datagram was not accepted");
+        assert!(clock.now_ns() - start < PATIENCE_NS, "our datagram was not accepted");
     }
     assert_eq!(socket.datagram(0).1, b"first");
     println!("the kernel was asked");
@@ -420,7 +424,7 @@ fn af_packet_on_a_veth_talks_to_the_kernel() {
         println!("SKIPPED: no network namespace may be made here");
         return;
     };
-    let mut command = Command::new("unshare");
+    let mut command = common::tied("unshare");
     command.arg(flags).arg(std::env::current_exe().unwrap());
     let mut part = Part::start_with(command, "veth", Path::new("-"), 0);
     let mut said = Vec::new();

@@ -41,7 +41,9 @@ fn appliance(instance: &str, target: &[&str], settings: &[&str]) -> Option<(Targ
     let target = Target::start(instance, target)?;
     let two = settings.contains(&"shard.count=2");
     format(&target, if two { "2" } else { "1" });
-    let appliance = Appliance::start_on(PROFILE, Some(target.id.clone()), settings);
+    // Target, appliance and whatever else runs share cores: a time slice is no device that is late.
+    let settings = [&["disk.spdk.timeout_ms=2000"], settings].concat();
+    let appliance = Appliance::start_on(PROFILE, Some(target.id.clone()), &settings);
     Some((target, appliance))
 }
 
@@ -249,13 +251,13 @@ fn a_target_that_hangs_is_reset_when_it_answers_again() {
     let dir = scratch();
     let bdev = file_bdev(&dir);
     let bdev: Vec<&str> = bdev.iter().map(String::as_str).collect();
-    let limit = ["disk.spdk.timeout_ms=50"];
+    let limit = ["disk.spdk.timeout_ms=500"];
     let Some((target, mut appliance)) = appliance("hang", &bdev, &limit) else { return };
     let feed = Feed::start(&appliance);
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(300));
         target.signal("STOP");
-        thread::sleep(Duration::from_millis(400));
+        thread::sleep(Duration::from_millis(1_500));
         target.signal("CONT");
     }
     let count = feed.finish(&appliance);

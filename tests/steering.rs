@@ -12,9 +12,9 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Appliance, BUSLANE, itch_messages, order_flow, text, wait};
+use common::{Appliance, itch_messages, order_flow, text, wait};
 
 /// The appliance's end of the veth, as in `hw-profiles/veth.toml`.
 const SERVER: &str = "10.93.20.1:9310";
@@ -33,7 +33,7 @@ fn in_namespace(role: &str) {
         println!("SKIPPED: no network namespace with a veth may be made here");
         return;
     };
-    let mut child = Command::new("unshare")
+    let mut child = common::tied("unshare")
         .arg(flags)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "role", "--nocapture"])
@@ -44,7 +44,7 @@ fn in_namespace(role: &str) {
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         println!("{}", line.unwrap());
     }
-    assert!(wait(&mut child, Duration::from_secs(10)).success(), "{role}");
+    assert!(wait(&mut child, common::PATIENCE).success(), "{role}");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn profile() {
     let appliance = Appliance::start_with("veth", None, SERVER, &["disk.size=128MiB"]);
     let flow = order_flow(appliance.dir.path());
     let client = |args: &[&str]| {
-        let output = Command::new(BUSLANE).args(args).args(["--profile", "veth"]).output().unwrap();
+        let output = common::buslane().args(args).args(["--profile", "veth"]).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output));
         output.stdout
     };
@@ -134,19 +134,25 @@ fn two_shards(steering: &str) {
         let streams = list["streams"].as_array().unwrap();
         assert_eq!(streams.iter().filter(|stream| stream["shard"] == shard).count(), 8, "{list}");
     }
-    // What it says of itself: which way frames come, and that some were handed over.
-    std::thread::sleep(Duration::from_millis(1_500));
-    let stat = Command::new(BUSLANE)
-        .args(["stat", "-o", "json", "--profile", "veth", "--set", &instance])
-        .output()
-        .unwrap();
-    assert!(stat.status.success(), "{}", text(&stat));
-    let stat = String::from_utf8(stat.stdout).unwrap();
-    let counts = stat.split("\"port_handed_over\":").skip(1).map(|rest| {
-        let digits = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next().unwrap();
-        digits.parse::<u64>().unwrap()
-    });
-    assert!(counts.sum::<u64>() > 0, "{stat}");
+    // What it says of itself: which way frames come, and, with the next of its counts, that some were handed over.
+    let start = Instant::now();
+    let stat = loop {
+        let stat = common::buslane()
+            .args(["stat", "-o", "json", "--profile", "veth", "--set", &instance])
+            .output()
+            .unwrap();
+        assert!(stat.status.success(), "{}", text(&stat));
+        let stat = String::from_utf8(stat.stdout).unwrap();
+        let counts = stat.split("\"port_handed_over\":").skip(1).map(|rest| {
+            let digits = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            digits.parse::<u64>().unwrap()
+        });
+        if counts.sum::<u64>() > 0 {
+            break stat;
+        }
+        assert!(start.elapsed() < common::PATIENCE, "{stat}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
     assert_eq!(stat.matches(&format!("steering {steering}")).count(), 2, "{stat}");
     appliance.kill();
     appliance.restart();

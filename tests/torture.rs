@@ -166,7 +166,7 @@ fn a_bad_network_and_kills_together_lose_and_double_nothing() {
     appliance.run(&["stream", "create", "orders"]);
     let proxy = Proxy::start(&appliance.address, 100, 100, 100);
     let through = proxy.address.to_string();
-    let mut publisher = Command::new(BUSLANE)
+    let mut publisher = common::buslane()
         .args(["--server", &through, "publish", "orders", "--itch", &itch, "--rate", "1500", "-q"])
         .spawn()
         .unwrap();

@@ -6,17 +6,42 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub(crate) const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
+
+/// How long a test waits for what has no limit of its own: it ends a test that hangs, and tests nothing. A machine that
+/// builds beside it may take a hundred times as long as one that does not.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+
+/// A command whose process ends with the thread of the test that starts it, however that ends: by its end, a panic, or
+/// a signal to the whole test. Where util-linux has no `setpriv`, guards that run on a panic have to do.
+pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    let tie = ["--pdeathsig", "KILL", "--"];
+    let works =
+        || Command::new("setpriv").args(tie).arg("true").status().is_ok_and(|s| s.success());
+    if !*CAN.get_or_init(works) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(tie).arg(program);
+    command
+}
+
+/// The binary under test, tied to the test.
+pub(crate) fn buslane() -> Command {
+    tied(BUSLANE)
+}
 
 /// An appliance on kernel UDP, that can be killed and started again.
 pub(crate) struct Appliance {
@@ -78,7 +103,7 @@ impl Appliance {
 
     /// The command that serves, with all settings.
     pub(crate) fn serve_command(&self) -> Command {
-        let mut command = Command::new(BUSLANE);
+        let mut command = buslane();
         command.args(["serve", "--profile", self.profile]);
         command.args(["--set", &format!("port.address={}", self.address)]);
         let disk = self.disk.clone().unwrap_or_else(|| self.log_path().display().to_string());
@@ -128,7 +153,7 @@ impl Appliance {
     /// Waits until it has ended; returns the same.
     pub(crate) fn ended(&mut self) -> (i32, String) {
         let mut child = self.child.take().expect("it runs");
-        let status = wait(&mut child, Duration::from_secs(20));
+        let status = wait(&mut child, PATIENCE);
         let said = self.said.take().unwrap().join().unwrap();
         (status.code().expect("it exits by itself"), said)
     }
@@ -139,7 +164,7 @@ impl Appliance {
 
     /// A client's command, to be given arguments.
     pub(crate) fn client(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BUSLANE);
+        let mut command = buslane();
         command.args(["--server", &self.address]).args(args);
         command
     }
@@ -175,7 +200,7 @@ impl Drop for Running {
 pub(crate) struct Feed {
     stream: &'static str,
     messages: Vec<Vec<u8>>,
-    publisher: Child,
+    publisher: Running,
     stop: Arc<AtomicBool>,
     feeder: thread::JoinHandle<usize>,
 }
@@ -214,14 +239,14 @@ impl Feed {
             }
             count
         });
-        Self { stream, messages, publisher, stop, feeder }
+        Self { stream, messages, publisher: Running(publisher), stop, feeder }
     }
 
     /// Stops it; everything it published is acknowledged and is there, once and in order. Returns how many.
     pub(crate) fn finish(mut self, appliance: &Appliance) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let count = self.feeder.join().unwrap();
-        let status = wait(&mut self.publisher, Duration::from_secs(120));
+        let status = wait(&mut self.publisher.0, PATIENCE);
         assert!(status.success(), "the publisher: {status}");
         let all = appliance.run(&["consume", self.stream, "--from", "start", "-o", "raw"]);
         let expected = self.messages.iter().cycle().take(count).flatten().copied();

@@ -8,7 +8,12 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+
+/// Stops the target when the test that started it ($1) is gone, also when that was killed.
+const GUARD: &str =
+    "trap '' INT TERM HUP; tail --pid=$1 -f /dev/null; exec \"$2\" stop --instance \"$3\"";
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nvme-target");
 
 /// A target that is stopped when it goes out of scope.
 pub(crate) struct Target {
@@ -16,6 +21,7 @@ pub(crate) struct Target {
     arguments: Vec<String>,
     /// One target at a time: each spins on a core.
     _turn: File,
+    guard: Child,
     /// Its transport id.
     pub(crate) id: String,
 }
@@ -33,7 +39,10 @@ impl Target {
         turn.lock().unwrap();
         let instance = format!("{instance}-{}", std::process::id());
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let mut target = Self { instance, arguments, _turn: turn, id: String::new() };
+        let pid = std::process::id().to_string();
+        let guard = ["-c", GUARD, "guard", &pid, SCRIPT, &instance];
+        let guard = Command::new("sh").args(guard).spawn().unwrap();
+        let mut target = Self { instance, arguments, _turn: turn, guard, id: String::new() };
         target.id = target.start_again();
         Some(target)
     }
@@ -74,7 +83,7 @@ impl Target {
     }
 
     fn script(&self, action: &str, arguments: &[String]) -> Output {
-        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nvme-target"))
+        Command::new(SCRIPT)
             .arg(action)
             .args(["--instance", &self.instance])
             .args(arguments)
@@ -86,5 +95,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.script("stop", &[]);
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
     }
 }
