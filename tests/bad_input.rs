@@ -105,7 +105,7 @@ fn input_that_is_too_large_or_cut_short_is_named() {
     let file = path.to_str().unwrap();
     fs::write(&path, vec![b'x'; 20_000]).unwrap();
     let output = appliance.client(&["publish", "orders", "--lines", file]).output().unwrap();
-    refused(&output, 1, &["20000 bytes", "at most"]);
+    refused(&output, 1, &["20000 bytes", "is the most"]);
     let event = [0, 12, b'S', 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, b'O'];
     fs::write(&path, [&event[..], &event[..9]].concat()).unwrap();
     let output = appliance.client(&["publish", "orders", "--itch", file]).output().unwrap();
