@@ -53,6 +53,15 @@ impl RamDisk {
         }
         self
     }
+
+    /// A disk with the same on it.
+    pub(crate) fn copy(&self) -> Self {
+        let bytes = self.blocks.len();
+        let depth = self.info.queue_depth;
+        let mut copy = Self::new(bytes as u64, self.memory.len(), depth).expect("as large as this");
+        copy.blocks.bytes_mut(0..bytes).copy_from_slice(self.blocks.bytes(0..bytes));
+        copy
+    }
 }
 
 impl Disk for RamDisk {

@@ -3,6 +3,7 @@
 use zerocopy::IntoBytes;
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
+use super::places::StreamPlaces;
 use super::segment::{
     Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
 };
@@ -26,6 +27,11 @@ pub(super) const CONTROL_STREAM: u16 = 1;
 pub(super) const CONTROL_PRODUCER: u16 = 2;
 /// A stream was trimmed: the number of the record is its first sequence kept.
 pub(super) const CONTROL_TRIM: u16 = 3;
+/// A producer was forgotten: its place is free.
+pub(super) const CONTROL_FORGET: u16 = 4;
+
+/// After nobody was found who may be forgotten, so long before all producers are looked at again.
+const SEARCH_AGAIN_NS: u64 = 1_000_000_000;
 
 /// Bytes a roll adds at most: the roll itself, the epoch's opening, and the largest checkpoint.
 const ROLL_BYTES_MAX: usize = 2 * BLOCK_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYTES_MAX;
@@ -36,6 +42,9 @@ impl Log {
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was changed.
+    ///
+    /// # Panics
+    /// When the place in the table is not that of the producer who signed.
     #[inline]
     pub fn append(
         &mut self,
@@ -44,8 +53,10 @@ impl Log {
         unix_ns: u64,
     ) -> Result<Appended, AppendError> {
         let signed = &message.signed;
-        let stream = self.tables.stream(signed.stream).ok_or(AppendError::NoStream)?;
+        let stream = self.stream(signed.stream).ok_or(AppendError::NoStream)?;
         let sequence = stream.next_sequence;
+        // Asked before anything is written: one producer's number in another's place loses or doubles messages.
+        self.tables.producer_at_mut(signed.producer_id, message.producer_slot);
         self.make_room(memory, record_bytes(message.payload.len()), RESERVED_SEGMENTS, unix_ns)?;
         self.note_touched(signed.stream, sequence, unix_ns);
         self.put_record(memory, signed, message.crc32c, message.payload, sequence, unix_ns);
@@ -53,8 +64,7 @@ impl Log {
         let stream = self.tables.stream_mut(signed.stream).expect("found above");
         stream.next_sequence += 1;
         stream.bytes += message.payload.len() as u64;
-        let producer = self.tables.producer_at_mut(message.producer_slot);
-        debug_assert_eq!(producer.id, signed.producer_id);
+        let producer = self.tables.producer_at_mut(signed.producer_id, message.producer_slot);
         producer.last_seq = signed.producer_seq;
         producer.last_active_ns = unix_ns;
         Ok(Appended { sequence, batch_seq: self.next_batch })
@@ -74,14 +84,19 @@ impl Log {
         let id = self.tables.next_stream().ok_or(ControlError::TableFull { limit })?;
         let said = (CONTROL_STREAM, u64::from(id.0), 0);
         self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
-        self.tables.add_stream(id, name, unix_ns);
+        self.tables.add_stream(id, name, unix_ns, self.next_batch);
+        self.places.push(StreamPlaces::new(self.geometry.segments));
         Ok((id, self.next_batch))
     }
 
-    /// Registers a producer, a new one where `id` is `None`, under an epoch and for an instance.
+    /// Registers a producer, a new one where `id` is `None`, under an epoch and for an instance. Where the table
+    /// is full, one that may be forgotten is, and the log says so before.
     ///
     /// # Errors
     /// See [`ControlError`]; nothing was changed.
+    ///
+    /// # Panics
+    /// When a producer that is asked for is not known.
     pub fn register_producer(
         &mut self,
         memory: &mut Memory,
@@ -89,19 +104,80 @@ impl Log {
         (epoch, instance): (u32, u64),
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
-        let id = id.unwrap_or_else(|| self.tables.next_producer());
-        // Room first: the table is changed only for a record that is written.
-        let payload = instance.to_le_bytes();
-        self.make_room(memory, record_bytes(payload.len()), RESERVED_SEGMENTS, unix_ns)?;
         let limit = PRODUCERS_MAX;
-        let slot = self
-            .tables
-            .register(id, (epoch, instance), unix_ns)
-            .ok_or(ControlError::TableFull { limit })?;
-        let said = (CONTROL_PRODUCER, id.0, u64::from(epoch));
-        self.put_control(memory, said, &payload, RESERVED_SEGMENTS, unix_ns)?;
-        let last_seq = self.tables.producer_at(slot).last_seq;
-        Ok(Registration { id, producer_slot: slot, last_seq, batch_seq: self.next_batch })
+        let forgotten = match id {
+            Some(id) => {
+                assert!(self.tables.producer_slot(id).is_some(), "the caller looked for {id}");
+                None
+            }
+            None if self.tables.is_full_of_producers() => {
+                Some(self.forgettable(unix_ns).ok_or(ControlError::TableFull { limit })?)
+            }
+            None => None,
+        };
+        // Room for both records first: the table is changed only for what is written.
+        let payload = instance.to_le_bytes();
+        let bytes = record_bytes(0) + record_bytes(payload.len());
+        self.make_room(memory, bytes, RESERVED_SEGMENTS, unix_ns)?;
+        if let Some(id) = forgotten {
+            self.put_forget(memory, id, unix_ns);
+        }
+        let id = id.unwrap_or_else(|| self.tables.next_producer());
+        self.put_control_record(
+            memory,
+            (CONTROL_PRODUCER, id.0, u64::from(epoch)),
+            &payload,
+            unix_ns,
+        );
+        let slot = self.tables.register(id, (epoch, instance), unix_ns, self.next_batch);
+        let last_seq = self.tables.producer_at_mut(id, slot).last_seq;
+        let batch_seq = self.next_batch;
+        Ok(Registration { id, producer_slot: slot, last_seq, batch_seq, forgotten })
+    }
+
+    /// Whom to forget for somebody new. Where there was nobody a moment ago, not all are looked at again.
+    fn forgettable(&mut self, unix_ns: u64) -> Option<ProducerId> {
+        if self.all_may_return.is_some_and(|since_ns| unix_ns.abs_diff(since_ns) < SEARCH_AGAIN_NS)
+        {
+            return None;
+        }
+        let found = self.tables.forgettable(unix_ns);
+        self.all_may_return = found.is_none().then_some(unix_ns);
+        found
+    }
+
+    /// The place of a producer is a session's from now on, until it is released.
+    ///
+    /// # Panics
+    /// When it is somebody else's place, or another session has it.
+    pub fn hold_producer(&mut self, id: ProducerId, slot: usize, holder: usize) {
+        self.tables.hold(id, slot, holder);
+    }
+
+    /// The session of a producer has ended. Where it said that it will not return its place is free at once,
+    /// and the log says so; if the log takes no record just now, its place is the first to be given away. A crash
+    /// before that is durable brings it back as one that may return.
+    ///
+    /// # Panics
+    /// When it is somebody else's place, or another session has it.
+    pub fn release_producer(
+        &mut self,
+        memory: &mut Memory,
+        (id, slot, holder): (ProducerId, usize, usize),
+        ended: bool,
+        unix_ns: u64,
+    ) {
+        self.tables.release(id, slot, holder, ended);
+        self.all_may_return = None;
+        let may_say = ended && self.fault.is_none();
+        if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
+            self.put_forget(memory, id, unix_ns);
+        }
+    }
+
+    fn put_forget(&mut self, memory: &mut Memory, id: ProducerId, unix_ns: u64) {
+        self.put_control_record(memory, (CONTROL_FORGET, id.0, 0), &[], unix_ns);
+        self.tables.forget(id);
     }
 
     /// Appends a control record: what it says, of which id, and a number.
@@ -114,10 +190,20 @@ impl Log {
         unix_ns: u64,
     ) -> Result<(), AppendError> {
         self.make_room(memory, record_bytes(payload.len()), reserve, unix_ns)?;
+        self.put_control_record(memory, (flags, id, value), payload, unix_ns);
+        Ok(())
+    }
+
+    fn put_control_record(
+        &mut self,
+        memory: &mut Memory,
+        (flags, id, value): (u16, u64, u64),
+        payload: &[u8],
+        unix_ns: u64,
+    ) {
         let (producer_id, stream) = (ProducerId(id), StreamId(0));
         let signed = Signed { producer_id, producer_seq: value, stream, flags, ext_len: 0 };
         self.put_record(memory, &signed, signed.crc32c(payload), payload, 0, unix_ns);
-        Ok(())
     }
 
     /// Sees to it that `bytes` of records fit the open batch, sealing it and rolling the segment where
@@ -166,7 +252,7 @@ impl Log {
 
     /// Whether a batch of `body_len` fits the current segment, with room for the roll behind it.
     #[inline]
-    fn fits(&self, body_len: usize) -> bool {
+    pub(super) fn fits(&self, body_len: usize) -> bool {
         let end = self.off + (batch_bytes(body_len) + BLOCK_BYTES) as u64;
         end <= self.geometry.data_end()
     }
@@ -211,6 +297,8 @@ impl Log {
         let next_batch = self.next_batch;
         let current = *self.current();
         let stream = self.tables.stream_mut(id).expect("the caller found it");
+        stream.newest_ns = stream.newest_ns.max(unix_ns);
+        let newest_ns = stream.newest_ns;
         if stream.touched_batch == next_batch {
             return;
         }
@@ -228,12 +316,15 @@ impl Log {
         // The last places are for streams that are not in this segment's index yet.
         if is_new || entries.len() < INDEX_ENTRIES - STREAMS_MAX {
             stream.indexed_granule = granule;
-            entries.push(IndexEntry {
+            let entry = IndexEntry {
                 stream: id.0.into(),
                 block: u32::try_from(self.off / BLOCK_BYTES as u64).expect("32 bits").into(),
                 first_sequence: sequence.into(),
-                time_ns: unix_ns.into(),
-            });
+                time_ns: newest_ns.into(),
+            };
+            entries.push(entry);
+            let place = usize::try_from(id.0).expect("32 bits fit") - 1;
+            self.places[place].note(current.seg_no, &entry);
         }
     }
 
@@ -317,7 +408,10 @@ impl Log {
     /// Ends the current segment and starts the next.
     fn roll(&mut self, memory: &mut Memory, unix_ns: u64) {
         assert_eq!(self.open.body_len, 0, "the open batch is sealed before a roll");
-        self.seal_open(memory, BatchKind::Roll, unix_ns);
+        // The mark of an idle log may stand where the roll would: then the closing index alone says that it ended.
+        if self.off < self.geometry.data_end() {
+            self.seal_open(memory, BatchKind::Roll, unix_ns);
+        }
         self.close_segment(memory);
         self.begin_segment(memory, false, unix_ns);
     }
@@ -359,7 +453,13 @@ impl Log {
 
     fn header_of(&self, live: &super::Live, created_ns: u64) -> SegmentHeader {
         let place = (live.seg_no, live.phys, live.key.epoch);
-        SegmentHeader::new(&self.superblock, place, live.base, live.key.salt, created_ns)
+        SegmentHeader::new(
+            &self.superblock,
+            place,
+            (live.base, live.joins),
+            live.key.salt,
+            created_ns,
+        )
     }
 
     /// Takes a free segment: its header twice, then the checkpoint of all tables.
@@ -369,7 +469,8 @@ impl Log {
         let salt = self.segment_salt(seg_no);
         let place = (seg_no, phys, self.epoch);
         let prev_seg_no = self.live.back().map_or(0, |live| live.seg_no);
-        let header = SegmentHeader::new(&self.superblock, place, self.base(), salt, unix_ns)
+        let from = (self.base(), self.messages_end());
+        let header = SegmentHeader::new(&self.superblock, place, from, salt, unix_ns)
             .linked(prev_seg_no, self.free.front().copied());
         self.live.push_back(live_of(&header, &self.superblock, None));
         self.index[usize::try_from(phys).expect("a segment's place")].clear();

@@ -22,6 +22,7 @@ pub mod superblock;
 pub mod shares;
 pub mod segment;
 pub mod tables;
+mod places;
 mod append;
 mod commit;
 mod read;
@@ -38,6 +39,8 @@ mod again_tests;
 mod testdisk;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod places_tests;
 #[cfg(test)]
 mod trim_tests;
 
@@ -58,6 +61,7 @@ pub use recovery::Witness;
 pub use tables::{ProducerFacts, StreamFacts};
 
 use batch::SegmentKey;
+use places::{StreamPlaces, places_of};
 use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
 use superblock::Superblock;
 use tables::Tables;
@@ -142,6 +146,8 @@ pub struct Registration {
     pub last_seq: u64,
     /// The batch that holds the registration.
     pub batch_seq: u64,
+    /// Whose place it took.
+    pub forgotten: Option<ProducerId>,
 }
 
 /// A batch that became durable.
@@ -172,8 +178,17 @@ struct Live {
     phys: u64,
     key: SegmentKey,
     base: Base,
+    /// As its header says it.
+    joins: u64,
     /// Known once it is closed.
     end: Option<End>,
+}
+
+impl Live {
+    /// Its end, when it is closed and holds messages.
+    fn messages_end(&self) -> Option<Base> {
+        self.end.map(|end| end.base).filter(|end| end.message > self.base.message)
+    }
 }
 
 /// Something on its way to the disk, or waiting to be.
@@ -232,6 +247,8 @@ pub struct Log {
     live: VecDeque<Live>,
     /// Index entries by place on the disk.
     index: Vec<Vec<IndexEntry>>,
+    /// Which segments hold messages of a stream, by stream.
+    places: Vec<StreamPlaces>,
     /// Places that are free, the next to use first. One that is freed is used after all others: what was on its
     /// way there has the longest time to arrive.
     free: VecDeque<u64>,
@@ -285,6 +302,8 @@ pub struct Log {
     /// Segments freed since somebody asked.
     freed: u64,
     last_durable_ns: u64,
+    /// When all producers were looked at and none could be forgotten; `None` once a session has ended since.
+    all_may_return: Option<u64>,
     fault: Option<LogFault>,
 }
 
@@ -330,12 +349,13 @@ impl Log {
     fn assemble(
         superblock: &Superblock,
         (queue_depth, ring_bytes): (usize, usize),
-        tables: Tables,
+        mut tables: Tables,
         live: VecDeque<Live>,
         index: Vec<Vec<IndexEntry>>,
         free: VecDeque<u64>,
     ) -> Self {
         let geometry = Geometry::of(superblock);
+        let places = places_of(&mut tables, &live, &index);
         let (base, durable_end) = match live.back() {
             Some(last) => {
                 let end = last.end.expect("recovery closes what it keeps");
@@ -352,6 +372,7 @@ impl Log {
             ring_bytes,
             live,
             index,
+            places,
             free,
             known_seg_no: 0,
             writable: false,
@@ -383,8 +404,17 @@ impl Log {
             free_due: true,
             freed: 0,
             last_durable_ns: 0,
+            all_may_return: None,
             fault: None,
         }
+    }
+
+    /// What tells this log from another to its clients: the first bytes of its identity, as `log describe` prints
+    /// it; never 0.
+    #[must_use]
+    pub fn tag(&self) -> u32 {
+        let [a, b, c, d, ..] = self.superblock.cluster;
+        u32::from_le_bytes([d, c, b, a]).max(1)
     }
 
     /// Identity of this copy of the log, made when it was formatted.
@@ -441,28 +471,49 @@ impl Log {
         self.fault
     }
 
-    /// A stream.
+    /// A stream. One whose record is not durable does not exist yet: a power cut could still undo it.
     #[must_use]
     #[inline]
     pub fn stream(&self, id: StreamId) -> Option<&StreamFacts> {
-        self.tables.stream(id)
+        self.tables.stream(id).filter(|stream| self.is_durable(stream.created_batch))
     }
 
-    /// The stream of this name.
+    /// The stream of this name, if its record is durable.
     #[must_use]
     pub fn stream_by_name(&self, name: &str) -> Option<&StreamFacts> {
-        self.tables.stream_by_name(name)
+        self.tables.stream_by_name(name).filter(|stream| self.is_durable(stream.created_batch))
     }
 
-    /// All streams, by id.
+    /// The stream of this name that is being made, and the batch of its record, which is not durable yet.
+    #[must_use]
+    pub fn stream_being_made(&self, name: &str) -> Option<(StreamId, u64)> {
+        let stream = self.tables.stream_by_name(name)?;
+        let batch_seq = stream.created_batch;
+        (!self.is_durable(batch_seq)).then_some((stream.id, batch_seq))
+    }
+
+    /// All streams whose records are durable, by id.
     pub fn streams(&self) -> impl Iterator<Item = &StreamFacts> {
-        self.tables.streams()
+        self.tables.streams().filter(|stream| self.is_durable(stream.created_batch))
+    }
+
+    /// Whether a batch, and with it all it says, is durable.
+    #[must_use]
+    #[inline]
+    pub fn is_durable(&self, batch_seq: u64) -> bool {
+        batch_seq <= self.durable_seq
     }
 
     /// A producer.
     #[must_use]
     pub fn producer(&self, id: ProducerId) -> Option<&ProducerFacts> {
-        self.tables.producer_slot(id).map(|slot| self.tables.producer_at(slot))
+        self.tables.producer(id)
+    }
+
+    /// Whether the newest registration of a producer is durable.
+    #[must_use]
+    pub fn is_registered(&self, producer: &ProducerFacts) -> bool {
+        self.is_durable(producer.registered_batch)
     }
 
     /// All producers.
@@ -487,6 +538,11 @@ impl Log {
         let free = self.free.len().saturating_sub(RESERVED_SEGMENTS) as u64;
         let rest = if self.live.is_empty() { 0 } else { bytes.saturating_sub(self.off) };
         free * bytes + rest
+    }
+
+    /// The last batch of the newest closed segment that holds messages; 0 where none does.
+    fn messages_end(&self) -> u64 {
+        self.live.iter().rev().find_map(Live::messages_end).map_or(0, |end| end.batch_seq)
     }
 
     /// The segment being written.
@@ -516,6 +572,25 @@ impl Log {
     }
 }
 
+#[cfg(test)]
+impl Log {
+    /// As if a producer had published a message.
+    pub(crate) fn pretend_published(&mut self, id: ProducerId) {
+        let slot = self.producer_slot(id).expect("it is known");
+        self.tables.producer_at_mut(id, slot).last_seq = 1;
+    }
+
+    /// The place of a producer.
+    pub(crate) fn producer_slot(&self, id: ProducerId) -> Option<usize> {
+        self.tables.producer_slot(id)
+    }
+
+    /// The id the next new producer gets.
+    pub(crate) fn next_producer_id(&self) -> ProducerId {
+        self.tables.next_producer()
+    }
+}
+
 /// Index storage for a disk: one list a segment, as long as it can become.
 fn new_index(segments: u64) -> Vec<Vec<IndexEntry>> {
     (0..segments).map(|_| resident(INDEX_ENTRIES, IndexEntry::default())).collect()
@@ -528,6 +603,7 @@ fn live_of(header: &SegmentHeader, superblock: &Superblock, end: Option<End>) ->
         phys: header.phys_index.get(),
         key: header.key(superblock),
         base: header.base(),
+        joins: header.joins.get(),
         end,
     }
 }

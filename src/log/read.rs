@@ -1,9 +1,8 @@
-//! Reading: where a sequence or a time is to be found, batches in memory, what to read from the disk.
+//! Reading: batches in memory, what to read from the disk.
 
 use super::batch::{BatchDamage, BatchView};
 use super::segment::IndexEntry;
 use super::{Live, Log};
-use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
 
@@ -34,8 +33,8 @@ impl Log {
     pub fn skip_to_batch(&self, log_off: u64) -> u64 {
         let Some(index) = self.live_at(log_off) else {
             // Before the first segment, or in one that was not kept: the next there is.
-            let next = self.live.iter().find(|live| self.first_batch(live) > log_off);
-            return next.map_or(log_off, |live| self.first_batch(live));
+            let next = self.live.partition_point(|live| self.first_batch(live) <= log_off);
+            return self.live.get(next).map_or(log_off, |live| self.first_batch(live));
         };
         let at_end = self.live[index]
             .end
@@ -115,54 +114,12 @@ impl Log {
         usize::try_from(end.saturating_sub(log_off)).expect("within a segment")
     }
 
-    fn entries(&self, live: &Live) -> &[IndexEntry] {
+    pub(super) fn entries(&self, live: &Live) -> &[IndexEntry] {
         &self.index[usize::try_from(live.phys).expect("a segment's place")]
     }
 
-    fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
+    pub(super) fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
         let block = u64::from(entry.block.get());
         live.seg_no * self.geometry.segment_bytes + block * BLOCK_BYTES as u64
-    }
-
-    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
-    /// there.
-    #[must_use]
-    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
-        self.locate_last(stream, |entry| entry.first_sequence.get() <= sequence)
-    }
-
-    /// The same for the first message received at or after a Unix time.
-    #[must_use]
-    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
-        self.locate_last(stream, |entry| entry.time_ns.get() < unix_ns)
-    }
-
-    /// The last index entry of a stream that `is_before`, or the first one there is.
-    fn locate_last(&self, stream: StreamId, is_before: impl Fn(&IndexEntry) -> bool) -> (u64, u64) {
-        let durable_next = self.stream(stream).map_or(1, |facts| facts.durable_next);
-        let mut first = (self.durable_end, durable_next);
-        for live in self.live.iter().rev() {
-            let mut of_stream = self.entries(live).iter().rev().filter(|entry| {
-                entry.stream.get() == stream.0 && entry.first_sequence.get() < durable_next
-            });
-            if let Some(entry) = of_stream.clone().find(|entry| is_before(entry)) {
-                return (self.entry_off(live, entry), entry.first_sequence.get());
-            }
-            if let Some(entry) = of_stream.next_back() {
-                first = (self.entry_off(live, entry), entry.first_sequence.get());
-            }
-        }
-        first
-    }
-
-    /// The lowest indexed sequence of a stream above `sequence`.
-    #[must_use]
-    pub fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
-        let entries = self.live.iter().flat_map(|live| self.entries(live));
-        entries
-            .filter(|entry| entry.stream.get() == stream.0)
-            .map(|entry| entry.first_sequence.get())
-            .filter(|&first| first > sequence)
-            .min()
     }
 }

@@ -473,6 +473,8 @@ impl Log {
         read: &Read,
         unix_ns: u64,
     ) -> Result<(), LogFault> {
+        // Before the superblock names the place that is taken.
+        self.free_unneeded_now(disk)?;
         let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
         let mut superblock = self.superblock.next();
@@ -575,7 +577,7 @@ fn close_found<D: Disk>(
 
 /// Takes a dropped segment's header and its copy away, so that neither stands beside batches of the next
 /// segment in that place.
-fn wipe<D: Disk>(disk: &mut D, geometry: &Geometry, phys: u64) -> Result<(), DiskFault> {
+pub(super) fn wipe<D: Disk>(disk: &mut D, geometry: &Geometry, phys: u64) -> Result<(), DiskFault> {
     disk.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(0);
     let segment = geometry.segment(phys);
     for disk_offset in [segment, segment + geometry.copy_offset()] {

@@ -58,7 +58,10 @@ pub struct SegmentHeader {
     prev_seg_no: U64,
     /// The place its epoch takes next, and 1; 0 where none is free, or an older release did not say.
     next_place: U64,
-    zero: [u8; 3952],
+    /// The last batch of the newest segment before it that holds messages. What is between that and `base_batch_seq`
+    /// is told by the checkpoint that opens this one and may be gone. 0: not said, or there is none.
+    pub joins: U64,
+    zero: [u8; 3944],
 }
 
 const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
@@ -80,7 +83,7 @@ impl SegmentHeader {
     pub fn new(
         superblock: &Superblock,
         (seg_no, phys_index, epoch): (u64, u64, u64),
-        base: Base,
+        (base, joins): (Base, u64),
         salt: u64,
         created_ns: u64,
     ) -> Self {
@@ -102,7 +105,8 @@ impl SegmentHeader {
             created_ns: created_ns.into(),
             prev_seg_no: 0.into(),
             next_place: 0.into(),
-            zero: [0; 3952],
+            joins: joins.into(),
+            zero: [0; 3944],
         };
         header.checksum = header.checksum_now();
         header
@@ -147,6 +151,30 @@ impl SegmentHeader {
             && header.seg_no.get().checked_mul(superblock.segment_bytes())
                 == Some(header.base_log_off.get());
         ours.then_some(header)
+    }
+
+    /// Whether it may follow a segment with messages that ends here though others were between them: these held
+    /// none, and were given back.
+    #[must_use]
+    pub fn joins(&self, end: &Base) -> bool {
+        self.joins.get() != 0
+            && self.joins.get() == end.batch_seq
+            && self.base_message.get() == end.message
+    }
+
+    /// Whether the checkpoint that opens it tells all that an earlier segment, without messages, does.
+    #[must_use]
+    pub fn supersedes(&self, earlier: &Self) -> bool {
+        self.joins.get() != 0
+            && self.joins <= earlier.base_batch_seq
+            && self.base_message == earlier.base_message
+    }
+
+    /// The last batch that has to be whole for this segment to count.
+    #[must_use]
+    pub fn needs(&self) -> u64 {
+        let base = self.base_batch_seq.get();
+        if self.joins.get() == 0 { base } else { base.min(self.joins.get()) }
     }
 
     /// What its batches are checked with.
@@ -238,7 +266,7 @@ pub struct IndexEntry {
     pub block: U32,
     /// The stream's first sequence in that batch.
     pub first_sequence: U64,
-    /// Unix time at which that message was received.
+    /// The newest Unix time at which that message, or one of the stream before it, was received.
     pub time_ns: U64,
 }
 

@@ -37,6 +37,10 @@ pub struct StreamFacts {
     pub(super) first_recorded: u64,
     /// The oldest segment that may hold something kept; [`NO_SEGMENT`] when nothing is.
     pub(super) first_segment: u64,
+    /// The batch of the record that made it; 0 where recovery found it.
+    pub(super) created_batch: u64,
+    /// The newest time any of its messages bears, as far as is known: it never goes back, unlike the host's clock.
+    pub(super) newest_ns: u64,
 }
 
 /// The segment of a stream of which nothing is kept.
@@ -55,13 +59,39 @@ pub struct ProducerFacts {
     pub last_seq: u64,
     /// Unix time of its last message or registration.
     pub last_active_ns: u64,
+    /// The session that publishes as this producer, as the shard numbers it: its place is given to nobody else
+    /// while there is one.
+    pub holder: Option<usize>,
+    /// It said that it will not return.
+    ended: bool,
+    /// The batch of its newest registration; 0 where recovery found it.
+    pub(super) registered_batch: u64,
+}
+
+impl ProducerFacts {
+    const NONE: Self = Self {
+        id: ProducerId(0),
+        epoch: 0,
+        instance: 0,
+        last_seq: 0,
+        last_active_ns: 0,
+        holder: None,
+        ended: false,
+        registered_batch: 0,
+    };
 }
 
 /// Both tables.
 #[derive(Clone, Debug)]
 pub struct Tables {
     streams: Vec<StreamFacts>,
+    /// Places of streams, by name.
+    names: Vec<u16>,
     producers: Vec<ProducerFacts>,
+    /// Places of producers that are known, by id.
+    known: Vec<u16>,
+    /// Places of producers that were forgotten.
+    free: Vec<u16>,
     next_producer: u64,
 }
 
@@ -71,7 +101,10 @@ impl Tables {
     pub fn new() -> Self {
         Self {
             streams: Vec::with_capacity(STREAMS_MAX),
+            names: Vec::with_capacity(STREAMS_MAX),
             producers: Vec::with_capacity(PRODUCERS_MAX),
+            known: Vec::with_capacity(PRODUCERS_MAX),
+            free: Vec::with_capacity(PRODUCERS_MAX),
             next_producer: 1,
         }
     }
@@ -104,7 +137,22 @@ impl Tables {
     /// The stream of this name.
     #[must_use]
     pub fn stream_by_name(&self, name: &str) -> Option<&StreamFacts> {
-        self.streams.iter().find(|stream| stream.name == name)
+        let at = self.name_at(name).ok()?;
+        Some(&self.streams[usize::from(self.names[at])])
+    }
+
+    fn name_at(&self, name: &str) -> Result<usize, usize> {
+        let of = |place: &u16| self.streams[usize::from(*place)].name.as_str().cmp(name);
+        self.names.binary_search_by(of)
+    }
+
+    fn push_stream(&mut self, stream: StreamFacts) {
+        let place = u16::try_from(self.streams.len()).expect("few streams");
+        match self.name_at(&stream.name) {
+            Ok(_) => unreachable!("a name stands for one stream"),
+            Err(at) => self.names.insert(at, place),
+        }
+        self.streams.push(stream);
     }
 
     /// The id a new stream would get; `None` when the table is full.
@@ -114,10 +162,10 @@ impl Tables {
         (next <= STREAMS_MAX).then(|| StreamId(u32::try_from(next).expect("few streams")))
     }
 
-    /// Adds a stream; the ids are dense from 1.
-    pub(super) fn add_stream(&mut self, id: StreamId, name: &str, created_ns: u64) {
+    /// Adds a stream; the ids are dense from 1. `batch_seq` holds its record.
+    pub(super) fn add_stream(&mut self, id: StreamId, name: &str, created_ns: u64, batch_seq: u64) {
         assert_eq!(self.next_stream(), Some(id), "stream ids are dense");
-        self.streams.push(StreamFacts {
+        self.push_stream(StreamFacts {
             id,
             name: name.to_owned(),
             first_sequence: 1,
@@ -129,25 +177,36 @@ impl Tables {
             touched_batch: 0,
             first_recorded: 1,
             first_segment: NO_SEGMENT,
+            created_batch: batch_seq,
+            newest_ns: 0,
         });
     }
 
-    /// The producer at a place of the table.
-    #[must_use]
+    /// The producer at a place, which is its own: a place is good for nobody else.
+    ///
+    /// # Panics
+    /// When somebody else is there.
     #[inline]
-    pub fn producer_at(&self, slot: usize) -> &ProducerFacts {
-        &self.producers[slot]
+    pub(super) fn producer_at_mut(&mut self, id: ProducerId, slot: usize) -> &mut ProducerFacts {
+        let producer = &mut self.producers[slot];
+        assert_eq!(producer.id, id, "place {slot} of the producers is its owner's");
+        producer
     }
 
-    #[inline]
-    pub(super) fn producer_at_mut(&mut self, slot: usize) -> &mut ProducerFacts {
-        &mut self.producers[slot]
+    /// A producer that is known.
+    #[must_use]
+    pub fn producer(&self, id: ProducerId) -> Option<&ProducerFacts> {
+        self.producer_slot(id).map(|slot| &self.producers[slot])
     }
 
     /// The place of a producer.
     #[must_use]
     pub fn producer_slot(&self, id: ProducerId) -> Option<usize> {
-        self.producers.iter().position(|producer| producer.id == id && id.0 != 0)
+        self.known_at(id).ok().map(|at| usize::from(self.known[at]))
+    }
+
+    fn known_at(&self, id: ProducerId) -> Result<usize, usize> {
+        self.known.binary_search_by_key(&id, |place| self.producers[usize::from(*place)].id)
     }
 
     /// The id for a new producer.
@@ -156,49 +215,94 @@ impl Tables {
         ProducerId(self.next_producer)
     }
 
-    /// Registers a producer, new or known, and returns its place; `None` when the table is full of
-    /// producers that may still come back. Forgotten are, first, those idle for a week, and then one
-    /// that never published, which has nothing to lose.
+    /// Whether a new producer has to take the place of another.
+    #[must_use]
+    pub(super) fn is_full_of_producers(&self) -> bool {
+        self.known.len() == PRODUCERS_MAX
+    }
+
+    /// Registers a producer, new or known, and returns its place.
+    ///
+    /// # Panics
+    /// When it is new and there is no place: the caller forgets somebody first.
     pub(super) fn register(
         &mut self,
         id: ProducerId,
         (epoch, instance): (u32, u64),
         now_ns: u64,
-    ) -> Option<usize> {
-        let slot = self.producer_slot(id).or_else(|| self.place(now_ns))?;
+        batch_seq: u64,
+    ) -> usize {
+        let slot = match self.known_at(id) {
+            Ok(at) => usize::from(self.known[at]),
+            Err(at) => self.add_producer(id, at),
+        };
         let producer = &mut self.producers[slot];
-        if producer.id != id {
-            *producer = ProducerFacts { id, epoch, instance, last_seq: 0, last_active_ns: now_ns };
-        }
         producer.epoch = epoch;
         producer.instance = instance;
         producer.last_active_ns = now_ns;
+        producer.ended = false;
+        producer.registered_batch = batch_seq;
         self.next_producer = self.next_producer.max(id.0 + 1);
-        Some(slot)
+        slot
     }
 
-    fn place(&mut self, now_ns: u64) -> Option<usize> {
-        if self.producers.len() < PRODUCERS_MAX {
-            let none = ProducerFacts {
-                id: ProducerId(0),
-                epoch: 0,
-                instance: 0,
-                last_seq: 0,
-                last_active_ns: 0,
-            };
-            self.producers.push(none);
-            return Some(self.producers.len() - 1);
-        }
-        let idle = |producer: &ProducerFacts| {
-            now_ns.saturating_sub(producer.last_active_ns) > PRODUCER_IDLE_NS
+    fn add_producer(&mut self, id: ProducerId, at: usize) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            assert!(self.producers.len() < PRODUCERS_MAX, "the caller saw a place");
+            self.producers.push(ProducerFacts::NONE);
+            u16::try_from(self.producers.len() - 1).expect("few producers")
+        });
+        let slot = usize::from(place);
+        self.producers[slot] = ProducerFacts { id, ..ProducerFacts::NONE };
+        self.known.insert(at, place);
+        slot
+    }
+
+    /// Whom to forget so that somebody new has a place: nobody who has a session; first who said that it will
+    /// not return, then who was idle for a week, then who never published and has nothing to lose; of these
+    /// the one idle for longest. `None` when everybody may still come back.
+    pub(super) fn forgettable(&self, now_ns: u64) -> Option<ProducerId> {
+        let rank = |producer: &ProducerFacts| {
+            let idle_ns = now_ns.saturating_sub(producer.last_active_ns);
+            match (producer.ended, idle_ns > PRODUCER_IDLE_NS, producer.last_seq) {
+                (true, _, _) => Some(0),
+                (false, true, _) => Some(1),
+                (false, false, 0) => Some(2),
+                (false, false, _) => None,
+            }
         };
-        let oldest = |(_, producer): &(usize, &ProducerFacts)| producer.last_active_ns;
-        let places = || self.producers.iter().enumerate();
-        places()
-            .filter(|(_, producer)| idle(producer))
-            .min_by_key(oldest)
-            .or_else(|| places().filter(|(_, p)| p.last_seq == 0).min_by_key(oldest))
-            .map(|(slot, _)| slot)
+        self.producers()
+            .filter(|producer| producer.holder.is_none())
+            .filter_map(|producer| Some((rank(producer)?, producer.last_active_ns, producer.id)))
+            .min()
+            .map(|(_, _, id)| id)
+    }
+
+    /// Forgets a producer: its place is free.
+    ///
+    /// # Panics
+    /// When it has a session.
+    pub(super) fn forget(&mut self, id: ProducerId) {
+        let Ok(at) = self.known_at(id) else { return };
+        let place = self.known.remove(at);
+        let producer = &mut self.producers[usize::from(place)];
+        assert_eq!(producer.holder, None, "producer {id} has a session and keeps its place");
+        *producer = ProducerFacts::NONE;
+        self.free.push(place);
+    }
+
+    /// Gives a producer's place to a session.
+    pub(super) fn hold(&mut self, id: ProducerId, slot: usize, holder: usize) {
+        let producer = self.producer_at_mut(id, slot);
+        assert!(producer.holder.is_none(), "a producer has one session");
+        producer.holder = Some(holder);
+    }
+
+    /// The session of a producer has ended; `ended` when it will not return.
+    pub(super) fn release(&mut self, id: ProducerId, slot: usize, holder: usize, ended: bool) {
+        let producer = self.producer_at_mut(id, slot);
+        assert_eq!(producer.holder, Some(holder), "a session gives back what it holds");
+        (producer.holder, producer.ended) = (None, ended);
     }
 
     /// Parts of a checkpoint of these tables.
@@ -253,13 +357,20 @@ impl Tables {
             if self.next_stream() != Some(StreamId(entry.id.get())) {
                 return None;
             }
-            self.streams.push(entry.facts()?);
+            self.push_stream(entry.facts()?);
         }
         for entry in producers {
             if self.producers.len() == PRODUCERS_MAX {
                 return None;
             }
-            self.producers.push(entry.facts());
+            let place = u16::try_from(self.producers.len()).expect("few producers");
+            let facts = entry.facts();
+            match self.known_at(facts.id) {
+                _ if facts.id.0 == 0 => self.free.push(place),
+                Ok(_) => return None,
+                Err(at) => self.known.insert(at, place),
+            }
+            self.producers.push(facts);
         }
         self.next_producer = head.next_producer.get();
         Some(head.part.get() + 1 == head.parts.get())
@@ -271,6 +382,10 @@ impl Tables {
             stream.durable_next = stream.next_sequence;
             stream.first_sequence = stream.first_recorded;
             stream.touched_batch = 0;
+            stream.created_batch = 0;
+        }
+        for producer in &mut self.producers {
+            producer.registered_batch = 0;
         }
     }
 }
@@ -338,6 +453,8 @@ impl StreamEntry {
             touched_batch: 0,
             first_recorded: self.first_sequence.get(),
             first_segment: NO_SEGMENT,
+            created_batch: 0,
+            newest_ns: 0,
         })
     }
 }
@@ -372,6 +489,7 @@ impl ProducerEntry {
             instance: self.instance.get(),
             last_seq: self.last_seq.get(),
             last_active_ns: self.last_active_ns.get(),
+            ..ProducerFacts::NONE
         }
     }
 }

@@ -7,14 +7,18 @@
 //!
 //! A segment also holds a checkpoint of all tables. So one is freed only when a later one holds records, and a
 //! header that is on the media says that these are durable: recovery, which opens the newest segment with
-//! records, will find it.
+//! records, will find it. For the same reason a segment that holds records but no messages is needed no more once
+//! a later one holds records: the later one's header says behind which segment with messages it goes on
+//! (`joins`), so that the one between can be given back, and neither trims nor restarts use the disk up.
 
 use super::append::CONTROL_TRIM;
+use super::recovery::wipe;
 use super::segment::IndexEntry;
 use super::tables::{NO_SEGMENT, Tables};
-use super::{AppendError, Cargo, ControlError, Flight, Live, Log, RESERVED_SEGMENTS};
+use super::{AppendError, Cargo, ControlError, Flight, Live, Log, LogFault, RESERVED_SEGMENTS};
+use crate::disk::Disk;
 use crate::ids::StreamId;
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
@@ -24,6 +28,9 @@ pub(super) const TRIMS_MAX: usize = 256;
 
 /// Segments freed in one turn, at most.
 const FREED_A_TURN: usize = 4;
+
+/// Segments before the newest among which one without messages is looked for.
+const LOOKED_AT: usize = 8;
 
 /// Writes a turn leaves room for in the queue of flights.
 const FLIGHTS_SPARE: usize = 128;
@@ -110,26 +117,66 @@ impl Log {
         self.free_due = true;
     }
 
-    /// Wipes the oldest segments that hold nothing kept, a few a turn.
+    /// Wipes segments that hold nothing kept, a few a turn.
     pub(super) fn free_trimmed(&mut self) {
         self.free_due = false;
-        let kept_from = self.tables.streams().map(|stream| stream.first_segment).min();
         for _ in 0..FREED_A_TURN {
-            let Some(oldest) = self.live.front() else { return };
-            let Some(end) = oldest.end else { return };
-            let closes =
-                self.live.len() == 2 && (self.closing_due.is_some() || self.aux_pending > 0);
-            let holds_something = kept_from.is_some_and(|seg_no| oldest.seg_no >= seg_no);
-            if holds_something || closes || self.content_marked <= end.base.batch_seq {
-                return;
-            }
             if self.flights.len() + FLIGHTS_SPARE > super::FLIGHTS_MAX {
                 break;
             }
-            let oldest = self.live.pop_front().expect("seen above");
-            self.wipe(&oldest);
+            let Some(gone) = self.take_unneeded() else { return };
+            self.wipe(&gone);
         }
         self.free_due = true;
+    }
+
+    /// Takes a segment out that nobody needs: the oldest, when no stream keeps anything of it; or one of the newest
+    /// without messages, when a later one tells all that it does. A header on the media has to say that the later
+    /// one's records are durable.
+    fn take_unneeded(&mut self) -> Option<Live> {
+        let kept_from = self.tables.streams().map(|stream| stream.first_segment).min();
+        let newest = self.live.len().checked_sub(1)?;
+        let from = newest.saturating_sub(LOOKED_AT).max(1);
+        let found = std::iter::once(0).chain(from..newest).find(|&index| {
+            let live = &self.live[index];
+            let Some(end) = live.end else { return false };
+            let closes =
+                index + 1 == newest && (self.closing_due.is_some() || self.aux_pending > 0);
+            let is_kept = if index == 0 {
+                kept_from.is_some_and(|seg_no| live.seg_no >= seg_no)
+            } else {
+                !self.is_superseded(index)
+            };
+            !is_kept && !closes && self.content_marked > end.base.batch_seq
+        })?;
+        let gone = self.live.remove(found)?;
+        if found == 0 {
+            self.places.iter_mut().for_each(|stream| stream.gone(gone.seg_no));
+        }
+        Some(gone)
+    }
+
+    /// Whether a segment holds no messages, and the next one says where it goes on without it.
+    fn is_superseded(&self, index: usize) -> bool {
+        let before = self.live.range(..index).rev().find_map(Live::messages_end);
+        let (live, next) = (&self.live[index], &self.live[index + 1]);
+        live.messages_end().is_none()
+            && before
+                .is_some_and(|end| (next.joins, next.base.message) == (end.batch_seq, end.message))
+    }
+
+    /// At an opening: gives back at once what nobody needs, so that there is a place for the new epoch's segment
+    /// whatever was done between. All that is on the media is durable, and the newest segment was closed.
+    pub(super) fn free_unneeded_now<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
+        while self.free.len() <= RESERVED_SEGMENTS {
+            let Some(gone) = self.take_unneeded() else { break };
+            wipe(disk, &self.geometry, gone.phys).map_err(|fault| {
+                let disk_offset = self.geometry.segment(gone.phys);
+                LogFault { disk_offset, fault }
+            })?;
+            self.free.push_back(gone.phys);
+        }
+        Ok(())
     }
 
     fn wipe(&mut self, gone: &Live) {
@@ -154,7 +201,9 @@ impl Log {
         assert!(!self.free.contains(&phys), "place {phys} is freed once");
         self.free.push_back(phys);
         self.freed += 1;
-        if self.free.len() > RESERVED_SEGMENTS && self.has_open_segment() {
+        let spare = self.free.len().cmp(&RESERVED_SEGMENTS);
+        let is_room = spare.is_gt() || (spare.is_eq() && self.fits(BATCH_BYTES_MAX));
+        if is_room && self.has_open_segment() {
             self.writable = true;
         }
     }

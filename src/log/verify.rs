@@ -84,6 +84,7 @@ pub fn verify<D: Disk>(
         report: VerifyReport::default(),
         next: BTreeMap::new(),
         expected: Base::default(),
+        messages_end: Base::default(),
         has_content: false,
         kept_from: 0,
         begins_later: false,
@@ -122,7 +123,11 @@ pub fn verify<D: Disk>(
     }
     let all = kept.len() as u64;
     for (position, segment) in kept.iter().enumerate() {
-        let later = kept.get(position + 1).map(|next| next.header.base());
+        let closed = segment.closing.as_ref().map(|(end, _)| end.base);
+        let later = kept.get(position + 1).map(|next| match closed {
+            Some(end) if next.header.joins(&end) => end,
+            Some(_) | None => next.header.base(),
+        });
         let newer = kept.len() - position - 1;
         verifier.check_segment(disk, segment, later, newer).map_err(device)?;
         progress(position as u64 + 1, all);
@@ -145,6 +150,8 @@ struct Verifier {
     /// Per stream its name and the next sequence.
     next: BTreeMap<u32, (String, u64)>,
     expected: Base,
+    /// The end of the last segment that holds messages.
+    messages_end: Base,
     /// The segment at hand holds messages or streams.
     has_content: bool,
     /// Segments with a lower number hold nothing that is kept; they may be half wiped.
@@ -269,7 +276,10 @@ impl Verifier {
                         // An opening that failed leaves a header behind, and nothing else.
                         let closed = used.closing.is_some() || self.superblock.clean.get() == 1;
                         let was_closed = closed && self.was_closed(&used.header);
-                        let is_kept = seg_no.get() >= self.kept_from;
+                        let next = found.iter().find(|next| next.header.seg_no > seg_no);
+                        let superseded =
+                            next.is_some_and(|next| next.header.supersedes(&used.header));
+                        let is_kept = seg_no.get() >= self.kept_from && !superseded;
                         let is_damage = counts && is_kept && (begun || was_closed);
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
@@ -296,7 +306,7 @@ impl Verifier {
     ) -> Result<(), DiskFault> {
         let header = &segment.header;
         let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.phys_index.get()));
-        if header.base() != self.expected {
+        if header.base() != self.expected && !header.joins(&self.messages_end) {
             let (first, last) = (self.expected.batch_seq + 1, header.base_batch_seq);
             let what = format!("before segment {seg_no}: batches {first} to {last} are missing");
             self.note(true, start, what);
@@ -322,6 +332,9 @@ impl Verifier {
             let Some(because) = self.should_go_on(segment, &stop, later) else { break };
             let Some(next) = self.resync(disk, header, &stop, &because)? else { break };
             from = next;
+        }
+        if self.expected.message > header.base_message.get() {
+            self.messages_end = self.expected;
         }
         // The checkpoint that opens the next segment tells what this one held.
         if later.is_some_and(|later| later.batch_seq >= self.expected.batch_seq) {

@@ -39,11 +39,11 @@ pub(in crate::log) fn check_chain<D: Disk>(
     let bases: Vec<_> = found.iter().skip(1).map(|found| found.header.base()).collect();
     let mut next_base = bases.into_iter();
     found.retain(|segment| next_base.next() != Some(segment.header.base()));
-    let mut expected = Base::default();
+    let (mut expected, mut messages_end) = (Base::default(), Base::default());
     let (mut begin, mut gap, mut dropped) = (0, None, Vec::new());
     for position in 0..found.len() {
         let header = found[position].header;
-        if header.base() != expected {
+        if header.base() != expected && !header.joins(&messages_end) {
             let mark = marks_of(disk, superblock, &found[position..])?;
             if mark <= expected.batch_seq {
                 // An opening that cut the segment before was killed before it began the next one.
@@ -57,12 +57,13 @@ pub(in crate::log) fn check_chain<D: Disk>(
             });
         }
         let Some(next) = found.get(position + 1) else { break };
-        let next_base = next.header.base_batch_seq.get();
+        // Where that says so, segments without messages before it do not count: it tells all that they do.
+        let needed = next.header.needs();
         if found[position].closing.is_none() {
             // What stands in the later segments themselves is not of this one.
-            let mark = marks_of(disk, superblock, &found[position + 1..])?.min(next_base);
+            let mark = marks_of(disk, superblock, &found[position + 1..])?.min(needed);
             let looked = look_at(disk, superblock, &found[position], Some(mark))?;
-            if looked.stop.end.base.batch_seq < next_base {
+            if looked.stop.end.base.batch_seq < needed {
                 dropped = take_from(found, position + 1);
                 break;
             }
@@ -71,6 +72,9 @@ pub(in crate::log) fn check_chain<D: Disk>(
         }
         let closing = found[position].closing.as_ref();
         expected = closing.expect("read or walked over").0.base;
+        if expected.message > header.base_message.get() {
+            messages_end = expected;
+        }
     }
     let trimmed = found.drain(..begin).map(|found| found.header).collect();
     Ok(Chain { dropped, trimmed, gap })

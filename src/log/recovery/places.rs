@@ -95,7 +95,7 @@ mod tests {
     }
 
     fn header(seg_no: u64, phys: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
-        SegmentHeader::new(&superblock(), (seg_no, phys, 1), Base::default(), 7, 0)
+        SegmentHeader::new(&superblock(), (seg_no, phys, 1), (Base::default(), 0), 7, 0)
             .linked(prev, next)
     }
 

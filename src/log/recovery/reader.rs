@@ -4,7 +4,7 @@ use super::{Last, RecoveredMessage};
 use crate::disk::Disk;
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::BLOCK_BYTES;
-use crate::log::append::{CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
+use crate::log::append::{CONTROL_FORGET, CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
 use crate::log::batch::{BatchKind, BatchView};
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{IndexEntry, SegmentHeader};
@@ -64,17 +64,29 @@ impl Reader {
         } else if header.flags.get() == CONTROL_STREAM {
             let id = StreamId(u32::try_from(id).expect("a stream's id"));
             let name = std::str::from_utf8(record.payload).expect("a stream's name");
-            self.tables.add_stream(id, name, unix_ns);
+            self.tables.add_stream(id, name, unix_ns, 0);
         } else if header.flags.get() == CONTROL_PRODUCER {
             let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
             let instance = record.payload.try_into().expect("an instance's number");
             let said = (epoch, u64::from_le_bytes(instance));
-            let _ = self.tables.register(ProducerId(id), said, unix_ns);
+            self.take_registration(ProducerId(id), said, unix_ns);
+        } else if header.flags.get() == CONTROL_FORGET {
+            self.tables.forget(ProducerId(id));
         } else if header.flags.get() == CONTROL_TRIM {
             let id = StreamId(u32::try_from(id).expect("a stream's id"));
             let stream = self.tables.stream_mut(id).expect("a stream of the catalog");
             stream.first_recorded = stream.first_recorded.max(header.producer_seq.get());
         }
+    }
+
+    fn take_registration(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
+        // A log of a release that did not say whom it forgot: it chose as is chosen here.
+        let is_new = self.tables.producer_slot(id).is_none();
+        if is_new && self.tables.is_full_of_producers() {
+            let Some(forgotten) = self.tables.forgettable(unix_ns) else { return };
+            self.tables.forget(forgotten);
+        }
+        self.tables.register(id, said, unix_ns, 0);
     }
 
     fn take_message(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
@@ -87,7 +99,7 @@ impl Reader {
         };
         let unix_ns = header.received_ns.get();
         if let Some(slot) = self.tables.producer_slot(message.producer_id) {
-            let producer = self.tables.producer_at_mut(slot);
+            let producer = self.tables.producer_at_mut(message.producer_id, slot);
             producer.last_seq = message.producer_seq;
             producer.last_active_ns = unix_ns;
         }
@@ -96,6 +108,7 @@ impl Reader {
         assert_eq!(stream.next_sequence, message.sequence, "sequences are dense");
         stream.next_sequence += 1;
         stream.bytes += record.payload.len() as u64;
+        stream.newest_ns = stream.newest_ns.max(unix_ns);
         let is_new = stream.indexed_granule == u64::MAX;
         let room = self.index.len() < crate::log::INDEX_ENTRIES - crate::limits::STREAMS_MAX;
         if stream.indexed_granule != granule && (is_new || room) {
@@ -105,7 +118,7 @@ impl Reader {
                 stream: message.stream.0.into(),
                 block: u32::try_from(block).expect("a block of a segment").into(),
                 first_sequence: message.sequence.into(),
-                time_ns: unix_ns.into(),
+                time_ns: stream.newest_ns.into(),
             });
         }
         self.messages.push(message);

@@ -1,0 +1,147 @@
+//! Where the messages of a stream are: which segments, by sequence and by time, so that a place in a stream is
+//! found in a few steps however long the log is and however long ago the stream was written to.
+
+use std::collections::VecDeque;
+
+use super::segment::IndexEntry;
+use super::tables::Tables;
+use super::{Live, Log};
+use crate::ids::StreamId;
+use crate::limits::STREAMS_MAX;
+
+/// A segment that holds messages of a stream.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    seg_no: u64,
+    /// The first of its index entries.
+    first_sequence: u64,
+    /// The newest time of any index entry up to that one: it never goes back, unlike the host's clock.
+    newest_ns: u64,
+}
+
+/// The segments that hold messages of one stream, ascending.
+#[derive(Debug)]
+pub(super) struct StreamPlaces {
+    places: VecDeque<Place>,
+    /// The newest time of any index entry.
+    newest_ns: u64,
+}
+
+impl StreamPlaces {
+    /// None yet; allocates what a log of so many segments will ever need.
+    pub(super) fn new(segments: u64) -> Self {
+        let segments = usize::try_from(segments).expect("a disk's segments");
+        Self { places: VecDeque::with_capacity(segments), newest_ns: 0 }
+    }
+
+    /// Notes an index entry of a segment.
+    pub(super) fn note(&mut self, seg_no: u64, entry: &IndexEntry) {
+        self.newest_ns = self.newest_ns.max(entry.time_ns.get());
+        if self.places.back().is_none_or(|last| last.seg_no < seg_no) {
+            let first_sequence = entry.first_sequence.get();
+            self.places.push_back(Place { seg_no, first_sequence, newest_ns: self.newest_ns });
+        }
+    }
+
+    /// Segments up to this one are gone.
+    pub(super) fn gone(&mut self, seg_no: u64) {
+        while self.places.front().is_some_and(|first| first.seg_no <= seg_no) {
+            self.places.pop_front();
+        }
+    }
+}
+
+/// Where the messages of all streams are that recovery has found.
+pub(super) fn places_of(
+    tables: &mut Tables,
+    live: &VecDeque<Live>,
+    index: &[Vec<IndexEntry>],
+) -> Vec<StreamPlaces> {
+    let mut places = Vec::with_capacity(STREAMS_MAX);
+    places.extend(tables.streams().map(|_| StreamPlaces::new(index.len() as u64)));
+    for live in live {
+        for entry in &index[usize::try_from(live.phys).expect("a segment's place")] {
+            let stream = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
+            places[stream].note(live.seg_no, entry);
+            let facts = tables.stream_mut(StreamId(entry.stream.get()));
+            let facts = facts.expect("an index names known streams");
+            facts.newest_ns = facts.newest_ns.max(entry.time_ns.get());
+        }
+    }
+    places
+}
+
+impl Log {
+    fn places_of(&self, stream: StreamId) -> Option<&VecDeque<Place>> {
+        let index = usize::try_from(stream.0.checked_sub(1)?).ok()?;
+        self.places.get(index).map(|stream| &stream.places)
+    }
+
+    /// The index entries of a stream in one of its segments, ascending, and the segment.
+    fn entries_of(
+        &self,
+        stream: StreamId,
+        place: &Place,
+    ) -> (&Live, impl DoubleEndedIterator<Item = &IndexEntry>) {
+        let live = self.live.binary_search_by_key(&place.seg_no, |live| live.seg_no);
+        let live = &self.live[live.expect("a stream's segment counts")];
+        (live, self.entries(live).iter().filter(move |entry| entry.stream.get() == stream.0))
+    }
+
+    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
+    /// there.
+    #[must_use]
+    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
+        let place = |places: &VecDeque<Place>| {
+            places.partition_point(|place| place.first_sequence <= sequence)
+        };
+        self.locate_last(stream, place, |entry| entry.first_sequence.get() <= sequence)
+    }
+
+    /// The same for the first message received at or after a Unix time. Where the clock was set back, for the
+    /// first of those that bear such a time: nothing that was received later is passed over.
+    #[must_use]
+    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
+        let place =
+            |places: &VecDeque<Place>| places.partition_point(|place| place.newest_ns < unix_ns);
+        self.locate_last(stream, place, |entry| entry.time_ns.get() < unix_ns)
+    }
+
+    /// The last index entry of a stream of which, and of all before it, `is_before` is true; or the first one there
+    /// is. `count` says how many of its segments begin with such entries.
+    fn locate_last(
+        &self,
+        stream: StreamId,
+        count: impl Fn(&VecDeque<Place>) -> usize,
+        is_before: impl Fn(&IndexEntry) -> bool,
+    ) -> (u64, u64) {
+        let durable_next = self.tables.stream(stream).map_or(1, |facts| facts.durable_next);
+        let nowhere = (self.durable_end, durable_next);
+        let Some(places) = self.places_of(stream) else { return nowhere };
+        let durable = places.partition_point(|place| place.first_sequence < durable_next);
+        let Some(place) = count(places).min(durable).max(1).checked_sub(1) else { return nowhere };
+        let Some(place) = places.get(place).filter(|_| durable > 0) else { return nowhere };
+        let (live, entries) = self.entries_of(stream, place);
+        let mut found = None;
+        for entry in entries.take_while(|entry| entry.first_sequence.get() < durable_next) {
+            if found.is_some() && !is_before(entry) {
+                break;
+            }
+            found = Some(entry);
+        }
+        found.map_or(nowhere, |entry| (self.entry_off(live, entry), entry.first_sequence.get()))
+    }
+
+    /// The lowest indexed sequence of a stream above `sequence`.
+    #[must_use]
+    pub fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
+        let places = self.places_of(stream)?;
+        let next = places.partition_point(|place| place.first_sequence <= sequence);
+        let within = next.checked_sub(1).and_then(|last| {
+            let (_, mut entries) = self.entries_of(stream, &places[last]);
+            entries.find(|entry| entry.first_sequence.get() > sequence)
+        });
+        let within = within.map(|entry| entry.first_sequence.get());
+        within.or_else(|| places.get(next).map(|place| place.first_sequence))
+    }
+}
