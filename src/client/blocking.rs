@@ -46,6 +46,9 @@ const SPINS: u32 = 2_000;
 /// The longest sleep then: the client's shortest timers are about as long.
 const REST: Duration = Duration::from_millis(1);
 
+/// How long the appliance is told that a producer will not return.
+const RETIRE_NS: u64 = 1_000_000_000;
+
 /// A message as a consumer gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -524,6 +527,18 @@ impl<P: Port> Client<P> {
         }
         self.turn()?;
         Ok(self.take_arrived())
+    }
+
+    /// Ends the session of a publisher that will not return, and gives the port back: its place among the producers
+    /// is free for others. An appliance that does not answer within a second is not waited for.
+    pub fn retire(mut self) -> P {
+        let begin_ns = self.client.clock().now_ns();
+        while !self.client.retire()
+            && self.client.clock().now_ns().saturating_sub(begin_ns) < RETIRE_NS
+        {
+            std::thread::yield_now();
+        }
+        self.client.close()
     }
 
     /// Ends the session and gives the port back.

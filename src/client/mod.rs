@@ -283,9 +283,49 @@ pub enum ClientError {
         /// A number that belongs to the reason.
         detail: u64,
     },
-    /// the server ended the session
-    #[error("the server ended the session: it is stopping")]
-    Closed,
+    /// another log answers at the address
+    #[error(
+        "{server} serves another log now: {found:08x}, this session began with {begun:08x}; what was acknowledged \
+         is in that one: is its disk in place, is this the address? Nothing was sent to the other"
+    )]
+    OtherLog {
+        /// Where.
+        server: std::net::SocketAddrV4,
+        /// The log the session began with, as `log describe` begins its identity.
+        begun: u32,
+        /// The one that answers.
+        found: u32,
+    },
+    /// the log lacks what it acknowledged
+    #[error(
+        "{server} serves an older state of the log: it is at {found} where {acknowledged} was acknowledged \
+         ({what}); was a copy or a snapshot brought back? Nothing more was sent"
+    )]
+    Behind {
+        /// Where.
+        server: std::net::SocketAddrV4,
+        /// What was compared.
+        what: Compared,
+        /// As acknowledged.
+        acknowledged: u64,
+        /// As found.
+        found: u64,
+    },
+    /// the server takes this producer for another
+    #[error(
+        "{server} knows this producer as another: {found} where {expected} was the last ({what}); it serves \
+         another log, or another program publishes as this producer; nothing more was sent"
+    )]
+    OtherProducer {
+        /// Where.
+        server: std::net::SocketAddrV4,
+        /// What was compared.
+        what: Compared,
+        /// As this client has it.
+        expected: u64,
+        /// As found.
+        found: u64,
+    },
     /// the server says numbers that cannot be
     #[error(
         "{server} says numbers that cannot be: it is no appliance of this protocol, or its memory is damaged"
@@ -302,6 +342,30 @@ pub enum ClientError {
         /// Sequence.
         sequence: u64,
     },
+}
+
+/// What tells a client that its log is not what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// The epoch of the writer.
+    Epoch,
+    /// The producer's number.
+    Producer,
+    /// The producer's messages.
+    Messages,
+    /// The messages of this stream.
+    Stream(StreamId),
+}
+
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Epoch => f.write_str("epoch"),
+            Self::Producer => f.write_str("producer"),
+            Self::Messages => f.write_str("the producer's messages"),
+            Self::Stream(stream) => write!(f, "messages of stream {stream}"),
+        }
+    }
 }
 
 /// The shard a session is with, and the appliance it belongs to.

@@ -25,6 +25,8 @@
 //! ```
 
 mod answers;
+mod registered;
+mod retire;
 mod session;
 mod transmit;
 
@@ -44,7 +46,7 @@ use crate::limits::{NUMBER_MAX, SUBSCRIPTIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
-use crate::wire::control::{Unsubscribe, is_stream_name};
+use crate::wire::control::{ErrorCode, Unsubscribe, is_stream_name};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
@@ -116,6 +118,14 @@ struct Link<C> {
     next_request: u32,
     events: VecDeque<Event>,
     failed: Option<ClientError>,
+    /// The log that the first answer was from; 0 before that, and where the server does not say.
+    log: u32,
+    /// Since when registrations are refused for a reason that may pass, and for which.
+    refused: Option<(u64, ErrorCode, u64)>,
+    /// When the server was last told that the producer will not return; 0 when never.
+    retired_ns: u64,
+    /// Its producer is no more: there is nothing to register for.
+    is_over: bool,
     now_ns: u64,
     /// When the server last said something that belongs to the session, or opened it.
     heard_ns: u64,
@@ -172,6 +182,10 @@ impl<P: Port, C: Clock> Client<P, C> {
             next_request: 1,
             events: VecDeque::with_capacity(64),
             failed: None,
+            log: 0,
+            refused: None,
+            retired_ns: 0,
+            is_over: false,
             now_ns,
             heard_ns: now_ns,
             registered_ns: 0,
@@ -199,6 +213,9 @@ impl<P: Port, C: Clock> Client<P, C> {
         }
         if let Some(error) = link.failed {
             return Err(error);
+        }
+        if link.is_over {
+            return Ok(received);
         }
         let sent = link.transmit(port);
         port.flush();

@@ -149,7 +149,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     drop(progress);
     let Work { mut client, tally, .. } = work;
     let seconds = seconds_since(begin_ns, client.polled().clock().now_ns());
-    client.close();
+    client.retire();
     let summary = Summary {
         schema_version: 1,
         stream: args.stream.clone(),

@@ -28,6 +28,8 @@ pub struct Subscription {
     open: bool,
     /// The next sequence wanted.
     expected: u64,
+    /// The last sequence that came; 0 before any.
+    delivered_to: u64,
     /// What the server was told it may send up to.
     limit: u64,
     /// Given to their owner, who has not looked at them: as many fewer may come.
@@ -60,6 +62,7 @@ impl Subscription {
             window: window.max(2),
             open: false,
             expected: 0,
+            delivered_to: 0,
             limit: 0,
             held_back: 0,
             ask_wait_ns: 0,
@@ -82,6 +85,12 @@ impl Subscription {
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.expected
+    }
+
+    /// The last sequence that came; 0 before any.
+    #[must_use]
+    pub fn delivered_to(&self) -> u64 {
+        self.delivered_to
     }
 
     /// Whether the server has said that it stands.
@@ -174,6 +183,7 @@ impl Subscription {
             }
             self.damaged = 0;
             sink(&record);
+            self.delivered_to = self.expected;
             self.expected = self.expected.saturating_add(1);
         }
         Ok(self.expected.saturating_sub(before))

@@ -170,6 +170,12 @@ impl Sender {
         self.next.saturating_sub(self.first)
     }
 
+    /// All numbers up to this one were said to be durable.
+    #[must_use]
+    pub fn durable_to(&self) -> u64 {
+        self.durable_to
+    }
+
     /// The number the next message gets.
     #[must_use]
     pub fn next_seq(&self) -> u64 {

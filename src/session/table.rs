@@ -1,5 +1,7 @@
 //! The sessions of a shard: a fixed table, found by connection id without searching.
 
+use std::net::SocketAddrV4;
+
 use crate::ids::{ConnId, Epoch, Peer, ProducerId};
 use crate::limits::{DATAGRAM_BYTES_MIN, SESSIONS_MAX};
 
@@ -70,6 +72,8 @@ pub struct Session {
     pub gap_listed: bool,
     /// Subscriptions it has.
     pub subscriptions: usize,
+    /// The session before it of the same producer, which is to hear that it is over once this one is durable.
+    pub fences: Option<(Peer, ConnId)>,
 }
 
 impl Session {
@@ -93,6 +97,7 @@ impl Session {
             ack_due: false,
             gap_listed: false,
             subscriptions: 0,
+            fences: None,
         }
     }
 
@@ -117,6 +122,8 @@ const UNUSED: u16 = u16::MAX;
 pub struct Sessions {
     slots: Vec<Session>,
     free: Vec<usize>,
+    /// Sessions in use by nonce and address, ascending.
+    asked: Vec<(u64, SocketAddrV4, usize)>,
     index: Box<[u16]>,
     /// What connection ids are made from, and how many were made.
     secret: [u8; 32],
@@ -134,6 +141,7 @@ impl Sessions {
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
             free: (0..SESSIONS_MAX).rev().collect(),
+            asked: Vec::with_capacity(SESSIONS_MAX),
             index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
             secret: blake3::derive_key("buslane connection ids", &key),
             ids_made: 0,
@@ -155,8 +163,37 @@ impl Sessions {
     }
 
     /// Takes a free place for a client; `None` when there is none.
+    ///
+    /// # Panics
+    /// When the client has a session under this nonce.
     pub fn open(&mut self, peer: Peer, nonce: u64, now_ns: u64) -> Option<usize> {
         let slot = self.free.pop()?;
+        self.slots[slot].receipts.reset(0);
+        self.begin(slot, peer, nonce, now_ns);
+        Some(slot)
+    }
+
+    /// Ends a session and begins another in its place, which goes on with its receipts: the heir of a producer.
+    ///
+    /// # Panics
+    /// When there is no such session.
+    pub fn succeed(
+        &mut self,
+        slot: usize,
+        (peer, nonce): (Peer, u64),
+        now_ns: u64,
+        pool: &mut HoldPool,
+    ) {
+        let old = (self.slots[slot].peer, self.slots[slot].conn_id);
+        self.close(slot, pool);
+        assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
+        self.begin(slot, peer, nonce, now_ns);
+        self.slots[slot].fences = Some(old);
+    }
+
+    fn begin(&mut self, slot: usize, peer: Peer, nonce: u64, now_ns: u64) {
+        let at = self.asked_at(peer, nonce).expect_err("the caller looked for it");
+        self.asked.insert(at, (nonce, peer.addr, slot));
         let conn_id = self.new_id();
         self.index[place(conn_id)] = u16::try_from(slot).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot];
@@ -173,8 +210,17 @@ impl Sessions {
         session.heard_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
-        session.receipts.reset(0);
-        Some(slot)
+        session.fences = None;
+    }
+
+    fn asked_at(&self, peer: Peer, nonce: u64) -> Result<usize, usize> {
+        self.asked.binary_search_by_key(&(nonce, peer.addr), |&(nonce, addr, _)| (nonce, addr))
+    }
+
+    /// The session a client asked for with this nonce.
+    #[must_use]
+    pub fn asked_by(&self, peer: Peer, nonce: u64) -> Option<usize> {
+        self.asked_at(peer, nonce).ok().map(|at| self.asked[at].2)
     }
 
     /// Gives a place back, with the frames it held.
@@ -188,7 +234,22 @@ impl Sessions {
         session.producer = None;
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, pool);
+        let (peer, nonce) = (session.peer, session.nonce);
+        let at = self.asked_at(peer, nonce).expect("a session in use was asked for");
+        self.asked.remove(at);
         self.free.push(slot);
+    }
+
+    /// Whether the lists of free places and of nonces agree with the places.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let asked = |&(nonce, addr, slot): &(u64, SocketAddrV4, usize)| {
+            let session = &self.slots[slot];
+            session.phase != Phase::Free && (session.nonce, session.peer.addr) == (nonce, addr)
+        };
+        self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)
+            && self.asked.len() + self.free.len() == SESSIONS_MAX
+            && self.asked.iter().all(asked)
     }
 
     /// The slot a connection id names, when it is in use under just that id.
@@ -214,16 +275,15 @@ impl Sessions {
         &mut self.slots[slot]
     }
 
-    /// Lets two sessions change what they are owed: the heir of a producer takes it over.
-    pub fn swap_receipts(&mut self, one: usize, other: usize) {
-        let [one, other] =
-            self.slots.get_disjoint_mut([one, other]).expect("two sessions of the table");
-        std::mem::swap(&mut one.receipts, &mut other.receipts);
-    }
-
     /// The slots in use.
     pub fn in_use(&self) -> impl Iterator<Item = (usize, &Session)> {
         self.slots.iter().enumerate().filter(|(_, session)| session.phase != Phase::Free)
+    }
+
+    /// Whether there is no place.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
     }
 
     /// How many are in use.
@@ -252,7 +312,7 @@ fn place(conn_id: ConnId) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::net::Ipv4Addr;
 
     use super::*;
 

@@ -156,20 +156,29 @@ impl<D: Disk> Stations<D> {
                 index += 1;
             }
         }
-        if self.registering > 0 {
+        if !self.registering.is_empty() {
             self.finish_registrations(batch.batch_seq);
         }
     }
 
     fn finish_registrations(&mut self, durable_to: u64) {
-        for slot in 0..SESSIONS_MAX {
+        let mut index = 0;
+        while let Some(&slot) = self.registering.get(index) {
             let session = self.sessions.get_mut(slot);
-            let Phase::Registering { batch_seq } = session.phase else { continue };
-            if batch_seq <= durable_to {
-                session.phase = Phase::Open;
-                session.heard_ns = self.now_ns;
-                self.registering -= 1;
-                self.reply(Reply::Registered { slot });
+            let Phase::Registering { batch_seq } = session.phase else {
+                unreachable!("a session that ends leaves the list")
+            };
+            if batch_seq > durable_to {
+                index += 1;
+                continue;
+            }
+            self.registering.swap_remove(index);
+            session.phase = Phase::Open;
+            session.heard_ns = self.now_ns;
+            let fences = session.fences.take();
+            self.reply(Reply::Registered { slot });
+            if let Some((peer, conn_id)) = fences {
+                self.reply(Reply::Refuse { peer, conn_id, code: ErrorCode::Fenced, detail: 0 });
             }
         }
     }

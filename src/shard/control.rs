@@ -4,13 +4,13 @@ use crate::disk::Disk;
 use crate::fanout::{Replay, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
-use crate::log::ControlError;
 use crate::log::trim::TrimError;
+use crate::log::{ControlError, Registration};
 use crate::metrics::Counter;
 use crate::session::table::{Phase, Producer, Session};
 use crate::wire::control::{
-    ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, STATUS_REWIND, Status, Subscribe,
-    TrimStream, Unsubscribe,
+    ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, Status,
+    Subscribe, TrimStream, Unsubscribe,
 };
 
 use super::{Condition, PENDING_MAX, Pending, Reply, Stations};
@@ -27,11 +27,8 @@ impl From {
 impl<D: Disk> Stations<D> {
     pub(super) fn on_register(&mut self, peer: Peer, register: &Register) {
         let nonce = register.nonce.get();
-        let known = self
-            .sessions
-            .in_use()
-            .find(|(_, session)| session.nonce == nonce && session.peer.addr == peer.addr)
-            .map(|(slot, session)| (slot, session.phase));
+        let known = self.sessions.asked_by(peer, nonce);
+        let known = known.map(|slot| (slot, self.sessions.get(slot).phase));
         match known {
             Some((slot, Phase::Open)) => self.reply(Reply::Registered { slot }),
             Some((_, Phase::Registering { .. } | Phase::Free)) => {}
@@ -41,36 +38,39 @@ impl<D: Disk> Stations<D> {
                     self.reply(Reply::Refuse { peer, conn_id, code, detail });
                 }
             }
-            None => match self.open_session(peer, register) {
-                Some(slot) => self.reply(Reply::Registered { slot }),
-                None => self.refuse_full(peer),
-            },
+            None if self.make_place() => {
+                let slot = self.sessions.open(peer, nonce, self.now_ns).expect("there is a place");
+                self.begin_session(slot, register);
+                self.reply(Reply::Registered { slot });
+            }
+            None => {
+                let (conn_id, code) = (ConnId(0), ErrorCode::SessionsFull);
+                self.reply(Reply::Refuse { peer, conn_id, code, detail: SESSIONS_MAX as u64 });
+            }
         }
     }
 
-    fn refuse_full(&mut self, peer: Peer) {
-        let conn_id = ConnId(0);
-        let detail = SESSIONS_MAX as u64;
-        self.reply(Reply::Refuse { peer, conn_id, code: ErrorCode::LimitReached, detail });
+    /// Sees to it that there is a place for another session; `false` where all are taken by clients that are there.
+    fn make_place(&mut self) -> bool {
+        if !self.sessions.is_full() {
+            return true;
+        }
+        // Whoever has not named its connection id may never have received it.
+        let unproven =
+            |(_, session): &(usize, &Session)| !session.proven && session.phase == Phase::Open;
+        let all = self.sessions.in_use().filter(unproven);
+        let oldest = all.min_by_key(|(_, session)| session.heard_ns).map(|(slot, _)| slot);
+        oldest.into_iter().for_each(|oldest| self.close_session(oldest));
+        oldest.is_some()
     }
 
-    fn open_session(&mut self, peer: Peer, register: &Register) -> Option<usize> {
-        if self.sessions.is_full() {
-            // Whoever has not named its connection id may never have received it.
-            let unproven =
-                |(_, session): &(usize, &Session)| !session.proven && session.phase == Phase::Open;
-            let all = self.sessions.in_use().filter(unproven);
-            let (oldest, _) = all.min_by_key(|(_, session)| session.heard_ns)?;
-            self.close_session(oldest);
-        }
-        let slot = self.sessions.open(peer, register.nonce.get(), self.now_ns)?;
+    fn begin_session(&mut self, slot: usize, register: &Register) {
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
         session.instance = register.instance.get();
         session.datagram_bytes =
             datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX).min(self.datagram_bytes);
         self.counters.add(Counter::SessionsOpened, 1);
-        Some(slot)
     }
 
     /// Opens a session that publishes. Its registration is a record in the log; the session is open once
@@ -83,94 +83,110 @@ impl<D: Disk> Stations<D> {
             Condition::DiskLost(_) | Condition::Draining => return Err((ErrorCode::Draining, 0)),
         }
         let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
-        let control = |error| match error {
-            ControlError::Full => (ErrorCode::NoSpace, 0),
-            ControlError::Busy => (ErrorCode::LimitReached, 0),
-            ControlError::TableFull { limit } => (ErrorCode::LimitReached, limit as u64),
-        };
-        let (id, epoch) = if asked == 0 {
-            (None, 1)
+        let (id, epoch, old) = if asked == 0 {
+            (None, 1, None)
         } else {
             let id = ProducerId(asked);
             let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
             // The same instance may have missed the answer to its last registration.
             let same = known.instance == register.instance.get();
-            if same && held < known.epoch && self.is_held(id) {
+            let is_proven = known.holder.is_some_and(|slot| self.sessions.get(slot).proven);
+            if same && held < known.epoch && is_proven {
                 // It has missed none: this REGISTER is an old one that was late on its way.
                 self.counters.add(Counter::DroppedUnknownSession, 1);
                 return Ok(());
             }
             if held != 0 && held < known.epoch && !same {
-                return Err((ErrorCode::Fenced, asked));
+                // That there is a later one is told once a power cut cannot undo it.
+                let told =
+                    if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
+                return Err((told, asked));
             }
-            (Some(id), known.epoch + 1)
+            (Some(id), known.epoch.saturating_add(1), known.holder)
         };
-        let slot = self
-            .open_session(peer, register)
-            .ok_or((ErrorCode::LimitReached, SESSIONS_MAX as u64))?;
+        if old.is_none() && !self.make_place() {
+            return Err((ErrorCode::SessionsFull, SESSIONS_MAX as u64));
+        }
         let memory = self.disk.memory_mut();
         let said = (epoch, register.instance.get());
         let registered = match self.log.register_producer(memory, id, said, self.unix_ns) {
             Ok(registered) => registered,
-            Err(error) => {
-                self.close_session(slot);
-                if error == ControlError::Full {
-                    self.become_full();
-                }
-                return Err(control(error));
+            Err(ControlError::Busy) => return Err((ErrorCode::Busy, 0)),
+            Err(ControlError::TableFull { limit }) => {
+                return Err((ErrorCode::ProducersFull, limit as u64));
+            }
+            Err(ControlError::Full) => {
+                self.become_full();
+                return Err((ErrorCode::NoSpace, 0));
             }
         };
-        self.take_over(slot, registered.id, registered.last_seq);
+        if let Some(forgotten) = registered.forgotten {
+            self.recovered.remove(&forgotten.0);
+        }
+        let slot = self.seat(peer, register, old, &registered);
+        self.begin_session(slot, register);
         let session = self.sessions.get_mut(slot);
         session.producer =
             Some(Producer { id: registered.id, epoch, slot: registered.producer_slot });
         session.receiver.reset(registered.last_seq, &mut self.hold);
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
-        self.registering += 1;
+        self.log.hold_producer(registered.id, registered.producer_slot, slot);
+        self.registering.push(slot);
         self.publishers += 1;
         Ok(())
     }
 
-    /// Whether a client publishes as this producer that has told that it was answered.
-    fn is_held(&self, id: ProducerId) -> bool {
-        self.sessions.in_use().any(|(_, session)| {
-            session.proven && session.producer.is_some_and(|producer| producer.id == id)
-        })
-    }
-
-    /// Fences an older session of the producer and inherits what it is owed.
-    fn take_over(&mut self, slot: usize, id: ProducerId, last_seq: u64) {
-        self.sessions.get_mut(slot).receipts.reset(last_seq);
-        let old = self.sessions.in_use().find(|(other, session)| {
-            *other != slot && session.producer.is_some_and(|producer| producer.id == id)
-        });
-        if let Some((old, _)) = old.map(|(old, session)| (old, session.conn_id)) {
-            self.reply_now_fenced(old);
-            self.sessions.swap_receipts(old, slot);
-            for entry in &mut self.owed {
-                if entry.1 == old {
-                    entry.1 = slot;
-                }
-            }
-            self.owed_batch.swap(old, slot);
-            self.close_session(old);
-        } else if let Some(runs) = self.recovered.remove(&id.0) {
-            let receipts = &mut self.sessions.get_mut(slot).receipts;
-            receipts.reset(runs.first().map_or(last_seq, |run| run.first_seq - 1));
+    /// A place for a session that publishes: that of the producer's session before, which is fenced, with what it
+    /// is owed; or a free one, with what recovery has found.
+    fn seat(
+        &mut self,
+        peer: Peer,
+        register: &Register,
+        old: Option<usize>,
+        registered: &Registration,
+    ) -> usize {
+        let nonce = register.nonce.get();
+        if let Some(old) = old {
+            self.leave(old, false);
+            self.sessions.succeed(old, (peer, nonce), self.now_ns, &mut self.hold);
+            return old;
+        }
+        let opened = self.sessions.open(peer, nonce, self.now_ns);
+        let slot = opened.expect("the caller saw a free place");
+        let receipts = &mut self.sessions.get_mut(slot).receipts;
+        receipts.reset(registered.last_seq);
+        if let Some(runs) = self.recovered.remove(&registered.id.0) {
+            receipts.reset(runs.first().map_or(registered.last_seq, |run| run.first_seq - 1));
             for run in runs {
                 receipts.append_recovered(run);
             }
         }
-    }
-
-    fn reply_now_fenced(&mut self, old: usize) {
-        let session = self.sessions.get(old);
-        let (peer, conn_id) = (session.peer, session.conn_id);
-        self.reply(Reply::Refuse { peer, conn_id, code: ErrorCode::Fenced, detail: 0 });
+        slot
     }
 
     /// Ends a session and all it has; what it published stays.
     pub(super) fn close_session(&mut self, slot: usize) {
+        self.leave(slot, false);
+        self.sessions.close(slot, &mut self.hold);
+    }
+
+    /// Ends a session whose client says that its producer will not return.
+    pub(super) fn on_retire(&mut self, slot: usize, retire: &Retire) {
+        let session = self.sessions.get(slot);
+        let (peer, conn_id) = (session.peer, session.conn_id);
+        let durable_to = session.receipts.durable_to();
+        let ended = session.producer.is_some_and(|producer| {
+            let is_it = producer.id.0 == retire.producer_id.get();
+            is_it && !session.receipts.in_flight() && retire.durable_to.get() == durable_to
+        });
+        self.leave(slot, ended);
+        self.sessions.close(slot, &mut self.hold);
+        self.reply(Reply::Close { peer, conn_id });
+    }
+
+    /// Takes a session out of all lists it is in, its place in the table of sessions apart. `ended`: its producer
+    /// will not return.
+    fn leave(&mut self, slot: usize, ended: bool) {
         let mut index = 0;
         while index < self.fanout.len() {
             if self.fanout.get(index).session == slot {
@@ -179,29 +195,22 @@ impl<D: Disk> Stations<D> {
                 index += 1;
             }
         }
-        let session = self.sessions.get(slot);
+        let session = self.sessions.get_mut(slot);
         if matches!(session.phase, Phase::Registering { .. }) {
-            self.registering -= 1;
+            self.registering.retain(|of| *of != slot);
         }
-        if session.producer.is_some() {
+        if let Some(producer) = session.producer.take() {
             self.publishers -= 1;
+            let held = (producer.id, producer.slot, slot);
+            let ended = ended && !self.condition.is_over();
+            self.log.release_producer(self.disk.memory_mut(), held, ended, self.unix_ns);
+            if ended {
+                self.recovered.remove(&producer.id.0);
+            }
         }
         self.pending.retain(|pending| pending.slot != slot);
         self.outbox.forget(slot);
-        self.sessions.close(slot, &mut self.hold);
         self.counters.add(Counter::SessionsClosed, 1);
-    }
-
-    pub(super) fn close_sessions(&mut self) {
-        for slot in 0..SESSIONS_MAX {
-            let session = self.sessions.get(slot);
-            if session.phase == Phase::Free {
-                continue;
-            }
-            let (peer, conn_id) = (session.peer, session.conn_id);
-            self.reply(Reply::Close { peer, conn_id });
-            self.close_session(slot);
-        }
     }
 
     pub(super) fn on_create_stream(
@@ -216,16 +225,14 @@ impl<D: Disk> Stations<D> {
         if waiting {
             return;
         }
-        if let Some(stream) = self.log.stream_by_name(asked.name) {
-            // A stream that is being created is answered for when its record is durable.
-            let creates = |pending: &&Pending| pending.creates && pending.stream == stream.id;
-            let creating = self.pending.iter().find(creates).copied();
-            match creating {
-                Some(pending) => self.wait_for(Pending { slot, request, ..pending }),
-                None => {
-                    let stream = stream.id;
-                    self.reply(Reply::StreamInfo { slot, request, stream });
-                }
+        if let Some(stream) = self.log.stream_by_name(asked.name).map(|stream| stream.id) {
+            self.reply(Reply::StreamInfo { slot, request, stream });
+            return;
+        }
+        if let Some((stream, batch_seq)) = self.log.stream_being_made(asked.name) {
+            // It is answered for once its record is durable, whoever asked first; or asked for again.
+            if self.pending.len() < PENDING_MAX {
+                self.wait_for(Pending { batch_seq, slot, request, stream });
             }
             return;
         }
@@ -247,7 +254,7 @@ impl<D: Disk> Stations<D> {
         }
         match self.log.create_stream(self.disk.memory_mut(), asked.name, self.unix_ns) {
             Ok((stream, batch_seq)) => {
-                self.wait_for(Pending { batch_seq, slot, request, stream, creates: true });
+                self.wait_for(Pending { batch_seq, slot, request, stream });
             }
             Err(ControlError::Busy) => {}
             Err(ControlError::Full) => {
@@ -255,14 +262,9 @@ impl<D: Disk> Stations<D> {
                 self.become_full();
             }
             Err(ControlError::TableFull { limit }) => {
-                error(ErrorCode::LimitReached, limit as u64);
+                error(ErrorCode::StreamsFull, limit as u64);
             }
         }
-    }
-
-    /// Whether the record that makes a stream is not durable yet.
-    pub(super) fn is_being_created(&self, id: StreamId) -> bool {
-        self.pending.iter().any(|pending| pending.creates && pending.stream == id)
     }
 
     pub(super) fn on_trim_stream(&mut self, slot: usize, asked: &TrimStream) {
@@ -292,7 +294,7 @@ impl<D: Disk> Stations<D> {
         match self.log.trim_stream(self.disk.memory_mut(), stream, first, self.unix_ns) {
             Ok(Some(batch_seq)) => {
                 self.counters.add(Counter::Trims, 1);
-                self.wait_for(Pending { batch_seq, slot, request, stream, creates: false });
+                self.wait_for(Pending { batch_seq, slot, request, stream });
                 None
             }
             Ok(None) => {
@@ -320,8 +322,7 @@ impl<D: Disk> Stations<D> {
     pub(super) fn on_describe_stream(&mut self, slot: usize, asked: &NameRequest<'_>) {
         let request = asked.request;
         let stream = self.log.stream_by_name(asked.name).map(|stream| stream.id);
-        let created = |id| !self.is_being_created(id);
-        let reply = match stream.filter(|&id| created(id)) {
+        let reply = match stream {
             Some(stream) => Reply::StreamInfo { slot, request, stream },
             None => match self.found_elsewhere(asked.name) {
                 Some(shard) => Reply::Redirect { slot, request, shard },
@@ -365,7 +366,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         if self.sessions.get(slot).subscriptions == SUBSCRIPTIONS_MAX {
-            self.reply(error(ErrorCode::LimitReached, SUBSCRIPTIONS_MAX as u64));
+            self.reply(error(ErrorCode::SubscriptionsFull, SUBSCRIPTIONS_MAX as u64));
             return;
         }
         let (next, seek_ns) = match from {
@@ -396,7 +397,7 @@ impl<D: Disk> Stations<D> {
         let seeking = subscription.is_seeking();
         if !self.fanout.add(subscription) {
             let limit = crate::fanout::SUBSCRIPTIONS_A_SHARD as u64;
-            self.reply(error(ErrorCode::LimitReached, limit));
+            self.reply(error(ErrorCode::SubscriptionsFull, limit));
             return;
         }
         self.sessions.get_mut(slot).subscriptions += 1;

@@ -9,6 +9,7 @@
 //! needs no timer: what was appended is sealed and submitted at once while the disk has room in its
 //! queue, else it waits for the next completion, and grows.
 
+mod audit;
 mod commit;
 mod control;
 mod deliver;
@@ -21,6 +22,8 @@ mod receive;
 mod timers;
 mod transmit;
 
+#[cfg(test)]
+mod producer_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -139,8 +142,6 @@ struct Pending {
     slot: usize,
     request: u32,
     stream: StreamId,
-    /// The record makes the stream.
-    creates: bool,
 }
 
 /// Everything of a shard but its port and clock, so that a received datagram can be read in place while
@@ -177,8 +178,8 @@ struct Stations<D> {
     unix_ns: u64,
     /// Sessions that publish.
     publishers: usize,
-    /// Sessions that wait for their registration to become durable.
-    registering: usize,
+    /// Sessions that wait for their registration to become durable, each once.
+    registering: Vec<usize>,
     /// Next session whose timers are looked at.
     timer_slot: usize,
     observer: Option<Box<Observer>>,
@@ -256,7 +257,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             now_ns: clock.now_ns(),
             unix_ns: clock.unix_ns(),
             publishers: 0,
-            registering: 0,
+            registering: Vec::with_capacity(SESSIONS_MAX),
             timer_slot: 0,
             observer: None,
             neighbours: None,
@@ -328,14 +329,12 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         stations.log.is_idle() && stations.disk.in_flight() == 0 && stations.ack_due.is_empty()
     }
 
-    /// Says goodbye to every session, closes the log and gives the port and disk back.
+    /// Closes the log and gives the port and disk back. Nobody is told: the appliance may be back in a moment, and
+    /// clients wait for it as they do for one that was killed.
     ///
     /// # Errors
     /// What kept the log from being closed; it is then recovered at the next start.
-    pub fn close(mut self) -> Result<(P, D), String> {
-        self.stations.close_sessions();
-        self.stations.transmit(&mut self.port);
-        self.port.flush();
+    pub fn close(self) -> Result<(P, D), String> {
         let Stations { mut disk, log, condition, .. } = self.stations;
         match condition {
             Condition::Failed(code) => return Err(code.to_string()),

@@ -75,7 +75,7 @@ impl<D: Disk> Stations<D> {
                 Some(shard) if shard == own => return false,
                 Some(shard) => Reply::Redirect { slot, request, shard },
                 None => {
-                    let (code, detail) = (ErrorCode::LimitReached, STREAMS_MAX as u64);
+                    let (code, detail) = (ErrorCode::StreamsFull, STREAMS_MAX as u64);
                     Reply::Error { slot, code, request, detail }
                 }
             }

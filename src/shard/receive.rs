@@ -86,6 +86,7 @@ impl<D: Disk> Stations<D> {
                 self.reply(Reply::List { slot, request, after });
             }
             Frame::Close => self.close_session(slot),
+            Frame::Retire(retire) => self.on_retire(slot, retire),
             // What only a server says, and a registration inside a session, is not for us.
             Frame::Register(_)
             | Frame::Registered(_)

@@ -12,6 +12,9 @@ const SILENCE_NS: u64 = 10_000_000_000;
 /// The same for one whose client has not named its connection id yet; a client does at once.
 const UNPROVEN_NS: u64 = 3_000_000_000;
 
+/// How often all is looked at where that may cost time: once in so many slots.
+const SLOTS_AN_AUDIT: usize = 64;
+
 /// Sessions whose timers are looked at in one turn.
 const SLOTS_A_TURN: usize = 2;
 
@@ -28,6 +31,10 @@ impl<D: Disk> Stations<D> {
             if silent && session.phase == Phase::Open {
                 self.close_session(self.timer_slot);
             }
+        }
+        let may_take_time = cfg!(debug_assertions);
+        if may_take_time && self.timer_slot.is_multiple_of(SLOTS_AN_AUDIT) {
+            self.audit();
         }
     }
 }

@@ -279,7 +279,7 @@ impl<D: Disk> Stations<D> {
             reserved: 0,
             datagram_bytes: u16::try_from(self.datagram_bytes).expect("below 64 KiB").into(),
             base_port: base_port.into(),
-            padding: [0; 4],
+            log: self.log.tag().into(),
         }
     }
 
@@ -313,17 +313,13 @@ impl<D: Disk> Stations<D> {
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
     fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
         let (own, _) = self.own_shard();
-        let (log, pending) = (&self.log, &self.pending);
-        let created = |id| !pending.iter().any(|pending| pending.creates && pending.stream == id);
+        let log = &self.log;
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
             const END_BYTES: usize = FRAME_HEAD_BYTES + size_of::<ListEnd>();
             let mut listed = after;
             let mut more = false;
             for facts in log.streams().filter(|facts| facts.id.0 > after) {
-                if !created(facts.id) {
-                    continue;
-                }
                 let head = info_head(facts, request, own);
                 let bytes = head.as_bytes().len().saturating_add(facts.name.len());
                 if writer.room() < bytes.saturating_add(END_BYTES) {

@@ -440,6 +440,14 @@ impl World {
                 let what = format!("journal {journal}: its producer is not known any more");
                 Err(Violation { oracle: "O1", what })
             }
+            Err(
+                error @ (ClientError::OtherLog { .. }
+                | ClientError::Behind { .. }
+                | ClientError::OtherProducer { .. }),
+            ) => {
+                let what = format!("journal {journal}: {error}");
+                Err(Violation { oracle: "O1", what })
+            }
             Err(_) => {
                 publisher.client = None;
                 publisher.back_ns = now_ns + 5_000_000;

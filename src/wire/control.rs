@@ -64,8 +64,8 @@ pub struct Registered {
     pub datagram_bytes: U16,
     /// UDP port of shard 0, shard k is at this port + k; 0 where there is one shard.
     pub base_port: U16,
-    /// Must be zero.
-    pub padding: [u8; 4],
+    /// Tells the log from another at the same address; 0 from a release that does not say.
+    pub log: U32,
 }
 
 const _: () = assert!(size_of::<Register>() == 72 && size_of::<Registered>() == 72);
@@ -213,6 +213,17 @@ pub struct TrimStream {
     pub stream: U32,
     /// The first sequence to be kept, at most the one after the newest durable.
     pub first: U64,
+}
+
+/// RETIRE: ends the session as CLOSE does, and its producer: it will not return, so its place is free. Answered by
+/// CLOSE; a repetition by an ERROR that says that there is no such session.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Retire {
+    /// The session's producer.
+    pub producer_id: U64,
+    /// The last of its numbers that it knows to be durable: all it ever gave out.
+    pub durable_to: U64,
 }
 
 /// LIST_STREAMS: answered by STREAM_INFO frames and one LIST_END.
@@ -375,7 +386,10 @@ pub enum ErrorCode {
     #[error("another instance of this producer has registered")]
     Fenced = 2,
     /// the producer is not known, or was forgotten after a week without use
-    #[error("the server does not know this producer: never seen, or idle too long")]
+    #[error(
+        "the server does not know this producer: it was forgotten after a week without a session, or this is another \
+         log than before: is its disk in place, is this the address?"
+    )]
     UnknownProducer = 3,
     /// no such stream
     #[error("no such stream")]
@@ -393,7 +407,7 @@ pub enum ErrorCode {
     /// acknowledged data is damaged
     #[error("acknowledged data is damaged on the media")]
     DataLoss = 8,
-    /// a table is full: sessions, streams, producers or subscriptions
+    /// a table is full, of a release that does not say which
     #[error("a table of the server is full")]
     LimitReached = 9,
     /// the server is stopping
@@ -408,10 +422,35 @@ pub enum ErrorCode {
     /// the server knows no such subscription; subscribe again
     #[error("the server knows no such subscription")]
     UnknownSubscription = 13,
+    /// as much is in flight as may be; ask again
+    #[error("the server has its hands full just now; ask again")]
+    Busy = 14,
+    /// the shard has as many sessions as it takes
+    #[error(
+        "all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again"
+    )]
+    SessionsFull = 15,
+    /// the shard remembers as many producers as it can, and all may still return
+    #[error(
+        "all places for producers are taken; one is free when a publisher ends in order, or has been silent for \
+         a week: try again then, or go on as a producer that is known"
+    )]
+    ProducersFull = 16,
+    /// the shard has as many streams as it takes
+    #[error(
+        "the shard has as many streams as it takes, and a stream stays for good: publish to one that is there, or \
+         make the log with more shards (each takes as many)"
+    )]
+    StreamsFull = 17,
+    /// the session or the shard has as many subscriptions as it takes
+    #[error(
+        "there are as many subscriptions as the server takes: end one, or wait until another client ends"
+    )]
+    SubscriptionsFull = 18,
 }
 
 impl ErrorCode {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 18] = [
         Self::UnknownSession,
         Self::Fenced,
         Self::UnknownProducer,
@@ -425,7 +464,38 @@ impl ErrorCode {
         Self::BadRequest,
         Self::Checksum,
         Self::UnknownSubscription,
+        Self::Busy,
+        Self::SessionsFull,
+        Self::ProducersFull,
+        Self::StreamsFull,
+        Self::SubscriptionsFull,
     ];
+
+    /// Whether asking again may help by itself, soon; a client does that. All others are final for what was
+    /// asked: something has to change before, and the message says what.
+    #[must_use]
+    pub fn is_retry(self) -> bool {
+        match self {
+            Self::UnknownSession
+            | Self::UnknownSubscription
+            | Self::Draining
+            | Self::Busy
+            | Self::SessionsFull => true,
+            Self::Fenced
+            | Self::UnknownProducer
+            | Self::UnknownStream
+            | Self::MessageTooLarge
+            | Self::NoSpace
+            | Self::DiskFailed
+            | Self::DataLoss
+            | Self::LimitReached
+            | Self::BadRequest
+            | Self::Checksum
+            | Self::ProducersFull
+            | Self::StreamsFull
+            | Self::SubscriptionsFull => false,
+        }
+    }
 
     /// The code on the wire.
     #[must_use]

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::control::{
     CreateStream, CreateStreamOn, DataLoss, ErrorFrame, Heartbeat, ListEnd, ListStreams,
-    NameRequest, Redirect, Register, Registered, Status, StreamInfo, Subscribe, Subscribed,
+    NameRequest, Redirect, Register, Registered, Retire, Status, StreamInfo, Subscribe, Subscribed,
     TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{Ack, Data, Nak, Probe, Publish};
@@ -40,6 +40,7 @@ pub enum Kind {
     TrimStream = 22,
     Redirect = 23,
     CreateStreamOn = 24,
+    Retire = 25,
 }
 
 /// One frame, parsed: it has all the bytes it speaks of.
@@ -70,6 +71,7 @@ pub enum Frame<'a> {
     TrimStream(&'a TrimStream),
     Redirect(&'a Redirect),
     CreateStreamOn(CreateStreamOn<'a>),
+    Retire(&'a Retire),
 }
 
 /// Iterator over the frames of one datagram; stops after the first malformed one.
@@ -185,6 +187,7 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, Malformed> {
         22 => Frame::TrimStream(fixed(body)?),
         23 => Frame::Redirect(fixed(body)?),
         24 => Frame::CreateStreamOn(CreateStreamOn::parse(body)?),
+        25 => Frame::Retire(fixed(body)?),
         _ => return Err(Malformed::FrameKind),
     })
 }

@@ -29,7 +29,8 @@
 //! | CREATE_STREAM_ON | C | as CREATE_STREAM, a new stream on a given shard |
 //! | REDIRECT | S | the stream asked for is on another shard: ask there |
 //! | ERROR | S | a refusal with its reason |
-//! | CLOSE | both | the session ends |
+//! | CLOSE | both | the session ends; a client that still wants something registers again |
+//! | RETIRE | C | the session ends, and its producer does not return: its place is free; answered by CLOSE |
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod record;

@@ -76,7 +76,7 @@ impl<C: Clock> Link<C> {
         self.left = Some((self.server, self.conn_id));
         self.server = server;
         // Producers and epochs are the shard's own.
-        (self.producer, self.epoch) = ((ProducerId(0), 0), 0);
+        (self.producer, self.epoch, self.log) = ((ProducerId(0), 0), 0, 0);
         // Nothing is taken for a producer that is not known yet.
         self.message_bytes_max = 0;
         self.register_again();

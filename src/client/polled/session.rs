@@ -8,9 +8,7 @@ use crate::clock::Clock;
 use crate::ids::{ConnId, Durability, Peer, ProducerId, StreamId};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
-use crate::wire::control::{
-    ErrorCode, ErrorFrame, Heartbeat, Registered, Subscribed, Trimmed, sizes_of,
-};
+use crate::wire::control::{ErrorCode, ErrorFrame, Heartbeat, Registered, Trimmed, sizes_of};
 use crate::wire::publish::{Data, MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
 use crate::wire::record::Record;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, Malformed, parse};
@@ -137,7 +135,8 @@ impl<C: Clock> Link<C> {
             Frame::StreamInfo(info) => self.on_stream_info(info),
             Frame::ListEnd(end) => self.on_list_end(end),
             Frame::Redirect(redirect) => self.on_redirect(redirect),
-            Frame::Close => self.fail(ClientError::Closed),
+            // The session is over, not the conversation: the appliance may be on its way back.
+            Frame::Close => self.register_again(),
             Frame::Register(_)
             | Frame::Publish(_)
             | Frame::Probe(_)
@@ -146,6 +145,7 @@ impl<C: Clock> Link<C> {
             | Frame::Unsubscribe(_)
             | Frame::CreateStream(_)
             | Frame::CreateStreamOn(_)
+            | Frame::Retire(_)
             | Frame::DescribeStream(_)
             | Frame::TrimStream(_)
             | Frame::ListStreams(_) => self.drop_one(),
@@ -167,16 +167,6 @@ impl<C: Clock> Link<C> {
     fn on_heartbeat(&mut self, heartbeat: &Heartbeat) {
         if let Some(subscription) = self.subscription(StreamId(heartbeat.stream.get())) {
             subscription.on_heartbeat(heartbeat.durable_next.get());
-        }
-    }
-
-    fn on_subscribed(&mut self, subscribed: &Subscribed) {
-        let stream = StreamId(subscribed.stream.get());
-        let (start, durable_next) = (subscribed.start.get(), subscribed.durable_next.get());
-        let request = subscribed.request.get();
-        let waiting = self.subscription(stream).filter(|sub| sub.request() == request);
-        if waiting.is_some_and(|subscription| subscription.on_subscribed(start)) {
-            self.note(Event::Subscribed { stream, start, durable_next });
         }
     }
 
@@ -211,9 +201,8 @@ impl<C: Clock> Link<C> {
         if !waits || registered.nonce.get() != self.nonce {
             return;
         }
-        let epoch = registered.epoch.get();
-        if epoch < self.epoch {
-            // A server that is no longer the writer.
+        if let Err(error) = self.check_registered(registered) {
+            self.fail(error);
             return;
         }
         let (durable_to, next_seq) = (registered.durable_to.get(), self.sender.next_seq());
@@ -228,7 +217,11 @@ impl<C: Clock> Link<C> {
         self.packet_no = 0;
         // Whatever is said first proves that we are where the answer was sent to; a heartbeat, where nothing else is.
         self.said_ns = 0;
-        self.epoch = epoch;
+        self.epoch = registered.epoch.get();
+        self.refused = None;
+        if registered.log.get() != 0 {
+            self.log = registered.log.get();
+        }
         self.durability =
             Durability::from_code(registered.durability).unwrap_or(Durability::Volatile);
         // Ports may be mapped on the way: the others are as far from the one dialled as they are over there.
@@ -299,11 +292,7 @@ impl<C: Clock> Link<C> {
             self.subscribe_again(detail);
             return;
         }
-        let waits_for_ever = self.options.dead_after_ns == u64::MAX;
-        let retried = code == ErrorCode::NoSpace && waits_for_ever;
-        if request == 0 && (retried || code == ErrorCode::Draining) {
-            // Whoever starts or stops says so for as long as it takes: a session is there once it serves, and
-            // when it says nothing any more it is gone.
+        if request == 0 && self.is_waited_for(code, detail) {
             self.heard_ns = self.now_ns;
             return;
         }
@@ -345,6 +334,7 @@ impl<C: Clock> Link<C> {
     }
 
     pub(super) fn register_again(&mut self) {
+        self.is_over |= self.retired_ns != 0;
         // Another nonce: an answer to the old REGISTER that comes late must not be taken.
         self.nonce = self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         // Not faster than a REGISTER is repeated, whatever made us.
@@ -357,6 +347,12 @@ impl<C: Clock> Link<C> {
     pub(super) fn check_silence(&mut self) {
         let dead_after_ns = self.options.dead_after_ns;
         let server = self.server;
+        if let Some((since_ns, code, detail)) = self.refused
+            && self.now_ns.saturating_sub(since_ns) > dead_after_ns
+        {
+            self.fail(ClientError::Refused { code, detail });
+            return;
+        }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
             self.fail(if self.speaks && self.phase != Phase::Open {

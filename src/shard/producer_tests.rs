@@ -1,0 +1,267 @@
+//! Who has a place among the producers, and what is told before it is durable.
+
+use super::tests::{World, address, new_disk};
+use super::*;
+use crate::client::{ClientError, Compared, Publisher, Request};
+use crate::ids::{Peer, ProducerId};
+use crate::limits::PRODUCERS_MAX;
+use crate::port::memory::Faults;
+use crate::wire::control::{NameRequest, Subscribe};
+
+const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
+
+impl World {
+    fn stations(&mut self) -> &mut Stations<crate::disk::ram::RamDisk> {
+        &mut self.shard.as_mut().unwrap().stations
+    }
+
+    fn publish(&mut self, client: usize, stream: StreamId, payload: &[u8]) {
+        self.until("the message is taken", |world| {
+            world.clients[client].offer(stream, payload).is_ok()
+        });
+        self.until("the message is durable", |world| {
+            world.clients[client].next_completion().is_some()
+        });
+    }
+
+    /// Registers so many producers that have no session, as of a Unix time; returns the refusals.
+    fn crowd(&mut self, count: usize, unix_ns: u64) -> usize {
+        let mut refused = 0;
+        for _ in 0..count {
+            loop {
+                let Stations { log, disk, .. } = self.stations();
+                match log.register_producer(disk.memory_mut(), None, (1, 1), unix_ns) {
+                    Ok(_) => break,
+                    Err(crate::log::ControlError::Busy) => self.turn(),
+                    Err(_) => {
+                        refused += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        refused
+    }
+}
+
+#[test]
+fn a_producer_with_a_session_keeps_its_place_whatever_the_clock_says() {
+    let mut world = World::new(21, Faults::default());
+    let maker = world.client(Publisher::No);
+    let stream = world.create(maker, "orders");
+    let silent = world.client(Publisher::New);
+    let idle = world.client(Publisher::New);
+    world.publish(idle, stream, b"one");
+    world.until("it has a place", |world| world.clients[silent].is_connected());
+    let (silent_id, idle_id) =
+        (world.clients[silent].producer().0, world.clients[idle].producer().0);
+    // One never published, one is idle since a week: both have a session.
+    let unix_ns = world.clock.unix_ns();
+    world.crowd(PRODUCERS_MAX + 10, unix_ns + WEEK_NS);
+    world.publish(silent, stream, b"two");
+    world.publish(idle, stream, b"three");
+    for _ in 0..2 {
+        let log = world.shard.as_ref().unwrap().log();
+        assert_eq!(log.producer(silent_id).map(|known| known.last_seq), Some(1));
+        assert_eq!(log.producer(idle_id).map(|known| known.last_seq), Some(2));
+        assert_eq!(log.stream(stream).unwrap().next_sequence, 4, "each message once");
+        assert_eq!(log.producers().count(), PRODUCERS_MAX);
+        world.crash();
+    }
+}
+
+#[test]
+fn a_place_is_free_when_its_publisher_ends_in_order_and_only_then() {
+    let mut world = World::new(22, Faults::default());
+    let maker = world.client(Publisher::No);
+    let stream = world.create(maker, "orders");
+    let first = world.client(Publisher::New);
+    world.publish(first, stream, b"one");
+    let first_id = world.clients[first].producer().0;
+    let unix_ns = world.clock.unix_ns();
+    world.crowd(PRODUCERS_MAX - 1, unix_ns);
+    for id in 2..=PRODUCERS_MAX as u64 {
+        // All have published, so all may come back.
+        let Stations { log, .. } = world.stations();
+        log.pretend_published(ProducerId(id));
+    }
+    assert_eq!(world.crowd(1, unix_ns), 1, "nobody is forgotten");
+    world.until("it ends in order", |world| {
+        world.turn();
+        world.clients[first].retire()
+    });
+    let old = world.clients.remove(first);
+    drop(old);
+    assert_eq!(world.crowd(1, unix_ns), 0, "its place is free");
+    world.stations().log.pretend_published(ProducerId(PRODUCERS_MAX as u64 + 1));
+    assert_eq!(world.crowd(1, unix_ns), 1, "and that one only");
+    for _ in 0..2 {
+        let log = world.shard.as_ref().unwrap().log();
+        assert_eq!(log.producer(first_id), None);
+        assert_eq!(log.next_producer_id(), ProducerId(PRODUCERS_MAX as u64 + 2));
+        for _ in 0..1_000 {
+            world.turn();
+        }
+        world.crash();
+    }
+}
+
+#[test]
+#[should_panic(expected = "its owner's")]
+fn a_place_is_good_only_for_its_owner() {
+    let mut world = World::new(23, Faults::default());
+    let maker = world.client(Publisher::No);
+    let stream = world.create(maker, "orders");
+    world.crowd(2, 1);
+    let Stations { log, disk, .. } = world.stations();
+    let slot = log.producer_slot(ProducerId(2)).unwrap();
+    let signed = crate::wire::record::Signed {
+        producer_id: ProducerId(1),
+        producer_seq: 1,
+        stream,
+        flags: 0,
+        ext_len: 0,
+    };
+    let crc32c = signed.crc32c(b"x");
+    let message = crate::log::Message { signed, producer_slot: slot, crc32c, payload: b"x" };
+    let _ = log.append(disk.memory_mut(), &message, 1);
+}
+
+/// Two clients with a session each, by their slots, and nothing in flight.
+fn two_sessions(world: &mut World) -> [usize; 2] {
+    let clients = [world.client(Publisher::No), world.client(Publisher::No)];
+    world.until("both are there", |world| {
+        clients.iter().all(|&client| world.clients[client].is_connected())
+    });
+    let peers = [101, 102].map(|port| Peer::ip_only(address(port)));
+    let stations = world.stations();
+    peers.map(|peer| {
+        let found = stations.sessions.in_use().find(|(_, session)| session.peer.addr == peer.addr);
+        found.expect("it is connected").0
+    })
+}
+
+#[test]
+fn a_stream_is_told_by_nobody_before_it_is_durable() {
+    let mut world = World::new(24, Faults::default());
+    let [one, other] = two_sessions(&mut world);
+    let stations = world.stations();
+    stations.on_create_stream(one, &NameRequest { request: 7, name: "orders" }, None);
+    // Who asked for it is gone, and nothing was written yet.
+    stations.close_session(one);
+    stations.on_create_stream(other, &NameRequest { request: 8, name: "orders" }, None);
+    assert_eq!(stations.outbox.get(0), None, "it waits for the record");
+    stations.on_describe_stream(other, &NameRequest { request: 9, name: "orders" });
+    let subscribe = Subscribe {
+        request: 10.into(),
+        stream: 1.into(),
+        from_kind: 0.into(),
+        window: 8.into(),
+        from_value: 0.into(),
+    };
+    stations.on_subscribe(other, &subscribe);
+    for (index, request) in [(0, 9), (1, 10)] {
+        let told = stations.outbox.get(index);
+        let Some(Reply::Error { code, request: of, .. }) = told else { panic!("{told:?}") };
+        assert_eq!((code, of), (ErrorCode::UnknownStream, request));
+    }
+    assert_eq!(stations.log.streams().count(), 0, "no list has it");
+    world.crash();
+    let client = world.client(Publisher::No);
+    assert_eq!(world.create(client, "another"), StreamId(1), "its number is another's now");
+}
+
+#[test]
+fn a_stream_that_was_told_survives_a_power_cut() {
+    let mut world = World::new(25, Faults::default());
+    let [one, other] = two_sessions(&mut world);
+    let stations = world.stations();
+    stations.on_create_stream(one, &NameRequest { request: 7, name: "orders" }, None);
+    stations.close_session(one);
+    let asked = world.clients[1].request(Request::CreateStream("orders".into()));
+    let mut told = false;
+    world.until("the other is told", |world| {
+        while let Some(event) = world.clients[1].next_event() {
+            told |=
+                matches!(event, crate::client::Event::Stream { request, .. } if request == asked);
+        }
+        told
+    });
+    assert!(world.stations().sessions.get(other).phase != crate::session::table::Phase::Free);
+    world.crash();
+    assert!(world.shard.as_ref().unwrap().log().stream_by_name("orders").is_some());
+}
+
+/// Polls the clients until one of them ends, and says why.
+fn ends(world: &mut World, client: usize) -> ClientError {
+    for _ in 0..2_000_000 {
+        world.clock.advance_ns(10_000);
+        world.shard.as_mut().unwrap().turn();
+        if let Err(error) = world.clients[client].poll(&mut |_| {}) {
+            return error;
+        }
+    }
+    panic!("it goes on with another log");
+}
+
+#[test]
+fn another_log_at_the_address_ends_publisher_and_consumer() {
+    let mut world = World::new(26, Faults::default());
+    let consumer = world.client(Publisher::No);
+    let stream = world.create(consumer, "orders");
+    world.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
+    let publisher = world.client(Publisher::New);
+    world.publish(publisher, stream, b"acknowledged");
+    drop(world.shard.take());
+    world.start(new_disk(64 << 20));
+    let error = ends(&mut world, publisher);
+    let unknown = ErrorCode::UnknownProducer;
+    assert!(matches!(error, ClientError::Refused { code, .. } if code == unknown), "{error}");
+    let error = ends(&mut world, consumer);
+    assert!(matches!(error, ClientError::OtherLog { .. }), "{error}");
+}
+
+#[test]
+fn a_producer_of_the_same_number_in_another_log_acknowledges_nothing() {
+    let mut world = World::new(28, Faults::default());
+    let publisher = world.client(Publisher::New);
+    let stream = world.create(publisher, "orders");
+    world.publish(publisher, stream, b"acknowledged");
+    let mine = world.clients.remove(publisher);
+    drop(world.shard.take());
+    world.start(new_disk(64 << 20));
+    let other = world.client(Publisher::New);
+    world.create(other, "orders");
+    for _ in 0..5 {
+        world.publish(other, stream, b"of the other");
+    }
+    assert_eq!(world.clients[other].producer().0, mine.producer().0);
+    world.clients.insert(0, mine);
+    let _ = world.clients[0].offer(stream, b"outstanding");
+    let error = ends(&mut world, 0);
+    assert!(matches!(error, ClientError::OtherLog { .. }), "{error}");
+    assert!(world.clients[0].next_completion().is_none(), "nothing was counted as acknowledged");
+}
+
+#[test]
+fn an_older_copy_of_the_log_ends_publisher_and_consumer() {
+    let mut world = World::new(27, Faults::default());
+    let consumer = world.client(Publisher::No);
+    let stream = world.create(consumer, "orders");
+    world.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
+    let publisher = world.client(Publisher::New);
+    world.publish(publisher, stream, b"in the copy");
+    let Shard { stations, port, .. } = world.shard.take().unwrap();
+    drop(port);
+    let copy = stations.disk.copy();
+    world.start(stations.disk.crash());
+    world.publish(publisher, stream, b"acknowledged since");
+    world.until("it is delivered", |world| world.clients[consumer].position(stream) == 3);
+    drop(world.shard.take());
+    world.start(copy);
+    for client in [publisher, consumer] {
+        let error = ends(&mut world, client);
+        let ClientError::Behind { what, .. } = error else { panic!("{error}") };
+        assert!(what != Compared::Producer, "{error}");
+    }
+}
