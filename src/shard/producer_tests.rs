@@ -265,3 +265,77 @@ fn an_older_copy_of_the_log_ends_publisher_and_consumer() {
         assert!(what != Compared::Producer, "{error}");
     }
 }
+
+#[test]
+fn a_busy_log_is_no_full_table() {
+    let mut world = World::new(29, Faults::default());
+    let publisher = world.client(Publisher::New);
+    let stream = world.create(publisher, "orders");
+    let stations = world.stations();
+    let slot = stations.log.producer_slot(ProducerId(1)).unwrap();
+    let payload = [0; 1_000];
+    for producer_seq in 1.. {
+        let (producer_id, flags, ext_len) = (ProducerId(1), 0, 0);
+        let signed =
+            crate::wire::record::Signed { producer_id, producer_seq, stream, flags, ext_len };
+        let crc32c = signed.crc32c(&payload);
+        let message =
+            crate::log::Message { signed, producer_slot: slot, crc32c, payload: &payload };
+        let Stations { log, disk, .. } = &mut *stations;
+        match log.append(disk.memory_mut(), &message, 1) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error, crate::log::AppendError::Busy);
+                break;
+            }
+        }
+    }
+    // As many registrations as one batch holds may still find room in the open one.
+    let peer = Peer::ip_only(address(999));
+    let refused = (0..10_000).find_map(|nonce| {
+        let register = crate::wire::control::Register {
+            nonce: nonce.into(),
+            producer_id: 0.into(),
+            producer_epoch: 0.into(),
+            datagram_bytes: 1_472.into(),
+            flags: crate::wire::control::REGISTER_PUBLISHER.into(),
+            instance: nonce.into(),
+            padding: [0; 40],
+        };
+        stations.on_register(peer, &register);
+        stations.outbox.get(0)
+    });
+    let Some(Reply::Refuse { code, .. }) = refused else { panic!("{refused:?}") };
+    assert!(code.is_retry(), "{code}");
+    let late = world.client(Publisher::New);
+    world.until("it registers in the end", |world| world.clients[late].is_connected());
+}
+
+#[test]
+fn an_appliance_that_is_stopped_in_order_and_started_again_ends_nobody() {
+    let mut world = World::new(30, Faults::default());
+    let consumer = world.client(Publisher::No);
+    let stream = world.create(consumer, "orders");
+    world.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
+    let publisher = world.client(Publisher::New);
+    for round in 1..=3u64 {
+        world.publish(publisher, stream, b"before");
+        let _ = world.clients[publisher].offer(stream, b"on its way");
+        let mut shard = world.shard.take().unwrap();
+        shard.drain();
+        while !shard.is_drained() {
+            world.clock.advance_ns(10_000);
+            shard.turn();
+        }
+        let (port, disk) = shard.close().unwrap();
+        drop(port);
+        for _ in 0..1_000 {
+            world.turn();
+        }
+        world.start(disk);
+        world.until("all is delivered", |world| {
+            world.clients[consumer].position(stream) == 2 * round + 1
+        });
+        while world.clients[publisher].next_completion().is_some() {}
+    }
+}
