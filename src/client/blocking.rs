@@ -20,6 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod retire;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -45,9 +47,6 @@ const SPINS: u32 = 2_000;
 
 /// The longest sleep then: the client's shortest timers are about as long.
 const REST: Duration = Duration::from_millis(1);
-
-/// How long the appliance is told that a producer will not return.
-const RETIRE_NS: u64 = 1_000_000_000;
 
 /// A message as a consumer gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -527,18 +526,6 @@ impl<P: Port> Client<P> {
         }
         self.turn()?;
         Ok(self.take_arrived())
-    }
-
-    /// Ends the session of a publisher that will not return, and gives the port back: its place among the producers
-    /// is free for others. An appliance that does not answer within a second is not waited for.
-    pub fn retire(mut self) -> P {
-        let begin_ns = self.client.clock().now_ns();
-        while !self.client.retire()
-            && self.client.clock().now_ns().saturating_sub(begin_ns) < RETIRE_NS
-        {
-            std::thread::yield_now();
-        }
-        self.client.close()
     }
 
     /// Ends the session and gives the port back.

@@ -248,7 +248,7 @@ impl Sessions {
             session.phase != Phase::Free && (session.nonce, session.peer.addr) == (nonce, addr)
         };
         self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)
-            && self.asked.len() + self.free.len() == SESSIONS_MAX
+            && self.asked.len() == self.len()
             && self.asked.iter().all(asked)
     }
 
@@ -278,12 +278,6 @@ impl Sessions {
     /// The slots in use.
     pub fn in_use(&self) -> impl Iterator<Item = (usize, &Session)> {
         self.slots.iter().enumerate().filter(|(_, session)| session.phase != Phase::Free)
-    }
-
-    /// Whether there is no place.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.free.is_empty()
     }
 
     /// How many are in use.

@@ -208,6 +208,7 @@ fn nothing_that_reports_an_error_is_answered() {
                 | Kind::TrimStream
                 | Kind::ListStreams
                 | Kind::Unsubscribe
+                | Kind::Retire
         );
         let unknown = answers(&mut world, &sample.datagram(ConnId(0x1234_5678)));
         assert!(unknown <= u64::from(asks), "{:?} in no session", sample.kind);

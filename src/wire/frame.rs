@@ -101,7 +101,8 @@ impl<'a> Frames<'a> {
                 | Frame::CreateStreamOn(_)
                 | Frame::DescribeStream(_)
                 | Frame::TrimStream(_)
-                | Frame::ListStreams(_),
+                | Frame::ListStreams(_)
+                | Frame::Retire(_),
             ) => true,
             Ok(
                 Frame::Register(_)

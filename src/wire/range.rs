@@ -5,7 +5,7 @@
 
 use super::Malformed;
 use super::control::{
-    DataLoss, Heartbeat, ListEnd, ListStreams, Redirect, Register, Registered, Status,
+    DataLoss, Heartbeat, ListEnd, ListStreams, Redirect, Register, Registered, Retire, Status,
     StreamInfoHead, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{AckHead, DataHead, Probe, PublishHead, ReceiptRun, SeqRange};
@@ -65,6 +65,12 @@ impl Ranged for Registered {
             && shards <= SHARDS_MAX
             && ports <= u32::from(u16::MAX)
             && datagram(self.datagram_bytes.get())
+    }
+}
+
+impl Ranged for Retire {
+    fn in_range(&self) -> bool {
+        number(self.producer_id.get()) && number(self.durable_to.get())
     }
 }
 

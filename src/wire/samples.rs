@@ -4,7 +4,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::control::{
     CreateStreamOnHead, DataLoss, ErrorHead, Heartbeat, ListEnd, ListStreams, NameRequestHead,
-    REGISTER_PUBLISHER, Redirect, Register, Registered, Status, StreamInfoHead, Subscribe,
+    REGISTER_PUBLISHER, Redirect, Register, Registered, Retire, Status, StreamInfoHead, Subscribe,
     Subscribed, TrimStream, Trimmed, Unsubscribe,
 };
 use super::frame::Kind;
@@ -181,6 +181,7 @@ fn of_subscriptions(stream: u32) -> Vec<Sample> {
     let trimmed = Trimmed { stream, request: 1.into(), log_start: two };
     let loss = DataLoss { stream, reserved: 0.into(), first: one, last: two };
     let trim = TrimStream { request: 3.into(), stream, first: one };
+    let retire = Retire { producer_id: one, durable_to: 0.into() };
     let list = ListStreams { request: 4.into(), after: none };
     let end = ListEnd { request: 4.into(), after: none };
     vec![
@@ -194,6 +195,7 @@ fn of_subscriptions(stream: u32) -> Vec<Sample> {
         Sample::new(Kind::TrimStream, &[4, 4, 8], &[trim.as_bytes()]),
         Sample::new(Kind::ListStreams, &[4, 4], &[list.as_bytes()]),
         Sample::new(Kind::ListEnd, &[4, 4], &[end.as_bytes()]),
+        Sample::new(Kind::Retire, &[8, 8], &[retire.as_bytes()]),
     ]
 }
 
@@ -224,10 +226,10 @@ mod tests {
     fn there_is_a_sample_of_every_kind_and_it_parses() {
         let samples = all(1, 1);
         let codes: Vec<u8> = samples.iter().map(|sample| sample.kind as u8).collect();
-        assert_eq!(codes, (1..=24).collect::<Vec<u8>>());
-        let unknown = [0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 0, 0, 0];
+        assert_eq!(codes, (1..=25).collect::<Vec<u8>>());
+        let unknown = [0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 26, 0, 0, 0];
         let (_, _, mut frames) = parse(&unknown).unwrap();
-        assert_eq!(frames.next().unwrap().unwrap_err(), Malformed::FrameKind, "a 25th kind");
+        assert_eq!(frames.next().unwrap().unwrap_err(), Malformed::FrameKind, "a 26th kind");
         for sample in &samples {
             let datagram = sample.datagram(ConnId(1));
             let (_, _, frames) = parse(&datagram).unwrap();
