@@ -310,6 +310,7 @@ static void exercise_memif(const char *path)
 	struct buslane_frame frames[FRAMES_MAX];
 	struct buslane_port *port;
 	int status = 0, memory = make_memory(true), open_memory = make_memory(false), i;
+	uint8_t garbage[128], init[128] = { INIT, 0, 0, 2 };
 	uint32_t ups;
 	pid_t caller;
 
@@ -330,6 +331,10 @@ static void exercise_memif(const char *path)
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	(void)buslane_dpdk_link(port, &ups);
 	CHECK(ups == CALLS / KINDS);
+	/* Closed with one on its way to the driver. */
+	i = call_server(path);
+	CHECK(recv(i, garbage, sizeof(garbage), 0) == 128 && send(i, init, sizeof(init), 0) == 128);
+	usleep(50000);
 	buslane_dpdk_close(port);
 	CHECK(access(path, F_OK) != 0);
 }

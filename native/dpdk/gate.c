@@ -407,13 +407,21 @@ int memif_gate_start(struct memif_gate *gate, atomic_bool *called_for)
 	return result;
 }
 
-void memif_gate_close(struct memif_gate *gate)
+void memif_gate_end(struct memif_gate *gate)
 {
 	const uint64_t one = 1;
+
+	if (gate->runs && write(gate->ends, &one, sizeof(one)) == (ssize_t)sizeof(one)) {
+		pthread_join(gate->thread, NULL);
+		gate->runs = false;
+	}
+}
+
+void memif_gate_close(struct memif_gate *gate)
+{
 	struct stat now;
 
-	if (gate->runs && write(gate->ends, &one, sizeof(one)) == (ssize_t)sizeof(one))
-		pthread_join(gate->thread, NULL);
+	memif_gate_end(gate);
 	/* Not one that somebody else has put there meanwhile. */
 	if (gate->is_file && stat(gate->address.sun_path, &now) == 0 && now.st_ino == gate->file.st_ino &&
 	    now.st_dev == gate->file.st_dev)

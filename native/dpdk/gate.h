@@ -22,7 +22,10 @@ int memif_gate_open(const char *address, bool is_abstract, const char *behind, s
  */
 int memif_gate_start(struct memif_gate *gate, atomic_bool *called_for);
 
-/* Hangs up on everybody and removes the socket. */
+/* From here on nobody is let through; what is on its way to the driver stays so. */
+void memif_gate_end(struct memif_gate *gate);
+
+/* Ends it, hangs up on everybody and removes the socket. */
 void memif_gate_close(struct memif_gate *gate);
 
 #endif

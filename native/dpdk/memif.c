@@ -27,6 +27,9 @@
 #define LOOKS_UP_PER_S 100
 #define CONNECT_PER_S 100
 
+/* What is ready is handled within two rounds, and what that has registered within two more. */
+#define ROUNDS_AT_CLOSE 4
+
 /*
  * Rounds. net_memif handles its control socket on EAL's interrupt thread, and when the peer goes away it
  * unmaps the rings there, while our thread may be reading them: that would be a segmentation fault. So
@@ -266,18 +269,32 @@ int memif_open(struct buslane_port *port)
 	return ret;
 }
 
+static void let_rounds(int count)
+{
+	while (count-- > 0)
+		let_round();
+}
+
 void memif_close(struct buslane_port *port)
 {
-	if (port->gate == NULL)
+	if (port->gate == NULL) {
 		end_watch(port);
+	} else {
+		/*
+		 * The driver frees its listener and leaves it registered: what it has not accepted then is accepted with
+		 * freed memory, and what has hung up before it is accepted aborts. So first it accepts what is on its
+		 * way, and then hears that we have hung up.
+		 */
+		memif_gate_end(port->gate);
+		let_rounds(ROUNDS_AT_CLOSE);
+		memif_gate_close(port->gate);
+		let_rounds(ROUNDS_AT_CLOSE);
+	}
 	be_quiet(true); /* about the socket that the gate has taken away */
 	rte_eth_dev_stop(port->id);
 	rte_eth_dev_close(port->id);
 	be_quiet(false);
 	/* The interrupt thread lets go of the sockets. */
-	let_round();
-	let_round();
-	if (port->gate != NULL)
-		memif_gate_close(port->gate);
+	let_rounds(ROUNDS_AT_CLOSE);
 	taken = false;
 }
