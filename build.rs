@@ -1,9 +1,37 @@
-//! Nothing to do without the features `dpdk` and `spdk`: the default build needs a Rust toolchain only.
+//! Which commit this is. Nothing else to do without the features `dpdk` and `spdk`: the default build needs a Rust
+//! toolchain only.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-env=BUSLANE_COMMIT={}", commit());
     #[cfg(any(feature = "dpdk", feature = "spdk"))]
     shims::build();
+}
+
+/// The commit, of releases: a build to try things would be made anew for each. `BUSLANE_COMMIT` says it where there
+/// is no repository.
+fn commit() -> String {
+    println!("cargo:rerun-if-env-changed=BUSLANE_COMMIT");
+    if let Some(commit) = std::env::var("BUSLANE_COMMIT").ok().filter(|commit| !commit.is_empty()) {
+        return commit;
+    }
+    if std::env::var("PROFILE").as_deref() != Ok("release") {
+        return "a build for development".to_owned();
+    }
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // A directory above may be a repository of something else.
+    let is_ours = git(&["rev-parse", "--show-cdup"]).is_some_and(|up| up.is_empty());
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|_| is_ours) {
+        for path in [log.as_str(), "src", "native", "Cargo.toml", "Cargo.lock"] {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let described = git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    described.filter(|_| is_ours).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The shims in `native/`, linked to the host's libraries, and bindings to their headers.

@@ -17,6 +17,9 @@ use arguments::{
 use host::HostCommand;
 use parse::Server;
 
+/// The version, and the commit it was built from: `0.1.0 (4711abcdef01)`.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUSLANE_COMMIT"), ")");
+
 /// Where an appliance listens unless told otherwise.
 pub const SERVER_DEFAULT: &str = "127.0.0.1:9310";
 
@@ -25,7 +28,7 @@ pub const PROFILE_DEFAULT: &str = "loopback";
 
 /// A durable, low-latency message appliance for order flow: acknowledged means on media.
 #[derive(Debug, Parser)]
-#[command(name = "buslane", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "buslane", version = VERSION, propagate_version = true, max_term_width = 100)]
 #[command(
     arg_required_else_help = true,
     after_help = "\
@@ -132,7 +135,7 @@ EXAMPLES
     /// Create, list and describe streams
     #[command(subcommand)]
     Stream(StreamCommand),
-    /// Format and inspect the log of an appliance that is not running
+    /// Format, inspect and copy logs
     #[command(subcommand)]
     Log(LogCommand),
     /// Write input to play with
@@ -156,6 +159,9 @@ EXAMPLES
     Host(HostCommand),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(arguments::ManArgs),
     /// Print the version and what this binary was built with
     #[command(after_help = "EXAMPLES\n  buslane version\n  buslane version -o json")]
     Version,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::parse::{self, From};
-use crate::profile::units::{parse_count, parse_duration_ns, parse_rate};
+use crate::profile::units::{parse_bytes, parse_count, parse_duration_ns, parse_rate};
 
 /// `publish`.
 #[derive(Debug, Args)]
@@ -231,6 +231,8 @@ EXAMPLES
         #[arg(long, value_name = "K")]
         shard: Option<u32>,
     },
+    /// Copy a log, also while an appliance serves it; checked before it has its name
+    Copy(LogCopyArgs),
     /// Print the records of the log
     #[command(after_help = "\
 EXAMPLES
@@ -252,6 +254,37 @@ EXAMPLES
         #[arg(long, value_parser = parse_count, value_name = "N")]
         count: Option<u64>,
     },
+}
+
+/// `log copy`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The copy holds every message that was acknowledged before it began, each whole, and more up to
+where it ended. It is read again and every sum checked; exit code 0 says it is good. What is
+interrupted or finds no room leaves nothing behind. The appliance goes on serving and may be
+restarted meanwhile; what is trimmed meanwhile may be missing.
+
+A copy is the same log on another disk. Never serve both: docs/operate.md says what happens, and how
+to back up, restore and move to a larger disk.
+
+EXAMPLES
+  buslane log copy /var/lib/buslane/orders.log /mnt/backup/orders-2026-01-30.log
+  buslane log copy orders.log larger.log --size 256GiB
+  buslane log copy orders.log /dev/nvme1n1 --rate 200MiB")]
+pub struct LogCopyArgs {
+    /// File or block device to copy; a namespace (trtype:...) only while nothing serves it
+    pub from: PathBuf,
+    /// A file that is not there yet, or a device
+    pub to: PathBuf,
+    /// Size of the file: larger, or smaller as far as its messages fit [default: as that of the log]
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub size: Option<u64>,
+    /// Read at most so many bytes a second, so that the appliance keeps its disk's time [default: no limit]
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub rate: Option<u64>,
+    /// Overwrite the device that is the copy's; its name again, so that it cannot be the wrong one
+    #[arg(long, value_name = "DEVICE")]
+    pub force: Option<PathBuf>,
 }
 
 /// `sample`.
@@ -422,6 +455,14 @@ EXAMPLES
 pub struct CompletionArgs {
     /// Which shell
     pub shell: Shell,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES\n  buslane man target/man")]
+pub struct ManArgs {
+    /// Directory the pages are written to
+    pub dir: PathBuf,
 }
 
 /// `buslane sim`.

@@ -1,4 +1,5 @@
-//! `buslane log`: a log made, described, verified and dumped, while no appliance serves it.
+//! `buslane log`: a log made, described, verified and dumped, while no appliance serves it. What copies it while
+//! one does is in `log_copy`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::{CommandError, Out};
+use super::{CommandError, Out, log_copy};
 use crate::cli::arguments::LogCommand;
 use crate::cli::{Globals, Output};
 use crate::disk::{Disk, is_transport_id};
@@ -21,7 +22,7 @@ use crate::profile::{self, DiskProfile, Profile};
 use crate::report::thousands;
 
 /// Memory the tools work in.
-const MEMORY_BYTES: usize = 2 << 20;
+pub(super) const MEMORY_BYTES: usize = 2 << 20;
 
 pub(super) fn log(globals: &Globals, command: &LogCommand) -> Result<(), CommandError> {
     let profile = profile::load(globals.profile_or_default(), &globals.set)?;
@@ -32,6 +33,7 @@ pub(super) fn log(globals: &Globals, command: &LogCommand) -> Result<(), Command
             let shards = shards.unwrap_or(profile.shard.count);
             format_log(globals, &profile, &at(path), (force.as_deref(), shards))
         }
+        LogCommand::Copy(args) => log_copy::copy_log(globals, &profile, args),
         LogCommand::Describe { path, shard } => {
             describe_log(globals, &Logs::find(&profile, at(path), *shard)?)
         }
@@ -51,7 +53,11 @@ impl From<OpenError> for CommandError {
     }
 }
 
-fn open(profile: &Profile, path: &Path, read_only: bool) -> Result<AnyDisk, CommandError> {
+pub(super) fn open(
+    profile: &Profile,
+    path: &Path,
+    read_only: bool,
+) -> Result<AnyDisk, CommandError> {
     Ok(open_tool_disk(&profile.disk, &path.to_string_lossy(), MEMORY_BYTES, read_only)?)
 }
 

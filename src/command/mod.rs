@@ -17,6 +17,8 @@ mod source;
 mod stat;
 mod top;
 mod log;
+mod log_copy;
+mod man;
 mod bench;
 mod host;
 mod publish;
@@ -140,6 +142,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         #[cfg(feature = "sim")]
         Command::Fuzz(args) => fuzz::fuzz(globals, args),
         Command::Completion(args) => completion::completion(args),
+        Command::Man(args) => man::man(&args.dir),
         Command::Version => version::version(globals),
         Command::Serve => serve::serve(globals),
         Command::Publish(args) => publish::publish(globals, args),

@@ -9,6 +9,7 @@ use crate::cli::{Globals, Output};
 struct Version {
     schema_version: u32,
     version: &'static str,
+    commit: &'static str,
     features: Vec<&'static str>,
     profiles: Vec<&'static str>,
 }
@@ -19,6 +20,7 @@ pub(super) fn version(globals: &Globals) -> Result<(), CommandError> {
     let version = Version {
         schema_version: 1,
         version: env!("CARGO_PKG_VERSION"),
+        commit: env!("BUSLANE_COMMIT"),
         features: features.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect(),
         profiles: crate::profile::SHIPPED.map(|(name, _)| name).to_vec(),
     };
@@ -29,7 +31,7 @@ pub(super) fn version(globals: &Globals) -> Result<(), CommandError> {
             let none = "none".to_owned();
             let features =
                 if version.features.is_empty() { none } else { version.features.join(", ") };
-            out.line(&format!("buslane {}", version.version))?;
+            out.line(&format!("buslane {}", crate::cli::VERSION))?;
             out.line(&format!("features: {features}"))?;
             out.line(&format!("profiles: {}", version.profiles.join(", ")))?;
         }

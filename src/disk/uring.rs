@@ -148,6 +148,16 @@ impl UringFile {
     pub fn bytes(&self) -> Result<u64, DiskError> {
         size_of_file(&self.file, &self.path)
     }
+
+    /// Opens it for reading and does not hold it: another process may write it, now or later.
+    ///
+    /// # Errors
+    /// [`DiskError::Open`] with what, why and what to do.
+    pub fn open_beside(path: &Path) -> Result<Arc<Self>, DiskError> {
+        let path = path.to_owned();
+        let config = UringConfig { path: path.clone(), memory_bytes: 0, read_only: true };
+        Ok(Arc::new(Self { file: open_file(&config)?, path }))
+    }
 }
 
 impl Drop for UringFile {

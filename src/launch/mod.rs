@@ -47,7 +47,7 @@ use crate::clock::{Clock, FollowingClock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
 use crate::disk::share::Share;
-use crate::disk::uring::{UringConfig, UringDisk};
+use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::disk::{Disk, DiskError, DiskFault, is_transport_id};
 use crate::host::{self, Needs, Topology, Tree};
 use crate::ids::Durability;
@@ -228,6 +228,22 @@ pub fn open_tool_disk(
         return spdk_disk::open(profile, name, memory_bytes, read_only);
     }
     Ok(Box::new(open_uring(Path::new(name), memory_bytes, read_only)?))
+}
+
+/// Opens a disk for reading though an appliance may be writing it, and without keeping one from it: by its name
+/// a file or a block device. A namespace through SPDK has one user, so there nothing may serve.
+///
+/// # Errors
+/// What keeps it from being opened, and how to mend it.
+pub fn open_served_disk(
+    profile: &DiskProfile,
+    name: &str,
+    memory_bytes: usize,
+) -> Result<AnyDisk, LaunchError> {
+    if is_transport_id(name) {
+        return spdk_disk::open(profile, name, memory_bytes, true);
+    }
+    Ok(Box::new(UringDisk::on(UringFile::open_beside(Path::new(name))?, memory_bytes)?))
 }
 
 /// Opens a file or block device, for looking only where `read_only`.

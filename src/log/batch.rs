@@ -328,6 +328,15 @@ impl<'a> BatchView<'a> {
         self.body
     }
 
+    /// Writes it as it stands on the disk into [`BatchView::bytes`] bytes.
+    pub fn write_to(&self, bytes: &mut [u8]) {
+        let (header, rest) = bytes.split_at_mut(BATCH_HEADER_BYTES);
+        let (body, padding) = rest.split_at_mut(self.body.len());
+        header.copy_from_slice(self.header.as_bytes());
+        body.copy_from_slice(self.body);
+        padding.fill(0);
+    }
+
     /// The records of a data batch.
     #[must_use]
     pub fn records(&self) -> Records<'a> {

@@ -154,13 +154,19 @@ fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry, identity: &[u8; 48]) -
     Superblock::new(&identity, log2, geometry.segments, disk.info().durability.code())
 }
 
-/// Clears where headers of the layout may stand, then the reserved areas, then writes the banner and, last,
-/// the superblock: a crash before leaves no log.
+/// Clears what there may be, then writes the banner and, last, the superblock: a crash before leaves no log.
 fn write_layout<D: Disk>(
     disk: &mut D,
     geometry: &Geometry,
     superblock: &Superblock,
 ) -> Result<(), DiskFault> {
+    clear_layout(disk, geometry)?;
+    write_banner(disk, superblock)?;
+    superblock.write(disk)
+}
+
+/// Clears where headers of the layout may stand, then the reserved areas.
+pub(super) fn clear_layout<D: Disk>(disk: &mut D, geometry: &Geometry) -> Result<(), DiskFault> {
     let end = disk.info().bytes;
     disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
     for phys in 0..geometry.segments {
@@ -170,11 +176,16 @@ fn write_layout<D: Disk>(
     }
     let area_end = disk_bytes_of(geometry) - END_BYTES;
     clear(disk, 0, AREA_OFFSET)?;
-    clear(disk, area_end, end)?;
+    clear(disk, area_end, end)
+}
+
+pub(super) fn write_banner<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+) -> Result<(), DiskFault> {
     let memory = disk.memory_mut().bytes_mut(0..BLOCK_BYTES);
     memory.copy_from_slice(&banner(superblock));
-    write(disk, 0, BLOCK_BYTES)?;
-    superblock.write(disk)
+    write(disk, 0, BLOCK_BYTES)
 }
 
 /// Writes zeros.

@@ -32,6 +32,7 @@ pub mod recovery;
 pub mod create;
 pub mod verify;
 pub mod inspect;
+pub mod copy;
 
 #[cfg(test)]
 mod again_tests;
@@ -39,6 +40,8 @@ mod again_tests;
 mod testdisk;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod copy_tests;
 #[cfg(test)]
 mod places_tests;
 #[cfg(test)]

@@ -203,7 +203,10 @@ impl fmt::Display for Damaged {
                 None => write!(f, "; stream {stream}: sequences from {first} on, if any")?,
             }
         }
-        f.write_str("; nothing was changed; see: buslane log verify")
+        f.write_str(
+            "; nothing was changed; see: buslane log verify; where this is a copy made with cp while the log was \
+             served, it is no damage: buslane log copy makes a whole one",
+        )
     }
 }
 

@@ -121,6 +121,15 @@ impl SegmentHeader {
         self
     }
 
+    /// The same segment in a place of another disk, where nothing is known of the next one.
+    #[must_use]
+    pub fn at_place(mut self, phys_index: u64) -> Self {
+        self.phys_index = phys_index.into();
+        self.next_place = 0.into();
+        self.checksum = self.checksum_now();
+        self
+    }
+
     /// The segment before it in the log, where it says.
     #[must_use]
     pub fn prev_seg_no(&self) -> Option<u64> {

@@ -4,7 +4,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SHARDS_MAX};
 
 /// First bytes of a superblock.
@@ -233,6 +233,19 @@ impl Superblock {
         next.parent = self.checksum_now();
         next.sequence = (self.sequence.get() + 1).into();
         next
+    }
+
+    /// That of a copy of this log on another disk, with as many segments as it has room for: the same log on
+    /// another leg.
+    #[must_use]
+    pub fn copy_of(&self, leg: [u8; 16], disk: &DiskInfo, segments: u64) -> Self {
+        let mut copy = self.next();
+        (copy.leg, copy.nguid) = (leg, disk.identity);
+        copy.segment_count = segments.into();
+        // A place of the other disk; the number stays, so that none is given twice.
+        copy.hints[0].begun_place = 0.into();
+        copy.durability = u32::from(disk.durability.code()).into();
+        copy
     }
 
     /// Reads one copy.

@@ -12,14 +12,14 @@ use crate::disk::Disk;
 use crate::port::memory::Random;
 
 impl Writer {
-    fn trim(&mut self, first: u64) {
+    pub(super) fn trim(&mut self, first: u64) {
         let memory = self.disk.memory_mut();
         let trimmed = self.log.trim_stream(memory, self.stream, first, 5_000);
         assert!(!matches!(trimmed, Err(TrimError::NoStream)), "{trimmed:?}");
     }
 
     /// Appends and settles so often as there is room.
-    fn fill(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
+    pub(super) fn fill(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
         loop {
             match self.append(payload) {
                 Err(AppendError::Busy) => self.settle(),
@@ -28,13 +28,13 @@ impl Writer {
         }
     }
 
-    fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> u64 {
         self.log.stream(self.stream).unwrap().first_sequence
     }
 }
 
 /// Where the log's only stream begins, and its payloads by sequence, read from the disk.
-fn kept(image: Vec<u8>) -> Result<(u64, BTreeMap<u64, Vec<u8>>), OpenError> {
+pub(super) fn kept(image: Vec<u8>) -> Result<(u64, BTreeMap<u64, Vec<u8>>), OpenError> {
     let mut disk = TestDisk::with(image, 1);
     let read = read_log(&mut disk, &mut |_| {})?;
     let facts = read.tables.stream(StreamId(1)).expect("it was made first of all");

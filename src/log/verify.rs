@@ -137,7 +137,7 @@ pub fn verify<D: Disk>(
 }
 
 /// Leaves out segments that held nothing and were replaced by their successor in another place.
-fn without_replaced(found: &[Found]) -> Vec<&Found> {
+pub(super) fn without_replaced(found: &[Found]) -> Vec<&Found> {
     let base = |index: usize| found.get(index).map(|found| found.header.base());
     let kept = |&(index, _): &(usize, &Found)| base(index) != base(index + 1);
     found.iter().enumerate().filter(kept).map(|(_, found)| found).collect()

@@ -1,0 +1,330 @@
+//! `buslane log copy`: a log copied while it is served or not, and checked before it has its name.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+
+use super::log::{MEMORY_BYTES, open};
+use super::progress::Progress;
+use super::{CommandError, Out};
+use crate::cli::arguments::LogCopyArgs;
+use crate::cli::{Globals, Output};
+use crate::clock::{Clock, HostClock};
+use crate::disk::share::Share;
+use crate::disk::uring::UringFile;
+use crate::disk::{Disk, is_transport_id};
+use crate::launch::{AnyDisk, LaunchError, catch_signals, of_share, open_served_disk};
+use crate::log::copy::{CopyError, CopyOptions, copy};
+use crate::log::create::{FormatError, occupant};
+use crate::log::inspect::{LogDescription, describe};
+use crate::log::shares::{shard_count, share_bytes};
+use crate::log::superblock::ShareId;
+use crate::log::verify::verify;
+use crate::profile::Profile;
+use crate::report::thousands;
+
+/// What is copied, and where to.
+struct Job<'a> {
+    profile: &'a Profile,
+    from: &'a Path,
+    count: u32,
+    rate: Option<u64>,
+    stop: &'a AtomicBool,
+    quiet: bool,
+}
+
+pub(super) fn copy_log(
+    globals: &Globals,
+    profile: &Profile,
+    args: &LogCopyArgs,
+) -> Result<(), CommandError> {
+    let stop = catch_signals()?;
+    let mut head = open_served_disk(&profile.disk, &args.from.to_string_lossy(), MEMORY_BYTES)?;
+    let count = shard_count(&mut head)?.unwrap_or(profile.shard.count);
+    let from_bytes = head.info().bytes;
+    drop(head);
+    let (profile, from, rate, quiet) = (profile, args.from.as_path(), args.rate, globals.quiet);
+    let job = Job { profile, from, count, rate, stop: &stop, quiet };
+    refuse_itself(from, &args.to)?;
+    let to = &args.to;
+    let is_file = !is_transport_id(&to.to_string_lossy()) && !is_device(to);
+    let made = if is_file {
+        if args.force.is_some() {
+            let what = "--force is for a device: a file that is there is never overwritten; remove it first";
+            return Err(CommandError::Usage(what.to_owned()));
+        }
+        job.to_file(to, args.size.unwrap_or(from_bytes))?
+    } else {
+        if args.size.is_some() {
+            let what = "--size is for a file: on a device the copy has all of its room";
+            return Err(CommandError::Usage(what.to_owned()));
+        }
+        job.to_device(to, args.force.as_deref())?
+    };
+    print(globals, to, &made)
+}
+
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+fn refuse_itself(from: &Path, to: &Path) -> Result<(), CommandError> {
+    let id = |path: &Path| {
+        let meta = fs::metadata(path).ok()?;
+        let device = meta.file_type().is_block_device();
+        Some(if device { (meta.rdev(), 0) } else { (meta.dev(), meta.ino()) })
+    };
+    if from == to || id(from).is_some_and(|of| id(to) == Some(of)) {
+        let what = format!("{} is the log itself: name another place for its copy", to.display());
+        return Err(CommandError::Usage(what));
+    }
+    Ok(())
+}
+
+/// A copy of one shard's log, as it was read again.
+struct Made {
+    log: LogDescription,
+    rounds: u32,
+    batches: u64,
+}
+
+impl Job<'_> {
+    /// A file has its name only once it is whole and on media: an interrupted copy leaves nothing.
+    fn to_file(&self, to: &Path, size: u64) -> Result<Vec<Made>, CommandError> {
+        if fs::symlink_metadata(to).is_ok() {
+            let what =
+                format!("{} is there already: remove it, or name another file", to.display());
+            return Err(CommandError::Failed(what));
+        }
+        let dir =
+            to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        if !dir.is_dir() {
+            let what = format!("{}: no such directory; is its disk mounted?", dir.display());
+            return Err(CommandError::Failed(what));
+        }
+        let draft = Draft::new(to)?;
+        let bar = Progress::new(self.quiet, "bytes made", Some(size));
+        let held = UringFile::create(&draft.path, size, &mut |done, _| {
+            bar.set(done);
+            // Only a flag: it orders nothing but itself.
+            !self.stop.load(Ordering::Relaxed)
+        });
+        drop(bar);
+        match held {
+            Ok(held) => drop(held),
+            Err(_) if self.stop.load(Ordering::Relaxed) => return Err(CommandError::Interrupted),
+            Err(error) => return Err(LaunchError::from(error).into()),
+        }
+        let mut made = self.fill(&draft.path)?;
+        draft.finish(self.from, to, dir)?;
+        let (name, draft) = (to.display().to_string(), draft.path.display().to_string());
+        made.iter_mut().for_each(|made| made.log.disk = made.log.disk.replace(&draft, &name));
+        Ok(made)
+    }
+
+    fn to_device(&self, to: &Path, force: Option<&Path>) -> Result<Vec<Made>, CommandError> {
+        if force.is_some_and(|named| named != to) {
+            return Err(CommandError::Usage(format!(
+                "--force names what is to be overwritten, so it has to be {} itself",
+                to.display()
+            )));
+        }
+        let mut disk = open(self.profile, to, false)?;
+        let name = disk.info().name.clone();
+        let found = occupant(&mut disk).map_err(|fault| {
+            LaunchError::from(FormatError::Device { name: name.clone(), fault })
+        })?;
+        if let Some(what) = found.filter(|_| force.is_none()) {
+            return Err(LaunchError::from(FormatError::Occupied { name, what }).into());
+        }
+        drop(disk);
+        self.fill(to)
+    }
+
+    /// Copies each shard's log; the first last, since what a disk is for is read from its head.
+    fn fill(&self, to: &Path) -> Result<Vec<Made>, CommandError> {
+        let mut rounds = Vec::new();
+        for index in (0..self.count).rev() {
+            rounds.push(self.copy_share(to, ShareId { index, count: self.count })?);
+        }
+        let mut made = Vec::new();
+        for (index, rounds) in (0..self.count).zip(rounds.into_iter().rev()) {
+            made.push(self.read_again(to, ShareId { index, count: self.count }, rounds)?);
+        }
+        Ok(made)
+    }
+
+    fn copy_share(&self, to: &Path, share: ShareId) -> Result<u32, CommandError> {
+        let from = &self.from.to_string_lossy();
+        let mut source =
+            of_share(open_served_disk(&self.profile.disk, from, MEMORY_BYTES)?, share)?;
+        let mut target: AnyDisk = open(self.profile, to, false)?;
+        let mut bytes = 0;
+        if share.count > 1 {
+            bytes = share_bytes(target.info().bytes, share.count);
+            target = Box::new(Share::new(target, u64::from(share.index) * bytes, bytes));
+        }
+        let mut leg = [0; 16];
+        getrandom::fill(&mut leg).map_err(|error| LaunchError::from(FormatError::Random(error)))?;
+        let options = CopyOptions { leg, share: (share, bytes) };
+        let bar = Progress::new(self.quiet, "bytes copied", None);
+        let pace = Pace::new(self.rate);
+        let copied = copy(&mut source, &mut target, &options, &mut |done| {
+            bar.set(done);
+            // Only a flag: it orders nothing but itself.
+            pace.keep(done, self.stop) && !self.stop.load(Ordering::Relaxed)
+        })?;
+        Ok(copied.rounds)
+    }
+
+    /// Reads a copy from the media and checks every sum, as `log verify` does.
+    fn read_again(&self, to: &Path, share: ShareId, rounds: u32) -> Result<Made, CommandError> {
+        let mut disk = of_share(open(self.profile, to, true)?, share)?;
+        let bar = Progress::new(self.quiet, "segments verified", None);
+        let report = verify(&mut disk, &mut |done, _| bar.set(done))?;
+        drop(bar);
+        if let Some(finding) = report.findings.iter().find(|finding| finding.is_damage) {
+            return Err(CommandError::Failed(format!(
+                "{}: the copy is not whole: {}; see: buslane log verify {}",
+                disk.info().name,
+                finding.what,
+                self.from.display()
+            )));
+        }
+        Ok(Made { log: describe(&mut disk)?, rounds, batches: report.batches })
+    }
+}
+
+/// A file under the name it has until it is whole; removed unless it is finished.
+struct Draft {
+    path: PathBuf,
+}
+
+impl Draft {
+    fn new(to: &Path) -> Result<Self, CommandError> {
+        let mut name = to.as_os_str().to_owned();
+        name.push(".being-copied");
+        let path = PathBuf::from(name);
+        // What a copy that was killed left behind.
+        if let Ok(left) = File::options().write(true).open(&path) {
+            if left.try_lock().is_err() {
+                let what = format!("{}: another copy is being made there", path.display());
+                return Err(CommandError::Failed(what));
+            }
+            let _ = fs::remove_file(&path);
+        }
+        Ok(Self { path })
+    }
+
+    /// Gives the file its name, for the user that the log belongs to. It is there with this name after a power
+    /// cut too.
+    fn finish(&self, from: &Path, to: &Path, dir: &Path) -> Result<(), CommandError> {
+        let failed = |error: std::io::Error| {
+            CommandError::Failed(format!("{}: {error}; there is no copy", to.display()))
+        };
+        if let Some(owner) = fs::metadata(from).ok().filter(fs::Metadata::is_file) {
+            // Only root may give files away; for others it stays theirs.
+            let _ = std::os::unix::fs::chown(&self.path, Some(owner.uid()), Some(owner.gid()));
+        }
+        File::open(&self.path).and_then(|file| file.sync_all()).map_err(failed)?;
+        // Unlike a rename, a link never replaces what came there meanwhile. Some file systems have none.
+        match fs::hard_link(&self.path, to) {
+            Ok(()) => fs::remove_file(&self.path).map_err(failed)?,
+            Err(error) if fs::symlink_metadata(to).is_ok() => return Err(failed(error)),
+            Err(_) => fs::rename(&self.path, to).map_err(failed)?,
+        }
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Keeps a copy from taking all of a disk's time.
+struct Pace {
+    clock: HostClock,
+    begin_ns: u64,
+    bytes_a_second: Option<u64>,
+}
+
+impl Pace {
+    fn new(bytes_a_second: Option<u64>) -> Self {
+        let clock = HostClock::new();
+        Self { begin_ns: clock.now_ns(), clock, bytes_a_second }
+    }
+
+    /// Waits until `done` bytes are due, or until told to stop; says whether it was not.
+    fn keep(&self, done: u64, stop: &AtomicBool) -> bool {
+        let Some(rate) = self.bytes_a_second else { return true };
+        let due_ns = u128::from(done) * 1_000_000_000 / u128::from(rate.max(1));
+        while u128::from(self.clock.now_ns() - self.begin_ns) < due_ns {
+            // Only a flag: it orders nothing but itself.
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+impl From<CopyError> for CommandError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Stopped => Self::Interrupted,
+            CopyError::Source(_)
+            | CopyError::Read { .. }
+            | CopyError::Write { .. }
+            | CopyError::Hurt { .. }
+            | CopyError::TooSmall { .. }
+            | CopyError::TooFast { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u32>,
+    rounds: u32,
+    batches: u64,
+    #[serde(flatten)]
+    log: &'a LogDescription,
+}
+
+fn print(globals: &Globals, to: &Path, made: &[Made]) -> Result<(), CommandError> {
+    let mut out = Out::stdout();
+    let count = made.len();
+    for (index, made) in (0..).zip(made) {
+        let shard = (count > 1).then_some(index);
+        if globals.output() == Output::Json {
+            out.json(&Row { shard, rounds: made.rounds, batches: made.batches, log: &made.log })?;
+            continue;
+        }
+        out.line(&format!(
+            "{}: {} segments, {} batches, {} messages are whole",
+            made.log.disk,
+            made.log.segments_used,
+            thousands(made.batches),
+            thousands(made.log.messages)
+        ))?;
+        for stream in &made.log.streams {
+            out.line(&format!(
+                "stream {}: sequences {} to {}",
+                stream.name,
+                thousands(stream.first_sequence),
+                thousands(stream.next_sequence - 1)
+            ))?;
+        }
+    }
+    if globals.output() != Output::Json && !globals.quiet {
+        out.line(&format!("{}: copied, read again and whole", to.display()))?;
+    }
+    out.finish()
+}

@@ -1,0 +1,544 @@
+//! A copy of a log on another disk, made while an appliance writes the log or while none does.
+//!
+//! Nothing of the source is held or changed. What an appliance does meanwhile is append, begin segments, free
+//! trimmed ones and use their places again, so a copy block by block is none: it holds the end of one moment
+//! beside the beginning of another. This one follows the log as recovery does, from the first segment on, each
+//! batch checked before it is written, and ends at a batch: it is what a power cut right behind that batch
+//! would have left.
+//!
+//! Facts: whatever was durable when the copy began is in it, unless it was trimmed meanwhile. That a segment is gone
+//! is known before the trim is read that freed it, so the copy begins where an *earlier* round saw the log begin:
+//! what was copied stays until then, freed or not. A segment that is freed before it was copied makes another round. The copy has its segments in
+//! the order of their numbers, so that it may be larger or smaller than the source. It is the same log (the
+//! identity that clients and segments know) on another leg.
+
+use std::collections::BTreeMap;
+
+use zerocopy::IntoBytes;
+
+use super::RESERVED_SEGMENTS;
+use super::batch::BatchView;
+use super::create::{clear, clear_layout, disk_bytes_min, disk_bytes_of, write_banner};
+use super::recovery::{Found, OpenError, read_log, read_segments, read_superblock, take_stale};
+use super::scan::{self, CHUNK_BYTES, Stop, walk};
+use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
+use super::superblock::{AREA_OFFSET, END_BYTES, ShareId, Superblock};
+use super::verify::without_replaced;
+use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+
+/// Rounds in which nothing moves before what is missing counts as missing: what an appliance is about to write
+/// is there by then.
+const STUCK_ROUNDS: u32 = 4;
+
+/// Rounds at most: a log of which more is trimmed and written than can be copied has no copy.
+const ROUNDS_MAX: u32 = 200;
+
+/// Walks over the newest segment that find nothing more before what is promised there counts as damaged.
+const STUCK_WALKS: u32 = 4;
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// the log to be copied is not whole, or none
+    #[error(transparent)]
+    Source(#[from] OpenError),
+    /// the log to be copied cannot be read
+    #[error("{name}: reading the log: {fault}")]
+    Read {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: DiskFault,
+    },
+    /// the copy cannot be written
+    #[error("{name}: writing the copy: {fault}")]
+    Write {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: DiskFault,
+    },
+    /// what is to be copied is hurt
+    #[error(
+        "{name}: segment {seg_no}: batches from {batch} on are not whole, though it is written that they were \
+         stored; see: buslane log verify"
+    )]
+    Hurt {
+        /// The disk.
+        name: String,
+        /// Segment.
+        seg_no: u64,
+        /// The first batch that is not what it should be.
+        batch: u64,
+    },
+    /// the copy does not fit
+    #[error("{name} has {found} bytes; this log needs at least {needed}: take a larger one")]
+    TooSmall {
+        /// The disk.
+        name: String,
+        /// Its size.
+        found: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// the log changes too fast
+    #[error(
+        "{name}: the log is trimmed and written faster than it can be copied; copy it at a quieter time or to a \
+         faster disk"
+    )]
+    TooFast {
+        /// The disk.
+        name: String,
+    },
+    /// told to stop
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Segments that hold something.
+    pub segments: u64,
+    /// Bytes of batches that were copied.
+    pub bytes: u64,
+    /// The last batch of it.
+    pub last_batch: u64,
+    /// How often the log was looked through.
+    pub rounds: u32,
+}
+
+/// Where and as what a copy is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// Identity of the new leg.
+    pub leg: [u8; 16],
+    /// Which share of its disk the copy is, and how large each is.
+    pub share: (ShareId, u64),
+}
+
+/// Copies a log to a disk, of which all that was there is lost. The superblock is written last: before that
+/// there is no log. `progress` is told the bytes copied so far and says whether to go on.
+///
+/// # Errors
+/// See [`CopyError`]; what is on `target` then is no log.
+pub fn copy<S: Disk, T: Disk>(
+    source: &mut S,
+    target: &mut T,
+    options: &CopyOptions,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<Copied, CopyError> {
+    let superblock = read_superblock(source)?;
+    let room = target.info().bytes;
+    let segment_bytes = superblock.segment_bytes();
+    if room < disk_bytes_min(segment_bytes) {
+        let (name, needed) = (target.info().name.clone(), disk_bytes_min(segment_bytes));
+        return Err(CopyError::TooSmall { name, found: room, needed });
+    }
+    let segments = (room - AREA_OFFSET - END_BYTES) / segment_bytes;
+    let geometry = Geometry { segment_bytes, segments };
+    let target_name = target.info().name.clone();
+    let failed = |fault| CopyError::Write { name: target_name.clone(), fault };
+    clear_layout(target, &geometry).map_err(failed)?;
+    let places = (0..segments).rev().collect();
+    let mut copier = Copier {
+        superblock,
+        geometry,
+        placed: BTreeMap::new(),
+        begin: 0,
+        source_begin: 0,
+        places,
+        bytes: 0,
+        progress,
+        source,
+        target,
+    };
+    let rounds = copier.rounds()?;
+    let (info, source_block) = (copier.target.info().clone(), copier.superblock);
+    let (share, share_bytes) = options.share;
+    let superblock =
+        source_block.copy_of(options.leg, &info, segments).of_share(share, share_bytes);
+    let copied = Copied {
+        segments: copier.placed.len() as u64,
+        bytes: copier.bytes,
+        last_batch: copier
+            .placed
+            .values()
+            .map(|placed| placed.end.base.batch_seq)
+            .max()
+            .unwrap_or(0),
+        rounds,
+    };
+    write_banner(target, &superblock).map_err(failed)?;
+    superblock.write(target).map_err(failed)?;
+    Ok(copied)
+}
+
+/// A segment of the copy.
+struct Placed {
+    /// As in the copy.
+    header: SegmentHeader,
+    /// Where what is copied ends.
+    end: End,
+    /// All of it is copied, with its closing index.
+    is_closed: bool,
+}
+
+/// What a round came to.
+enum Round {
+    /// All that was durable when it began is in the copy.
+    Whole,
+    /// In this segment, this batch is not where the round expected it: look again.
+    Again(u64, u64),
+}
+
+struct Copier<'a, S, T> {
+    /// The source's, as the round found it.
+    superblock: Superblock,
+    /// Of the copy.
+    geometry: Geometry,
+    placed: BTreeMap<u64, Placed>,
+    /// The first segment of the copy, as of the round before.
+    begin: u64,
+    /// The first segment that the source had in this round.
+    source_begin: u64,
+    /// Places of the copy that nothing stands in, the lowest last.
+    places: Vec<u64>,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64) -> bool,
+    source: &'a mut S,
+    target: &'a mut T,
+}
+
+impl<S: Disk, T: Disk> Copier<'_, S, T> {
+    fn read_failed(&self, fault: DiskFault) -> CopyError {
+        CopyError::Read { name: self.source.info().name.clone(), fault }
+    }
+
+    fn write_failed(&self, fault: DiskFault) -> CopyError {
+        CopyError::Write { name: self.target.info().name.clone(), fault }
+    }
+
+    /// Rounds until one is whole; returns how many it took.
+    fn rounds(&mut self) -> Result<u32, CopyError> {
+        let (mut stuck, mut before) = (0, (0, 0, 0));
+        for round in 1..=ROUNDS_MAX {
+            let found = self.look()?;
+            let is_settled = stuck >= STUCK_ROUNDS;
+            let Round::Again(seg_no, batch) = self.round(&found, is_settled)? else {
+                return Ok(round);
+            };
+            if is_settled {
+                // It stays as it is, and is not whole: opening it says best what is wrong.
+                read_log(self.source, &mut |_| {})?;
+                let name = self.source.info().name.clone();
+                return Err(CopyError::Hurt { name, seg_no, batch });
+            }
+            let now = (self.bytes, seg_no, batch);
+            stuck = if now == before { stuck + 1 } else { 0 };
+            before = now;
+        }
+        Err(CopyError::TooFast { name: self.source.info().name.clone() })
+    }
+
+    /// The segments of the source that are there now, ascending. Where another epoch began since the last look,
+    /// what was copied may have been cut from the log: the copy begins anew.
+    fn look(&mut self) -> Result<Vec<Found>, CopyError> {
+        let superblock = read_superblock(self.source)?;
+        let is_same = superblock.cluster == self.superblock.cluster
+            && superblock.last_epoch == self.superblock.last_epoch;
+        self.superblock = superblock;
+        if !is_same {
+            self.drop_all_but(&[])?;
+        }
+        let mut found = read_segments(self.source, &superblock).map_err(|f| self.read_failed(f))?;
+        take_stale(&mut found);
+        let kept: Vec<u64> =
+            without_replaced(&found).iter().map(|found| found.header.seg_no.get()).collect();
+        self.source_begin = kept.first().copied().unwrap_or(u64::MAX);
+        // What was freed before all of it was copied is of no use.
+        let whole =
+            self.placed.iter().filter(|(_, placed)| placed.is_closed).map(|(seg_no, _)| *seg_no);
+        let useful: Vec<u64> = whole.chain(kept.iter().copied()).collect();
+        self.drop_all_but(&useful)?;
+        Ok(found.into_iter().filter(|found| kept.contains(&found.header.seg_no.get())).collect())
+    }
+
+    /// Brings what is found into the copy, from the first segment on.
+    fn round(&mut self, found: &[Found], is_settled: bool) -> Result<Round, CopyError> {
+        let newest = found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
+        if newest > self.superblock.last_epoch.get() {
+            // An appliance opened it between our looks at the superblock and here.
+            return Ok(Round::Again(0, newest));
+        }
+        let (mut chain, mut expected) = self.freed();
+        for (position, segment) in found.iter().enumerate() {
+            let (seg_no, base) = (segment.header.seg_no.get(), segment.header.base());
+            if base != expected {
+                if position > 0 {
+                    if self.mark_of(&found[position..])? <= expected.batch_seq {
+                        // Behind batches that never became durable: an opening would drop it.
+                        break;
+                    }
+                    // Freed, or begun, while we looked; else the trimmed beginning of a log that was killed.
+                    if !is_settled || read_log(self.source, &mut |_| {}).is_err() {
+                        return Ok(Round::Again(seg_no, expected.batch_seq + 1));
+                    }
+                }
+                chain.clear();
+            }
+            let (end, is_whole) = self.bring(segment)?;
+            if !is_whole {
+                return Ok(Round::Again(seg_no, end.base.batch_seq + 1));
+            }
+            chain.push(seg_no);
+            expected = end.base;
+        }
+        // What of it had to make room for the rest.
+        chain.retain(|seg_no| self.placed.contains_key(seg_no));
+        self.drop_all_but(&chain)?;
+        if found.is_empty() && self.superblock.last_epoch.get() > 0 && !is_settled {
+            // Of a log that is served: each was begun or freed as its place was read.
+            return Ok(Round::Again(0, 1));
+        }
+        // A roll waits for the closing index of the segment before the last: it is there by the next look.
+        if let Some(open) = chain.iter().rev().skip(2).find(|seg_no| !self.placed[seg_no].is_closed)
+        {
+            return Ok(Round::Again(*open, 0));
+        }
+        let begin = chain.first().copied().unwrap_or(0);
+        if std::mem::replace(&mut self.begin, begin) == begin {
+            return Ok(Round::Whole);
+        }
+        Ok(Round::Again(begin, 0))
+    }
+
+    /// What was copied of segments that were freed since: which, as far as they follow each other, and where
+    /// they end.
+    fn freed(&self) -> (Vec<u64>, Base) {
+        let (mut chain, mut expected) = (Vec::new(), Base::default());
+        for (seg_no, placed) in self.placed.range(..self.source_begin) {
+            if placed.header.base() != expected {
+                chain.clear();
+            }
+            chain.push(*seg_no);
+            expected = placed.end.base;
+        }
+        (chain, expected)
+    }
+
+    /// The last batch that some segments say was durable.
+    fn mark_of(&mut self, found: &[Found]) -> Result<u64, CopyError> {
+        let mut mark = 0;
+        for found in found {
+            let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+            let from = BLOCK_BYTES as u64;
+            let said = scan::look_ahead(self.source, &self.superblock, &found.header, from)
+                .map_err(|fault| self.read_failed(fault))?;
+            mark = mark.max(closed).max(said);
+        }
+        Ok(mark)
+    }
+
+    /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
+    /// of it is there.
+    fn bring(&mut self, segment: &Found) -> Result<(End, bool), CopyError> {
+        let seg_no = segment.header.seg_no.get();
+        let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+        if closed > 0 && self.placed.get(&seg_no).is_some_and(|p| p.end.base.batch_seq > closed) {
+            // It was closed before what had arrived behind its end; that does not count.
+            let others: Vec<u64> =
+                self.placed.keys().copied().filter(|&one| one != seg_no).collect();
+            self.drop_all_but(&others)?;
+        }
+        let mut placed = match self.placed.remove(&seg_no) {
+            Some(placed) => placed,
+            None => self.place(&segment.header)?,
+        };
+        if placed.is_closed {
+            let end = placed.end;
+            self.placed.insert(seg_no, placed);
+            return Ok((end, true));
+        }
+        let mut promised_is_there = false;
+        // What the first walk sees said to be durable has to be there; what is written later need not.
+        let mut promised = None;
+        for _ in 0..STUCK_WALKS {
+            let stop = self.walk_on(segment, &mut placed)?;
+            let promised = *promised.get_or_insert_with(|| closed.max(stop.lac_ahead));
+            if placed.end.base.batch_seq >= promised {
+                promised_is_there = true;
+                break;
+            }
+        }
+        if promised_is_there {
+            placed.is_closed = self.close(segment, &placed)?;
+        }
+        let end = placed.end;
+        self.placed.insert(seg_no, placed);
+        Ok((end, promised_is_there))
+    }
+
+    /// Gives a segment a place in the copy, and its headers there.
+    fn place(&mut self, header: &SegmentHeader) -> Result<Placed, CopyError> {
+        if self.places.is_empty()
+            && let Some((&freed, _)) = self.placed.range(..self.source_begin).next()
+        {
+            let others: Vec<u64> =
+                self.placed.keys().copied().filter(|&one| one != freed).collect();
+            self.drop_all_but(&others)?;
+        }
+        let Some(phys) = self.places.pop() else {
+            let segment_bytes = self.geometry.segment_bytes;
+            let segments = (self.placed.len() + RESERVED_SEGMENTS) as u64;
+            let needed = disk_bytes_of(&Geometry { segment_bytes, segments });
+            let info = self.target.info();
+            return Err(CopyError::TooSmall { name: info.name.clone(), found: info.bytes, needed });
+        };
+        let header = header.at_place(phys);
+        let start = self.geometry.segment(phys);
+        for offset in [0, self.geometry.copy_offset()] {
+            self.target.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(header.as_bytes());
+            write(self.target, start + offset, BLOCK_BYTES)
+                .map_err(|fault| self.write_failed(fault))?;
+        }
+        Ok(Placed {
+            header,
+            end: End { off: BLOCK_BYTES as u64, base: header.base() },
+            is_closed: false,
+        })
+    }
+
+    /// Walks over what follows in a segment, and writes it into the copy.
+    fn walk_on(&mut self, segment: &Found, placed: &mut Placed) -> Result<Stop, CopyError> {
+        let start = self.geometry.segment(placed.header.phys_index.get());
+        // What arrived behind the end of a segment that an opening had closed does not count.
+        let closed = segment.closing.as_ref().map(|(end, _)| *end);
+        let progress = &mut *self.progress;
+        let mut sink = Sink {
+            target: &mut *self.target,
+            at: start + placed.end.off,
+            filled: 0,
+            bytes: self.bytes,
+            failed: None,
+            progress,
+        };
+        let walked =
+            walk(self.source, &self.superblock, &segment.header, placed.end, &mut |batch| {
+                if closed.is_none_or(|end| batch.batch_seq() <= end.base.batch_seq) {
+                    sink.put(batch);
+                }
+            });
+        sink.flush();
+        let (failed, bytes) = (sink.failed.take(), sink.bytes);
+        self.bytes = bytes;
+        let stop = walked.map_err(|fault| self.read_failed(fault))?;
+        match failed {
+            Some(Failed::Write(fault)) => Err(self.write_failed(fault)),
+            Some(Failed::Stopped) => Err(CopyError::Stopped),
+            None => {
+                let beyond = |end: &End| stop.end.base.batch_seq > end.base.batch_seq;
+                placed.end = closed.filter(beyond).unwrap_or(stop.end);
+                Ok(stop)
+            }
+        }
+    }
+
+    /// Writes a segment's closing index, where it ends as the copy does; says whether it does.
+    fn close(&mut self, segment: &Found, placed: &Placed) -> Result<bool, CopyError> {
+        let Some((end, entries)) = &segment.closing else { return Ok(false) };
+        if *end != placed.end {
+            return Ok(false);
+        }
+        let start = self.geometry.segment(placed.header.phys_index.get());
+        let memory = self.target.memory_mut().bytes_mut(0..INDEX_BYTES);
+        write_closing(memory, &placed.header, end, entries);
+        write(self.target, start + self.geometry.index_offset(), INDEX_BYTES)
+            .map_err(|fault| self.write_failed(fault))?;
+        Ok(true)
+    }
+
+    /// Takes segments out of the copy: their headers, and their batches too, since the same segment may come
+    /// again with fewer.
+    fn drop_all_but(&mut self, kept: &[u64]) -> Result<(), CopyError> {
+        let gone: Vec<u64> =
+            self.placed.keys().filter(|seg_no| !kept.contains(seg_no)).copied().collect();
+        for seg_no in gone {
+            let placed = self.placed.remove(&seg_no).expect("a key of the map");
+            let phys = placed.header.phys_index.get();
+            let start = self.geometry.segment(phys);
+            let (tail, end) =
+                (start + self.geometry.index_offset(), start + self.geometry.segment_bytes);
+            for (from, to) in [(start, start + placed.end.off), (tail, end)] {
+                clear(self.target, from, to).map_err(|fault| self.write_failed(fault))?;
+            }
+            self.places.push(phys);
+        }
+        Ok(())
+    }
+}
+
+/// Why a batch was not written.
+enum Failed {
+    Write(DiskFault),
+    Stopped,
+}
+
+/// Gathers batches that follow each other into writes of a chunk.
+struct Sink<'a, T> {
+    target: &'a mut T,
+    /// Disk offset of what is gathered.
+    at: u64,
+    filled: usize,
+    bytes: u64,
+    failed: Option<Failed>,
+    progress: &'a mut dyn FnMut(u64) -> bool,
+}
+
+impl<T: Disk> Sink<'_, T> {
+    fn put(&mut self, batch: &BatchView<'_>) {
+        if self.filled + BATCH_BYTES_MAX > CHUNK_BYTES {
+            self.flush();
+        }
+        if self.failed.is_some() {
+            return;
+        }
+        let room = self.filled..self.filled + batch.bytes();
+        batch.write_to(self.target.memory_mut().bytes_mut(room));
+        self.filled += batch.bytes();
+    }
+
+    fn flush(&mut self) {
+        if self.filled == 0 || self.failed.is_some() {
+            return;
+        }
+        match write(self.target, self.at, self.filled) {
+            Ok(()) => {
+                self.at += self.filled as u64;
+                self.bytes += self.filled as u64;
+                if !(self.progress)(self.bytes) {
+                    self.failed = Some(Failed::Stopped);
+                }
+            }
+            Err(fault) => self.failed = Some(Failed::Write(fault)),
+        }
+        self.filled = 0;
+    }
+}
+
+/// Writes the start of the disk's memory, as much at once as the disk takes.
+fn write<T: Disk>(disk: &mut T, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+    let step = disk.info().transfer_bytes_max;
+    for at in (0..bytes).step_by(step) {
+        let io = Io {
+            operation: Operation::Write,
+            tag: 0,
+            disk_offset: disk_offset + at as u64,
+            memory_offset: at,
+            bytes: step.min(bytes - at),
+        };
+        run(disk, io)?;
+    }
+    Ok(())
+}
