@@ -112,9 +112,24 @@ enum Ended {
     Input(String),
 }
 
+/// What kept a publisher from its stream, and how far it came.
+fn nothing_acknowledged(error: CommandError) -> CommandError {
+    let say = |why: String| format!("{why}; 0 messages are acknowledged");
+    match error {
+        CommandError::Failed(why) => CommandError::Failed(say(why)),
+        CommandError::Unreachable(why) => CommandError::Unreachable(say(why)),
+        CommandError::Usage(_)
+        | CommandError::Warnings(_)
+        | CommandError::Interrupted
+        | CommandError::Stopped(_)
+        | CommandError::OutputClosed => error,
+    }
+}
+
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
     let (source, name) = Source::open(&args.source)?;
-    let (mut client, stream) = connect_publisher(globals, &args.stream)?;
+    let (mut client, stream) =
+        connect_publisher(globals, &args.stream).map_err(nothing_acknowledged)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = told_to_end()?;

@@ -149,7 +149,7 @@ pub enum OpenError {
     #[error("{0}")]
     Damaged(Box<Damaged>),
     /// the device failed
-    #[error("{name}: reading the log: {fault}")]
+    #[error("{name}: opening the log: {fault}")]
     Device {
         /// The disk.
         name: String,
