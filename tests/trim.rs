@@ -52,7 +52,9 @@ fn a_full_log_is_trimmed_and_goes_on() {
     assert_eq!(described(&appliance), (next - 10, next));
     let gone = appliance.client(&["consume", "orders", "--from", "5"]).output().unwrap();
     assert_eq!(gone.status.code(), Some(1), "{}", text(&gone));
-    assert!(text(&gone).contains(&(next - 10).to_string()), "{}", text(&gone));
+    // Numbers for people have separators.
+    let plain = text(&gone).replace(',', "");
+    assert!(plain.contains(&(next - 10).to_string()), "{plain}");
 
     let again = publish(&appliance, &lines[..501 * 1_000]);
     assert!(again.status.success(), "{}", text(&again));

@@ -7,6 +7,9 @@ use crate::ids::StreamId;
 use crate::mutant::Mutant;
 use crate::wire::control::{ErrorCode, Registered, Subscribed};
 
+/// After so long what was trimmed is free, and a log that is full is full.
+const FREED_NS: u64 = 1_000_000_000;
+
 impl<C: Clock> Link<C> {
     /// Whether an answer can be of the log that this client has published to or read from.
     pub(super) fn check_registered(&self, registered: &Registered) -> Result<(), ClientError> {
@@ -54,16 +57,30 @@ impl<C: Clock> Link<C> {
         }
     }
 
+    /// Gives up asking again where the reason of a refusal does not pass.
+    pub(super) fn check_refused(&mut self) {
+        let Some((since_ns, code, detail)) = self.refused else { return };
+        let patience_ns = match (code, self.options.dead_after_ns) {
+            (ErrorCode::NoSpace, limit_ns) if limit_ns < u64::MAX => limit_ns.min(FREED_NS),
+            (_, limit_ns) => limit_ns,
+        };
+        if self.now_ns.saturating_sub(since_ns) > patience_ns {
+            self.fail(ClientError::Refused { code, detail });
+        }
+    }
+
     /// Whether a refusal of all the client wants may pass: then it asks again, for as long as it would wait for
     /// a server that is silent.
     pub(super) fn is_waited_for(&mut self, code: ErrorCode, detail: u64) -> bool {
         let for_ever = self.options.dead_after_ns == u64::MAX;
-        // A log that is full may be trimmed.
-        let waits = code.is_retry() || (code == ErrorCode::NoSpace && for_ever);
+        let registers = self.phase != Phase::Open;
+        // A log that is full may be trimmed, and what was trimmed a moment ago is not free at once.
+        let is_full = code == ErrorCode::NoSpace;
+        let waits = code.is_retry() || (is_full && (for_ever || registers));
         // Whoever starts or stops says so for as long as it takes: a session is there once it serves, and when it says
         // nothing any more it is gone.
         let may_last = code == ErrorCode::Draining;
-        if waits && !may_last && self.phase != Phase::Open {
+        if waits && !may_last && registers {
             self.refused.get_or_insert((self.now_ns, code, detail));
         }
         waits

@@ -347,12 +347,7 @@ impl<C: Clock> Link<C> {
     pub(super) fn check_silence(&mut self) {
         let dead_after_ns = self.options.dead_after_ns;
         let server = self.server;
-        if let Some((since_ns, code, detail)) = self.refused
-            && self.now_ns.saturating_sub(since_ns) > dead_after_ns
-        {
-            self.fail(ClientError::Refused { code, detail });
-            return;
-        }
+        self.check_refused();
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
             self.fail(if self.speaks && self.phase != Phase::Open {
