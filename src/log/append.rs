@@ -167,7 +167,7 @@ impl Log {
         ended: bool,
         unix_ns: u64,
     ) {
-        self.tables.release(id, slot, holder, ended);
+        self.tables.release((id, slot), holder, ended, unix_ns);
         self.all_may_return = None;
         let may_say = ended && self.fault.is_none();
         if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
@@ -393,7 +393,8 @@ impl Log {
     /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
     /// padding in place and the block in the cache.
     pub fn prepare(&mut self, memory: &mut Memory) {
-        if self.open.blank || self.open.body_len > 0 || !self.has_open_segment() {
+        let has_room = self.has_open_segment() && self.off < self.geometry.data_end();
+        if self.open.blank || self.open.body_len > 0 || !has_room {
             return;
         }
         let start = self.ring_offset(self.open_log_off());
@@ -411,6 +412,9 @@ impl Log {
         // The mark of an idle log may stand where the roll would: then the closing index alone says that it ended.
         if self.off < self.geometry.data_end() {
             self.seal_open(memory, BatchKind::Roll, unix_ns);
+        } else {
+            // What was prepared behind the end of this segment says nothing of the next one's blocks.
+            self.open = OpenBatch::default();
         }
         self.close_segment(memory);
         self.begin_segment(memory, false, unix_ns);

@@ -111,7 +111,10 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     let error = Log::open(&mut TestDisk::with(rotten, 1), &super::tests::OPTIONS, &mut |_| {});
     let error = error.map(|_| ()).expect_err("it was acknowledged, and the log rested");
     assert!(matches!(error, super::recovery::OpenError::Damaged(_)), "{error}");
-    // The mark stands where the roll would: the log goes on all the same.
+    // The mark stands where the roll would: the log goes on all the same, also where the memory of the next segment's
+    // blocks is not blank.
+    writer.log.prepare(writer.disk.memory_mut());
+    writer.disk.memory_mut().bytes_mut(0..super::tests::OPTIONS.ring_bytes).fill(0xaa);
     writer.append(b"in the next segment").unwrap();
     writer.settle();
     let appended = writer.appended.len() as u64;
