@@ -298,11 +298,19 @@ impl Tables {
         producer.holder = Some(holder);
     }
 
-    /// The session of a producer has ended; `ended` when it will not return.
-    pub(super) fn release(&mut self, id: ProducerId, slot: usize, holder: usize, ended: bool) {
+    /// The session of a producer has ended; `ended` when it will not return. One that may return was active until
+    /// now, also where it published nothing for long.
+    pub(super) fn release(
+        &mut self,
+        (id, slot): (ProducerId, usize),
+        holder: usize,
+        ended: bool,
+        unix_ns: u64,
+    ) {
         let producer = self.producer_at_mut(id, slot);
         assert_eq!(producer.holder, Some(holder), "a session gives back what it holds");
         (producer.holder, producer.ended) = (None, ended);
+        producer.last_active_ns = producer.last_active_ns.max(unix_ns);
     }
 
     /// Parts of a checkpoint of these tables.

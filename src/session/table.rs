@@ -174,6 +174,7 @@ impl Sessions {
     }
 
     /// Ends a session and begins another in its place, which goes on with its receipts: the heir of a producer.
+    /// Where it is another instance, the one before is told that it is fenced.
     ///
     /// # Panics
     /// When there is no such session.
@@ -181,6 +182,7 @@ impl Sessions {
         &mut self,
         slot: usize,
         (peer, nonce): (Peer, u64),
+        fence: bool,
         now_ns: u64,
         pool: &mut HoldPool,
     ) {
@@ -188,7 +190,7 @@ impl Sessions {
         self.close(slot, pool);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
         self.begin(slot, peer, nonce, now_ns);
-        self.slots[slot].fences = Some(old);
+        self.slots[slot].fences = fence.then_some(old);
     }
 
     fn begin(&mut self, slot: usize, peer: Peer, nonce: u64, now_ns: u64) {

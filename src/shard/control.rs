@@ -147,8 +147,11 @@ impl<D: Disk> Stations<D> {
     ) -> usize {
         let nonce = register.nonce.get();
         if let Some(old) = old {
+            // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
+            // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
+            let fence = self.sessions.get(old).instance != register.instance.get();
             self.leave(old, false);
-            self.sessions.succeed(old, (peer, nonce), self.now_ns, &mut self.hold);
+            self.sessions.succeed(old, (peer, nonce), fence, self.now_ns, &mut self.hold);
             return old;
         }
         let opened = self.sessions.open(peer, nonce, self.now_ns);
@@ -188,7 +191,7 @@ impl<D: Disk> Stations<D> {
     /// will not return.
     fn leave(&mut self, slot: usize, ended: bool) {
         let mut index = 0;
-        while index < self.fanout.len() {
+        while self.sessions.get(slot).subscriptions > 0 && index < self.fanout.len() {
             if self.fanout.get(index).session == slot {
                 self.fanout.remove(index);
             } else {
