@@ -388,11 +388,13 @@ impl Work {
             }
             PublishState::Failed => "the appliance's disk failed",
         };
+        let is_refused = self.client.polled().publish_state() == PublishState::NoSpace;
         // What is on its way to the media is still acknowledged.
         if now_ns.saturating_sub(self.tally.moved_ns) < SETTLE_NS {
             return Ok(());
         }
-        self.tally.is_refused = true;
+        // What was on its way to a disk that failed may be there when it is mended.
+        self.tally.is_refused = is_refused;
         Err(CommandError::Failed(why.to_owned()))
     }
 

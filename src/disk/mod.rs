@@ -274,7 +274,10 @@ pub fn run<D: Disk + ?Sized>(disk: &mut D, io: Io) -> Result<(), DiskFault> {
         return Err(fault);
     }
     assert_eq!(disk.in_flight(), 0, "run is for an idle disk");
-    disk.submit(io).expect("an idle disk takes one operation");
+    if disk.submit(io).is_err() {
+        // An idle disk takes one operation, unless it was lost while nobody looked.
+        return Err(disk.out_of_service().unwrap_or(DiskFault::Gone));
+    }
     let mut done = [Completion { io, result: Ok(()) }; 1];
     while disk.poll(&mut done) == 0 {
         if let Some(fault) = disk.out_of_service() {

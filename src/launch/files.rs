@@ -78,7 +78,15 @@ impl Files for HostFiles<'_> {
     }
 
     fn real(&self, dir: &Path) -> PathBuf {
-        dir.canonicalize().or_else(|_| std::path::absolute(dir)).unwrap_or_else(|_| dir.to_owned())
+        // Of what is not there, as below a mount point without its mount, the part that is: links in it are followed.
+        let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        absolute
+            .ancestors()
+            .find_map(|there| {
+                let rest = absolute.strip_prefix(there).ok()?;
+                there.canonicalize().ok().map(|there| there.join(rest))
+            })
+            .unwrap_or(absolute)
     }
 
     fn make_directory(&self, dir: &Path) -> io::Result<()> {
