@@ -49,7 +49,8 @@ int hear(int from, struct message *message, int *fd)
 	} control = { 0 };
 	struct iovec iov = { .iov_base = message, .iov_len = sizeof(*message) };
 	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				 .msg_controllen = sizeof(control) };
+				 /* Without the padding, in which a second descriptor would find room. */
+				 .msg_controllen = CMSG_LEN(sizeof(int)) };
 	struct cmsghdr *part;
 	ssize_t bytes = recvmsg(from, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
