@@ -168,5 +168,5 @@ fn what_waits_for_something_else_ends_when_told_to() {
     let status = wait(&mut child.0, Duration::from_secs(20));
     let said = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("told to stop while the log was opened"), "{said}");
+    assert!(said.contains("stopped while the log was opened, as it was told"), "{said}");
 }

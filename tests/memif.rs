@@ -54,6 +54,19 @@ fn serve(dir: &Path, shards: u32) -> Running {
     child
 }
 
+/// Waits until a message was taken: a publisher that only starts is not what is to be tried.
+fn wait_for_messages(dir: &Path, shards: u32) {
+    let are_taken = || {
+        let output = command(dir, &["stat", "-o", "json"], shards).output().unwrap();
+        let stat = serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default();
+        let accepted = |shard| stat["shards"][shard]["counters"]["messages_accepted"].as_u64();
+        (0..shards as usize).any(|shard| accepted(shard) > Some(0))
+    };
+    while !are_taken() {
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Publishes an order flow to a stream of the last shard while the appliance is killed, and reads it back.
 fn order_flow_survives_kills(shards: u32) {
     let _turn = common::turn();
@@ -66,6 +79,7 @@ fn order_flow_survives_kills(shards: u32) {
     assert!(command(dir, &create, shards).status().unwrap().success());
     let itch = ["publish", "orders", "--rate", "4000", "--itch", flow.to_str().unwrap()];
     let mut publisher = Running(command(dir, &itch, shards).spawn().unwrap());
+    wait_for_messages(dir, shards);
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(700));
         drop(server);

@@ -292,7 +292,7 @@ fn a_flipped_bit_is_found_in_its_share_and_the_shard_is_named() {
         Command::new(BUSLANE).args(["log", "verify", &log]).args(more).output().unwrap()
     };
     let output = verify(&[]);
-    refused(&output, &[&format!("{log}, shard 1: 1 places are damaged")]);
+    refused(&output, &[&format!("{log}: 1 places are damaged")]);
     let said = String::from_utf8(output.stdout).unwrap();
     let (first, second) = said.split_once("shard 1 of 2").unwrap();
     assert!(!first.contains("DAMAGED") && second.contains("DAMAGED"), "{said}");
@@ -300,7 +300,7 @@ fn a_flipped_bit_is_found_in_its_share_and_the_shard_is_named() {
     refused(&verify(&["--shard", "2"]), &["there is no shard 2, only 0 to 1"]);
     // A shard that cannot open its log stops the others too.
     let output = appliance.serve_command().output().unwrap();
-    refused(&output, &[&format!("{log}, shard 1: acknowledged data is damaged")]);
+    refused(&output, &[&format!("shard 1: {log}: acknowledged data is damaged")]);
 }
 
 #[test]

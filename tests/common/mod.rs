@@ -38,9 +38,12 @@ pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The binary under test, tied to the test.
+/// The binary under test, tied to the test, and not deaf to the signals that whoever runs the tests is deaf to (a test
+/// run under `nohup` hears no SIGHUP).
 pub(crate) fn buslane() -> Command {
-    tied(BUSLANE)
+    let mut command = tied("env");
+    command.args(["--default-signal=HUP,INT,QUIT", BUSLANE]);
+    command
 }
 
 /// An appliance on kernel UDP, that can be killed and started again.
