@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use buslane::client::polled::Client;
-use buslane::client::{ClientOptions, Publisher, blocking};
+use buslane::client::{BackPressure, ClientOptions, OfferError, Publisher, blocking};
 use buslane::clock::HostClock;
 use buslane::ids::ProducerId;
 use buslane::port::udp::UdpPort;
@@ -252,7 +252,12 @@ fn live_as(
     // Only a flag: it orders nothing but itself.
     while !stop.load(Ordering::Relaxed) {
         let payload = format!("{name}/{}", offered.len()).into_bytes();
-        offered.insert(client.offer(stream, &payload)?, payload);
+        match client.offer(stream, &payload) {
+            Ok(seq) => _ = offered.insert(seq, payload),
+            // A window of them came while this one waited for room: they are taken below.
+            Err(blocking::Error::Offer(OfferError::BackPressure(BackPressure::Completions))) => {}
+            Err(error) => return Err(error),
+        }
         client.turn()?;
         while let Some(done) = client.next_completion() {
             let payload = offered[&done.producer_seq].clone();
