@@ -1,7 +1,7 @@
 //! The blocking client: for everyone who has no loop of their own.
 //!
-//! A call ends with what it waits for, or with an error once the server has not answered for
-//! `ClientOptions::dead_after_ns`. Two wait longer: [`Client::next_message`], because a stream may stand still for
+//! A call ends with what it waits for, or with an error once the server has not answered, or said that it cannot now,
+//! for `ClientOptions::dead_after_ns`. Two wait longer: [`Client::next_message`], because a stream may stand still for
 //! days, and [`Client::flush`] and [`Client::publish`] while the server says that its log is full or its disk away,
 //! because what was offered may still become durable ([`polled::Client::publish_state`] tells).
 //!

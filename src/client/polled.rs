@@ -36,6 +36,8 @@ use std::num::NonZeroU64;
 
 use zerocopy::IntoBytes;
 
+use registered::Refusal;
+
 use super::{
     BackPressure, ClientError, ClientOptions, Completion, Event, OfferError, Publisher, Receipt,
     Request, ShardFacts, SizeLimit, StartFrom,
@@ -46,7 +48,7 @@ use crate::limits::{NUMBER_MAX, SUBSCRIPTIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
-use crate::wire::control::{ErrorCode, Unsubscribe, is_stream_name};
+use crate::wire::control::{Unsubscribe, is_stream_name};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
@@ -120,8 +122,8 @@ struct Link<C> {
     failed: Option<ClientError>,
     /// The log that the first answer was from; 0 before that, and where the server does not say.
     log: u32,
-    /// Since when registrations are refused for a reason that may pass, and for which.
-    refused: Option<(u64, ErrorCode, u64)>,
+    /// That registrations are refused for a reason that may pass.
+    refused: Option<Refusal>,
     /// When the server was last told that the producer will not return; 0 when never.
     retired_ns: u64,
     /// Its producer is no more: there is nothing to register for.
@@ -290,7 +292,8 @@ impl<P: Port, C: Clock> Client<P, C> {
             self.link.refuse(request, NUMBER_MAX);
             return;
         }
-        self.link.subscriptions.push(Subscription::new(stream, request, from, window));
+        let now_ns = self.link.clock.now_ns();
+        self.link.subscriptions.push(Subscription::new(stream, request, from, window, now_ns));
     }
 
     /// Says how many messages of a subscription were given to its owner and not looked at: the server may send so

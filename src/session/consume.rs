@@ -36,7 +36,7 @@ pub struct Subscription {
     held_back: u64,
     ask_wait_ns: u64,
     asked_ns: u64,
-    /// When it was first asked for, until it stands.
+    /// Since when it is waited for, until it stands.
     asked_since_ns: Option<u64>,
     rewound_ns: u64,
     told_ns: u64,
@@ -52,9 +52,9 @@ pub struct Damaged {
 }
 
 impl Subscription {
-    /// A subscription that is still to be asked for.
+    /// A subscription that is still to be asked for; its owner waits for it from now on.
     #[must_use]
-    pub fn new(stream: StreamId, request: u32, from: From, window: u32) -> Self {
+    pub fn new(stream: StreamId, request: u32, from: From, window: u32, now_ns: u64) -> Self {
         Self {
             stream,
             request,
@@ -67,7 +67,7 @@ impl Subscription {
             held_back: 0,
             ask_wait_ns: 0,
             asked_ns: 0,
-            asked_since_ns: None,
+            asked_since_ns: Some(now_ns),
             rewound_ns: 0,
             told_ns: 0,
             rewind_due: false,
@@ -104,7 +104,7 @@ impl Subscription {
         self.held_back = messages;
     }
 
-    /// Since when it is asked for and does not stand.
+    /// Since when it is waited for and does not stand.
     #[must_use]
     pub fn asked_since_ns(&self) -> Option<u64> {
         self.asked_since_ns

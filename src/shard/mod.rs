@@ -30,6 +30,8 @@ mod tests;
 mod edge_tests;
 #[cfg(test)]
 mod stranger_tests;
+#[cfg(test)]
+mod patience_tests;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -410,8 +410,8 @@ pub enum ErrorCode {
     /// a table is full, of a release that does not say which
     #[error("a table of the server is full")]
     LimitReached = 9,
-    /// the server is stopping
-    #[error("the server is stopping")]
+    /// the server starts or stops, or its disk is away
+    #[error("the server is starting or stopping, or its disk is away")]
     Draining = 10,
     /// a request makes no sense
     #[error("the request makes no sense to the server")]

@@ -5,10 +5,24 @@ use crate::client::{ClientError, Compared, Event, Publisher};
 use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::mutant::Mutant;
+use crate::session::consume::Subscription;
 use crate::wire::control::{ErrorCode, Registered, Subscribed};
 
 /// After so long what was trimmed is free, and a log that is full is full.
 const FREED_NS: u64 = 1_000_000_000;
+
+/// That registrations are refused for a reason that may pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    /// Since when, for whatever reason.
+    since_ns: u64,
+    /// The newest reason.
+    code: ErrorCode,
+    /// Since when for this one.
+    code_since_ns: u64,
+    /// Belongs to the reason.
+    detail: u64,
+}
 
 impl<C: Clock> Link<C> {
     /// Whether an answer can be of the log that this client has published to or read from.
@@ -57,16 +71,42 @@ impl<C: Clock> Link<C> {
         }
     }
 
+    /// Whether there was a session with this log: then the appliance is the one that is meant, and what was offered
+    /// to it may still become durable.
+    pub(super) fn was_connected(&self) -> bool {
+        self.epoch != 0
+    }
+
+    /// Whether a refusal is waited for without limit. Whoever starts or stops says so for as long as it takes, and so
+    /// does an appliance whose disk is away.
+    fn may_last(&self, code: ErrorCode) -> bool {
+        code == ErrorCode::Draining && self.was_connected()
+    }
+
     /// Gives up asking again where the reason of a refusal does not pass.
     pub(super) fn check_refused(&mut self) {
-        let Some((since_ns, code, detail)) = self.refused else { return };
-        let patience_ns = match (code, self.options.dead_after_ns) {
-            (ErrorCode::NoSpace, limit_ns) if limit_ns < u64::MAX => limit_ns.min(FREED_NS),
-            (_, limit_ns) => limit_ns,
+        let Some(Refusal { code, detail, since_ns, code_since_ns }) = self.refused else { return };
+        let dead_after_ns = self.options.dead_after_ns;
+        let now_ns = self.now_ns;
+        let waits = |since_ns: u64, patience_ns: u64| now_ns.saturating_sub(since_ns) > patience_ns;
+        let is_over = if self.may_last(code) {
+            // Messages wait, offered or subscribed to; whoever asked for something does not.
+            self.requested_since_ns().is_some_and(|since_ns| waits(since_ns, dead_after_ns))
+        } else {
+            let is_full = code == ErrorCode::NoSpace && dead_after_ns < u64::MAX;
+            waits(since_ns, dead_after_ns) || (is_full && waits(code_since_ns, FREED_NS))
         };
-        if self.now_ns.saturating_sub(since_ns) > patience_ns {
+        if is_over {
             self.fail(ClientError::Refused { code, detail });
         }
+    }
+
+    /// Since when an answer is waited for that is not there: to a request, or of a subscription that never stood.
+    fn requested_since_ns(&self) -> Option<u64> {
+        let never_stood = |sub: &&Subscription| sub.expected() == 0;
+        let subscribed = self.subscriptions.iter().filter(never_stood);
+        let asked = self.asked.iter().map(|asked| asked.since_ns);
+        asked.chain(subscribed.filter_map(Subscription::asked_since_ns)).min()
     }
 
     /// Whether a refusal of all the client wants may pass: then it asks again, for as long as it would wait for
@@ -77,12 +117,20 @@ impl<C: Clock> Link<C> {
         // A log that is full may be trimmed, and what was trimmed a moment ago is not free at once.
         let is_full = code == ErrorCode::NoSpace;
         let waits = code.is_retry() || (is_full && (for_ever || registers));
-        // Whoever starts or stops says so for as long as it takes: a session is there once it serves, and when it says
-        // nothing any more it is gone.
-        let may_last = code == ErrorCode::Draining;
-        if waits && !may_last && registers {
-            self.refused.get_or_insert((self.now_ns, code, detail));
+        if waits && registers {
+            self.note_refusal(code, detail);
         }
         waits
+    }
+
+    /// Notes why a registration is refused now. Its patience begins anew where the reason is one, or was one, that
+    /// is waited for without limit.
+    fn note_refusal(&mut self, code: ErrorCode, detail: u64) {
+        let (now_ns, lasts) = (self.now_ns, self.may_last(code));
+        let before = self.refused.filter(|before| self.may_last(before.code) == lasts);
+        let since_ns = before.map_or(now_ns, |before| before.since_ns);
+        let same = before.filter(|before| before.code == code);
+        let code_since_ns = same.map_or(now_ns, |before| before.code_since_ns);
+        self.refused = Some(Refusal { since_ns, code, code_since_ns, detail });
     }
 }

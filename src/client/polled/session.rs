@@ -341,6 +341,11 @@ impl<C: Clock> Link<C> {
         let (asked_ns, wait_ns) = (self.register_asked_ns, REGISTER_NS.0);
         self.phase = Phase::Registering { asked_ns, wait_ns };
         self.speaks = false;
+        if self.was_connected() {
+            // What another session was refused for says nothing of this one. Before the first, all addresses that are
+            // tried have the patience of one together.
+            self.refused = None;
+        }
     }
 
     /// Gives the server up that says nothing, or nothing of what was asked.
