@@ -287,14 +287,17 @@ const SIGNATURES: [(&str, u64, &[u8]); 12] = [
 /// What the device said.
 pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
     let end = disk.info().bytes;
-    let log = read_copies(disk).iter().flatten().next().copied();
-    if let Some(superblock) = log {
+    let copies = read_copies(disk);
+    if let Some(superblock) = copies.iter().flatten().next() {
         let segments = superblock.segment_count;
         let of = match superblock.share().count {
             1 => String::new(),
             count => format!(" of each of {count} shards"),
         };
         return Ok(Some(format!("a log of Buslane ({segments} segments{of})")));
+    }
+    if copies.iter().any(|copy| matches!(copy, Err(CopyDamage::Release(_)))) {
+        return Ok(Some("a log of a later release of Buslane".to_owned()));
     }
     let chunk = 128 << 10;
     let head = (0..1 << 20).step_by(chunk);

@@ -43,6 +43,8 @@ mod tests;
 #[cfg(test)]
 mod copy_tests;
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod places_tests;
 #[cfg(test)]
 mod trim_tests;

@@ -5,13 +5,13 @@
 //! in between is just another crash: each step leaves what the next opening decides on unchanged.
 
 mod chain;
+mod errors;
 mod places;
 mod reader;
 mod table;
 mod witness;
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use super::scan::{self, Stop, walk};
 use super::segment::{
@@ -27,6 +27,7 @@ use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 
 pub(super) use chain::check_chain;
 use chain::{Chain, Gap, mark_of};
+pub use errors::{Damaged, OpenError};
 use places::Begun;
 pub(super) use places::take_stale;
 use reader::Reader;
@@ -74,142 +75,6 @@ pub struct Recovery {
     pub cut: bool,
 }
 
-/// Why a log was not opened. Nothing was written.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// {name} holds no log
-    #[error("{name} holds no Buslane log; make one with: buslane log format {}", typed(.name))]
-    NotFormatted {
-        /// The disk.
-        name: String,
-    },
-    /// no two copies of the superblock agree
-    #[error(
-        "{name}: no two of the four superblock copies agree ({copies}); nothing was changed; restore the disk"
-    )]
-    NoQuorum {
-        /// The disk.
-        name: String,
-        /// What each copy is.
-        copies: String,
-    },
-    /// the disk is smaller than its log
-    #[error("{name}: the log needs {needed} bytes, the disk has {found}; it was cut or is another")]
-    Smaller {
-        /// The disk.
-        name: String,
-        /// As formatted.
-        needed: u64,
-        /// As found.
-        found: u64,
-    },
-    /// it was formatted for another number of shards
-    #[error(
-        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}",
-        super::shares::shards(*.found)
-    )]
-    Shards {
-        /// The disk.
-        name: String,
-        /// As formatted.
-        found: u32,
-        /// As asked for.
-        wanted: u32,
-    },
-    /// a share is another's
-    #[error(
-        "{name}: the share of shard {wanted} holds that of shard {found} of {count} of a log that {}; nothing was \
-         changed; restore the disk",
-        if *.ours { "is this one" } else { "is another" }
-    )]
-    Share {
-        /// The disk.
-        name: String,
-        /// The shard whose share was looked for.
-        wanted: u32,
-        /// Whose it is.
-        found: u32,
-        /// Of how many.
-        count: u32,
-        /// Whether the identity of the log is that of the first share.
-        ours: bool,
-    },
-    /// what came back is not what was lost
-    #[error(
-        "{name}: what came back is not what was lost: {why}; nothing was changed; bring back what was lost, or \
-         start again if this is the one to serve"
-    )]
-    NotTheSame {
-        /// The disk.
-        name: String,
-        /// In what it differs.
-        why: String,
-    },
-    /// acknowledged data is damaged
-    #[error("{0}")]
-    Damaged(Box<Damaged>),
-    /// the device failed
-    #[error("{name}: opening the log: {fault}")]
-    Device {
-        /// The disk.
-        name: String,
-        /// What it said.
-        fault: DiskFault,
-    },
-    /// writing the new epoch failed
-    #[error("{name}: opening the log for writing: {fault}")]
-    Write {
-        /// The disk.
-        name: String,
-        /// What it said.
-        fault: LogFault,
-    },
-}
-
-/// A name as it is typed: a transport id is several words.
-fn typed(name: &str) -> String {
-    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
-}
-
-/// Acknowledged data that cannot be proven intact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged {
-    /// The disk.
-    pub name: String,
-    /// Segment, or 0 where a whole one is missing.
-    pub seg_no: u64,
-    /// Disk offset of the first batch that is not what it should be.
-    pub disk_offset: u64,
-    /// Batches that are missing: the first, and the last that is known to have been promised.
-    pub batches: (u64, u64),
-    /// Sequences that are missing: stream, first, and last where a later batch tells.
-    pub streams: Vec<(String, u64, Option<u64>)>,
-    /// How it is known that they were promised.
-    pub because: &'static str,
-}
-
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last) = self.batches;
-        write!(
-            f,
-            "{}: acknowledged data is damaged: segment {}, disk offset {}, batches {first} to {last} \
-             ({})",
-            self.name, self.seg_no, self.disk_offset, self.because
-        )?;
-        for (stream, first, last) in &self.streams {
-            match last {
-                Some(last) => write!(f, "; stream {stream}: sequences {first} to {last}")?,
-                None => write!(f, "; stream {stream}: sequences from {first} on, if any")?,
-            }
-        }
-        f.write_str(
-            "; nothing was changed; see: buslane log verify; where this is a copy made with cp while the log was \
-             served, it is no damage: buslane log copy makes a whole one",
-        )
-    }
-}
-
 /// A segment as it is found.
 pub(super) struct Found {
     pub(super) header: SegmentHeader,
@@ -234,6 +99,9 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
         if copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
             return Err(OpenError::NotFormatted { name });
         }
+        if let Some(format) = of_later_release(&copies) {
+            return Err(OpenError::Later { name, format });
+        }
         let say = |(index, copy): (usize, &Result<Superblock, CopyDamage>)| match copy {
             Ok(block) => format!("copy {index}: write {}", block.sequence),
             Err(damage) => format!("copy {index}: {damage}"),
@@ -253,6 +121,18 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
         return Err(OpenError::Smaller { name, needed, found });
     }
     Ok(superblock)
+}
+
+/// The format of a later release, where two copies say it.
+fn of_later_release(copies: &[Result<Superblock, CopyDamage>]) -> Option<u8> {
+    let mut formats = copies.iter().filter_map(|copy| match copy {
+        Err(CopyDamage::Release(format)) => Some(*format),
+        Ok(_)
+        | Err(
+            CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Read(_),
+        ) => None,
+    });
+    formats.next().and_then(|_| formats.next())
 }
 
 fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {
@@ -480,7 +360,7 @@ impl Log {
         self.free_unneeded_now(disk)?;
         let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
-        let mut superblock = self.superblock.next();
+        let mut superblock = self.superblock.next().upgraded();
         superblock.last_epoch = self.epoch.into();
         superblock.clean = 0.into();
         // The end of a clean stop stays: it is a fact about the segments before this epoch.

@@ -25,6 +25,10 @@ const INCOMPAT_SHARES: u32 = 1;
 /// Features a reader must know to read the log.
 const INCOMPAT_KNOWN: u32 = INCOMPAT_SHARES;
 
+/// The newest format. From 2 on there may be records that forget a producer, and segments that were given back in the
+/// middle of the log: a release that knows 1 only takes both for damage. Opening a log for writing makes it the newest.
+const FORMAT: u8 = 2;
+
 /// Bytes of the block that nothing uses yet.
 const RESERVED_BYTES: usize = 752;
 
@@ -163,7 +167,7 @@ impl Superblock {
             magic: MAGIC,
             checksum: [0; 16],
             copy: [0; 2],
-            format: [1, 0, 0, 0, 0, 16],
+            format: [FORMAT, 0, 0, 0, 0, 16],
             sequence: 1.into(),
             parent: [0; 16],
             cluster: identity.cluster,
@@ -235,6 +239,19 @@ impl Superblock {
         next
     }
 
+    /// The same in the newest format: to be written on all copies before anything that only this format has.
+    #[must_use]
+    pub fn upgraded(mut self) -> Self {
+        self.format[0] = FORMAT;
+        self
+    }
+
+    /// Which format the log is in.
+    #[must_use]
+    pub fn format(&self) -> u8 {
+        self.format[0]
+    }
+
     /// That of a copy of this log on another disk, with as many segments as it has room for: the same log on
     /// another leg.
     #[must_use]
@@ -263,7 +280,8 @@ impl Superblock {
         if block.copy != [u8::try_from(copy).expect("4 copies"), 0] {
             return Err(CopyDamage::Copy);
         }
-        if block.format[0] != 1 || block.incompat.get() & !INCOMPAT_KNOWN != 0 {
+        let is_known = (1..=FORMAT).contains(&block.format[0]);
+        if !is_known || block.incompat.get() & !INCOMPAT_KNOWN != 0 {
             return Err(CopyDamage::Release(block.format[0]));
         }
         let share = block.share();

@@ -190,7 +190,8 @@ impl Server {
                 self.hits.halts += 1;
                 if self.lies { Ok(Opening::Halted) } else { Err(not_opened(error)) }
             }
-            OpenError::Smaller { .. }
+            OpenError::Later { .. }
+            | OpenError::Smaller { .. }
             | OpenError::Shards { .. }
             | OpenError::Share { .. }
             | OpenError::NotTheSame { .. } => Err(not_opened(error)),

@@ -1,0 +1,154 @@
+//! Why a log is not opened, in words for whoever has to mend it.
+
+use std::fmt;
+
+use crate::disk::DiskFault;
+use crate::log::LogFault;
+use crate::log::shares::shards;
+
+/// Why a log was not opened. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// {name} holds no log
+    #[error("{name} holds no Buslane log; make one with: buslane log format {}", typed(.name))]
+    NotFormatted {
+        /// The disk.
+        name: String,
+    },
+    /// no two copies of the superblock agree
+    #[error(
+        "{name}: no two of the four superblock copies agree ({copies}); nothing was changed; restore the disk"
+    )]
+    NoQuorum {
+        /// The disk.
+        name: String,
+        /// What each copy is.
+        copies: String,
+    },
+    /// a later release has written it
+    #[error(
+        "{name}: this log was written by a later release of Buslane (format {format}); nothing was changed; use that \
+         release, or a later one"
+    )]
+    Later {
+        /// The disk.
+        name: String,
+        /// The format's number.
+        format: u8,
+    },
+    /// the disk is smaller than its log
+    #[error("{name}: the log needs {needed} bytes, the disk has {found}; it was cut or is another")]
+    Smaller {
+        /// The disk.
+        name: String,
+        /// As formatted.
+        needed: u64,
+        /// As found.
+        found: u64,
+    },
+    /// it was formatted for another number of shards
+    #[error(
+        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}",
+        shards(*.found)
+    )]
+    Shards {
+        /// The disk.
+        name: String,
+        /// As formatted.
+        found: u32,
+        /// As asked for.
+        wanted: u32,
+    },
+    /// a share is another's
+    #[error(
+        "{name}: the share of shard {wanted} holds that of shard {found} of {count} of a log that {}; nothing was \
+         changed; restore the disk",
+        if *.ours { "is this one" } else { "is another" }
+    )]
+    Share {
+        /// The disk.
+        name: String,
+        /// The shard whose share was looked for.
+        wanted: u32,
+        /// Whose it is.
+        found: u32,
+        /// Of how many.
+        count: u32,
+        /// Whether the identity of the log is that of the first share.
+        ours: bool,
+    },
+    /// what came back is not what was lost
+    #[error(
+        "{name}: what came back is not what was lost: {why}; nothing was changed; bring back what was lost, or \
+         start again if this is the one to serve"
+    )]
+    NotTheSame {
+        /// The disk.
+        name: String,
+        /// In what it differs.
+        why: String,
+    },
+    /// acknowledged data is damaged
+    #[error("{0}")]
+    Damaged(Box<Damaged>),
+    /// the device failed
+    #[error("{name}: opening the log: {fault}")]
+    Device {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: DiskFault,
+    },
+    /// writing the new epoch failed
+    #[error("{name}: opening the log for writing: {fault}")]
+    Write {
+        /// The disk.
+        name: String,
+        /// What it said.
+        fault: LogFault,
+    },
+}
+
+/// A name as it is typed: a transport id is several words.
+fn typed(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
+}
+
+/// Acknowledged data that cannot be proven intact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The disk.
+    pub name: String,
+    /// Segment, or 0 where a whole one is missing.
+    pub seg_no: u64,
+    /// Disk offset of the first batch that is not what it should be.
+    pub disk_offset: u64,
+    /// Batches that are missing: the first, and the last that is known to have been promised.
+    pub batches: (u64, u64),
+    /// Sequences that are missing: stream, first, and last where a later batch tells.
+    pub streams: Vec<(String, u64, Option<u64>)>,
+    /// How it is known that they were promised.
+    pub because: &'static str,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.batches;
+        write!(
+            f,
+            "{}: acknowledged data is damaged: segment {}, disk offset {}, batches {first} to {last} \
+             ({})",
+            self.name, self.seg_no, self.disk_offset, self.because
+        )?;
+        for (stream, first, last) in &self.streams {
+            match last {
+                Some(last) => write!(f, "; stream {stream}: sequences {first} to {last}")?,
+                None => write!(f, "; stream {stream}: sequences from {first} on, if any")?,
+            }
+        }
+        f.write_str(
+            "; nothing was changed; see: buslane log verify; where this is a copy made with cp while the log was \
+             served, it is no damage: buslane log copy makes a whole one",
+        )
+    }
+}
