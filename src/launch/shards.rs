@@ -8,6 +8,7 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use super::held::Held;
 use super::notify::Notify;
@@ -16,11 +17,16 @@ use super::{Entrance, House, Houses, LaunchError, Progress};
 use super::{dpdk_port, keep_house, pin_to};
 use crate::admin::Hangup;
 use crate::clock::{FollowingClock, HostClock};
+use crate::disk::Disk;
 use crate::log::superblock::ShareId;
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::shard::Neighbours;
 use crate::shard::directory::{Directory, Placer, directory};
 use crate::shard::observe::Observer;
+
+/// Between two looks of a shard at its disk while others open their logs: the disk gives a sign of life a second to
+/// whoever wants to know whether the namespace's owner lives, and takes 16 looks at most to come to it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a shard's thread says.
 enum Word {
@@ -104,17 +110,31 @@ fn run(
     let mut watch = |progress| tell(Word::Said(progress));
     // Memory is touched first by the core that works with it, so the thread is pinned before there is any.
     let opened = pin_to(seat.core).and_then(|_| seat.open_first(&mut watch));
-    let ended = opened.and_then(|opened| {
+    let ended = opened.and_then(|mut opened| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
-        match go.recv() {
-            Ok(neighbours) => {
+        match wait_to_go(go, &mut opened.0) {
+            Some(neighbours) => {
                 seat.serve(entrance.pass(), opened, house, Some(neighbours), &mut watch)
             }
-            // Another shard could not begin.
-            Err(mpsc::RecvError) => close(opened),
+            None => close(opened),
         }
     });
     tell(Word::Ended(ended));
+}
+
+/// Waits until the logs of all shards are open, which may take the slowest long; `None` where one of them could not
+/// begin. An open log has nothing in flight: what is polled for is what a disk does by itself.
+fn wait_to_go<D: Disk>(go: &mpsc::Receiver<Neighbours>, disk: &mut D) -> Option<Neighbours> {
+    loop {
+        match go.recv_timeout(LOOK_EVERY) {
+            Ok(neighbours) => return Some(neighbours),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let finished = disk.poll(&mut []);
+                assert_eq!(finished, 0, "there is no place for a completion");
+            }
+        }
+    }
 }
 
 /// The port of each shard; those of a DPDK device are opened together.
@@ -246,5 +266,60 @@ impl<'a> Listener<'a> {
             watch(Progress::AllReady(address, count, disk, durability));
             self.notify.say("READY=1");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::ram::RamDisk;
+    use crate::disk::{Completion, DiskInfo, Io};
+    use crate::memory::Memory;
+
+    /// Lets go of the sender once it was polled so often.
+    struct Polled {
+        disk: RamDisk,
+        polls_left: u32,
+        go: Option<Go>,
+    }
+
+    impl Disk for Polled {
+        fn info(&self) -> &DiskInfo {
+            self.disk.info()
+        }
+
+        fn memory(&self) -> &Memory {
+            self.disk.memory()
+        }
+
+        fn memory_mut(&mut self) -> &mut Memory {
+            self.disk.memory_mut()
+        }
+
+        fn submit(&mut self, io: Io) -> Result<(), Io> {
+            self.disk.submit(io)
+        }
+
+        fn poll(&mut self, done: &mut [Completion]) -> usize {
+            self.polls_left -= 1;
+            if self.polls_left == 0 {
+                self.go = None;
+            }
+            self.disk.poll(done)
+        }
+
+        fn in_flight(&self) -> usize {
+            self.disk.in_flight()
+        }
+    }
+
+    /// It ends only because the disk is polled: nobody else lets go of the sender.
+    #[test]
+    fn a_disk_is_polled_while_its_shard_waits_for_the_slowest() {
+        let (go, wait) = mpsc::channel();
+        let disk = RamDisk::new(1 << 20, 4096, 1).unwrap();
+        let mut disk = Polled { disk, polls_left: 32, go: Some(go) };
+        assert!(wait_to_go(&wait, &mut disk).is_none(), "nobody sent anything");
+        assert_eq!(disk.polls_left, 0);
     }
 }
