@@ -6,6 +6,8 @@
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
 pub mod lock;
+#[cfg(test)]
+mod lost_tests;
 pub mod media;
 pub mod ram;
 pub mod share;
