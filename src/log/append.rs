@@ -7,7 +7,7 @@ use super::places::StreamPlaces;
 use super::segment::{
     Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
 };
-use super::tables::{CHECKPOINT_PARTS_MAX, NO_SEGMENT};
+use super::tables::{CHECKPOINT_PARTS_MAX, Held, NO_SEGMENT};
 use super::{
     AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
     RESERVED_SEGMENTS, Registration, live_of,
@@ -150,8 +150,8 @@ impl Log {
     ///
     /// # Panics
     /// When it is somebody else's place, or another session has it.
-    pub fn hold_producer(&mut self, id: ProducerId, slot: usize, holder: usize) {
-        self.tables.hold(id, slot, holder);
+    pub fn hold_producer(&mut self, held: Held) {
+        self.tables.hold(held);
     }
 
     /// The session of a producer has ended. Where it said that it will not return its place is free at once,
@@ -160,18 +160,12 @@ impl Log {
     ///
     /// # Panics
     /// When it is somebody else's place, or another session has it.
-    pub fn release_producer(
-        &mut self,
-        memory: &mut Memory,
-        (id, slot, holder): (ProducerId, usize, usize),
-        ended: bool,
-        unix_ns: u64,
-    ) {
-        self.tables.release((id, slot), holder, ended, unix_ns);
+    pub fn release_producer(&mut self, memory: &mut Memory, held: Held, ended: bool, unix_ns: u64) {
+        self.tables.release(held, ended, unix_ns);
         self.all_may_return = None;
         let may_say = ended && self.fault.is_none();
         if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
-            self.put_forget(memory, id, unix_ns);
+            self.put_forget(memory, held.id, unix_ns);
         }
     }
 

@@ -63,7 +63,7 @@ use crate::wire::record::Signed;
 
 pub use batch::BatchView;
 pub use recovery::Witness;
-pub use tables::{ProducerFacts, StreamFacts};
+pub use tables::{Held, ProducerFacts, StreamFacts};
 
 use batch::SegmentKey;
 use places::{StreamPlaces, places_of};

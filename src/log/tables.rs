@@ -81,6 +81,17 @@ impl ProducerFacts {
     };
 }
 
+/// A producer's place, and the session that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The producer.
+    pub id: ProducerId,
+    /// Its place in the table.
+    pub place: usize,
+    /// The session, as the shard numbers it.
+    pub holder: usize,
+}
+
 /// Both tables.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -292,23 +303,17 @@ impl Tables {
     }
 
     /// Gives a producer's place to a session.
-    pub(super) fn hold(&mut self, id: ProducerId, slot: usize, holder: usize) {
-        let producer = self.producer_at_mut(id, slot);
+    pub(super) fn hold(&mut self, held: Held) {
+        let producer = self.producer_at_mut(held.id, held.place);
         assert!(producer.holder.is_none(), "a producer has one session");
-        producer.holder = Some(holder);
+        producer.holder = Some(held.holder);
     }
 
     /// The session of a producer has ended; `ended` when it will not return. One that may return was active until
     /// now, also where it published nothing for long.
-    pub(super) fn release(
-        &mut self,
-        (id, slot): (ProducerId, usize),
-        holder: usize,
-        ended: bool,
-        unix_ns: u64,
-    ) {
-        let producer = self.producer_at_mut(id, slot);
-        assert_eq!(producer.holder, Some(holder), "a session gives back what it holds");
+    pub(super) fn release(&mut self, held: Held, ended: bool, unix_ns: u64) {
+        let producer = self.producer_at_mut(held.id, held.place);
+        assert_eq!(producer.holder, Some(held.holder), "a session gives back what it holds");
         (producer.holder, producer.ended) = (None, ended);
         producer.last_active_ns = producer.last_active_ns.max(unix_ns);
     }

@@ -33,6 +33,15 @@ pub struct Producer {
     pub slot: usize,
 }
 
+/// Who asks for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// From where.
+    pub peer: Peer,
+    /// The nonce of its REGISTER.
+    pub nonce: u64,
+}
+
 /// One session.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -166,10 +175,10 @@ impl Sessions {
     ///
     /// # Panics
     /// When the client has a session under this nonce.
-    pub fn open(&mut self, peer: Peer, nonce: u64, now_ns: u64) -> Option<usize> {
+    pub fn open(&mut self, asker: Asker, now_ns: u64) -> Option<usize> {
         let slot = self.free.pop()?;
         self.slots[slot].receipts.reset(0);
-        self.begin(slot, peer, nonce, now_ns);
+        self.begin(slot, asker, now_ns);
         Some(slot)
     }
 
@@ -181,7 +190,7 @@ impl Sessions {
     pub fn succeed(
         &mut self,
         slot: usize,
-        (peer, nonce): (Peer, u64),
+        asker: Asker,
         fence: bool,
         now_ns: u64,
         pool: &mut HoldPool,
@@ -189,20 +198,19 @@ impl Sessions {
         let old = (self.slots[slot].peer, self.slots[slot].conn_id);
         self.close(slot, pool);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
-        self.begin(slot, peer, nonce, now_ns);
+        self.begin(slot, asker, now_ns);
         self.slots[slot].fences = fence.then_some(old);
     }
 
-    fn begin(&mut self, slot: usize, peer: Peer, nonce: u64, now_ns: u64) {
-        let at = self.asked_at(peer, nonce).expect_err("the caller looked for it");
-        self.asked.insert(at, (nonce, peer.addr, slot));
+    fn begin(&mut self, slot: usize, asker: Asker, now_ns: u64) {
+        let at = self.asked_at(asker).expect_err("the caller looked for it");
+        self.asked.insert(at, (asker.nonce, asker.peer.addr, slot));
         let conn_id = self.new_id();
         self.index[place(conn_id)] = u16::try_from(slot).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot];
         session.conn_id = conn_id;
         session.phase = Phase::Open;
-        session.peer = peer;
-        session.nonce = nonce;
+        (session.peer, session.nonce) = (asker.peer, asker.nonce);
         session.instance = 0;
         session.proven = false;
         session.producer = None;
@@ -215,14 +223,15 @@ impl Sessions {
         session.fences = None;
     }
 
-    fn asked_at(&self, peer: Peer, nonce: u64) -> Result<usize, usize> {
-        self.asked.binary_search_by_key(&(nonce, peer.addr), |&(nonce, addr, _)| (nonce, addr))
+    fn asked_at(&self, asker: Asker) -> Result<usize, usize> {
+        let key = (asker.nonce, asker.peer.addr);
+        self.asked.binary_search_by_key(&key, |&(nonce, addr, _)| (nonce, addr))
     }
 
     /// The session a client asked for with this nonce.
     #[must_use]
-    pub fn asked_by(&self, peer: Peer, nonce: u64) -> Option<usize> {
-        self.asked_at(peer, nonce).ok().map(|at| self.asked[at].2)
+    pub fn asked_by(&self, asker: Asker) -> Option<usize> {
+        self.asked_at(asker).ok().map(|at| self.asked[at].2)
     }
 
     /// Gives a place back, with the frames it held.
@@ -236,8 +245,8 @@ impl Sessions {
         session.producer = None;
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, pool);
-        let (peer, nonce) = (session.peer, session.nonce);
-        let at = self.asked_at(peer, nonce).expect("a session in use was asked for");
+        let asker = Asker { peer: session.peer, nonce: session.nonce };
+        let at = self.asked_at(asker).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
     }
@@ -317,16 +326,16 @@ mod tests {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut pool = HoldPool::new(1);
         let mut sessions = Sessions::new(Epoch(1), 7);
-        let slot = sessions.open(peer, 1, 0).unwrap();
+        let slot = sessions.open(Asker { peer, nonce: 1 }, 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
         sessions.close(slot, &mut pool);
         assert_eq!(sessions.find(old), None);
-        let again = sessions.open(peer, 2, 0).unwrap();
+        let again = sessions.open(Asker { peer, nonce: 2 }, 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
         let mut later = Sessions::new(Epoch(2), 7);
-        later.open(peer, 1, 0).unwrap();
+        later.open(Asker { peer, nonce: 1 }, 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
     }
@@ -336,7 +345,8 @@ mod tests {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let ids = |secret| {
             let mut sessions = Sessions::new(Epoch(1), secret);
-            let slots = (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(peer, nonce, 0));
+            let slots =
+                (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Asker { peer, nonce }, 0));
             let slots: Vec<_> = slots.map(Option::unwrap).collect();
             let ids: Vec<_> = slots.iter().map(|&slot| sessions.get(slot).conn_id).collect();
             assert!(ids.iter().zip(&slots).all(|(&id, &slot)| sessions.find(id) == Some(slot)));
@@ -357,9 +367,9 @@ mod tests {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut sessions = Sessions::new(Epoch(1), 7);
         for nonce in 0..SESSIONS_MAX as u64 {
-            assert!(sessions.open(peer, nonce, 0).is_some());
+            assert!(sessions.open(Asker { peer, nonce }, 0).is_some());
         }
-        assert_eq!(sessions.open(peer, 0, 0), None);
+        assert_eq!(sessions.open(Asker { peer, nonce: 0 }, 0), None);
         assert_eq!(sessions.len(), SESSIONS_MAX);
     }
 }

@@ -5,9 +5,9 @@ use crate::fanout::{Replay, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Registration};
+use crate::log::{ControlError, Held, Registration};
 use crate::metrics::Counter;
-use crate::session::table::{Phase, Producer, Session};
+use crate::session::table::{Asker, Phase, Producer, Session};
 use crate::wire::control::{
     ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, Status,
     Subscribe, TrimStream, Unsubscribe,
@@ -26,20 +26,20 @@ impl From {
 
 impl<D: Disk> Stations<D> {
     pub(super) fn on_register(&mut self, peer: Peer, register: &Register) {
-        let nonce = register.nonce.get();
-        let known = self.sessions.asked_by(peer, nonce);
+        let asker = Asker { peer, nonce: register.nonce.get() };
+        let known = self.sessions.asked_by(asker);
         let known = known.map(|slot| (slot, self.sessions.get(slot).phase));
         match known {
             Some((slot, Phase::Open)) => self.reply(Reply::Registered { slot }),
             Some((_, Phase::Registering { .. } | Phase::Free)) => {}
             None if register.flags.get() & REGISTER_PUBLISHER != 0 => {
-                if let Err((code, detail)) = self.open_publisher(peer, register) {
+                if let Err((code, detail)) = self.open_publisher(asker, register) {
                     let conn_id = ConnId(0);
                     self.reply(Reply::Refuse { peer, conn_id, code, detail });
                 }
             }
             None if self.make_place() => {
-                let slot = self.sessions.open(peer, nonce, self.now_ns).expect("there is a place");
+                let slot = self.sessions.open(asker, self.now_ns).expect("there is a place");
                 self.begin_session(slot, register);
                 self.reply(Reply::Registered { slot });
             }
@@ -75,7 +75,11 @@ impl<D: Disk> Stations<D> {
 
     /// Opens a session that publishes. Its registration is a record in the log; the session is open once
     /// that is durable, and with it everything the producer has had accepted before.
-    fn open_publisher(&mut self, peer: Peer, register: &Register) -> Result<(), (ErrorCode, u64)> {
+    fn open_publisher(
+        &mut self,
+        asker: Asker,
+        register: &Register,
+    ) -> Result<(), (ErrorCode, u64)> {
         match self.condition {
             Condition::Serving => {}
             Condition::Full => return Err((ErrorCode::NoSpace, 0)),
@@ -123,14 +127,15 @@ impl<D: Disk> Stations<D> {
         if let Some(forgotten) = registered.forgotten {
             self.recovered.remove(&forgotten.0);
         }
-        let slot = self.seat(peer, register, old, &registered);
+        let slot = self.seat(asker, register, old, &registered);
         self.begin_session(slot, register);
         let session = self.sessions.get_mut(slot);
         session.producer =
             Some(Producer { id: registered.id, epoch, slot: registered.producer_slot });
         session.receiver.reset(registered.last_seq, &mut self.hold);
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
-        self.log.hold_producer(registered.id, registered.producer_slot, slot);
+        let (id, place) = (registered.id, registered.producer_slot);
+        self.log.hold_producer(Held { id, place, holder: slot });
         self.registering.push(slot);
         self.publishers += 1;
         Ok(())
@@ -140,21 +145,20 @@ impl<D: Disk> Stations<D> {
     /// is owed; or a free one, with what recovery has found.
     fn seat(
         &mut self,
-        peer: Peer,
+        asker: Asker,
         register: &Register,
         old: Option<usize>,
         registered: &Registration,
     ) -> usize {
-        let nonce = register.nonce.get();
         if let Some(old) = old {
             // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
             let fence = self.sessions.get(old).instance != register.instance.get();
             self.leave(old, false);
-            self.sessions.succeed(old, (peer, nonce), fence, self.now_ns, &mut self.hold);
+            self.sessions.succeed(old, asker, fence, self.now_ns, &mut self.hold);
             return old;
         }
-        let opened = self.sessions.open(peer, nonce, self.now_ns);
+        let opened = self.sessions.open(asker, self.now_ns);
         let slot = opened.expect("the caller saw a free place");
         let receipts = &mut self.sessions.get_mut(slot).receipts;
         receipts.reset(registered.last_seq);
@@ -204,7 +208,7 @@ impl<D: Disk> Stations<D> {
         }
         if let Some(producer) = session.producer.take() {
             self.publishers -= 1;
-            let held = (producer.id, producer.slot, slot);
+            let held = Held { id: producer.id, place: producer.slot, holder: slot };
             let ended = ended && !self.condition.is_over();
             self.log.release_producer(self.disk.memory_mut(), held, ended, self.unix_ns);
             if ended {

@@ -8,7 +8,7 @@ use crate::client::{ClientOptions, Publisher, Request, StartFrom};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId};
 use crate::port::memory::{Faults, MemoryPort};
-use crate::session::table::Phase;
+use crate::session::table::{Asker, Phase};
 use crate::wire::frame::Kind;
 use crate::wire::samples::{Sample, all};
 
@@ -184,7 +184,8 @@ fn nothing_that_reports_an_error_is_answered() {
     world.until("it is connected", |world| world.clients[honest].is_connected());
     let peer = Peer::ip_only(address(LIAR));
     let shard = world.shard.as_mut().unwrap();
-    let known = shard.stations.sessions.open(peer, 9, world.clock.now_ns()).unwrap();
+    let known =
+        shard.stations.sessions.open(Asker { peer, nonce: 9 }, world.clock.now_ns()).unwrap();
     let known = shard.stations.sessions.get(known).conn_id;
     let answers = |world: &mut World, bytes: &[u8]| {
         let before = world.net.hits().sent;
