@@ -48,6 +48,11 @@ pub const STREAM_NAME_BYTES_MAX: usize = 64;
 /// Producers a shard remembers, at most.
 pub const PRODUCERS_MAX: usize = 4096;
 
+/// No producer is forgotten so soon after the log was opened, or after its session ended: nobody could have come back
+/// before. Twice what a switch takes that starts its ports anew (spanning tree: 30 s) or a host its network; a client
+/// that is let through again is back within a second.
+pub const PRODUCER_RETURN_NS: u64 = 60_000_000_000;
+
 /// Sessions open at once on a shard, at most.
 pub const SESSIONS_MAX: usize = 1024;
 

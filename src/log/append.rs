@@ -7,14 +7,15 @@ use super::places::StreamPlaces;
 use super::segment::{
     Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
 };
-use super::tables::{CHECKPOINT_PARTS_MAX, Held, NO_SEGMENT};
+use super::tables::{CHECKPOINT_PARTS_MAX, Held, NO_SEGMENT, Parting, ProducerFacts};
 use super::{
     AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
     RESERVED_SEGMENTS, Registration, live_of,
 };
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCERS_MAX, STREAMS_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCER_RETURN_NS, PRODUCERS_MAX,
+    STREAMS_MAX,
 };
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
@@ -104,15 +105,12 @@ impl Log {
         (epoch, instance): (u32, u64),
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
-        let limit = PRODUCERS_MAX;
         let forgotten = match id {
             Some(id) => {
                 assert!(self.tables.producer_slot(id).is_some(), "the caller looked for {id}");
                 None
             }
-            None if self.tables.is_full_of_producers() => {
-                Some(self.forgettable(unix_ns).ok_or(ControlError::TableFull { limit })?)
-            }
+            None if self.tables.is_full_of_producers() => Some(self.forgettable(unix_ns)?),
             None => None,
         };
         // Room for both records first: the table is changed only for what is written.
@@ -136,14 +134,27 @@ impl Log {
     }
 
     /// Whom to forget for somebody new. Where there was nobody a moment ago, not all are looked at again.
-    fn forgettable(&mut self, unix_ns: u64) -> Option<ProducerId> {
-        if self.all_may_return.is_some_and(|since_ns| unix_ns.abs_diff(since_ns) < SEARCH_AGAIN_NS)
-        {
-            return None;
+    fn forgettable(&mut self, unix_ns: u64) -> Result<ProducerId, ControlError> {
+        let (now_ns, opened_ns) = (self.now_ns, self.opened_ns);
+        match self.all_may_return {
+            Some((since_ns, error)) if now_ns.saturating_sub(since_ns) < SEARCH_AGAIN_NS => {
+                return Err(error);
+            }
+            Some(_) | None => self.all_may_return = None,
         }
-        let found = self.tables.forgettable(unix_ns);
-        self.all_may_return = found.is_none().then_some(unix_ns);
-        found
+        // Who had no time yet to come back is waited for, whatever the clock says of its last message.
+        let returns = |producer: &ProducerFacts| {
+            let since_ns = opened_ns.max(producer.released_ns);
+            !producer.ended && now_ns.saturating_sub(since_ns) < PRODUCER_RETURN_NS
+        };
+        if let Some(found) = self.tables.forgettable(unix_ns, returns) {
+            return Ok(found);
+        }
+        let is_a_matter_of_time = self.tables.forgettable(unix_ns, |_| false).is_some();
+        let full = ControlError::TableFull { limit: PRODUCERS_MAX };
+        let error = if is_a_matter_of_time { ControlError::Busy } else { full };
+        self.all_may_return = Some((now_ns, error));
+        Err(error)
     }
 
     /// The place of a producer is a session's from now on, until it is released.
@@ -154,16 +165,24 @@ impl Log {
         self.tables.hold(held);
     }
 
-    /// The session of a producer has ended. Where it said that it will not return its place is free at once,
+    /// The session of a producer has ended. Where its client said that it will not return its place is free at once,
     /// and the log says so; if the log takes no record just now, its place is the first to be given away. A crash
     /// before that is durable brings it back as one that may return.
     ///
     /// # Panics
     /// When it is somebody else's place, or another session has it.
-    pub fn release_producer(&mut self, memory: &mut Memory, held: Held, ended: bool, unix_ns: u64) {
-        self.tables.release(held, ended, unix_ns);
-        self.all_may_return = None;
-        let may_say = ended && self.fault.is_none();
+    pub fn release_producer(
+        &mut self,
+        memory: &mut Memory,
+        held: Held,
+        parting: Parting,
+        unix_ns: u64,
+    ) {
+        self.tables.release(held, parting, self.now_ns, unix_ns);
+        if parting != Parting::MayReturn {
+            self.all_may_return = None;
+        }
+        let may_say = parting == Parting::Ended && self.fault.is_none();
         if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
             self.put_forget(memory, held.id, unix_ns);
         }

@@ -63,7 +63,7 @@ use crate::wire::record::Signed;
 
 pub use batch::BatchView;
 pub use recovery::Witness;
-pub use tables::{Held, ProducerFacts, StreamFacts};
+pub use tables::{Held, Parting, ProducerFacts, StreamFacts};
 
 use batch::SegmentKey;
 use places::{StreamPlaces, places_of};
@@ -307,8 +307,12 @@ pub struct Log {
     /// Segments freed since somebody asked.
     freed: u64,
     last_durable_ns: u64,
-    /// When all producers were looked at and none could be forgotten; `None` once a session has ended since.
-    all_may_return: Option<u64>,
+    /// The time of this turn, and that of the first since the log was opened; 0 before that.
+    now_ns: u64,
+    opened_ns: u64,
+    /// When all producers were looked at and none could be forgotten, and what was said to who was new; `None` once
+    /// one has ended since.
+    all_may_return: Option<(u64, ControlError)>,
     fault: Option<LogFault>,
 }
 
@@ -409,6 +413,8 @@ impl Log {
             free_due: true,
             freed: 0,
             last_durable_ns: 0,
+            now_ns: 0,
+            opened_ns: 0,
             all_may_return: None,
             fault: None,
         }
@@ -580,6 +586,11 @@ impl Log {
 #[cfg(test)]
 impl Log {
     /// As if a producer had published a message.
+    pub(crate) fn pretend_forgotten(&mut self, id: ProducerId) {
+        self.tables.forget(id);
+    }
+
+    /// As its name says.
     pub(crate) fn pretend_published(&mut self, id: ProducerId) {
         let slot = self.producer_slot(id).expect("it is known");
         self.tables.producer_at_mut(id, slot).last_seq = 1;

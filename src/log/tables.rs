@@ -62,8 +62,10 @@ pub struct ProducerFacts {
     /// The session that publishes as this producer, as the shard numbers it: its place is given to nobody else
     /// while there is one.
     pub holder: Option<usize>,
-    /// It said that it will not return.
-    ended: bool,
+    /// When its last session ended, as the log's turns count; 0 where none has since the log was opened.
+    pub(super) released_ns: u64,
+    /// It will not return.
+    pub(super) ended: bool,
     /// The batch of its newest registration; 0 where recovery found it.
     pub(super) registered_batch: u64,
 }
@@ -76,6 +78,7 @@ impl ProducerFacts {
         last_seq: 0,
         last_active_ns: 0,
         holder: None,
+        released_ns: 0,
         ended: false,
         registered_batch: 0,
     };
@@ -90,6 +93,17 @@ pub struct Held {
     pub place: usize,
     /// The session, as the shard numbers it.
     pub holder: usize,
+}
+
+/// How a producer's session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Its client said that the producer will not return.
+    Ended,
+    /// Its client never showed that it has heard of the session: it does not know a producer that began with it.
+    Unheard,
+    /// It may return.
+    MayReturn,
 }
 
 /// Both tables.
@@ -269,12 +283,16 @@ impl Tables {
         slot
     }
 
-    /// Whom to forget so that somebody new has a place: nobody who has a session; first who said that it will
+    /// Whom to forget so that somebody new has a place: nobody who has a session, or `returns` still; first who will
     /// not return, then who was idle for a week, then who never published and has nothing to lose; of these
     /// the one idle for longest. `None` when everybody may still come back.
-    pub(super) fn forgettable(&self, now_ns: u64) -> Option<ProducerId> {
+    pub(super) fn forgettable(
+        &self,
+        unix_ns: u64,
+        returns: impl Fn(&ProducerFacts) -> bool,
+    ) -> Option<ProducerId> {
         let rank = |producer: &ProducerFacts| {
-            let idle_ns = now_ns.saturating_sub(producer.last_active_ns);
+            let idle_ns = unix_ns.saturating_sub(producer.last_active_ns);
             match (producer.ended, idle_ns > PRODUCER_IDLE_NS, producer.last_seq) {
                 (true, _, _) => Some(0),
                 (false, true, _) => Some(1),
@@ -283,7 +301,7 @@ impl Tables {
             }
         };
         self.producers()
-            .filter(|producer| producer.holder.is_none())
+            .filter(|producer| producer.holder.is_none() && !returns(producer))
             .filter_map(|producer| Some((rank(producer)?, producer.last_active_ns, producer.id)))
             .min()
             .map(|(_, _, id)| id)
@@ -309,12 +327,18 @@ impl Tables {
         producer.holder = Some(held.holder);
     }
 
-    /// The session of a producer has ended; `ended` when it will not return. One that may return was active until
-    /// now, also where it published nothing for long.
-    pub(super) fn release(&mut self, held: Held, ended: bool, unix_ns: u64) {
+    /// The session of a producer has ended. One that may return was active until now, also where it published nothing
+    /// for long.
+    pub(super) fn release(&mut self, held: Held, parting: Parting, now_ns: u64, unix_ns: u64) {
         let producer = self.producer_at_mut(held.id, held.place);
         assert_eq!(producer.holder, Some(held.holder), "a session gives back what it holds");
-        (producer.holder, producer.ended) = (None, ended);
+        producer.holder = None;
+        producer.ended = match parting {
+            Parting::Ended => true,
+            Parting::Unheard => producer.epoch == 1 && producer.last_seq == 0,
+            Parting::MayReturn => false,
+        };
+        producer.released_ns = now_ns;
         producer.last_active_ns = producer.last_active_ns.max(unix_ns);
     }
 

@@ -474,6 +474,10 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     let more = writer.log.create_stream(writer.disk.memory_mut(), "one-more", 1);
     assert_eq!(more, Err(ControlError::TableFull { limit: STREAMS_MAX }));
     writer.append(b"producer 1 has something to lose").unwrap();
+    // Nobody is forgotten before it could come back.
+    writer.settle();
+    writer.now_ns += crate::limits::PRODUCER_RETURN_NS;
+    writer.settle();
     let mut slots = BTreeMap::new();
     for _ in 0..PRODUCERS_MAX + 10 {
         loop {

@@ -5,7 +5,7 @@ use crate::fanout::{Replay, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Held, Registration};
+use crate::log::{ControlError, Held, Parting, Registration};
 use crate::metrics::Counter;
 use crate::session::table::{Asker, Phase, Producer, Session};
 use crate::wire::control::{
@@ -154,7 +154,7 @@ impl<D: Disk> Stations<D> {
             // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
             let fence = self.sessions.get(old).instance != register.instance.get();
-            self.leave(old, false);
+            self.leave(old, Parting::MayReturn);
             self.sessions.succeed(old, asker, fence, self.now_ns, &mut self.hold);
             return old;
         }
@@ -173,7 +173,8 @@ impl<D: Disk> Stations<D> {
 
     /// Ends a session and all it has; what it published stays.
     pub(super) fn close_session(&mut self, slot: usize) {
-        self.leave(slot, false);
+        let heard = self.sessions.get(slot).proven;
+        self.leave(slot, if heard { Parting::MayReturn } else { Parting::Unheard });
         self.sessions.close(slot, &mut self.hold);
     }
 
@@ -186,14 +187,13 @@ impl<D: Disk> Stations<D> {
             let is_it = producer.id.0 == retire.producer_id.get();
             is_it && !session.receipts.in_flight() && retire.durable_to.get() == durable_to
         });
-        self.leave(slot, ended);
+        self.leave(slot, if ended { Parting::Ended } else { Parting::MayReturn });
         self.sessions.close(slot, &mut self.hold);
         self.reply(Reply::Close { peer, conn_id });
     }
 
-    /// Takes a session out of all lists it is in, its place in the table of sessions apart. `ended`: its producer
-    /// will not return.
-    fn leave(&mut self, slot: usize, ended: bool) {
+    /// Takes a session out of all lists it is in, its place in the table of sessions apart.
+    fn leave(&mut self, slot: usize, parting: Parting) {
         let mut index = 0;
         while self.sessions.get(slot).subscriptions > 0 && index < self.fanout.len() {
             if self.fanout.get(index).session == slot {
@@ -209,9 +209,11 @@ impl<D: Disk> Stations<D> {
         if let Some(producer) = session.producer.take() {
             self.publishers -= 1;
             let held = Held { id: producer.id, place: producer.slot, holder: slot };
-            let ended = ended && !self.condition.is_over();
-            self.log.release_producer(self.disk.memory_mut(), held, ended, self.unix_ns);
-            if ended {
+            // A log that takes nothing more cannot say that it will not.
+            let over = self.condition.is_over();
+            let parting = if over { Parting::MayReturn } else { parting };
+            self.log.release_producer(self.disk.memory_mut(), held, parting, self.unix_ns);
+            if parting == Parting::Ended {
                 self.recovered.remove(&producer.id.0);
             }
         }

@@ -4,7 +4,7 @@ use super::tests::{World, address, new_disk};
 use super::*;
 use crate::client::{ClientError, Compared, Publisher, Request};
 use crate::ids::{Peer, ProducerId};
-use crate::limits::PRODUCERS_MAX;
+use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::port::memory::Faults;
 use crate::wire::control::{NameRequest, Subscribe};
 
@@ -13,6 +13,16 @@ const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
 impl World {
     fn stations(&mut self) -> &mut Stations<crate::disk::ram::RamDisk> {
         &mut self.shard.as_mut().unwrap().stations
+    }
+
+    /// So long that whoever was to come back could have, in steps that no session notices.
+    fn wait_for_returns(&mut self) {
+        for _ in 0..PRODUCER_RETURN_NS / 100_000_000 + 1 {
+            self.clock.advance_ns(100_000_000);
+            for _ in 0..4 {
+                self.turn();
+            }
+        }
     }
 
     fn publish(&mut self, client: usize, stream: StreamId, payload: &[u8]) {
@@ -56,6 +66,7 @@ fn a_producer_with_a_session_keeps_its_place_whatever_the_clock_says() {
     let (silent_id, idle_id) =
         (world.clients[silent].producer().0, world.clients[idle].producer().0);
     // One never published, one is idle since a week: both have a session.
+    world.wait_for_returns();
     let unix_ns = world.clock.unix_ns();
     world.crowd(PRODUCERS_MAX + 10, unix_ns + WEEK_NS);
     world.publish(silent, stream, b"two");
@@ -104,6 +115,39 @@ fn a_place_is_free_when_its_publisher_ends_in_order_and_only_then() {
         }
         world.crash();
     }
+}
+
+#[test]
+fn nobody_is_forgotten_before_it_could_come_back() {
+    let mut world = World::new(34, Faults::default());
+    let unused = world.client(Publisher::New);
+    let stream = world.create(unused, "orders");
+    let mine = world.clients[unused].producer().0;
+    let weeks_ago = world.clock.unix_ns();
+    world.crowd(PRODUCERS_MAX - 1, weeks_ago);
+    world.until("all of them are durable", |world| world.stations().log.bytes_in_flight() == 0);
+    // A restart: nobody has a session, and by the clock all were idle for more than a week.
+    world.clock.advance_ns(2 * WEEK_NS);
+    world.crash();
+    let unix_ns = world.clock.unix_ns();
+    let asked = |world: &mut World| {
+        let Stations { log, disk, .. } = world.stations();
+        log.register_producer(disk.memory_mut(), None, (1, 1), unix_ns).map(|_| ())
+    };
+    assert_eq!(asked(&mut world), Err(crate::log::ControlError::Busy), "worth another try");
+    world.until("the client is back", |world| world.clients[unused].is_connected());
+    assert_eq!(world.clients[unused].producer().0, mine, "as what it was");
+    world.wait_for_returns();
+    assert_eq!(asked(&mut world), Ok(()), "who did not come back has had its time");
+    // Its session ends; a minute later its place is another's, and it has nothing to lose.
+    let client = world.clients.remove(unused);
+    world.wait_for_returns();
+    world.clients.push(client);
+    world.stations().log.pretend_forgotten(mine);
+    world.until("it is another", |world| {
+        world.clients[unused].is_connected() && world.clients[unused].producer().0 != mine
+    });
+    world.publish(unused, stream, b"its first");
 }
 
 #[test]

@@ -77,6 +77,12 @@ impl<C: Clock> Link<C> {
         self.epoch != 0
     }
 
+    /// Whether it registers as a producer that is new and has taken no message: any other is as good.
+    pub(super) fn is_unused(&self) -> bool {
+        let is_new = self.options.publisher == Publisher::New && self.producer.0.0 != 0;
+        is_new && self.phase != Phase::Open && self.sender.next_seq() == 1
+    }
+
     /// Whether a refusal is waited for without limit. Whoever starts or stops says so for as long as it takes, and so
     /// does an appliance whose disk is away.
     fn may_last(&self, code: ErrorCode) -> bool {

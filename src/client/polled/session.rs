@@ -292,6 +292,12 @@ impl<C: Clock> Link<C> {
             self.subscribe_again(detail);
             return;
         }
+        if code == ErrorCode::UnknownProducer && self.is_unused() {
+            // Its place was another's before it had done anything with it.
+            self.producer = (ProducerId(0), 0);
+            self.register_again();
+            return;
+        }
         if request == 0 && self.is_waited_for(code, detail) {
             self.heard_ns = self.now_ns;
             return;

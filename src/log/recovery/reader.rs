@@ -83,7 +83,7 @@ impl Reader {
         // A log of a release that did not say whom it forgot: it chose as is chosen here.
         let is_new = self.tables.producer_slot(id).is_none();
         if is_new && self.tables.is_full_of_producers() {
-            let Some(forgotten) = self.tables.forgettable(unix_ns) else { return };
+            let Some(forgotten) = self.tables.forgettable(unix_ns, |_| false) else { return };
             self.tables.forget(forgotten);
         }
         self.tables.register(id, said, unix_ns, 0);
