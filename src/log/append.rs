@@ -133,14 +133,16 @@ impl Log {
         Ok(Registration { id, producer_slot: slot, last_seq, batch_seq, forgotten })
     }
 
-    /// Whom to forget for somebody new. Where there was nobody a moment ago, not all are looked at again.
+    /// Whom to forget for somebody new. All are looked at once a turn at most, and not where there was nobody a moment
+    /// ago: a turn may bring hundreds of registrations.
     fn forgettable(&mut self, unix_ns: u64) -> Result<ProducerId, ControlError> {
         let (now_ns, opened_ns) = (self.now_ns, self.opened_ns);
         match self.all_may_return {
             Some((since_ns, error)) if now_ns.saturating_sub(since_ns) < SEARCH_AGAIN_NS => {
                 return Err(error);
             }
-            Some(_) | None => self.all_may_return = None,
+            _ if self.searched => return Err(ControlError::Busy),
+            Some(_) | None => (self.all_may_return, self.searched) = (None, true),
         }
         // Who had no time yet to come back is waited for, whatever the clock says of its last message.
         let returns = |producer: &ProducerFacts| {

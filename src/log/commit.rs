@@ -142,7 +142,7 @@ impl Log {
     /// Writes down that what is durable is durable, once the log has rested for a millisecond: until
     /// then recovery could not tell damage to the last batches from a torn tail. Frees what was trimmed.
     pub fn tick(&mut self, memory: &mut Memory, now_ns: u64, unix_ns: u64) {
-        self.now_ns = now_ns;
+        (self.now_ns, self.searched) = (now_ns, false);
         if self.opened_ns == 0 {
             self.opened_ns = now_ns;
         }

@@ -313,6 +313,8 @@ pub struct Log {
     /// When all producers were looked at and none could be forgotten, and what was said to who was new; `None` once
     /// one has ended since.
     all_may_return: Option<(u64, ControlError)>,
+    /// All producers were looked at in this turn.
+    searched: bool,
     fault: Option<LogFault>,
 }
 
@@ -416,6 +418,7 @@ impl Log {
             now_ns: 0,
             opened_ns: 0,
             all_may_return: None,
+            searched: false,
             fault: None,
         }
     }

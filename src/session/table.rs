@@ -55,7 +55,8 @@ pub struct Session {
     pub nonce: u64,
     /// The life of its client, as its REGISTER said.
     pub instance: u64,
-    /// Its client has named the connection id: what was sent to this address is received there.
+    /// Its client has named the connection id: what was sent to this address is received there. See
+    /// [`Sessions::hear`].
     pub proven: bool,
     /// UDP payload the client takes.
     pub datagram_bytes: usize,
@@ -134,6 +135,7 @@ pub struct Sessions {
     /// Sessions in use by nonce and address, ascending.
     asked: Vec<(u64, SocketAddrV4, usize)>,
     index: Box<[u16]>,
+    unproven: Line,
     /// What connection ids are made from, and how many were made.
     secret: [u8; 32],
     ids_made: u64,
@@ -152,6 +154,7 @@ impl Sessions {
             free: (0..SESSIONS_MAX).rev().collect(),
             asked: Vec::with_capacity(SESSIONS_MAX),
             index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
+            unproven: Line::new(),
             secret: blake3::derive_key("buslane connection ids", &key),
             ids_made: 0,
         }
@@ -223,6 +226,29 @@ impl Sessions {
         session.fences = None;
     }
 
+    /// A session is open, and its client has not shown yet that it knows of it: it stands behind all others of which
+    /// that is true.
+    pub fn await_proof(&mut self, slot: usize) {
+        self.unproven.push(slot);
+    }
+
+    /// The open session that has waited for longest for a word of its client.
+    #[must_use]
+    pub fn longest_unproven(&self) -> Option<usize> {
+        self.unproven.first()
+    }
+
+    /// A datagram of a session has come: its client knows of it.
+    #[inline]
+    pub fn hear(&mut self, slot: usize, now_ns: u64) {
+        let session = &mut self.slots[slot];
+        session.heard_ns = now_ns;
+        if !session.proven {
+            session.proven = true;
+            self.unproven.remove(slot);
+        }
+    }
+
     fn asked_at(&self, asker: Asker) -> Result<usize, usize> {
         let key = (asker.nonce, asker.peer.addr);
         self.asked.binary_search_by_key(&key, |&(nonce, addr, _)| (nonce, addr))
@@ -243,6 +269,7 @@ impl Sessions {
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
         session.producer = None;
+        self.unproven.remove(slot);
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, pool);
         let asker = Asker { peer: session.peer, nonce: session.nonce };
@@ -261,6 +288,10 @@ impl Sessions {
         self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)
             && self.asked.len() == self.len()
             && self.asked.iter().all(asked)
+            && self.unproven.slots().all(|slot| {
+                let session = &self.slots[slot];
+                session.phase == Phase::Open && !session.proven
+            })
     }
 
     /// The slot a connection id names, when it is in use under just that id.
@@ -307,6 +338,52 @@ impl Sessions {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Sessions in a line, each at most once, in the order they came; whoever stands anywhere in it leaves at once.
+#[derive(Debug)]
+struct Line {
+    /// Who stands before and behind each slot. The last entry is that of the line's two ends.
+    links: Box<[(usize, usize)]>,
+}
+
+impl Line {
+    const ENDS: usize = SESSIONS_MAX;
+    /// Of a slot that stands in no line.
+    const NOBODY: (usize, usize) = (usize::MAX, usize::MAX);
+
+    fn new() -> Self {
+        let mut links = vec![Self::NOBODY; SESSIONS_MAX + 1].into_boxed_slice();
+        links[Self::ENDS] = (Self::ENDS, Self::ENDS);
+        Self { links }
+    }
+
+    fn push(&mut self, slot: usize) {
+        assert_eq!(self.links[slot], Self::NOBODY, "slot {slot} stands in the line once");
+        let last = self.links[Self::ENDS].0;
+        self.links[slot] = (last, Self::ENDS);
+        self.links[last].1 = slot;
+        self.links[Self::ENDS].0 = slot;
+    }
+
+    /// Takes a slot out, if it is there.
+    fn remove(&mut self, slot: usize) {
+        let (before, behind) = self.links[slot];
+        if (before, behind) != Self::NOBODY {
+            self.links[before].1 = behind;
+            self.links[behind].0 = before;
+            self.links[slot] = Self::NOBODY;
+        }
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.slots().next()
+    }
+
+    fn slots(&self) -> impl Iterator<Item = usize> {
+        let behind = |slot: usize| Some(self.links[slot].1).filter(|next| *next != Self::ENDS);
+        std::iter::successors(behind(Self::ENDS), move |slot| behind(*slot))
     }
 }
 
@@ -360,6 +437,30 @@ mod tests {
         steps.sort_unstable();
         steps.dedup();
         assert_eq!(steps.len(), SESSIONS_MAX - 1, "no step between two comes again");
+    }
+
+    #[test]
+    fn those_who_are_not_heard_of_stand_in_the_order_they_came() {
+        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
+        let mut pool = HoldPool::new(1);
+        let mut sessions = Sessions::new(Epoch(1), 7);
+        let slots: Vec<_> =
+            (0..5).map(|nonce| sessions.open(Asker { peer, nonce }, 0).unwrap()).collect();
+        assert_eq!(sessions.longest_unproven(), None);
+        slots.iter().for_each(|&slot| sessions.await_proof(slot));
+        assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), slots);
+        sessions.hear(slots[2], 1);
+        sessions.hear(slots[2], 2);
+        sessions.close(slots[0], &mut pool);
+        let left = [slots[1], slots[3], slots[4]];
+        assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), left);
+        assert_eq!(sessions.longest_unproven(), Some(slots[1]));
+        assert!(sessions.is_sound());
+        left.iter().for_each(|&slot| sessions.close(slot, &mut pool));
+        assert_eq!(sessions.longest_unproven(), None);
+        let again = sessions.open(Asker { peer, nonce: 9 }, 0).unwrap();
+        sessions.await_proof(again);
+        assert_eq!(sessions.longest_unproven(), Some(again), "the line goes on");
     }
 
     #[test]

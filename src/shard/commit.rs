@@ -176,6 +176,7 @@ impl<D: Disk> Stations<D> {
             session.phase = Phase::Open;
             session.heard_ns = self.now_ns;
             let fences = session.fences.take();
+            self.sessions.await_proof(slot);
             self.reply(Reply::Registered { slot });
             if let Some((peer, conn_id)) = fences {
                 self.reply(Reply::Refuse { peer, conn_id, code: ErrorCode::Fenced, detail: 0 });

@@ -7,7 +7,7 @@ use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCR
 use crate::log::trim::TrimError;
 use crate::log::{ControlError, Held, Parting, Registration};
 use crate::metrics::Counter;
-use crate::session::table::{Asker, Phase, Producer, Session};
+use crate::session::table::{Asker, Phase, Producer};
 use crate::wire::control::{
     ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, Status,
     Subscribe, TrimStream, Unsubscribe,
@@ -38,9 +38,11 @@ impl<D: Disk> Stations<D> {
                     self.reply(Reply::Refuse { peer, conn_id, code, detail });
                 }
             }
-            None if self.make_place() => {
+            None if self.has_place() => {
+                self.make_place();
                 let slot = self.sessions.open(asker, self.now_ns).expect("there is a place");
                 self.begin_session(slot, register);
+                self.sessions.await_proof(slot);
                 self.reply(Reply::Registered { slot });
             }
             None => {
@@ -50,18 +52,25 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    /// Sees to it that there is a place for another session; `false` where all are taken by clients that are there.
-    fn make_place(&mut self) -> bool {
-        if !self.sessions.is_full() {
-            return true;
+    /// Whether there is a place for another session, or one can be made: not where all are taken by clients that are
+    /// there, or as many had to go in this turn as one can bear.
+    fn has_place(&self) -> bool {
+        let may_make = self.evictions_left > 0 && self.sessions.longest_unproven().is_some();
+        !self.sessions.is_full() || may_make
+    }
+
+    /// Makes a place for another session where there is none: whoever has not named its connection id may never have
+    /// received it.
+    ///
+    /// # Panics
+    /// When none can be made.
+    fn make_place(&mut self) {
+        if self.sessions.is_full() {
+            self.evictions_left =
+                self.evictions_left.checked_sub(1).expect("the caller saw that one can be made");
+            let oldest = self.sessions.longest_unproven().expect("the caller saw it");
+            self.close_session(oldest);
         }
-        // Whoever has not named its connection id may never have received it.
-        let unproven =
-            |(_, session): &(usize, &Session)| !session.proven && session.phase == Phase::Open;
-        let all = self.sessions.in_use().filter(unproven);
-        let oldest = all.min_by_key(|(_, session)| session.heard_ns).map(|(slot, _)| slot);
-        oldest.into_iter().for_each(|oldest| self.close_session(oldest));
-        oldest.is_some()
     }
 
     fn begin_session(&mut self, slot: usize, register: &Register) {
@@ -108,7 +117,7 @@ impl<D: Disk> Stations<D> {
             }
             (Some(id), known.epoch.saturating_add(1), known.holder)
         };
-        if old.is_none() && !self.make_place() {
+        if old.is_none() && !self.has_place() {
             return Err((ErrorCode::SessionsFull, SESSIONS_MAX as u64));
         }
         let memory = self.disk.memory_mut();
@@ -126,6 +135,10 @@ impl<D: Disk> Stations<D> {
         };
         if let Some(forgotten) = registered.forgotten {
             self.recovered.remove(&forgotten.0);
+        }
+        // Nobody leaves for somebody whom the log did not take.
+        if old.is_none() {
+            self.make_place();
         }
         let slot = self.seat(asker, register, old, &registered);
         self.begin_session(slot, register);

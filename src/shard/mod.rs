@@ -66,6 +66,9 @@ const HOLD_SLOTS: u16 = 512;
 /// Control requests that wait for their record to become durable, at most.
 const PENDING_MAX: usize = 256;
 
+/// Sessions ended in one turn for others, at most: a turn may bring hundreds of registrations.
+const EVICTIONS_A_TURN: usize = 8;
+
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
 const MESSAGE_OVERHEAD: usize = {
     let publish =
@@ -178,6 +181,8 @@ struct Stations<D> {
     now_ns: u64,
     /// Unix time of this turn.
     unix_ns: u64,
+    /// Sessions that may still be ended in this turn so that others have a place.
+    evictions_left: usize,
     /// Sessions that publish.
     publishers: usize,
     /// Sessions that wait for their registration to become durable, each once.
@@ -258,6 +263,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             datagram_bytes,
             now_ns: clock.now_ns(),
             unix_ns: clock.unix_ns(),
+            evictions_left: EVICTIONS_A_TURN,
             publishers: 0,
             registering: Vec::with_capacity(SESSIONS_MAX),
             timer_slot: 0,
@@ -393,6 +399,7 @@ impl<D: Disk> Stations<D> {
     fn begin_turn<C: Clock>(&mut self, clock: &C) {
         self.now_ns = clock.now_ns();
         self.unix_ns = clock.unix_ns_at(self.now_ns);
+        self.evictions_left = EVICTIONS_A_TURN;
         self.observe_turn();
     }
 

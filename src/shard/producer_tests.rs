@@ -117,6 +117,83 @@ fn a_place_is_free_when_its_publisher_ends_in_order_and_only_then() {
     }
 }
 
+/// A registration of a publisher that is new, from somewhere.
+fn register(nonce: u64) -> crate::wire::control::Register {
+    crate::wire::control::Register {
+        nonce: nonce.into(),
+        producer_id: 0.into(),
+        producer_epoch: 0.into(),
+        datagram_bytes: 1_472.into(),
+        flags: crate::wire::control::REGISTER_PUBLISHER.into(),
+        instance: nonce.into(),
+        padding: [0; 40],
+    }
+}
+
+/// Sessions opened so far.
+fn opened(world: &mut World) -> u64 {
+    world.stations().counters.get(crate::metrics::Counter::SessionsOpened)
+}
+
+#[test]
+fn registrations_at_full_tables_are_bounded_in_a_turn() {
+    let mut world = World::new(35, Faults::default());
+    let peer = Peer::ip_only(address(999));
+    let mut nonce = 0;
+    let say = |world: &mut World, nonce: &mut u64| {
+        *nonce += 1;
+        world.stations().on_register(peer, &register(*nonce));
+    };
+    world.until("all places are taken", |world| {
+        say(world, &mut nonce);
+        world.shard.as_ref().unwrap().sessions() == SESSIONS_MAX
+    });
+    world.turn();
+    world.turn();
+    let before = opened(&mut world);
+    (0..400).for_each(|_| say(&mut world, &mut nonce));
+    assert_eq!(opened(&mut world) - before, EVICTIONS_A_TURN as u64, "so many have to go");
+    // The same with the table of producers, where there are places for sessions.
+    let mut world = World::new(36, Faults::default());
+    let unix_ns = world.clock.unix_ns();
+    world.crowd(PRODUCERS_MAX, unix_ns);
+    world.wait_for_returns();
+    let before = opened(&mut world);
+    (0..400).for_each(|_| say(&mut world, &mut nonce));
+    assert_eq!(opened(&mut world) - before, 1, "all are looked at once");
+    world.turn();
+    say(&mut world, &mut nonce);
+    assert_eq!(opened(&mut world) - before, 2, "and again in the next turn");
+}
+
+#[test]
+fn nobody_leaves_for_somebody_whom_the_log_does_not_take() {
+    let mut world = World::new(37, Faults::default());
+    let peer = Peer::ip_only(address(999));
+    let mut nonce = 0;
+    world.until("all places are taken", |world| {
+        nonce += 1;
+        world.stations().on_register(peer, &register(nonce));
+        world.shard.as_ref().unwrap().sessions() == SESSIONS_MAX
+    });
+    // All producers have published: none is forgotten, and the table is full.
+    let unix_ns = world.clock.unix_ns();
+    let known = world.shard.as_ref().unwrap().log().producers().count();
+    world.crowd(PRODUCERS_MAX - known, unix_ns);
+    for id in 1..=PRODUCERS_MAX as u64 {
+        world.stations().log.pretend_published(ProducerId(id));
+    }
+    world.turn();
+    let closed =
+        |world: &mut World| world.stations().counters.get(crate::metrics::Counter::SessionsClosed);
+    let before = closed(&mut world);
+    world.stations().on_register(peer, &register(nonce + 1));
+    let told = world.stations().outbox.get(0);
+    let full = ErrorCode::ProducersFull;
+    assert!(matches!(told, Some(Reply::Refuse { code, .. }) if code == full), "{told:?}");
+    assert_eq!(closed(&mut world), before, "nobody had to go");
+}
+
 #[test]
 fn nobody_is_forgotten_before_it_could_come_back() {
     let mut world = World::new(34, Faults::default());
@@ -337,16 +414,7 @@ fn a_busy_log_is_no_full_table() {
     // As many registrations as one batch holds may still find room in the open one.
     let peer = Peer::ip_only(address(999));
     let refused = (0..10_000).find_map(|nonce| {
-        let register = crate::wire::control::Register {
-            nonce: nonce.into(),
-            producer_id: 0.into(),
-            producer_epoch: 0.into(),
-            datagram_bytes: 1_472.into(),
-            flags: crate::wire::control::REGISTER_PUBLISHER.into(),
-            instance: nonce.into(),
-            padding: [0; 40],
-        };
-        stations.on_register(peer, &register);
+        stations.on_register(peer, &register(nonce));
         stations.outbox.get(0)
     });
     let Some(Reply::Refuse { code, .. }) = refused else { panic!("{refused:?}") };

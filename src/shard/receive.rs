@@ -52,9 +52,7 @@ impl<D: Disk> Stations<D> {
             }
             return;
         };
-        let session = self.sessions.get_mut(slot);
-        session.heard_ns = self.now_ns;
-        session.proven = true;
+        self.sessions.hear(slot, self.now_ns);
         for frame in frames {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);
