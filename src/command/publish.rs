@@ -381,19 +381,18 @@ impl Work {
     }
 
     fn check_state(&mut self, now_ns: u64) -> Result<(), CommandError> {
-        let why = match self.client.polled().publish_state() {
+        // What was on its way to a disk that failed may be there when it is mended.
+        let (why, is_refused) = match self.client.polled().publish_state() {
             PublishState::Open | PublishState::Draining => return Ok(()),
             PublishState::NoSpace => {
-                "the log is full; make room (buslane stream trim, or a larger disk.size)"
+                ("the log is full; make room (buslane stream trim, or a larger disk.size)", true)
             }
-            PublishState::Failed => "the appliance's disk failed",
+            PublishState::Failed => ("the appliance's disk failed", false),
         };
-        let is_refused = self.client.polled().publish_state() == PublishState::NoSpace;
         // What is on its way to the media is still acknowledged.
         if now_ns.saturating_sub(self.tally.moved_ns) < SETTLE_NS {
             return Ok(());
         }
-        // What was on its way to a disk that failed may be there when it is mended.
         self.tally.is_refused = is_refused;
         Err(CommandError::Failed(why.to_owned()))
     }

@@ -102,8 +102,12 @@ impl<D: Disk> Stations<D> {
         self.condition = Condition::Failed(code);
         self.tell_neighbours();
         for slot in 0..SESSIONS_MAX {
-            if self.sessions.get(slot).producer.is_some() {
-                self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
+            let session = self.sessions.get(slot);
+            let told = session.producer.is_none()
+                || self.outbox.push(Reply::Error { slot, code, request: 0, detail: 0 });
+            if !told {
+                // As every acknowledgement from now on says.
+                self.acknowledge(slot);
             }
         }
     }

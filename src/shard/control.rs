@@ -89,11 +89,8 @@ impl<D: Disk> Stations<D> {
         asker: Asker,
         register: &Register,
     ) -> Result<(), (ErrorCode, u64)> {
-        match self.condition {
-            Condition::Serving => {}
-            Condition::Full => return Err((ErrorCode::NoSpace, 0)),
-            Condition::Failed(code) => return Err((code, 0)),
-            Condition::DiskLost(_) | Condition::Draining => return Err((ErrorCode::Draining, 0)),
+        if let Some(code) = self.condition.refusal() {
+            return Err((code, 0));
         }
         let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
         let (id, epoch, old) = if asked == 0 {
@@ -251,23 +248,20 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::StreamInfo { slot, request, stream });
             return;
         }
-        if let Some((stream, batch_seq)) = self.log.stream_being_made(asked.name) {
+        let being_made = self.log.stream_being_made(asked.name);
+        if let Some((stream, batch_seq)) = being_made.filter(|_| !self.condition.is_over()) {
             // It is answered for once its record is durable, whoever asked first; or asked for again.
-            if self.pending.len() < PENDING_MAX {
-                self.wait_for(Pending { batch_seq, slot, request, stream });
-            }
+            self.wait_for(Pending { batch_seq, slot, request, stream });
             return;
         }
-        if self.is_made_elsewhere((slot, request), asked.name, wanted) {
+        // One that was being made when the disk failed may be there at the next start: it is made nowhere else.
+        if being_made.is_none() && self.is_made_elsewhere((slot, request), asked.name, wanted) {
             return;
         }
-        let refused = match self.condition {
-            Condition::Serving if self.pending.len() < PENDING_MAX => None,
-            Condition::Serving => return,
-            Condition::Full => Some(ErrorCode::NoSpace),
-            Condition::Failed(code) => Some(code),
-            Condition::DiskLost(_) | Condition::Draining => Some(ErrorCode::Draining),
-        };
+        let refused = self.condition.refusal();
+        if refused.is_none() && self.pending.len() == PENDING_MAX {
+            return;
+        }
         let mut error =
             |code, detail| self.outbox.push(Reply::Error { slot, code, request, detail });
         if let Some(code) = refused {
@@ -295,11 +289,9 @@ impl<D: Disk> Stations<D> {
         if self.pending.iter().any(is_same) || self.pending.len() == PENDING_MAX {
             return;
         }
-        let refused = match self.condition {
-            Condition::Serving | Condition::Full => None,
-            Condition::Failed(code) => Some((code, 0)),
-            Condition::DiskLost(_) | Condition::Draining => Some((ErrorCode::Draining, 0)),
-        };
+        // Trimming is what a full log is for.
+        let refused = self.condition.refusal().filter(|_| self.condition != Condition::Full);
+        let refused = refused.map(|code| (code, 0));
         let refused = refused.or_else(|| self.trim((slot, request), stream, asked.first.get()));
         if let Some((code, detail)) = refused {
             self.reply(Reply::Error { slot, code, request, detail });
@@ -332,6 +324,23 @@ impl<D: Disk> Stations<D> {
             Err(TrimError::NotAppended(ControlError::Full | ControlError::TableFull { .. })) => {
                 Some((ErrorCode::NoSpace, 0))
             }
+        }
+    }
+
+    /// No record becomes durable any more: whoever waits for one is told why. What finds no room in the outbox waits for
+    /// the next turn.
+    pub(super) fn refuse_waiting(&mut self) {
+        let Some(code) = self.condition.refusal() else { return };
+        let outbox = &mut self.outbox;
+        self.pending.retain(|&Pending { slot, request, .. }| {
+            !outbox.push(Reply::Error { slot, code, request, detail: 0 })
+        });
+        while let Some(&slot) = self.registering.last() {
+            let (peer, conn_id) = (self.sessions.get(slot).peer, ConnId(0));
+            if !self.outbox.push(Reply::Refuse { peer, conn_id, code, detail: 0 }) {
+                return;
+            }
+            self.close_session(slot);
         }
     }
 

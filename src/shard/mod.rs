@@ -123,6 +123,16 @@ impl Condition {
         }
     }
 
+    /// Why nothing new is taken, where nothing is.
+    fn refusal(self) -> Option<ErrorCode> {
+        match self {
+            Self::Serving => None,
+            Self::Full => Some(ErrorCode::NoSpace),
+            Self::Failed(code) => Some(code),
+            Self::DiskLost(_) | Self::Draining => Some(ErrorCode::Draining),
+        }
+    }
+
     /// Whether the log takes anything still.
     fn is_over(self) -> bool {
         matches!(self, Self::Failed(_) | Self::DiskLost(_))

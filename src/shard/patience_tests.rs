@@ -2,7 +2,7 @@
 
 use super::tests::World;
 use super::*;
-use crate::client::{ClientError, Publisher, Request};
+use crate::client::{ClientError, Event, Publisher, Request};
 use crate::clock::Clock;
 use crate::disk::DiskFault;
 use crate::port::memory::Faults;
@@ -98,4 +98,80 @@ fn the_patience_of_one_refusal_is_not_that_of_the_next() {
     }
     world.shard.as_mut().unwrap().stations.condition = Condition::Serving;
     world.until("it goes on", |world| world.clients[client].is_connected());
+}
+
+#[test]
+fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
+    for (condition, code) in [
+        (Condition::Failed(ErrorCode::DiskFailed), ErrorCode::DiskFailed),
+        (AWAY, ErrorCode::Draining),
+    ] {
+        let mut world = World::new(38, Faults::default());
+        let asks = world.client(Publisher::No);
+        let stream = world.create(asks, "orders");
+        let publisher = world.client(Publisher::New);
+        publish(&mut world, publisher, stream);
+        let registers = world.client(Publisher::New);
+        world.clients[registers].set_dead_after_ns(PATIENCE_NS);
+        // Everything is on its way, and no write completes any more.
+        let trim = world.clients[asks].request(Request::TrimStream(stream, 2));
+        let create = world.clients[asks].request(Request::CreateStream("more".into()));
+        let shard = world.shard.as_mut().unwrap();
+        shard.stations.log.halt(DiskFault::Errno(5));
+        let waits = |world: &World| {
+            let stations = &world.shard.as_ref().unwrap().stations;
+            (stations.pending.len(), stations.registering.len())
+        };
+        world.until("all wait for their records", |world| waits(world) == (2, 1));
+        world.shard.as_mut().unwrap().stations.condition = condition;
+        let mut told = Vec::new();
+        for _ in 0..2_000 {
+            world.clock.advance_ns(1_000_000);
+            world.shard.as_mut().unwrap().turn();
+            world.clients[asks].poll(&mut |_| {}).unwrap();
+            while let Some(event) = world.clients[asks].next_event() {
+                if let Event::Refused { request, code, .. } = event {
+                    told.push((request, code));
+                }
+            }
+        }
+        told.sort_unstable_by_key(|(request, _)| *request);
+        assert_eq!(told, [(trim, code), (create, code)]);
+        let error = refused(&mut world, registers, condition, 10 * PATIENCE_NS);
+        let (_, error) = error.expect("it is told too");
+        assert!(matches!(error, ClientError::Refused { code: of, .. } if of == code), "{error}");
+        // What is asked for now is refused too, where it was being made.
+        let again = world.clients[asks].request(Request::CreateStream("more".into()));
+        let mut refusal = None;
+        for _ in 0..100 {
+            world.clock.advance_ns(1_000_000);
+            world.shard.as_mut().unwrap().turn();
+            world.clients[asks].poll(&mut |_| {}).unwrap();
+            refusal = refusal.or_else(|| world.clients[asks].next_event());
+        }
+        assert_eq!(refusal, Some(Event::Refused { request: again, code, detail: 0 }));
+    }
+}
+
+#[test]
+fn a_publisher_learns_from_any_acknowledgement_that_the_disk_failed() {
+    let mut world = World::new(39, Faults::default());
+    let publisher = world.client(Publisher::New);
+    let stream = world.create(publisher, "orders");
+    publish(&mut world, publisher, stream);
+    // The word that said so was lost.
+    let failed = Condition::Failed(ErrorCode::DiskFailed);
+    world.shard.as_mut().unwrap().stations.condition = failed;
+    world.clients[publisher].offer(stream, b"never durable").unwrap();
+    let (waited_ns, error) =
+        refused(&mut world, publisher, failed, 10 * PATIENCE_NS).expect("it is told");
+    let code = ErrorCode::DiskFailed;
+    assert!(matches!(error, ClientError::Refused { code: of, .. } if of == code), "{error}");
+    assert!(waited_ns < PATIENCE_NS, "{waited_ns}");
+    // A PROBE is answered with an acknowledgement, and with nothing else.
+    let stations = &mut world.shard.as_mut().unwrap().stations;
+    let slot = stations.sessions.in_use().next().unwrap().0;
+    let probe = crate::wire::publish::Probe { next_seq: 2.into(), receipts_to: 1.into() };
+    stations.on_probe(slot, &probe);
+    assert_eq!((stations.ack_due.as_slice(), stations.outbox.get(0)), ([slot].as_slice(), None));
 }

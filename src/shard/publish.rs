@@ -174,10 +174,6 @@ impl<D: Disk> Stations<D> {
             self.list_gap(slot);
         }
         self.acknowledge(slot);
-        if let Condition::Failed(code) = self.condition {
-            // Said when it failed; that datagram may be lost, or have found no place.
-            self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
-        }
     }
 
     /// Puts a session on the list of those whose gaps are watched.

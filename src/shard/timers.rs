@@ -20,7 +20,9 @@ const SLOTS_A_TURN: usize = 2;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {
-        if !self.condition.is_over() {
+        if self.condition.is_over() {
+            self.refuse_waiting();
+        } else {
             self.log.prepare(self.disk.memory_mut());
         }
         for _ in 0..SLOTS_A_TURN {

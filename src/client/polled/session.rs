@@ -9,7 +9,7 @@ use crate::ids::{ConnId, Durability, Peer, ProducerId, StreamId};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
 use crate::wire::control::{ErrorCode, ErrorFrame, Heartbeat, Registered, Trimmed, sizes_of};
-use crate::wire::publish::{Data, MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
+use crate::wire::publish::{Data, MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES, PublishState};
 use crate::wire::record::Record;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, Malformed, parse};
 
@@ -359,6 +359,10 @@ impl<C: Clock> Link<C> {
         let dead_after_ns = self.options.dead_after_ns;
         let server = self.server;
         self.check_refused();
+        if self.phase == Phase::Open && self.sender.state() == PublishState::Failed {
+            // The word that says why may be lost; every acknowledgement says that it is so.
+            self.fail(ClientError::Refused { code: ErrorCode::DiskFailed, detail: 0 });
+        }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
             self.fail(if self.speaks && self.phase != Phase::Open {
