@@ -28,7 +28,7 @@ const NOTHING: Completion = Completion {
 
 impl<D: Disk> Stations<D> {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
-        let mut work = 0;
+        let mut work = 0_usize;
         if !self.condition.is_over() {
             if self.log.has_open_batch() {
                 // What is submitted now was appended in this turn: the device's time begins here.
@@ -38,7 +38,8 @@ impl<D: Disk> Stations<D> {
                 self.mark(Mark::Received);
             }
             self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
-            work += self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
+            let submitted = self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
+            work = work.saturating_add(submitted);
         }
         let count = self.disk.poll(&mut self.done);
         if let Some(fault) = self.disk.out_of_service() {
@@ -61,7 +62,7 @@ impl<D: Disk> Stations<D> {
             self.on_durable(&batch);
         }
         self.note_room();
-        work + count
+        work.saturating_add(count)
     }
 
     /// A log that was full takes messages again once enough of it is trimmed.
@@ -136,7 +137,7 @@ impl<D: Disk> Stations<D> {
         self.counters.add(Counter::BatchesDurable, 1);
         self.counters.add(Counter::BytesDurable, batch.bytes as u64);
         let durable_ns = batch.times.durable_ns;
-        let device_ns = durable_ns - batch.times.submitted_ns;
+        let device_ns = durable_ns.saturating_sub(batch.times.submitted_ns);
         if let Some(observer) = &mut self.observer {
             observer.durable(&batch.times);
         }
@@ -150,14 +151,14 @@ impl<D: Disk> Stations<D> {
                 self.acknowledge(slot);
             }
         }
-        let mut index = 0;
+        let mut index = 0_usize;
         while let Some(pending) = self.pending.get(index).copied() {
             if pending.batch_seq <= batch.batch_seq {
                 self.pending.swap_remove(index);
                 let (slot, request, stream) = (pending.slot, pending.request, pending.stream);
                 self.reply(Reply::StreamInfo { slot, request, stream });
             } else {
-                index += 1;
+                index = index.saturating_add(1);
             }
         }
         if !self.registering.is_empty() {
@@ -166,14 +167,14 @@ impl<D: Disk> Stations<D> {
     }
 
     fn finish_registrations(&mut self, durable_to: u64) {
-        let mut index = 0;
+        let mut index = 0_usize;
         while let Some(&slot) = self.registering.get(index) {
             let session = self.sessions.get_mut(slot);
             let Phase::Registering { batch_seq } = session.phase else {
                 unreachable!("a session that ends leaves the list")
             };
             if batch_seq > durable_to {
-                index += 1;
+                index = index.saturating_add(1);
                 continue;
             }
             self.registering.swap_remove(index);

@@ -147,7 +147,7 @@ impl<D: Disk> Stations<D> {
         let (id, place) = (registered.id, registered.producer_slot);
         self.log.hold_producer(Held { id, place, holder: slot });
         self.registering.push(slot);
-        self.publishers += 1;
+        self.publishers = self.publishers.saturating_add(1);
         Ok(())
     }
 
@@ -173,7 +173,9 @@ impl<D: Disk> Stations<D> {
         let receipts = &mut self.sessions.get_mut(slot).receipts;
         receipts.reset(registered.last_seq);
         if let Some(runs) = self.recovered.remove(&registered.id.0) {
-            receipts.reset(runs.first().map_or(registered.last_seq, |run| run.first_seq - 1));
+            receipts.reset(
+                runs.first().map_or(registered.last_seq, |run| run.first_seq.saturating_sub(1)),
+            );
             for run in runs {
                 receipts.append_recovered(run);
             }
@@ -204,12 +206,12 @@ impl<D: Disk> Stations<D> {
 
     /// Takes a session out of all lists it is in, its place in the table of sessions apart.
     fn leave(&mut self, slot: usize, parting: Parting) {
-        let mut index = 0;
+        let mut index = 0_usize;
         while self.sessions.get(slot).subscriptions > 0 && index < self.fanout.len() {
             if self.fanout.get(index).session == slot {
-                self.fanout.remove(index);
+                self.end_subscription(slot, index);
             } else {
-                index += 1;
+                index = index.saturating_add(1);
             }
         }
         let session = self.sessions.get_mut(slot);
@@ -217,7 +219,7 @@ impl<D: Disk> Stations<D> {
             self.registering.retain(|of| *of != slot);
         }
         if let Some(producer) = session.producer.take() {
-            self.publishers -= 1;
+            self.publishers = self.publishers.checked_sub(1).expect("each is counted once");
             let held = Held { id: producer.id, place: producer.slot, holder: slot };
             // A log that takes nothing more cannot say that it will not.
             let over = self.condition.is_over();
@@ -389,8 +391,7 @@ impl<D: Disk> Stations<D> {
             if request.wrapping_sub(known.request) > u32::MAX / 2 {
                 return;
             }
-            self.fanout.remove(index);
-            self.sessions.get_mut(slot).subscriptions -= 1;
+            self.end_subscription(slot, index);
         }
         if from.earliest() < first && matches!(from, From::Sequence(_)) {
             self.reply(Reply::Trimmed { slot, stream, request, log_start: first });
@@ -431,7 +432,8 @@ impl<D: Disk> Stations<D> {
             self.reply(error(ErrorCode::SubscriptionsFull, limit));
             return;
         }
-        self.sessions.get_mut(slot).subscriptions += 1;
+        let session = self.sessions.get_mut(slot);
+        session.subscriptions = session.subscriptions.saturating_add(1);
         if !seeking {
             self.reply(Reply::Subscribed { slot, stream });
         }
@@ -455,9 +457,16 @@ impl<D: Disk> Stations<D> {
 
     pub(super) fn on_unsubscribe(&mut self, slot: usize, asked: &Unsubscribe) {
         if let Some(index) = self.fanout.find(slot, StreamId(asked.stream.get())) {
-            self.fanout.remove(index);
-            self.sessions.get_mut(slot).subscriptions -= 1;
+            self.end_subscription(slot, index);
         }
+    }
+
+    /// Ends subscription `index`, which is of this session.
+    fn end_subscription(&mut self, slot: usize, index: usize) {
+        self.fanout.remove(index);
+        let session = self.sessions.get_mut(slot);
+        session.subscriptions =
+            session.subscriptions.checked_sub(1).expect("a session counts its subscriptions");
     }
 
     /// An UNSUBSCRIBE that came late may have ended a subscription made after it: the consumer, which goes on

@@ -1,5 +1,4 @@
 //! The deliver station: durable messages to consumers, from memory or, further back, from the disk.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use zerocopy::IntoBytes;
 

@@ -55,7 +55,7 @@ pub struct Placer {
 pub fn directory(shards: u32) -> (Placer, Arc<Directory>) {
     assert!((1..=SHARDS_MAX).contains(&shards), "{shards} shards");
     let shards = usize::try_from(shards).expect("few");
-    let entries = (2 * STREAMS_MAX * shards).next_power_of_two();
+    let entries = shards.saturating_mul(2 * STREAMS_MAX).next_power_of_two();
     let entries = (0..entries).map(|_| Entry::default()).collect();
     let closed = (0..shards).map(|_| AtomicBool::default()).collect();
     let directory = Arc::new(Directory { entries, closed });
@@ -89,7 +89,7 @@ impl Directory {
     /// The shard of a stream, or else where it would stand in the table.
     fn search(&self, name: &str) -> Result<u32, usize> {
         let wanted = words(name);
-        let last = self.entries.len() - 1;
+        let last = self.entries.len().saturating_sub(1);
         let mut at = usize::try_from(xxh3_64(name.as_bytes())).expect("64 bits") & last;
         loop {
             let entry = &self.entries[at];
@@ -103,7 +103,7 @@ impl Directory {
             if len == name.len() as u64 && words.eq(wanted) {
                 return Ok(u32::try_from(said & u64::from(u32::MAX)).expect("masked"));
             }
-            at = (at + 1) & last;
+            at = at.wrapping_add(1) & last;
         }
     }
 }
@@ -124,7 +124,7 @@ impl Placer {
         };
         let count = &mut self.streams[shard as usize];
         assert!(*count < STREAMS_MAX, "a shard has {STREAMS_MAX} streams at most");
-        *count += 1;
+        *count = count.saturating_add(1);
         let entry = &self.directory.entries[at];
         for (word, value) in entry.name.iter().zip(words(name)) {
             word.store(value, Ordering::Relaxed);

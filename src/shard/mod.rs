@@ -9,6 +9,8 @@
 //! needs no timer: what was appended is sealed and submitted at once while the disk has room in its
 //! queue, else it waits for the next completion, and grows.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 mod audit;
 mod commit;
 mod control;
@@ -62,6 +64,9 @@ pub use transmit::refuse;
 
 /// Frames held behind gaps, all sessions together.
 const HOLD_SLOTS: u16 = 512;
+
+/// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
+const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
 
 /// Control requests that wait for their record to become durable, at most.
 const PENDING_MAX: usize = 256;
@@ -210,9 +215,9 @@ pub fn recovered_run(runs: &mut BTreeMap<u64, Vec<Run>>, message: &RecoveredMess
     if let Some(last) = of_producer.last_mut() {
         let goes_on = last.stream == message.stream.0
             && last.end_seq() == message.producer_seq
-            && last.first_sequence + u64::from(last.count) == message.sequence;
-        if goes_on {
-            last.count += 1;
+            && last.first_sequence.saturating_add(u64::from(last.count)) == message.sequence;
+        if goes_on && let Some(count) = last.count.checked_add(1) {
+            last.count = count;
             return;
         }
     }
@@ -260,7 +265,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             outbox: Outbox::new(),
             ack_due: Vec::with_capacity(SESSIONS_MAX),
             gaps: Vec::with_capacity(SESSIONS_MAX),
-            owed: resident((QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX, (0, 0)).into(),
+            owed: resident(OWED_MAX, (0, 0)).into(),
             owed_batch: vec![0; SESSIONS_MAX],
             pending: Vec::with_capacity(PENDING_MAX),
             recovered: runs,
@@ -318,10 +323,11 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         let mut flushed = if transmitted > 0 { self.port.flush() } else { 0 };
         self.stations.note_told(&self.clock);
         let delivered = self.stations.deliver(&mut self.port);
-        flushed += self.port.flush();
+        flushed = flushed.saturating_add(self.port.flush());
         self.stations.keep();
         self.stations.report(&self.port);
-        let work = received + committed + delivered + transmitted + flushed;
+        let work = [received, committed, delivered, transmitted, flushed];
+        let work = work.into_iter().fold(0, usize::saturating_add);
         self.stations.note_work(work);
         work
     }

@@ -90,7 +90,7 @@ impl Observer {
         if self.untold.len() < UNTOLD_MAX {
             self.untold.push(*times);
         } else if let Some(last) = self.untold.last_mut() {
-            last.messages += times.messages;
+            last.messages = last.messages.saturating_add(times.messages);
         }
     }
 
@@ -113,7 +113,7 @@ impl Observer {
     /// A turn begins, and with it ends the one before.
     fn begin_turn(&mut self, now_ns: u64, unix_ns: u64) {
         let began_ns = std::mem::replace(&mut self.turn_began_ns, now_ns);
-        let number = self.turn.number + 1;
+        let number = self.turn.number.saturating_add(1);
         let mut ended =
             std::mem::replace(&mut self.turn, Turn { number, unix_ns, ..Turn::default() });
         ended.took_ns = now_ns.saturating_sub(began_ns);
@@ -135,7 +135,7 @@ impl Observer {
         }
         if let Some(stage) = stalled_in {
             self.recorder.stalled(ended);
-            let unix_ns = ended.unix_ns + ended.took_ns;
+            let unix_ns = ended.unix_ns.saturating_add(ended.took_ns);
             self.stalls.push(Stall { unix_ns, ns: ended.took_ns, stage });
         }
     }
@@ -208,7 +208,7 @@ impl<D: Disk> Stations<D> {
         if self.now_ns < observer.next_ns {
             return;
         }
-        observer.next_ns = self.now_ns + EVERY_NS;
+        observer.next_ns = self.now_ns.saturating_add(EVERY_NS);
         if observer.begin_unix_ns == 0 {
             observer.begin_unix_ns = self.unix_ns;
         }
@@ -239,7 +239,7 @@ impl<D: Disk> Stations<D> {
     fn fill(&self, snapshot: &mut Snapshot, filling: Filling) -> Option<Filling> {
         match filling {
             Filling::Sessions(from) => {
-                let to = (from + ROWS_A_TURN).min(SESSIONS_MAX);
+                let to = from.saturating_add(ROWS_A_TURN).min(SESSIONS_MAX);
                 for slot in from..to {
                     let session = self.sessions.get(slot);
                     if session.phase != Phase::Open {
@@ -259,7 +259,7 @@ impl<D: Disk> Stations<D> {
             }
             // One that moves while rows are copied is missed or shown twice, until the next snapshot.
             Filling::Subscriptions(from) => {
-                let to = (from + ROWS_A_TURN).min(self.fanout.len());
+                let to = from.saturating_add(ROWS_A_TURN).min(self.fanout.len());
                 for index in from..to {
                     let subscription = self.fanout.get(index);
                     let Some(row) = snapshot.subscriptions.add() else { break };
@@ -272,7 +272,7 @@ impl<D: Disk> Stations<D> {
                 Some(if all { Filling::Streams(0) } else { Filling::Subscriptions(to) })
             }
             Filling::Streams(from) => {
-                let to = (from + ROWS_A_TURN).min(STREAMS_MAX);
+                let to = from.saturating_add(ROWS_A_TURN).min(STREAMS_MAX);
                 for stream in self.log.streams().skip(from).take(ROWS_A_TURN) {
                     let Some(row) = snapshot.streams.add() else { break };
                     row.id = stream.id.0;

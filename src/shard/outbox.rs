@@ -3,7 +3,6 @@
 //! Acknowledgements and data are not here: they are derived from the sessions' state. Nobody fills the outbox
 //! for others: a session has so many replies in it, those without a session so many together, and whatever more
 //! is asked for is dropped; every request in the protocol is repeated until it is answered.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::ids::{ConnId, Peer, StreamId};
 use crate::limits::{RECEIVE_BURST, SESSIONS_MAX};

@@ -30,7 +30,8 @@ impl Neighbours {
     /// When that is no port: launch has checked the last one.
     #[must_use]
     pub fn port_of(&self, shard: u32) -> u16 {
-        self.base_port + u16::try_from(shard).expect("few shards")
+        let offset = u16::try_from(shard).expect("few shards");
+        self.base_port.checked_add(offset).expect("launch has checked the last one")
     }
 
     /// The shard to ask for a stream that is to be made. `None` when no shard has room for it.

@@ -1,5 +1,4 @@
 //! Publishing: from a PUBLISH frame into the log, exactly once and in the producer's order.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,4 @@
 //! The transmit station: acknowledgements, reports of gaps, and the replies noted in this turn.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use zerocopy::IntoBytes;
 
