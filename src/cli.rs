@@ -60,6 +60,10 @@ pub struct Globals {
     #[arg(short, long, global = true, env = "BUSLANE_SERVER", value_name = "HOST[:PORT]")]
     #[arg(value_parser = parse::server)]
     pub server: Option<Server>,
+    /// How long to look for an appliance that does not answer before giving up
+    #[arg(long, global = true, env = "BUSLANE_CONNECT_TIMEOUT", value_name = "TIME")]
+    #[arg(default_value = "5s", value_parser = parse::connect_timeout)]
+    pub connect_timeout: u64,
     /// How results are written [default: text]
     #[arg(short, long, global = true, value_name = "FORMAT")]
     pub output: Option<Output>,

@@ -76,7 +76,11 @@ fn what_is_not_there_is_named_with_what_mends_it() {
     }
     refused(&appliance.client(&["stream", "create", "a b"]).output().unwrap(), 2, &["cannot name"]);
     let nobody = format!("127.0.0.1:{}", free_port());
-    refused(&run(&["--server", &nobody, "stream", "list"]), 3, &["does not answer", &nobody]);
+    refused(
+        &run(&["--connect-timeout", "1s", "--server", &nobody, "stream", "list"]),
+        3,
+        &["does not answer", &nobody],
+    );
     refused(
         &appliance.client(&["publish", "x", "--itch", "/nonexistent"]).output().unwrap(),
         1,

@@ -140,6 +140,14 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
     Ok(Server { host: host.to_owned(), port })
 }
 
+/// How long to look for an appliance, in nanoseconds.
+pub(super) fn connect_timeout(text: &str) -> Result<u64, String> {
+    const RANGE: std::ops::RangeInclusive<u64> = 100_000_000..=24 * 3_600_000_000_000;
+    let ns = crate::profile::units::parse_duration_ns(text)?;
+    let out_of_range = || "looking for an appliance takes 100ms to 24h".to_owned();
+    RANGE.contains(&ns).then_some(ns).ok_or_else(out_of_range)
+}
+
 /// The payload of a message in a benchmark: it carries 16 bytes of our own, and fits a datagram.
 pub(super) fn message_bytes(text: &str) -> Result<usize, String> {
     let bytes = crate::profile::units::parse_bytes(text)?;
@@ -166,6 +174,14 @@ pub fn seeds(text: &str) -> Result<(u64, u64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connect_timeouts() {
+        assert_eq!(connect_timeout("5s"), Ok(5_000_000_000));
+        for bad in ["", "5", "0s", "99ms", "25h", "-1s", "soon"] {
+            assert!(connect_timeout(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn positions() {

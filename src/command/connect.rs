@@ -15,9 +15,6 @@ use crate::launch::{AnyPort, LaunchError, open_port};
 use crate::port::PortError;
 use crate::profile::{self, Profile};
 
-/// How long a command looks for the appliance.
-const CONNECT_NS: u64 = 5_000_000_000;
-
 /// After so long without a session, another address is tried.
 const TRY_NS: u64 = 1_000_000_000;
 
@@ -39,26 +36,29 @@ pub(super) fn connect(
         }
     };
     let servers = servers_of(globals, &profile)?;
-    connect_to(open_port(&profile.client.port)?, &servers, publisher)
+    connect_to(globals, open_port(&profile.client.port)?, &servers, publisher)
 }
 
 /// A client of one shard, over a port that is open.
 pub(super) fn connect_at(
+    globals: &Globals,
     port: AnyPort,
     server: SocketAddrV4,
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
-    connect_to(port, &[server], publisher)
+    connect_to(globals, port, &[server], publisher)
 }
 
 /// A client of the first of these addresses that answers.
 fn connect_to(
+    globals: &Globals,
     port: AnyPort,
     servers: &[SocketAddrV4],
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
-    let options = ClientOptions { dead_after_ns: CONNECT_NS, ..ClientOptions::new(publisher) };
-    let each_ns = TRY_NS.min(CONNECT_NS / u64::try_from(servers.len()).expect("few"));
+    let dead_after_ns = globals.connect_timeout;
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(publisher) };
+    let each_ns = TRY_NS.min(dead_after_ns / u64::try_from(servers.len()).expect("few"));
     Client::over_any(port, servers, each_ns, options).map_err(|error| match servers {
         [_, .., _] if error.is_unreachable() => {
             let all: Vec<_> = servers.iter().map(ToString::to_string).collect();
@@ -78,7 +78,7 @@ pub(super) fn connect_publisher(
     let mut asking = connect(globals, Publisher::No)?;
     let stream = asking.describe_stream(name).map_err(|error| missing(error, name))?;
     let server = asking.polled().server();
-    Ok((connect_at(asking.close(), server, Publisher::New)?, stream))
+    Ok((connect_at(globals, asking.close(), server, Publisher::New)?, stream))
 }
 
 /// Where the appliance is, the first address first: what was asked for, or what the profile says.

@@ -78,7 +78,7 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
             vec![client.trim_stream(found.id, first)?.into()]
         }
         StreamCommand::List => {
-            let rows = list(client)?;
+            let rows = list(globals, client)?;
             return print(globals, rows.into_iter().map(Row::from).collect());
         }
     };
@@ -113,14 +113,17 @@ fn create_on(
 }
 
 /// The streams of all shards, one session after the other over the same port.
-fn list(mut client: Client<AnyPort>) -> Result<Vec<StreamDescription>, CommandError> {
+fn list(
+    globals: &Globals,
+    mut client: Client<AnyPort>,
+) -> Result<Vec<StreamDescription>, CommandError> {
     let all = client.polled().shards();
     let mut streams = Vec::new();
     for shard in 0..all.shards {
         if client.polled().shards().shard != shard {
             // The session told of the shards that there are.
             let Some(server) = all.address_of(shard) else { break };
-            client = connect_at(client.close(), server, Publisher::No)?;
+            client = connect_at(globals, client.close(), server, Publisher::No)?;
         }
         streams.extend(client.list_streams()?);
     }
