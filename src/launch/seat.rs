@@ -161,6 +161,20 @@ impl<'a> Seat<'a> {
         opened.ok_or(LaunchError::Stopped)
     }
 
+    /// Opens the log of a launch again whose disk was lost before it served.
+    pub(super) fn reopen(
+        &self,
+        (disk, log, _): Opened,
+        fault: DiskFault,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<Opened, LaunchError> {
+        watch(Progress::Lost(disk.info().name.clone(), fault));
+        let witness = log.witness();
+        drop((log, disk));
+        let until = self.clock.now_ns().saturating_add(LAUNCH_WAIT_NS);
+        self.open_again(Some(&witness), until, watch)?.ok_or(LaunchError::Stopped)
+    }
+
     /// `None` when told to stop meanwhile.
     fn open_log(
         &self,
@@ -204,6 +218,11 @@ impl<'a> Seat<'a> {
             }
             wait(REOPEN_EVERY);
             waited += REOPEN_EVERY;
+            disk.poll(&mut []);
+            if disk.out_of_service().is_some() {
+                // The opening says so.
+                break;
+            }
         }
         true
     }

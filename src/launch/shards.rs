@@ -17,7 +17,7 @@ use super::{Entrance, House, Houses, LaunchError, Progress};
 use super::{dpdk_port, keep_house, pin_to};
 use crate::admin::Hangup;
 use crate::clock::{FollowingClock, HostClock};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFault};
 use crate::log::superblock::ShareId;
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::shard::Neighbours;
@@ -110,28 +110,37 @@ fn run(
     let mut watch = |progress| tell(Word::Said(progress));
     // Memory is touched first by the core that works with it, so the thread is pinned before there is any.
     let opened = pin_to(seat.core).and_then(|_| seat.open_first(&mut watch));
-    let ended = opened.and_then(|mut opened| {
+    let ended = opened.and_then(|opened| {
         tell(Word::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
-        match wait_to_go(go, &mut opened.0) {
-            Some(neighbours) => {
+        let mut reopen = |opened, fault| seat.reopen(opened, fault, &mut watch);
+        match wait_to_go(go, opened, &mut reopen)? {
+            Some((neighbours, opened)) => {
                 seat.serve(entrance.pass(), opened, house, Some(neighbours), &mut watch)
             }
-            None => close(opened),
+            None => Ok(()),
         }
     });
     tell(Word::Ended(ended));
 }
 
 /// Waits until the logs of all shards are open, which may take the slowest long; `None` where one of them could not
-/// begin. An open log has nothing in flight: what is polled for is what a disk does by itself.
-fn wait_to_go<D: Disk>(go: &mpsc::Receiver<Neighbours>, disk: &mut D) -> Option<Neighbours> {
+/// begin, with this one closed. A disk that is lost meanwhile is let go of: others wait for that to have theirs.
+fn wait_to_go(
+    go: &mpsc::Receiver<Neighbours>,
+    mut opened: Opened,
+    reopen: &mut dyn FnMut(Opened, DiskFault) -> Result<Opened, LaunchError>,
+) -> Result<Option<(Neighbours, Opened)>, LaunchError> {
     loop {
         match go.recv_timeout(LOOK_EVERY) {
-            Ok(neighbours) => return Some(neighbours),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            Ok(neighbours) => return Ok(Some((neighbours, opened))),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return close(opened).map(|()| None),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                let finished = disk.poll(&mut []);
+                // An open log has nothing in flight: what is polled for is what a disk does by itself.
+                let finished = opened.0.poll(&mut []);
                 assert_eq!(finished, 0, "there is no place for a completion");
+                if let Some(fault) = opened.0.out_of_service() {
+                    opened = reopen(opened, fault)?;
+                }
             }
         }
     }
@@ -271,16 +280,22 @@ impl<'a> Listener<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::disk::ram::RamDisk;
     use crate::disk::{Completion, DiskInfo, Io};
+    use crate::log::Log;
+    use crate::log::create::{FormatOptions, format};
+    use crate::log::recovery::OpenOptions;
     use crate::memory::Memory;
 
-    /// Lets go of the sender once it was polled so often.
+    /// Is lost after it was polled so often in a row, or lets go of the sender.
     struct Polled {
         disk: RamDisk,
         polls_left: u32,
         go: Option<Go>,
+        is_lost: bool,
     }
 
     impl Disk for Polled {
@@ -301,9 +316,12 @@ mod tests {
         }
 
         fn poll(&mut self, done: &mut [Completion]) -> usize {
-            self.polls_left -= 1;
-            if self.polls_left == 0 {
-                self.go = None;
+            if done.is_empty() {
+                self.polls_left -= 1;
+                if self.polls_left == 0 {
+                    self.is_lost = self.go.is_none();
+                    self.go = None;
+                }
             }
             self.disk.poll(done)
         }
@@ -311,15 +329,34 @@ mod tests {
         fn in_flight(&self) -> usize {
             self.disk.in_flight()
         }
+
+        fn out_of_service(&self) -> Option<DiskFault> {
+            self.is_lost.then_some(DiskFault::Gone)
+        }
     }
 
-    /// It ends only because the disk is polled: nobody else lets go of the sender.
+    fn opened(go: Option<Go>) -> Opened {
+        let ring_bytes = 2 << 20;
+        let mut disk = RamDisk::new(16 << 20, Log::memory_bytes(ring_bytes), 4).unwrap();
+        format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
+        let options = OpenOptions { queue_depth: 4, ring_bytes, unix_ns: 1 };
+        let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
+        (Box::new(Polled { disk, polls_left: 20, go, is_lost: false }), log, BTreeMap::new())
+    }
+
+    /// It ends only because the disks are polled: nobody else lets go of the sender.
     #[test]
-    fn a_disk_is_polled_while_its_shard_waits_for_the_slowest() {
+    fn a_disk_is_looked_at_while_its_shard_waits_for_the_slowest() {
         let (go, wait) = mpsc::channel();
-        let disk = RamDisk::new(1 << 20, 4096, 1).unwrap();
-        let mut disk = Polled { disk, polls_left: 32, go: Some(go) };
-        assert!(wait_to_go(&wait, &mut disk).is_none(), "nobody sent anything");
-        assert_eq!(disk.polls_left, 0);
+        let (mut lost, mut go) = (0, Some(go));
+        let mut reopen = |before: Opened, fault| {
+            assert_eq!(fault, DiskFault::Gone);
+            drop(before);
+            lost += 1;
+            Ok(opened(go.take()))
+        };
+        let ended = wait_to_go(&wait, opened(None), &mut reopen).unwrap();
+        assert!(ended.is_none(), "nobody sent anything");
+        assert_eq!(lost, 1, "it was let go of, and opened again");
     }
 }
