@@ -298,3 +298,47 @@ fn a_write_error_latches_and_nothing_acknowledged_is_lost() {
     let all = String::from_utf8(all).unwrap();
     assert!(all.starts_with("before") && all.ends_with("again") && !all.contains("after"), "{all}");
 }
+
+#[test]
+fn a_namespace_that_is_removed_and_comes_back_is_waited_for() {
+    let arguments = tcp(&["--size", "512"]);
+    let Some((target, mut appliance)) = appliance("removed", &words(&arguments), &[]) else {
+        return;
+    };
+    let feed = Feed::start(&appliance);
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        target.namespace("remove");
+        thread::sleep(Duration::from_millis(300));
+        target.namespace("add");
+    }
+    let count = feed.finish(&appliance);
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("nothing is acknowledged until it is back"), "{said}");
+    println!("3 removals of the namespace, {count} messages, lost 0");
+}
+
+/// The device's own limit, of a minute, is too far away to help.
+#[test]
+fn a_write_that_never_completes_does_not_keep_the_appliance_from_stopping() {
+    let arguments = tcp(&["--size", "256"]);
+    let limit = ["disk.spdk.timeout_ms=60000"];
+    let Some((target, mut appliance)) = appliance("hung", &words(&arguments), &limit) else {
+        return;
+    };
+    let feed = Feed::start(&appliance);
+    thread::sleep(Duration::from_millis(300));
+    target.signal("STOP");
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    let (code, said) = appliance.stop();
+    let took = begin.elapsed();
+    target.signal("CONT");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("the disk has not finished what it was given"), "{said}");
+    assert!(took < Duration::from_mins(1), "{took:?}");
+    appliance.restart();
+    let count = feed.finish(&appliance);
+    println!("stopped after {took:?} beside a hung write, {count} messages, lost 0");
+}

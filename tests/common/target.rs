@@ -82,6 +82,12 @@ impl Target {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// The namespace goes, `remove`, or comes back, `add`.
+    pub(crate) fn namespace(&self, action: &str) {
+        let output = self.script(action, &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     fn script(&self, action: &str, arguments: &[String]) -> Output {
         Command::new(SCRIPT)
             .arg(action)

@@ -1,0 +1,110 @@
+//! Two appliances on one namespace that see nothing of each other but the namespace: as on two hosts, or in two
+//! containers. The test runs itself again in a network namespace of its own.
+#![cfg(feature = "spdk")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "drives real processes in real time, and says what it skips"
+)]
+
+mod common;
+#[path = "common/target.rs"]
+mod target;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::{Appliance, BUSLANE, Running, text, wait};
+use target::Target;
+
+const PROFILE: &str = "nvme-tcp";
+
+/// Where the target listens, on a wire between both.
+const ADDRESS: &str = "10.93.30.1";
+
+fn shell(line: &str) -> bool {
+    Command::new("sh").args(["-c", line]).status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn an_appliance_of_another_host_is_refused_while_the_owner_lives() {
+    if !shell(
+        "unshare -n -m sh -c 'mount -t tmpfs none /dev/shm && ip link add here type veth' 2>&1",
+    ) {
+        println!("SKIPPED: no namespaces with a veth may be made here");
+        return;
+    }
+    let mut child = common::tied("unshare")
+        .arg("-n")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "role", "--nocapture"])
+        .env("BUSLANE_TEST_ROLE", "hosts")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(wait(&mut child, common::PATIENCE).success());
+}
+
+#[test]
+fn role() {
+    if std::env::var_os("BUSLANE_TEST_ROLE").is_some() {
+        two_hosts();
+    }
+}
+
+/// Another host: a network and shared memory of its own, and a wire to this one.
+fn other_host() -> Running {
+    let stays = "mount -t tmpfs none /dev/shm && ip link set lo up && exec sleep infinity";
+    let child = common::tied("unshare").args(["-n", "-m", "sh", "-c", stays]).spawn().unwrap();
+    let other = Running(child);
+    let network = |of: &str| fs::read_link(format!("/proc/{of}/ns/net")).unwrap();
+    let pid = other.0.id().to_string();
+    while network(&pid) == network("self") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(shell(&format!(
+        "ip link set lo up && ip link add here type veth peer name there netns {pid} && \
+         ip address add {ADDRESS}/24 dev here && ip link set here up && \
+         nsenter -t {pid} -n sh -c 'ip address add 10.93.30.2/24 dev there && ip link set there up'"
+    )));
+    other
+}
+
+/// An appliance of the other host on a namespace.
+fn serve_there(host: &Child, id: &str) -> Command {
+    let mut command = common::tied("nsenter");
+    command.args(["-t", &host.id().to_string(), "-n", "-m", "--", BUSLANE, "serve"]);
+    command.args(["--profile", PROFILE, "--set", "instance=there"]);
+    command.args(["--set", &format!("disk.path={id}")]);
+    command.stderr(Stdio::piped());
+    command
+}
+
+fn two_hosts() {
+    let other = other_host();
+    let port = common::free_port().to_string();
+    let arguments = ["--transport", "tcp", "--size", "128", "--address", ADDRESS, "--port", &port];
+    let Some(target) = Target::start("hosts", &arguments) else { return };
+    let formatted = Command::new(BUSLANE)
+        .args(["log", "format", &target.id, "--profile", PROFILE])
+        .output()
+        .unwrap();
+    assert!(formatted.status.success(), "{}", text(&formatted));
+    let mut here = Appliance::start_on(PROFILE, Some(target.id.clone()), &[]);
+    here.run(&["stream", "create", "orders"]);
+    let refused = serve_there(&other.0, &target.id).output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("another appliance serves it, by reservation key"), "{said}");
+    here.run(&["stream", "create", "trades"]);
+    // Gone without a word, it is not waited for longer than it is watched.
+    here.kill();
+    let mut there = Running(serve_there(&other.0, &target.id).spawn().unwrap());
+    let stderr = BufReader::new(there.0.stderr.take().unwrap());
+    let mut said = stderr.lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("ready")), "it takes over what is left");
+}
