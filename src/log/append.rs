@@ -406,7 +406,8 @@ impl Log {
     }
 
     /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
-    /// padding in place and the block in the cache.
+    /// padding in place and the block in the cache. Behind a segment's end none begins: what is blank there says nothing
+    /// of the next segment's blocks.
     pub fn prepare(&mut self, memory: &mut Memory) {
         let has_room = self.has_open_segment() && self.off < self.geometry.data_end();
         if self.open.blank || self.open.body_len > 0 || !has_room {
@@ -427,9 +428,6 @@ impl Log {
         // The mark of an idle log may stand where the roll would: then the closing index alone says that it ended.
         if self.off < self.geometry.data_end() {
             self.seal_open(memory, BatchKind::Roll, unix_ns);
-        } else {
-            // What was prepared behind the end of this segment says nothing of the next one's blocks.
-            self.open = OpenBatch::default();
         }
         self.close_segment(memory);
         self.begin_segment(memory, false, unix_ns);
