@@ -18,7 +18,7 @@ use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::ManualClock;
 use crate::command::itch::ItchReader;
 use crate::ids::{ConnId, StreamId};
-use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
+use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN, STREAMS_MAX};
 use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
 use crate::log::inspect::{MessageRow, dump};
@@ -244,7 +244,13 @@ const SCENE_INPUTS: u32 = 2_000;
 
 fn with_scene(run: impl FnOnce(&mut Scene)) {
     SCENE.with_borrow_mut(|slot| {
-        let (scene, used) = slot.get_or_insert_with(|| (Scene::new(false), 0));
+        let (scene, used) = slot.get_or_insert_with(|| {
+            let mut scene = Scene::new(false);
+            // Among what is said are sound trims.
+            let streams = (1..).map(StreamId).take(STREAMS_MAX);
+            streams.for_each(|stream| scene.oracle.trim_asked(stream, u64::MAX));
+            (scene, 0)
+        });
         run(scene);
         *used += 1;
         if *used == SCENE_INPUTS || scene.is_over {
