@@ -9,6 +9,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId};
 use crate::port::memory::{Faults, MemoryPort};
 use crate::session::table::{Asker, Phase};
+use crate::wire::DATAGRAM_HEADER_BYTES;
 use crate::wire::frame::Kind;
 use crate::wire::samples::{Sample, all};
 
@@ -223,4 +224,26 @@ fn nothing_that_reports_an_error_is_answered() {
     let many: Vec<u8> =
         heartbeat.datagram(known)[..16].iter().copied().chain(frame.repeat(70)).collect();
     assert_eq!(answers(&mut world, &many), 1, "70 heartbeats in a datagram are answered once");
+}
+
+#[test]
+fn an_answer_to_subscribe_that_is_doubled_ends_no_consumer() {
+    let mut world = World::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
+    let publisher = world.client(Publisher::New);
+    let stream = world.create(publisher, "orders");
+    let consumer = world.client(Publisher::No);
+    world.net.keep_datagrams(true);
+    world.clients[consumer].subscribe(stream, StartFrom::Start, 64);
+    world.until("it stands", |world| world.clients[consumer].position(stream) == 1);
+    let says = |bytes: &[u8]| bytes.get(DATAGRAM_HEADER_BYTES) == Some(&(Kind::Subscribed as u8));
+    let answer = world.net.kept().into_iter().find(|bytes| says(bytes)).unwrap();
+    for count in 1..=2 {
+        world.clients[publisher].offer(stream, b"more").unwrap();
+        world.until("it is consumed", |world| world.received[consumer].len() == count);
+        // It says that nothing was durable, as was so when it was sent.
+        world.net.inject(address(1), world.clients[consumer].local(), &answer);
+    }
+    world.turn();
+    world.turn();
+    assert_eq!(world.clients[consumer].position(stream), 3);
 }

@@ -57,10 +57,9 @@ impl<C: Clock> Link<C> {
         let (server, stream) = (self.server, StreamId(subscribed.stream.get()));
         let (start, durable_next) = (subscribed.start.get(), subscribed.durable_next.get());
         let request = subscribed.request.get();
-        let Some(subscription) = self.subscription(stream).filter(|sub| sub.request() == request)
-        else {
-            return;
-        };
+        // One that is doubled or late says how far the stream was then.
+        let answers = |sub: &&mut Subscription| sub.request() == request && !sub.is_open();
+        let Some(subscription) = self.subscription(stream).filter(answers) else { return };
         let acknowledged = subscription.delivered_to();
         if durable_next <= acknowledged {
             // All that was delivered was durable.
