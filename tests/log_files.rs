@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const LARGE: &str = "disk.size=4GiB";
 
 /// An appliance that makes its log, and does not serve yet.
 fn making(address: &str, log: &Path) -> Child {
-    let mut command = std::process::Command::new(common::BUSLANE);
+    let mut command = Command::new(common::BUSLANE);
     command.args(["serve", "--profile", "loopback", "--set", &format!("port.address={address}")]);
     command.args(["--set", &format!("disk.path={}", log.display())]);
     for setting in [LARGE, "metrics.http=off", "metrics.socket=off"] {
@@ -71,7 +71,7 @@ fn a_log_that_is_removed_under_the_appliance_is_missed_then_and_at_the_next_star
     let path = log.display().to_string();
     let small = ["--set", SMALL[0], "--set", SMALL[1]];
     let format = [&["log", "format", &path][..], &small].concat();
-    let made = std::process::Command::new(common::BUSLANE).args(format).output().unwrap();
+    let made = Command::new(common::BUSLANE).args(format).output().unwrap();
     assert!(made.status.success(), "{}", text(&made));
     appliance.restart();
 }
@@ -140,7 +140,7 @@ fn while_a_log_is_made_clients_wait_a_hangup_is_kept_and_a_stop_leaves_nothing()
     let address = format!("127.0.0.1:{}", free_port());
     let log = dir.path().join("test.log");
     let mut child = Running(making(&address, &log));
-    let mut client = std::process::Command::new(common::BUSLANE);
+    let mut client = Command::new(common::BUSLANE);
     client.args(["--server", &address, "stream", "create", "orders"]);
     let mut client = Running(client.stderr(Stdio::piped()).spawn().unwrap());
     signal(&child.0, "HUP");
@@ -169,4 +169,66 @@ fn what_waits_for_something_else_ends_when_told_to() {
     let said = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("stopped while the log was opened, as it was told"), "{said}");
+}
+
+fn copying(from: &Path, to: &Path, more: &[&str]) -> Running {
+    let mut command = Command::new(common::BUSLANE);
+    command.args(["log", "copy", "-q"]).args([from, to]).args(more);
+    Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// Exit code, and what was said.
+fn end(copying: &mut Running) -> (Option<i32>, String) {
+    let status = wait(&mut copying.0, common::PATIENCE);
+    (status.code(), std::io::read_to_string(copying.0.stderr.take().unwrap()).unwrap())
+}
+
+#[test]
+fn copies_to_one_name_leave_one_whole_copy_however_they_end() {
+    let appliance = Appliance::start(&SMALL);
+    appliance.run(&["stream", "create", "orders"]);
+    let input = appliance.dir.path().join("in");
+    fs::write(&input, "a\nb\n").unwrap();
+    appliance.run(&["publish", "orders", "--lines", &input.display().to_string()]);
+    let log = appliance.log_path();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let to = place.path().join("copy");
+    let draft = place.path().join("copy.being-copied");
+    let is_whole = |to: &Path| {
+        let verified = Command::new(common::BUSLANE).args(["log", "verify"]).arg(to).output();
+        let verified = verified.unwrap();
+        assert!(verified.status.success(), "{}", text(&verified));
+    };
+
+    // Killed while it makes its file: the next takes its place.
+    let mut killed = copying(&log, &to, &["--size", "2GiB"]);
+    let deadline = Instant::now() + common::PATIENCE;
+    while !draft.exists() && killed.0.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it makes no file");
+        thread::sleep(Duration::from_millis(1));
+    }
+    killed.0.kill().unwrap();
+    killed.0.wait().unwrap();
+    assert!(draft.exists() && !to.exists(), "killed before it was done");
+    assert_eq!(end(&mut copying(&log, &to, &[])), (Some(0), String::new()));
+    assert_eq!(names(place.path()), ["copy"]);
+    is_whole(&to);
+    let (code, said) = end(&mut copying(&log, &to, &[]));
+    assert!(code == Some(1) && said.contains("is there already"), "{said}");
+
+    // Several at once: at least one makes it, and what the others do harms it not.
+    for _ in 0..2 {
+        fs::remove_file(&to).unwrap();
+        let mut all: Vec<Running> = (0..3).map(|_| copying(&log, &to, &[])).collect();
+        let ends: Vec<(Option<i32>, String)> = all.iter_mut().map(end).collect();
+        assert_eq!(ends.iter().filter(|(code, _)| *code == Some(0)).count(), 1, "{ends:?}");
+        assert_eq!(names(place.path()), ["copy"], "{ends:?}");
+        is_whole(&to);
+    }
+
+    // No room for it.
+    let other = place.path().join("other");
+    let (code, said) = end(&mut copying(&log, &other, &["--size", "1000000TiB"]));
+    assert!(code == Some(1) && said.contains("--size") && said.contains("free"), "{said}");
+    assert_eq!(names(place.path()), ["copy"]);
 }

@@ -1,22 +1,23 @@
 //! `buslane log copy`: a log copied while it is served or not, and checked before it has its name.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::log::{MEMORY_BYTES, open};
+use super::copy_target::{Draft, Target, is_device};
+use super::log::MEMORY_BYTES;
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCopyArgs;
 use crate::cli::{Globals, Output};
 use crate::clock::{Clock, HostClock};
 use crate::disk::share::Share;
-use crate::disk::uring::UringFile;
 use crate::disk::{Disk, is_transport_id};
-use crate::launch::{AnyDisk, LaunchError, catch_signals, of_share, open_served_disk};
+use crate::launch::{LaunchError, catch_signals, of_share, open_served_disk};
 use crate::log::copy::{CopyError, CopyOptions, copy};
 use crate::log::create::{FormatError, occupant};
 use crate::log::inspect::{LogDescription, describe};
@@ -67,10 +68,6 @@ pub(super) fn copy_log(
     print(globals, to, &made)
 }
 
-fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
 fn refuse_itself(from: &Path, to: &Path) -> Result<(), CommandError> {
     let id = |path: &Path| {
         let meta = fs::metadata(path).ok()?;
@@ -105,20 +102,18 @@ impl Job<'_> {
             let what = format!("{}: no such directory; is its disk mounted?", dir.display());
             return Err(CommandError::Failed(what));
         }
-        let draft = Draft::new(to)?;
         let bar = Progress::new(self.quiet, "bytes made", Some(size));
-        let held = UringFile::create(&draft.path, size, &mut |done, _| {
+        let draft = Draft::create(to, size, &mut |done, _| {
             bar.set(done);
             // Only a flag: it orders nothing but itself.
             !self.stop.load(Ordering::Relaxed)
         });
         drop(bar);
-        match held {
-            Ok(held) => drop(held),
+        let draft = match draft {
             Err(_) if self.stop.load(Ordering::Relaxed) => return Err(CommandError::Interrupted),
-            Err(error) => return Err(LaunchError::from(error).into()),
-        }
-        let mut made = self.fill(&draft.path)?;
+            draft => draft?,
+        };
+        let mut made = self.fill(&Target::Held(Arc::clone(&draft.held)))?;
         draft.finish(self.from, to, dir)?;
         let (name, draft) = (to.display().to_string(), draft.path.display().to_string());
         made.iter_mut().for_each(|made| made.log.disk = made.log.disk.replace(&draft, &name));
@@ -132,7 +127,9 @@ impl Job<'_> {
                 to.display()
             )));
         }
-        let mut disk = open(self.profile, to, false)?;
+        let is_namespace = is_transport_id(&to.to_string_lossy());
+        let target = if is_namespace { Target::Namespace(to) } else { Target::device(to)? };
+        let mut disk = target.disk(self.profile)?;
         let name = disk.info().name.clone();
         let found = occupant(&mut disk).map_err(|fault| {
             LaunchError::from(FormatError::Device { name: name.clone(), fault })
@@ -141,11 +138,11 @@ impl Job<'_> {
             return Err(LaunchError::from(FormatError::Occupied { name, what }).into());
         }
         drop(disk);
-        self.fill(to)
+        self.fill(&target)
     }
 
     /// Copies each shard's log; the first last, since what a disk is for is read from its head.
-    fn fill(&self, to: &Path) -> Result<Vec<Made>, CommandError> {
+    fn fill(&self, to: &Target<'_>) -> Result<Vec<Made>, CommandError> {
         let mut rounds = Vec::new();
         for index in (0..self.count).rev() {
             rounds.push(self.copy_share(to, ShareId { index, count: self.count })?);
@@ -157,11 +154,11 @@ impl Job<'_> {
         Ok(made)
     }
 
-    fn copy_share(&self, to: &Path, share: ShareId) -> Result<u32, CommandError> {
+    fn copy_share(&self, to: &Target<'_>, share: ShareId) -> Result<u32, CommandError> {
         let from = &self.from.to_string_lossy();
         let mut source =
             of_share(open_served_disk(&self.profile.disk, from, MEMORY_BYTES)?, share)?;
-        let mut target: AnyDisk = open(self.profile, to, false)?;
+        let mut target = to.disk(self.profile)?;
         let mut bytes = 0;
         if share.count > 1 {
             bytes = share_bytes(target.info().bytes, share.count);
@@ -181,8 +178,13 @@ impl Job<'_> {
     }
 
     /// Reads a copy from the media and checks every sum, as `log verify` does.
-    fn read_again(&self, to: &Path, share: ShareId, rounds: u32) -> Result<Made, CommandError> {
-        let mut disk = of_share(open(self.profile, to, true)?, share)?;
+    fn read_again(
+        &self,
+        to: &Target<'_>,
+        share: ShareId,
+        rounds: u32,
+    ) -> Result<Made, CommandError> {
+        let mut disk = of_share(to.disk(self.profile)?, share)?;
         let bar = Progress::new(self.quiet, "segments verified", None);
         let report = verify(&mut disk, &mut |done, _| bar.set(done))?;
         drop(bar);
@@ -195,54 +197,6 @@ impl Job<'_> {
             )));
         }
         Ok(Made { log: describe(&mut disk)?, rounds, batches: report.batches })
-    }
-}
-
-/// A file under the name it has until it is whole; removed unless it is finished.
-struct Draft {
-    path: PathBuf,
-}
-
-impl Draft {
-    fn new(to: &Path) -> Result<Self, CommandError> {
-        let mut name = to.as_os_str().to_owned();
-        name.push(".being-copied");
-        let path = PathBuf::from(name);
-        // What a copy that was killed left behind.
-        if let Ok(left) = File::options().write(true).open(&path) {
-            if left.try_lock().is_err() {
-                let what = format!("{}: another copy is being made there", path.display());
-                return Err(CommandError::Failed(what));
-            }
-            let _ = fs::remove_file(&path);
-        }
-        Ok(Self { path })
-    }
-
-    /// Gives the file its name, for the user that the log belongs to. It is there with this name after a power
-    /// cut too.
-    fn finish(&self, from: &Path, to: &Path, dir: &Path) -> Result<(), CommandError> {
-        let failed = |error: std::io::Error| {
-            CommandError::Failed(format!("{}: {error}; there is no copy", to.display()))
-        };
-        if let Some(owner) = fs::metadata(from).ok().filter(fs::Metadata::is_file) {
-            // Only root may give files away; for others it stays theirs.
-            let _ = std::os::unix::fs::chown(&self.path, Some(owner.uid()), Some(owner.gid()));
-        }
-        File::open(&self.path).and_then(|file| file.sync_all()).map_err(failed)?;
-        // Unlike a rename, a link never replaces what came there meanwhile. Some file systems have none.
-        match fs::hard_link(&self.path, to) {
-            Ok(()) => fs::remove_file(&self.path).map_err(failed)?,
-            Err(error) if fs::symlink_metadata(to).is_ok() => return Err(failed(error)),
-            Err(_) => fs::rename(&self.path, to).map_err(failed)?,
-        }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 

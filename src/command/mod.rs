@@ -10,6 +10,7 @@ pub mod out;
 pub mod progress;
 mod ask;
 mod connect;
+mod copy_target;
 mod foreign;
 mod idle;
 mod serve;

@@ -100,7 +100,9 @@ impl UringFile {
             .and_then(|()| held.file.sync_all().map_err(|error| open_error(path, &error)));
         if let Err(error) = made {
             // What could not be finished must not be taken for a disk later.
-            let _ = std::fs::remove_file(path);
+            if held.is_at(path) {
+                let _ = std::fs::remove_file(path);
+            }
             return Err(error);
         }
         Ok(Arc::new(held))

@@ -73,7 +73,9 @@ pub enum CopyError {
         batch: u64,
     },
     /// the copy does not fit
-    #[error("{name} has {found} bytes; this log needs at least {needed}: take a larger one")]
+    #[error(
+        "{name} has {found} bytes; this log needs at least {needed}: take a larger device, or file (--size)"
+    )]
     TooSmall {
         /// The disk.
         name: String,
@@ -84,8 +86,8 @@ pub enum CopyError {
     },
     /// the log changes too fast
     #[error(
-        "{name}: the log is trimmed and written faster than it can be copied; copy it at a quieter time or to a \
-         faster disk"
+        "{name}: segments are trimmed before they are copied, round after round: copy it without --rate, at a \
+         quieter time or to a faster disk, or stop trimming until the copy is made"
     )]
     TooFast {
         /// The disk.
