@@ -14,6 +14,7 @@ pub mod series;
 mod svg;
 
 use std::fmt::Write;
+use std::net::SocketAddrV4;
 
 use serde::{Deserialize, Serialize};
 
@@ -74,12 +75,27 @@ pub struct Host {
     pub checks_failed: Vec<String>,
 }
 
+/// What stands where nobody said it.
+pub const REMOTE: &str = "unknown: remote";
+
+/// The client's side of a run against an appliance that `--server` named. What its host says of itself says
+/// nothing of the appliance.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Client {
+    /// Name of the client's profile.
+    pub profile: String,
+    /// Its host.
+    pub host: Host,
+    /// Which appliance was measured, by its address.
+    pub server: String,
+}
+
 /// What `bench run -o json` prints.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct BenchReport {
     /// `SCHEMA_VERSION`.
     pub schema_version: u32,
-    /// Name of the profile.
+    /// Name of the appliance's profile; [`REMOTE`] with `--server`.
     pub profile: String,
     /// Why an acknowledged message was safe, as receipts told.
     pub durability: String,
@@ -110,8 +126,12 @@ pub struct BenchReport {
     /// With `--floor`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub floor: Option<Floor>,
-    /// Where it was measured.
-    pub host: Host,
+    /// The appliance's host; none with `--server`.
+    #[serde(default)]
+    pub host: Option<Host>,
+    /// With `--server`: who measured, and what.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<Client>,
 }
 
 impl BenchReport {
@@ -164,11 +184,31 @@ impl BenchReport {
             line(&mut text, &format!("response p50 is {ratio:.2} times the floor's sum"));
         }
         text.push('\n');
-        text.push_str(&self.host.text());
+        match &self.host {
+            Some(host) => text.push_str(&host.text()),
+            None => line(&mut text, &format!("host {REMOTE}")),
+        }
+        if let Some(client) = &self.client {
+            line(&mut text, &format!("server {}", client.server));
+            line(&mut text, &format!("client profile {}, on this host:", client.profile));
+            text.push_str(&client.host.text());
+        }
         for failure in self.failures() {
             line(&mut text, &format!("FAIL: {failure}"));
         }
         text
+    }
+
+    /// Of an appliance elsewhere neither profile nor host is known: those of here are the client's.
+    pub fn of_a_remote(&mut self, server: SocketAddrV4) {
+        let profile = std::mem::replace(&mut self.profile, REMOTE.to_owned());
+        let host = self.host.take().unwrap_or_default();
+        self.client = Some(Client { profile, host, server: server.to_string() });
+    }
+
+    /// Hosts whose state is known: the appliance's, or the client's.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.host.iter().chain(self.client.as_ref().map(|client| &client.host))
     }
 
     fn table(&self) -> LatencyTable {
@@ -340,12 +380,13 @@ mod tests {
                 port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
                 disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
             }),
-            host: Host {
+            host: Some(Host {
                 cpu: "Some CPU".to_owned(),
                 kernel: "6.1.0".to_owned(),
                 r#virtual: true,
                 checks_failed: vec!["cpu.isolated".to_owned(), "thp".to_owned()],
-            },
+            }),
+            client: None,
         }
     }
 
@@ -368,6 +409,21 @@ mod tests {
         assert!(text.contains("1.12 times the floor's sum"), "{text}");
         assert!(text.contains("warning: 2 host checks failed: cpu.isolated, thp"), "{text}");
         assert!(!text.contains("FAIL"), "{text}");
+    }
+
+    #[test]
+    fn of_an_appliance_elsewhere_nothing_is_said_that_is_of_here() {
+        let mut remote = report();
+        remote.of_a_remote("10.0.0.1:9310".parse().unwrap());
+        let text = remote.text();
+        assert!(text.starts_with("profile unknown: remote, durability kernel-sync"), "{text}");
+        assert!(text.contains("\nhost unknown: remote\nserver 10.0.0.1:9310\n"), "{text}");
+        assert!(text.contains("client profile loopback, on this host:\nhost Some CPU"), "{text}");
+        let value = serde_json::to_value(&remote).unwrap();
+        assert!(value["host"].is_null() && value["profile"] == "unknown: remote", "{value}");
+        assert_eq!(value["client"]["host"]["virtual"], true);
+        assert_eq!(serde_json::from_value::<BenchReport>(value).unwrap(), remote);
+        assert_eq!(remote.hosts().count(), 1, "--strict looks at what is known");
     }
 
     #[test]

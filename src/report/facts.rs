@@ -5,7 +5,9 @@ use std::fmt::Write;
 use super::evidence::{Evidence, Source};
 use super::series::Grid;
 use super::svg::escape;
-use super::{BenchReport, FloorPercentiles, micros, thousands, thousands_f64, thousands_usize};
+use super::{
+    BenchReport, FloorPercentiles, Host, REMOTE, micros, thousands, thousands_f64, thousands_usize,
+};
 use crate::host::CATALOGUE;
 
 /// Title of the page.
@@ -80,7 +82,7 @@ pub(super) fn runs(evidence: &Evidence) -> String {
 
 type Fact = (&'static str, fn(&BenchReport) -> String);
 
-const FACTS: [Fact; 11] = [
+const FACTS: [Fact; 13] = [
     ("profile", |run| run.profile.clone()),
     ("durability", |run| run.durability.clone()),
     ("message", |run| format!("{} B", thousands_usize(run.message_bytes))),
@@ -110,15 +112,28 @@ const FACTS: [Fact; 11] = [
             format!("p50 is {ratio:.2} times the floor's {sum} us")
         })
     }),
-    ("host", |run| {
-        let kind = if run.host.r#virtual { "virtual machine" } else { "bare metal" };
-        format!("{}, Linux {}, {kind}", run.host.cpu, run.host.kernel)
-    }),
-    ("host checks", |run| match run.host.checks_failed.len() {
-        0 => "none failed".to_owned(),
-        failed => format!("{failed} failed"),
+    ("host", |run| run.host.as_ref().map_or_else(|| REMOTE.to_owned(), host)),
+    ("host checks", |run| run.host.as_ref().map_or_else(|| REMOTE.to_owned(), checks_failed)),
+    ("server", |run| run.client.as_ref().map_or_else(String::new, |client| client.server.clone())),
+    ("client", |run| {
+        run.client.as_ref().map_or_else(String::new, |client| {
+            let checks = checks_failed(&client.host);
+            format!("profile {}, {}; host checks: {checks}", client.profile, host(&client.host))
+        })
     }),
 ];
+
+fn host(host: &Host) -> String {
+    let kind = if host.r#virtual { "virtual machine" } else { "bare metal" };
+    format!("{}, Linux {}, {kind}", host.cpu, host.kernel)
+}
+
+fn checks_failed(host: &Host) -> String {
+    match host.checks_failed.len() {
+        0 => "none failed".to_owned(),
+        failed => format!("{failed} failed"),
+    }
+}
 
 fn floor(of: FloorPercentiles) -> String {
     format!("p50 {} us, p99 {} us", micros(of.p50), micros(of.p99))
@@ -127,7 +142,8 @@ fn floor(of: FloorPercentiles) -> String {
 /// The checks that failed, with why they matter.
 fn checks(known: &[(&Source, &BenchReport)]) -> String {
     let failed = |id: &str| {
-        known.iter().any(|(_, run)| run.host.checks_failed.iter().any(|failed| failed == id))
+        let mut hosts = known.iter().flat_map(|(_, run)| run.hosts());
+        hosts.any(|host| host.checks_failed.iter().any(|failed| failed == id))
     };
     let items: String = CATALOGUE
         .iter()
@@ -201,7 +217,7 @@ fn utc(unix_s: u64) -> String {
 mod tests {
     use super::*;
     use crate::report::evidence::tests::evidence;
-    use crate::report::{Floor, Host, Percentiles, SCHEMA_VERSION};
+    use crate::report::{Floor, Percentiles, SCHEMA_VERSION};
 
     fn run() -> BenchReport {
         BenchReport {
@@ -224,11 +240,12 @@ mod tests {
                 port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
                 disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
             }),
-            host: Host {
+            host: Some(Host {
                 cpu: "A <CPU>".to_owned(),
                 checks_failed: vec!["thp".into()],
                 ..Host::default()
-            },
+            }),
+            client: None,
         }
     }
 
@@ -248,6 +265,19 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert!(!text.contains(REMOTE), "{text}");
+        let mut remote = run();
+        remote.of_a_remote("10.0.0.1:9310".parse().unwrap());
+        evidence.sources[0].run = Some(remote);
+        let text = runs(&evidence);
+        for part in [
+            "<td>unknown: remote</td>",
+            "<td>10.0.0.1:9310</td>",
+            "<td>profile loopback, A &lt;CPU&gt;, Linux , bare metal; host checks: 1 failed</td>",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        evidence.sources[0].run = Some(run());
         assert_eq!(failures(&evidence), "");
         evidence.sources[0].run = Some(BenchReport { lost: 3, ..run() });
         assert!(failures(&evidence).contains("<b>FAIL</b> run: 3 messages lost"));

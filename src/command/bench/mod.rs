@@ -330,15 +330,20 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     let measured = measure(&mut bench, globals, args, &options, rounds);
     remove_log(&bench);
     let (load, floors) = measured?;
-    let report = report_of(&bench, args, rate, &load, floors.as_ref());
+    let mut report = report_of(&bench, args, rate, &load, floors.as_ref());
+    if globals.server.is_some() {
+        report.of_a_remote(bench.server);
+    }
     files::write(&args.out, started, &report, &load, floors.as_ref())?;
     print(globals, &report, &args.out)?;
     let failures = report.failures();
     if !failures.is_empty() {
         return Err(CommandError::Failed(failures.join("; ")));
     }
-    if args.strict && !report.host.checks_failed.is_empty() {
-        let checks = report.host.checks_failed.join(", ");
+    let checks: Vec<&str> =
+        report.hosts().flat_map(|host| &host.checks_failed).map(String::as_str).collect();
+    if args.strict && !checks.is_empty() {
+        let checks = checks.join(", ");
         return Err(CommandError::Warnings(format!("host checks failed: {checks}")));
     }
     Ok(())
@@ -421,7 +426,8 @@ fn report_of(
         server_ns: of.server.percentiles(),
         device_ns: of.device.percentiles(),
         floor: floors.map(floor_of),
-        host: Host::read(&Tree::new(Path::new("/")), &bench.needs),
+        host: Some(Host::read(&Tree::new(Path::new("/")), &bench.needs)),
+        client: None,
     }
 }
 
