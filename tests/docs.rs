@@ -1,5 +1,5 @@
 //! What help, documentation and code list alike is the same list: profiles, keys and their defaults, frames,
-//! metrics, commands, exit codes, and the files and keys that are named.
+//! metrics, commands, exit codes, error codes, and the files and keys that are named.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(clippy::disallowed_methods, reason = "these tests drive real processes in real time")]
 
@@ -14,6 +14,7 @@ use std::path::Path;
 use buslane::cli::Cli;
 use buslane::command::CommandError;
 use buslane::profile::{SHIPPED, load};
+use buslane::wire::control::ErrorCode;
 use clap::{CommandFactory, Parser};
 
 use common::{Appliance, free_ports};
@@ -63,10 +64,11 @@ fn ticked(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.split('`').next()
 }
 
-/// Lines of fenced blocks of a shell, with those that go on joined, and without comments.
+/// Lines of fenced blocks of a shell, with those that go on joined, and without comments. (`tests/operate.rs` runs those
+/// of docs/operate.md that are marked `sh`.)
 fn shell_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for block in text.split("```sh\n").skip(1) {
+    for block in text.replace("```console\n", "```sh\n").split("```sh\n").skip(1) {
         let block = block.split("```").next().unwrap().replace("\\\n", " ");
         lines.extend(block.lines().map(|line| line.split(" #").next().unwrap().trim().to_owned()));
     }
@@ -315,6 +317,35 @@ fn metrics_are_those_of_the_documentation() {
         .map(|cells| (ticked(&cells[0]).unwrap().to_owned(), cells[1].clone()))
         .collect();
     assert_eq!(there, described, "left /metrics, right docs/observe.md");
+}
+
+/// Every code of an error on the wire is said, by number and name, with what it means and what frees it.
+#[test]
+fn error_codes_are_those_of_the_documentation() {
+    let code = read("src/wire/control.rs");
+    let (_, codes) = code.split_once("pub enum ErrorCode {").unwrap();
+    let codes: BTreeMap<String, String> = codes
+        .split("\n}")
+        .next()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))
+        .map(|(name, number)| (number.to_owned(), name.to_owned()))
+        .collect();
+    let page = read("docs/operate.md");
+    let (_, table) = page.split_once("| code |").expect("a table of error codes");
+    let table: Vec<Vec<String>> = rows(table.split("\n\n").next().unwrap()).collect();
+    let said: BTreeMap<String, String> = table
+        .iter()
+        .map(|cells| (ticked(&cells[0]).unwrap().to_owned(), ticked(&cells[1]).unwrap().to_owned()))
+        .collect();
+    assert_eq!(said, codes, "left docs/operate.md, right src/wire/control.rs");
+    for cells in &table {
+        assert!(cells.len() == 4 && cells[2].len() > 10 && cells[3].len() > 10, "{cells:?}");
+        let number: u16 = ticked(&cells[0]).unwrap().parse().unwrap();
+        let code = ErrorCode::from_code(number).expect("a code that is known");
+        assert_eq!(format!("{code:?}"), ticked(&cells[1]).unwrap());
+    }
 }
 
 #[test]
