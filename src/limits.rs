@@ -72,6 +72,59 @@ pub const SEGMENT_BYTES_MIN: usize = 1 << 20;
 /// Segment size at most.
 pub const SEGMENT_BYTES_MAX: usize = 1 << 30;
 
+/// Frames behind a gap that a shard holds at once, at most.
+pub const HELD_FRAMES_MAX: u16 = 512;
+
+/// Replies that one session may have waiting, at most.
+pub const REPLIES_A_SESSION_MAX: u8 = 16;
+
+/// What a shard is given of what may be less than the maximum: tests and the simulator fill it. Memory is always
+/// sized by the maximum, so a limit costs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of [`PRODUCERS_MAX`]. A log that knows more already keeps them.
+    pub producers: usize,
+    /// Of [`SESSIONS_MAX`].
+    pub sessions: usize,
+    /// Of [`STREAMS_MAX`]. A log that has more already keeps them.
+    pub streams: usize,
+    /// Of [`HELD_FRAMES_MAX`].
+    pub held_frames: u16,
+    /// Of [`REPLIES_A_SESSION_MAX`].
+    pub replies: u8,
+    /// Of [`REPLAY_READS_MAX`].
+    pub replay_buffers: usize,
+    /// Of [`IN_FLIGHT_BYTES_MAX`].
+    pub in_flight_bytes: usize,
+}
+
+impl Limits {
+    /// As much as there may be of everything.
+    pub const MAX: Self = Self {
+        producers: PRODUCERS_MAX,
+        sessions: SESSIONS_MAX,
+        streams: STREAMS_MAX,
+        held_frames: HELD_FRAMES_MAX,
+        replies: REPLIES_A_SESSION_MAX,
+        replay_buffers: REPLAY_READS_MAX,
+        in_flight_bytes: IN_FLIGHT_BYTES_MAX,
+    };
+
+    /// Checks that a shard can work within them.
+    ///
+    /// # Panics
+    /// When there is none of something, or more than the maximum.
+    pub fn assert_sound(&self) {
+        assert!((1..=PRODUCERS_MAX).contains(&self.producers), "{self:?}: producers");
+        assert!((1..=SESSIONS_MAX).contains(&self.sessions), "{self:?}: sessions");
+        assert!((1..=STREAMS_MAX).contains(&self.streams), "{self:?}: streams");
+        assert!((1..=HELD_FRAMES_MAX).contains(&self.held_frames), "{self:?}: held frames");
+        assert!((1..=REPLIES_A_SESSION_MAX).contains(&self.replies), "{self:?}: replies");
+        assert!((1..=REPLAY_READS_MAX).contains(&self.replay_buffers), "{self:?}: replay buffers");
+        assert!(self.in_flight_bytes <= IN_FLIGHT_BYTES_MAX, "{self:?}: bytes in flight");
+    }
+}
+
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES), "a batch is whole blocks");
 const _: () = assert!(
     QUEUE_DEPTH_MAX * BATCH_BYTES_MAX <= IN_FLIGHT_BYTES_MAX,

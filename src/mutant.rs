@@ -65,6 +65,23 @@ impl Mutant {
         }
     }
 
+    /// The promise that it breaks, by the name of its oracle: that one has to catch it (see `docs/testing.md`).
+    #[must_use]
+    pub fn oracle(self) -> &'static str {
+        match self {
+            Self::AckBeforeDurable
+            | Self::PrefixPastHole
+            | Self::ProducersNotCheckpointed
+            | Self::EpochIgnored
+            | Self::RetryAfterError
+            | Self::MarkIgnored
+            | Self::ClosedBeforeDurable
+            | Self::TrimBeforeDurable => "O1",
+            Self::HeaderTrusted => "O2",
+            Self::PlaceNotChecked | Self::DuplicatesAppended => "O7",
+        }
+    }
+
     /// Whether it is switched on.
     #[inline]
     #[must_use]

@@ -1,18 +1,19 @@
 //! `buslane sim`: seeds through the simulator, and what they covered.
 
+mod coverage;
+
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use self::coverage::{coverage, unseen};
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::SimArgs;
 use crate::cli::{Globals, Output};
 use crate::clock::{Clock, HostClock};
-use crate::log::recovery::REASONS;
-use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::sim::{End, Outcome, run};
 
@@ -79,58 +80,6 @@ impl Totals {
             }
         }
     }
-}
-
-/// Everything a run counts, named as people would.
-fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
-    let (net, disk, server) = (outcome.net, outcome.disk, outcome.server);
-    let mut all: Vec<(String, u64)> = [
-        ("datagrams lost", net.lost),
-        ("datagrams doubled", net.doubled),
-        ("datagrams overtaken", net.held),
-        ("datagrams damaged", net.damaged),
-        ("datagrams cut off", net.cut),
-        ("payloads changed in memory", net.flipped),
-        ("writes out of order", disk.out_of_order),
-        ("writes slow", disk.slow),
-        ("writes failed", disk.errors),
-        ("writes failed and stored", disk.errors_stored),
-        ("writes hung", disk.hangs),
-        ("writes that arrived late", disk.late),
-        ("writes dropped by a kill", disk.dropped),
-        ("writes torn by a power cut", disk.torn),
-        ("reads failed", disk.read_errors),
-        ("reads of wrong bytes", disk.bad_reads),
-        ("bits rotten", disk.rotten),
-        ("blocks lost, stale or misplaced", disk.lost),
-        ("server kills", server.kills),
-        ("power cuts", server.power_cuts),
-        ("orderly stops", server.stops),
-        ("pauses", server.pauses),
-        ("failures latched", server.failures),
-        ("logs full", server.full),
-        ("openings", server.opens),
-        ("openings after a clean stop", server.clean_opens),
-        ("openings that cut a tail", server.cuts),
-        ("openings that halted", server.halts),
-        ("openings without a superblock", server.no_quorum),
-        ("openings the device failed", server.failed_opens),
-        ("client kills", server.client_kills),
-        ("old instances that lived on", server.zombies),
-        ("partitions", server.partitions),
-        ("wall clock jumps", server.clock_jumps),
-        ("acknowledgements of an old epoch", server.zombie_acks),
-        ("trims asked for", server.trims),
-        ("consumers overtaken by a trim", server.trimmed),
-        ("full logs that take messages again", server.roomy_again),
-    ]
-    .into_iter()
-    .map(|(name, count)| (name.to_owned(), count))
-    .collect();
-    let rows = REASONS.iter().zip(server.rows);
-    all.extend(rows.map(|(reason, count)| (format!("halts because {reason}"), count)));
-    all.extend(outcome.counters.iter().map(|(name, count)| (format!("server {name}"), count)));
-    all
 }
 
 thread_local! {
@@ -247,19 +196,11 @@ pub(super) fn sim(globals: &Globals, args: &SimArgs) -> Result<(), CommandError>
         return Err(tell(&finding));
     }
     report(globals, &totals, clock.now_ns() as f64 / 1e9)?;
-    let is_fault =
-        |name: &str| !Counters::default().iter().any(|(counter, _)| is_of(name, counter));
-    let missed = totals.coverage.iter().filter(|(name, count)| *count == 0 && is_fault(name));
-    let missed: Vec<&str> = missed.map(|(name, _)| name.as_str()).collect();
-    if args.covered && !missed.is_empty() {
-        return Err(CommandError::Failed(format!("never hit: {}", missed.join(", "))));
+    let unseen = unseen(&totals.coverage);
+    if args.covered && !unseen.is_empty() {
+        return Err(CommandError::Failed(unseen.join("; ")));
     }
     Ok(())
-}
-
-/// Whether a name of [`coverage`] is that of a counter of the shard.
-fn is_of(name: &str, counter: &str) -> bool {
-    name.strip_prefix("server ") == Some(counter)
 }
 
 fn report(globals: &Globals, totals: &Totals, seconds: f64) -> Result<(), CommandError> {
@@ -335,7 +276,7 @@ fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
         return Err(CommandError::Usage(says));
     }
     let mut out = Out::stdout();
-    let mut missed = Vec::new();
+    let (mut missed, mut wrong) = (Vec::new(), Vec::new());
     panic::set_hook(Box::new(|_| {}));
     for mutant in chosen {
         switch_on(Some(mutant))?;
@@ -348,6 +289,12 @@ fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
         switch_on(None)?;
         match caught {
             Some(finding) => {
+                let by = finding.outcome.as_ref().and_then(|outcome| outcome.end.as_ref().err());
+                let by = by.map(|violation| violation.oracle);
+                if by != Some(mutant.oracle()) {
+                    let by = by.unwrap_or("no oracle");
+                    wrong.push(format!("{} by {by}, not {}", mutant.name(), mutant.oracle()));
+                }
                 let line = finding.says.lines().next().unwrap_or_default();
                 let says: String = line.chars().take(100).collect();
                 out.line(&format!(
@@ -360,6 +307,12 @@ fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
         }
     }
     out.finish()?;
+    if !wrong.is_empty() {
+        return Err(CommandError::Failed(format!(
+            "caught by another oracle: {}",
+            wrong.join(", ")
+        )));
+    }
     if missed.is_empty() {
         return Ok(());
     }

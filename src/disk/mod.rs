@@ -5,6 +5,8 @@
 //! until its completion is polled. A write that completed without error is on non-volatile media, as
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod fake;
 pub mod lock;
 #[cfg(test)]
 mod lost_tests;
@@ -54,15 +56,23 @@ impl Io {
     }
 
     /// Pins its memory the way its direction asks for.
-    fn pin(&self, memory: &mut Memory) {
+    pub(crate) fn pin(&self, memory: &mut Memory) {
         match self.operation {
             Operation::Read => memory.pin_for_device_to_write(self.memory()),
             Operation::Write => memory.pin_for_device_to_read(self.memory()),
         }
     }
 
+    /// Whether both write, and one of the blocks is the same.
+    #[cfg(any(test, feature = "sim"))]
+    fn writes_over(&self, other: &Self) -> bool {
+        let end = |io: &Self| io.disk_offset + io.bytes as u64;
+        let write = [self, other].iter().all(|io| io.operation == Operation::Write);
+        write && self.disk_offset < end(other) && other.disk_offset < end(self)
+    }
+
     /// Checks what every disk demands of its caller.
-    fn assert_valid(&self, info: &DiskInfo) {
+    pub(crate) fn assert_valid(&self, info: &DiskInfo) {
         let block = BLOCK_BYTES as u64;
         assert!(self.bytes > 0 && self.bytes <= info.transfer_bytes_max, "{self:?}: size");
         assert!(self.bytes.is_multiple_of(BLOCK_BYTES), "{self:?}: whole blocks");

@@ -6,7 +6,7 @@
 use zerocopy::IntoBytes;
 
 use crate::ids::StreamId;
-use crate::limits::{REPLAY_READS_MAX, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
+use crate::limits::{SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
 use crate::wire::publish::{DATA_HEAD_BYTES, DataHead};
@@ -236,12 +236,12 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// No subscriptions; allocates what it will ever need.
+    /// No subscriptions, and so many replay buffers; allocates what it will ever need.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(replay_buffers: usize) -> Self {
         Self {
             subscriptions: Vec::with_capacity(SUBSCRIPTIONS_A_SHARD),
-            free_buffers: (0..REPLAY_READS_MAX).collect(),
+            free_buffers: (0..replay_buffers).collect(),
             turn: 0,
         }
     }
@@ -316,11 +316,5 @@ impl Fanout {
     pub fn waiting_for(&self, buffer: usize) -> Option<usize> {
         let waits = |replay| matches!(replay, Replay::Reading { buffer: own, .. } if own == buffer);
         self.subscriptions.iter().position(|subscription| waits(subscription.replay))
-    }
-}
-
-impl Default for Fanout {
-    fn default() -> Self {
-        Self::new()
     }
 }

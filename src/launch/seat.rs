@@ -13,6 +13,7 @@ use crate::clock::{Clock, FollowingClock};
 use crate::disk::lock::Lock;
 use crate::disk::uring::UringFile;
 use crate::disk::{Disk, DiskError, DiskFault};
+use crate::limits::Limits;
 use crate::log::recovery::{OpenError, OpenOptions};
 use crate::log::superblock::{Identities, ShareId};
 use crate::log::{Log, Witness};
@@ -71,6 +72,7 @@ impl<'a> Seat<'a> {
             let (disk, log, runs) = opened;
             let (name, durability) = (disk.info().name.clone(), disk.info().durability);
             let options = ShardOptions {
+                limits: Limits::MAX,
                 window_messages: self.profile.limits.window_messages,
                 secret: getrandom::u64().expect("the operating system gives random bytes"),
             };

@@ -14,8 +14,7 @@ use super::{
 };
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, PRODUCER_RETURN_NS, PRODUCERS_MAX,
-    STREAMS_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, PRODUCER_RETURN_NS, STREAMS_MAX,
 };
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
@@ -39,6 +38,15 @@ const ROLL_BYTES_MAX: usize = 2 * BLOCK_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYT
 const _: () = assert!(ROLL_BYTES_MAX + BATCH_BYTES_MAX < IN_FLIGHT_BYTES_MAX);
 
 impl Log {
+    /// Appends what fits these limits from now on. What there is already stays.
+    ///
+    /// # Panics
+    /// When less may be in flight than a roll and a batch: then no segment would ever be rolled.
+    pub fn set_limits(&mut self, limits: Limits) {
+        assert!(ROLL_BYTES_MAX + BATCH_BYTES_MAX <= limits.in_flight_bytes, "{limits:?}: a roll");
+        self.limits = limits;
+    }
+
     /// Appends a message to the open batch.
     ///
     /// # Errors
@@ -81,8 +89,12 @@ impl Log {
         name: &str,
         unix_ns: u64,
     ) -> Result<(StreamId, u64), ControlError> {
-        let limit = STREAMS_MAX;
-        let id = self.tables.next_stream().ok_or(ControlError::TableFull { limit })?;
+        let limit = self.limits.streams;
+        let id = self
+            .tables
+            .next_stream()
+            .filter(|id| id.0 as usize <= limit)
+            .ok_or(ControlError::TableFull { limit })?;
         let said = (CONTROL_STREAM, u64::from(id.0), 0);
         self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
         self.tables.add_stream(id, name, unix_ns, self.next_batch);
@@ -110,7 +122,9 @@ impl Log {
                 assert!(self.tables.producer_slot(id).is_some(), "the caller looked for {id}");
                 None
             }
-            None if self.tables.is_full_of_producers() => Some(self.forgettable(unix_ns)?),
+            None if self.tables.is_full_of_producers(self.limits.producers) => {
+                Some(self.forgettable(unix_ns)?)
+            }
             None => None,
         };
         // Room for both records first: the table is changed only for what is written.
@@ -153,7 +167,7 @@ impl Log {
             return Ok(found);
         }
         let is_a_matter_of_time = self.tables.forgettable(unix_ns, |_| false).is_some();
-        let full = ControlError::TableFull { limit: PRODUCERS_MAX };
+        let full = ControlError::TableFull { limit: self.limits.producers };
         let error = if is_a_matter_of_time { ControlError::Busy } else { full };
         self.all_may_return = Some((now_ns, error));
         Err(error)
@@ -240,7 +254,7 @@ impl Log {
             return Ok(());
         }
         assert!(BATCH_HEADER_BYTES + bytes <= BATCH_BYTES_MAX, "a datagram fits a batch");
-        let limit = IN_FLIGHT_BYTES_MAX.min(self.ring_bytes / 2);
+        let limit = self.limits.in_flight_bytes.min(self.ring_bytes / 2);
         let needed = self.undurable_bytes + batch_bytes(self.open.body_len) + BATCH_BYTES_MAX;
         if needed > limit {
             return Err(AppendError::Busy);

@@ -7,7 +7,7 @@ use super::tests::{MIB, Writer, formatted};
 use super::trim_tests::kept;
 use super::verify::verify;
 use super::*;
-use crate::disk::{Completion, Disk, DiskInfo, Io, Operation};
+use crate::disk::{Completion, Disk, DiskInfo, Io, Operation, fake};
 use crate::memory::Memory;
 use crate::port::memory::Random;
 
@@ -78,6 +78,7 @@ impl Disk for Beside {
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
+        fake::judge(&io, &self.info, &self.reading);
         assert_eq!(io.operation, Operation::Read, "a source is never written");
         self.live();
         self.reading = Some(io);
@@ -99,7 +100,7 @@ impl Disk for Beside {
 }
 
 fn empty(mib: usize) -> TestDisk {
-    TestDisk::with(vec![0; mib * MIB], 1)
+    TestDisk::never_written(mib * MIB, 1)
 }
 
 fn copy_to<S: Disk>(source: &mut S, target: &mut TestDisk) -> Result<Copied, CopyError> {

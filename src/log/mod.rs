@@ -54,7 +54,7 @@ use std::collections::VecDeque;
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, QUEUE_DEPTH_MAX, REPLAY_READS_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, QUEUE_DEPTH_MAX, REPLAY_READS_MAX,
     STREAMS_MAX,
 };
 use crate::memory::resident;
@@ -316,6 +316,7 @@ pub struct Log {
     /// All producers were looked at in this turn.
     searched: bool,
     fault: Option<LogFault>,
+    limits: Limits,
 }
 
 const NO_TIMES: BatchTimes =
@@ -420,6 +421,7 @@ impl Log {
             all_may_return: None,
             searched: false,
             fault: None,
+            limits: Limits::MAX,
         }
     }
 

@@ -242,8 +242,8 @@ impl Tables {
 
     /// Whether a new producer has to take the place of another.
     #[must_use]
-    pub(super) fn is_full_of_producers(&self) -> bool {
-        self.known.len() == PRODUCERS_MAX
+    pub(super) fn is_full_of_producers(&self, limit: usize) -> bool {
+        self.known.len() >= limit
     }
 
     /// Registers a producer, new or known, and returns its place.

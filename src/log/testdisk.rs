@@ -1,7 +1,7 @@
 //! A disk for tests: it remembers every write, completes in any order, tears writes by block at a crash,
 //! fails on demand, and lets bits be flipped.
 
-use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation};
+use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::Log;
@@ -39,6 +39,12 @@ impl TestDisk {
         let memory = Memory::allocate(Log::memory_bytes(RING)).unwrap();
         let random = Random::new(seed);
         Self { info, bytes, memory, queue: Vec::new(), random, fail_after: None, in_order: false }
+    }
+
+    /// A disk that nobody has written to.
+    pub(super) fn never_written(bytes: usize, seed: u64) -> Self {
+        let blocks = 0..(bytes / BLOCK_BYTES) as u64;
+        Self::with(blocks.flat_map(fake::never_written).collect(), seed)
     }
 
     /// Writes that are on their way.
@@ -86,10 +92,8 @@ impl Disk for TestDisk {
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
-        match io.operation {
-            Operation::Read => self.memory.pin_for_device_to_write(io.memory()),
-            Operation::Write => self.memory.pin_for_device_to_read(io.memory()),
-        }
+        fake::judge(&io, &self.info, &self.queue);
+        io.pin(&mut self.memory);
         self.queue.push(io);
         Ok(())
     }

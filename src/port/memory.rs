@@ -1,5 +1,7 @@
 //! A network in memory, for tests and the simulator: any number of ports, and faults by a seed.
 
+mod frames;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -12,6 +14,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::ids::Peer;
 use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
 use crate::wire::{Frame, parse};
+pub use frames::FrameHits;
 
 /// What may happen to a datagram, in thousandths, and how long it travels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +91,8 @@ pub struct NetHits {
     pub flipped: u64,
     /// Dropped by a partition.
     pub cut: u64,
+    /// Frames sent, where the network knows its server.
+    pub frames: FrameHits,
 }
 
 #[derive(Debug)]
@@ -100,6 +105,8 @@ struct Net {
     number: u64,
     /// Addresses nobody reaches.
     cut: Vec<SocketAddrV4>,
+    /// Whose frames are counted apart from those of others.
+    server: Option<SocketAddrV4>,
     /// Addresses somebody listens at.
     open: BTreeSet<SocketAddrV4>,
     hits: NetHits,
@@ -124,6 +131,7 @@ impl MemoryNet {
             packets: BTreeMap::new(),
             number: 0,
             cut: Vec::new(),
+            server: None,
             open: BTreeSet::new(),
             hits: NetHits::default(),
             digest: 0,
@@ -138,6 +146,11 @@ impl MemoryNet {
         if is_cut {
             cut.push(addr);
         }
+    }
+
+    /// From now on frames are counted: those to this address, and those from it.
+    pub fn watch(&self, server: SocketAddrV4) {
+        self.0.borrow_mut().server = Some(server);
     }
 
     /// What has happened so far.
@@ -201,6 +214,9 @@ impl Net {
         let faults = self.faults;
         self.digest = xxh3_64_with_seed(bytes, self.digest ^ u64::from(to.port()));
         self.hits.sent += 1;
+        if let Some(server) = self.server {
+            self.hits.frames.add(from == server, bytes);
+        }
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() < KEPT_MAX) {
             kept.push(bytes.to_vec());
         }

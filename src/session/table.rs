@@ -139,24 +139,27 @@ pub struct Sessions {
     /// What connection ids are made from, and how many were made.
     secret: [u8; 32],
     ids_made: u64,
+    /// Places there are.
+    places: usize,
 }
 
 impl Sessions {
-    /// An empty table; allocates what all sessions will ever need. Ids follow from the epoch and a secret that
-    /// nobody else knows.
+    /// An empty table with so many places; allocates what all sessions will ever need. Ids follow from the epoch and
+    /// a secret that nobody else knows.
     #[must_use]
-    pub fn new(epoch: Epoch, secret: u64) -> Self {
+    pub fn new(epoch: Epoch, secret: u64, places: usize) -> Self {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&secret.to_le_bytes());
         key[8..].copy_from_slice(&epoch.0.to_le_bytes());
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
-            free: (0..SESSIONS_MAX).rev().collect(),
+            free: (0..places).rev().collect(),
             asked: Vec::with_capacity(SESSIONS_MAX),
             index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
             unproven: Line::new(),
             secret: blake3::derive_key("buslane connection ids", &key),
             ids_made: 0,
+            places,
         }
     }
 
@@ -325,7 +328,7 @@ impl Sessions {
     /// How many are in use.
     #[must_use]
     pub fn len(&self) -> usize {
-        SESSIONS_MAX.saturating_sub(self.free.len())
+        self.places.saturating_sub(self.free.len())
     }
 
     /// Whether all are in use.
@@ -402,7 +405,7 @@ mod tests {
     fn an_id_of_an_earlier_life_finds_nothing() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut pool = HoldPool::new(1);
-        let mut sessions = Sessions::new(Epoch(1), 7);
+        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
         let slot = sessions.open(Asker { peer, nonce: 1 }, 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
@@ -411,7 +414,7 @@ mod tests {
         let again = sessions.open(Asker { peer, nonce: 2 }, 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
-        let mut later = Sessions::new(Epoch(2), 7);
+        let mut later = Sessions::new(Epoch(2), 7, SESSIONS_MAX);
         later.open(Asker { peer, nonce: 1 }, 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
@@ -421,7 +424,7 @@ mod tests {
     fn an_id_cannot_be_foretold_from_those_before_it() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let ids = |secret| {
-            let mut sessions = Sessions::new(Epoch(1), secret);
+            let mut sessions = Sessions::new(Epoch(1), secret, SESSIONS_MAX);
             let slots =
                 (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Asker { peer, nonce }, 0));
             let slots: Vec<_> = slots.map(Option::unwrap).collect();
@@ -443,7 +446,7 @@ mod tests {
     fn those_who_are_not_heard_of_stand_in_the_order_they_came() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut pool = HoldPool::new(1);
-        let mut sessions = Sessions::new(Epoch(1), 7);
+        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
         let slots: Vec<_> =
             (0..5).map(|nonce| sessions.open(Asker { peer, nonce }, 0).unwrap()).collect();
         assert_eq!(sessions.longest_unproven(), None);
@@ -466,7 +469,7 @@ mod tests {
     #[test]
     fn a_full_table_takes_no_more() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1), 7);
+        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
         for nonce in 0..SESSIONS_MAX as u64 {
             assert!(sessions.open(Asker { peer, nonce }, 0).is_some());
         }

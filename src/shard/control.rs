@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::fanout::{Replay, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SESSIONS_MAX, SUBSCRIPTIONS_MAX};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_MAX};
 use crate::log::trim::TrimError;
 use crate::log::{ControlError, Held, Parting, Registration};
 use crate::metrics::Counter;
@@ -47,7 +47,12 @@ impl<D: Disk> Stations<D> {
             }
             None => {
                 let (conn_id, code) = (ConnId(0), ErrorCode::SessionsFull);
-                self.reply(Reply::Refuse { peer, conn_id, code, detail: SESSIONS_MAX as u64 });
+                self.reply(Reply::Refuse {
+                    peer,
+                    conn_id,
+                    code,
+                    detail: self.options.limits.sessions as u64,
+                });
             }
         }
     }
@@ -115,7 +120,7 @@ impl<D: Disk> Stations<D> {
             (Some(id), known.epoch.saturating_add(1), known.holder)
         };
         if old.is_none() && !self.has_place() {
-            return Err((ErrorCode::SessionsFull, SESSIONS_MAX as u64));
+            return Err((ErrorCode::SessionsFull, self.options.limits.sessions as u64));
         }
         let memory = self.disk.memory_mut();
         let said = (epoch, register.instance.get());

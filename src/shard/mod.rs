@@ -41,7 +41,9 @@ use crate::clock::Clock;
 use crate::disk::{Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MIN, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX};
+use crate::limits::{
+    DATAGRAM_BYTES_MIN, Limits, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX,
+};
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
 use crate::memory::resident;
@@ -61,9 +63,6 @@ pub use placement::Neighbours;
 pub use receive::REFUSAL_BYTES;
 use transmit::CREDIT_BYTES_MIN;
 pub use transmit::refuse;
-
-/// Frames held behind gaps, all sessions together.
-const HOLD_SLOTS: u16 = 512;
 
 /// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
 const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
@@ -94,11 +93,13 @@ pub struct ShardOptions {
     pub window_messages: usize,
     /// Random, known to nobody else: connection ids follow from it.
     pub secret: u64,
+    /// How much of what there may be it has.
+    pub limits: Limits,
 }
 
 impl Default for ShardOptions {
     fn default() -> Self {
-        Self { window_messages: WINDOW_MESSAGES_MAX, secret: 0 }
+        Self { window_messages: WINDOW_MESSAGES_MAX, secret: 0, limits: Limits::MAX }
     }
 }
 
@@ -248,21 +249,24 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         port: P,
         disk: D,
         clock: C,
-        log: Log,
+        mut log: Log,
         runs: BTreeMap<u64, Vec<Run>>,
         options: ShardOptions,
     ) -> Self {
+        let limits = options.limits;
+        limits.assert_sound();
+        log.set_limits(limits);
         let datagram_bytes = port.datagram_bytes();
         let message_bytes_max = datagram_bytes.saturating_sub(MESSAGE_OVERHEAD).max(1);
         assert!(message_bytes_max <= CREDIT_BYTES_MIN, "the smallest credit holds every message");
         let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
         let stations = Stations {
-            sessions: Sessions::new(log.epoch(), options.secret),
+            sessions: Sessions::new(log.epoch(), options.secret, limits.sessions),
             disk,
             log,
-            hold: HoldPool::new(HOLD_SLOTS),
-            fanout: Fanout::new(),
-            outbox: Outbox::new(),
+            hold: HoldPool::new(limits.held_frames),
+            fanout: Fanout::new(limits.replay_buffers),
+            outbox: Outbox::new(limits.replies),
             ack_due: Vec::with_capacity(SESSIONS_MAX),
             gaps: Vec::with_capacity(SESSIONS_MAX),
             owed: resident(OWED_MAX, (0, 0)).into(),

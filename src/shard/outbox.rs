@@ -5,17 +5,14 @@
 //! is asked for is dropped; every request in the protocol is repeated until it is answered.
 
 use crate::ids::{ConnId, Peer, StreamId};
-use crate::limits::{RECEIVE_BURST, SESSIONS_MAX};
+use crate::limits::{RECEIVE_BURST, REPLIES_A_SESSION_MAX, SESSIONS_MAX};
 use crate::wire::control::ErrorCode;
-
-/// Replies of one session, at most.
-const REPLIES_A_SESSION: u8 = 16;
 
 /// Refusals of those without a session, at most.
 const REFUSALS_MAX: usize = 64;
 
 /// Replies at once, at most: those of a turn, each datagram of another session, and the refusals.
-const OUTBOX_MAX: usize = RECEIVE_BURST * REPLIES_A_SESSION as usize + REFUSALS_MAX;
+const OUTBOX_MAX: usize = RECEIVE_BURST * REPLIES_A_SESSION_MAX as usize + REFUSALS_MAX;
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,14 +151,17 @@ pub(super) struct Outbox {
     /// By session.
     noted: Box<[Noted]>,
     refusals: usize,
+    /// Replies of one session, at most.
+    replies_a_session: u8,
 }
 
 impl Outbox {
-    /// An empty outbox; allocates what it will ever need.
+    /// An empty outbox, in which a session has so many replies; allocates what it will ever need.
     #[must_use]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(replies_a_session: u8) -> Self {
         let noted = vec![Noted::default(); SESSIONS_MAX].into_boxed_slice();
-        Self { replies: Vec::with_capacity(OUTBOX_MAX), noted, refusals: 0 }
+        let replies = Vec::with_capacity(OUTBOX_MAX);
+        Self { replies, noted, refusals: 0, replies_a_session }
     }
 
     /// Notes a reply; `false` when there is no room and it was dropped.
@@ -176,7 +176,7 @@ impl Outbox {
                 if (beats && noted.heartbeat) || (registers && noted.registered) {
                     return true;
                 }
-                if noted.replies == REPLIES_A_SESSION {
+                if noted.replies == self.replies_a_session {
                     return false;
                 }
                 noted.replies = noted.replies.saturating_add(1);
@@ -226,19 +226,13 @@ impl Outbox {
     }
 }
 
-impl Default for Outbox {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn nobody_fills_the_outbox_for_others() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(REPLIES_A_SESSION_MAX);
         let list = |slot, request| Reply::List { slot, request, after: 0 };
         let peer = Peer::ip_only(std::net::SocketAddrV4::new([127, 0, 0, 1].into(), 9));
         let refuse = Reply::Refuse { peer, conn_id: ConnId(1), code: ErrorCode::Fenced, detail: 0 };
@@ -247,7 +241,7 @@ mod tests {
         };
         assert_eq!(taken(&mut outbox, &|_| refuse), REFUSALS_MAX);
         for slot in 0..RECEIVE_BURST {
-            assert_eq!(taken(&mut outbox, &|n| list(slot, n)), usize::from(REPLIES_A_SESSION));
+            assert_eq!(taken(&mut outbox, &|n| list(slot, n)), usize::from(REPLIES_A_SESSION_MAX));
         }
         assert!(!outbox.push(list(RECEIVE_BURST, 0)), "that is all there is room for");
         outbox.consume(REFUSALS_MAX + 1);
@@ -258,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_said_once() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(REPLIES_A_SESSION_MAX);
         for _ in 0..447 {
             assert!(outbox.push(Reply::Heartbeat { slot: 3 }));
         }

@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use crate::disk::Disk;
 use crate::ids::{ConnId, Peer};
-use crate::limits::{DATAGRAM_BYTES_MAX, IN_FLIGHT_BYTES_MAX, TRANSMIT_BURST};
+use crate::limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BURST};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
@@ -110,7 +110,7 @@ impl<D: Disk> Stations<D> {
         let publishers = self.publishers.max(1);
         let window = self.options.window_messages.checked_div(publishers).unwrap_or(0);
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
-        let free = IN_FLIGHT_BYTES_MAX.saturating_sub(self.log.bytes_in_flight());
+        let free = self.options.limits.in_flight_bytes.saturating_sub(self.log.bytes_in_flight());
         let share = free.checked_div(publishers.saturating_mul(2)).unwrap_or(0);
         let share = share.max(CREDIT_BYTES_MIN) as u64;
         let open = self.condition == super::Condition::Serving;

@@ -7,12 +7,12 @@
 mod rot;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::trace::Trace;
 use crate::clock::{Clock, ManualClock};
-use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation};
+use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
@@ -124,7 +124,10 @@ pub(super) struct Device {
     trace: Trace,
     random: Random,
     info: DiskInfo,
+    /// What was written and is not zero.
     blocks: BTreeMap<u64, Block>,
+    /// Blocks of zeros that were written.
+    zeros: BTreeSet<u64>,
     /// What blocks held before their last change, for stale reads.
     before: BTreeMap<u64, Block>,
     flying: Vec<Flying>,
@@ -168,6 +171,7 @@ impl Device {
             random: Random::new(seed),
             info,
             blocks: BTreeMap::new(),
+            zeros: BTreeSet::new(),
             before: BTreeMap::new(),
             flying: Vec::new(),
             late: Vec::new(),
@@ -196,6 +200,7 @@ impl Device {
     pub(super) fn fork(&self) -> Self {
         let mut fork = Self::new(self.clock.clone(), Trace::silent(), 1, self.info.bytes);
         fork.blocks.clone_from(&self.blocks);
+        fork.zeros.clone_from(&self.zeros);
         fork
     }
 
@@ -251,7 +256,11 @@ impl Device {
     }
 
     fn block(&self, at: u64) -> [u8; BLOCK_BYTES] {
-        self.blocks.get(&at).map_or([0; BLOCK_BYTES], |block| **block)
+        match self.blocks.get(&at) {
+            Some(block) => **block,
+            None if self.zeros.contains(&at) => [0; BLOCK_BYTES],
+            None => fake::never_written(at),
+        }
     }
 
     fn store(&mut self, disk_offset: u64, bytes: &[u8]) {
@@ -259,8 +268,10 @@ impl Device {
         for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             let at = disk_offset / BLOCK + index as u64;
             let old = if block.iter().all(|&byte| byte == 0) {
+                self.zeros.insert(at);
                 self.blocks.remove(&at)
             } else {
+                self.zeros.remove(&at);
                 let block: [u8; BLOCK_BYTES] = block.try_into().expect("a block");
                 self.blocks.insert(at, Rc::new(block))
             };
@@ -434,8 +445,8 @@ impl Device {
                 room[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
             }
             1 => {
-                let old = self.before.get(&at);
-                room.copy_from_slice(old.map_or(&[0; BLOCK_BYTES], |block| &**block));
+                let old = self.before.get(&at).map(|block| **block);
+                room.copy_from_slice(&old.unwrap_or_else(|| fake::never_written(at)));
             }
             _ => {
                 let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
@@ -490,11 +501,10 @@ impl Disk for SimDisk {
         if self.in_flight() == self.info.queue_depth {
             return Err(io);
         }
-        self.device.borrow_mut().submit(io, &self.memory);
-        match io.operation {
-            Operation::Read => self.memory.pin_for_device_to_write(io.memory()),
-            Operation::Write => self.memory.pin_for_device_to_read(io.memory()),
-        }
+        let mut device = self.device.borrow_mut();
+        fake::judge(&io, &self.info, device.flying.iter().map(|flying| &flying.io));
+        device.submit(io, &self.memory);
+        io.pin(&mut self.memory);
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 //!
 //! The same seed makes the same run, bit for bit; `Outcome::digest` shows it.
 
+mod allowed;
 mod disk;
 pub mod fuzz;
 mod oracle;
@@ -21,7 +22,7 @@ mod world;
 pub use disk::{Crash, DiskFaults, DiskHits};
 pub use oracle::{Journal, Oracle, Violation};
 pub use plan::Plan;
-pub use server::ServerHits;
+pub use server::{EDGES, ServerHits};
 pub use trace::Event;
 
 use crate::metrics::Counters;
@@ -32,7 +33,7 @@ use crate::port::memory::NetHits;
 pub enum End {
     /// Everything was acknowledged, consumed and read back.
     Whole,
-    /// The log was full: what was acknowledged was read back.
+    /// The log was full: what was acknowledged was read back, and when all was trimmed it took messages again.
     Full,
     /// Acknowledged data was damaged on the media; the server said so and stopped.
     Halted,

@@ -1,6 +1,7 @@
 //! What a seed means: how much goes wrong, of which kind, for how long.
 
 use super::disk::DiskFaults;
+use crate::limits::Limits;
 use crate::port::memory::{Faults, Random};
 
 /// A run's settings, all drawn from its seed. Each kind of fault is off in some runs, so that one does
@@ -53,6 +54,10 @@ pub struct Plan {
     pub queue_depth: usize,
     /// Chance in a hundred thousand turns that an operator trims a stream.
     pub trim: u64,
+    /// Chance in a hundred thousand turns that a publisher ends for good, and another one begins.
+    pub retire: u64,
+    /// What the server has room for: by turns at one opening and the next.
+    pub limits: [Limits; 2],
 }
 
 impl Plan {
@@ -109,9 +114,18 @@ impl Plan {
             rot_anywhere,
             queue_depth: at_least_one(some(1000, 8)),
             trim: some(400, 1_500),
+            retire: 0,
+            limits: [Limits::MAX; 2],
         };
-        let disk = DiskFaults { late: some(300, 700), ..plan.disk };
-        Self { disk, ..plan }
+        // A kill finds something in flight in most cases only if writes are slow: so it is likely in half of the runs.
+        let disk = DiskFaults { late: some(500, 1_000), ..plan.disk };
+        let retire = some(300, 1_500);
+        let limits = if r.one_of_thousand(500) {
+            [small_limits(r, &plan), small_limits(r, &plan)]
+        } else {
+            [Limits::MAX; 2]
+        };
+        Self { disk, retire, limits, ..plan }
     }
 
     /// A plan in which nothing goes wrong.
@@ -132,6 +146,8 @@ impl Plan {
             rot: 0,
             rot_anywhere: 0,
             trim: 0,
+            retire: 0,
+            limits: [Limits::MAX; 2],
             ..nothing
         }
     }
@@ -146,6 +162,27 @@ impl Plan {
     #[must_use]
     pub fn disk_lies(&self) -> bool {
         self.rot > 0 || self.rot_anywhere > 0 || self.disk.bad_read > 0
+    }
+}
+
+/// Limits that fill, each in half of the cases; with places for all clients that live at once, so that everybody comes
+/// on when the others rest.
+fn small_limits(random: &mut Random, plan: &Plan) -> Limits {
+    let mut some = |most: usize, least: u64, below: u64| {
+        let small = least + random.below(below - least + 1);
+        let small = usize::try_from(small).expect("small");
+        if random.one_of_thousand(500) { small } else { most }
+    };
+    let clients = (plan.publishers + plan.consumers + 2) as u64;
+    let max = Limits::MAX;
+    Limits {
+        producers: some(max.producers, (plan.publishers as u64).max(2), 6),
+        sessions: some(max.sessions, clients, 12),
+        streams: some(max.streams, plan.streams as u64, 8),
+        held_frames: u16::try_from(some(max.held_frames.into(), 2, 8)).expect("few"),
+        replies: u8::try_from(some(max.replies.into(), 4, 4)).expect("few"),
+        replay_buffers: some(max.replay_buffers, 1, 1),
+        in_flight_bytes: some(max.in_flight_bytes, 768 << 10, 1 << 20),
     }
 }
 

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::trace::Trace;
 use crate::clock::ManualClock;
 use crate::disk::Disk;
-use crate::limits::{IN_FLIGHT_BYTES_MAX, RING_BYTES_MIN, SESSIONS_MAX};
+use crate::limits::{Limits, RING_BYTES_MIN};
 use crate::log::create::{FormatOptions, SEGMENTS_MIN, format_as};
 use crate::log::recovery::{OpenError, OpenOptions, REASONS, Recovery};
 use crate::log::verify::verify;
@@ -28,6 +28,26 @@ pub(super) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1
 pub(super) const DATAGRAM: usize = 1472;
 
 const RING: usize = RING_BYTES_MIN;
+
+/// Changes of a shard's condition that runs have to see. The disk of the simulator never leaves its service.
+pub const EDGES: [(&str, &str); 6] = [
+    ("serving", "full"),
+    ("full", "serving"),
+    ("serving", "failed"),
+    ("full", "failed"),
+    ("serving", "draining"),
+    ("full", "draining"),
+];
+
+fn name_of(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Serving => "serving",
+        Condition::Full => "full",
+        Condition::Failed(_) => "failed",
+        Condition::DiskLost(_) => "without a disk",
+        Condition::Draining => "draining",
+    }
+}
 
 /// What happened to the processes, for the coverage report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,12 +82,16 @@ pub struct ServerHits {
     pub client_kills: u64,
     /// Old instances that lived on.
     pub zombies: u64,
+    /// Producers that said they would not return.
+    pub retired: u64,
     /// Partitions.
     pub partitions: u64,
     /// Jumps of the wall clock.
     pub clock_jumps: u64,
     /// Acknowledgements of an earlier epoch.
     pub zombie_acks: u64,
+    /// Changes of condition, as [`EDGES`] lists them.
+    pub edges: [u64; EDGES.len()],
     /// Trims asked for.
     pub trims: u64,
     /// Consumers that were told that what they wanted is trimmed.
@@ -98,11 +122,16 @@ pub(super) struct Server {
     /// The process, while there is one.
     pub shard: Option<Running>,
     queue_depth: usize,
+    /// The log was full at some time.
+    pub was_full: bool,
+    /// It was told to stop at some time.
+    pub was_told_to_stop: bool,
     /// What happened.
     pub hits: ServerHits,
     /// Of the processes before this one.
     pub counters: Counters,
     lies: bool,
+    limits: [Limits; 2],
 }
 
 fn not_opened(error: &OpenError) -> Violation {
@@ -131,9 +160,12 @@ impl Server {
             device,
             shard: None,
             queue_depth: plan.queue_depth,
+            was_full: false,
+            was_told_to_stop: false,
             hits: ServerHits::default(),
             counters: Counters::default(),
             lies: plan.disk_lies(),
+            limits: plan.limits,
         }
     }
 
@@ -155,13 +187,17 @@ impl Server {
                 oracle.opened(recovery.epoch)?;
                 disk.take_time();
                 let port = self.net.port(SERVER, DATAGRAM);
-                let options = ShardOptions::default();
+                let options = ShardOptions { limits: self.limits_now(), ..ShardOptions::default() };
                 let shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
                 self.shard = Some(shard);
                 Ok(Opening::Serves)
             }
             Err(error) => self.on_open_error(&error),
         }
+    }
+
+    fn limits_now(&self) -> Limits {
+        self.limits[usize::from(self.hits.opens.is_multiple_of(2))]
     }
 
     fn on_open_error(&mut self, error: &OpenError) -> Result<Opening, Violation> {
@@ -229,27 +265,38 @@ impl Server {
     /// # Errors
     /// A promise broken.
     pub(super) fn turn(&mut self, oracle: &mut Oracle) -> Result<(), Violation> {
+        let limits = self.limits_now();
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let before = shard.condition();
         shard.turn();
         let after = shard.condition();
+        self.was_full |= after == Condition::Full || shard.log().is_full();
         if before != after {
-            self.trace.note("condition", 0, 0);
-            match after {
-                Condition::Failed(_) => self.hits.failures += 1,
-                Condition::Full => self.hits.full += 1,
-                Condition::Serving => self.hits.roomy_again += 1,
-                Condition::DiskLost(_) | Condition::Draining => {}
-            }
+            self.note_edge(before, after);
         }
+        let Some(shard) = &self.shard else { return Ok(()) };
         let log = shard.log();
         oracle.serves(log.epoch().0, log.durable_end())?;
         for stream in log.streams() {
             oracle.begins(stream.id, stream.first_sequence)?;
         }
         let in_flight = log.bytes_in_flight() as u64;
-        Oracle::within("bytes in flight", in_flight, IN_FLIGHT_BYTES_MAX as u64)?;
-        Oracle::within("sessions", shard.sessions() as u64, SESSIONS_MAX as u64)
+        Oracle::within("bytes in flight", in_flight, limits.in_flight_bytes as u64)?;
+        Oracle::within("sessions", shard.sessions() as u64, limits.sessions as u64)
+    }
+
+    fn note_edge(&mut self, before: Condition, after: Condition) {
+        self.trace.note("condition", 0, 0);
+        let edge = (name_of(before), name_of(after));
+        if let Some(index) = EDGES.iter().position(|known| *known == edge) {
+            self.hits.edges[index] += 1;
+        }
+        match after {
+            Condition::Failed(_) => self.hits.failures += 1,
+            Condition::Full => self.hits.full += 1,
+            Condition::Serving => self.hits.roomy_again += 1,
+            Condition::DiskLost(_) | Condition::Draining => {}
+        }
     }
 
     /// The process ends at once.
@@ -275,7 +322,11 @@ impl Server {
     /// A promise broken meanwhile.
     pub(super) fn stop(&mut self, oracle: &mut Oracle) -> Result<(), Violation> {
         let Some(shard) = &mut self.shard else { return Ok(()) };
+        let before = shard.condition();
         shard.drain();
+        let after = shard.condition();
+        self.note_edge(before, after);
+        self.was_told_to_stop = true;
         for _ in 0..2_000 {
             self.clock.advance_ns(20_000);
             self.turn(oracle)?;

@@ -1,6 +1,7 @@
 //! A run: server, clients, network and disk, and what happens to them turn by turn.
 
 mod operate;
+mod retire;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::allowed::Injected;
 use super::disk::Crash;
 use super::oracle::{Journal, Oracle, Row, Violation};
 use super::plan::Plan;
@@ -15,9 +17,10 @@ use super::server::{DATAGRAM, Opening, SERVER, Server};
 use super::trace::Trace;
 use super::{End, Outcome};
 use crate::client::polled::Client;
-use crate::client::{ClientError, ClientOptions, Event, Publisher, Request, StartFrom};
+use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{Durability, StreamId};
+use crate::limits::Limits;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
 use crate::shard::Condition;
 use crate::wire::DatagramWriter;
@@ -37,6 +40,8 @@ struct Publishing {
     resumed: bool,
     /// When a killed one comes back.
     back_ns: u64,
+    /// It will not return, and says so: its place is for a new producer.
+    retires: bool,
 }
 
 struct Consuming {
@@ -88,6 +93,7 @@ impl World {
         let trace = Trace::new(clock.clone());
         let faults = Faults { delay_ns: plan.net.delay_ns, ..Faults::default() };
         let net = MemoryNet::new(clock.clone(), plan.seed ^ 0x0e7, faults);
+        net.watch(SERVER);
         let server = Server::new(plan, &net, &clock, &trace);
         Self {
             plan: *plan,
@@ -161,17 +167,30 @@ impl World {
             let journal = self.oracle.journals.len();
             self.oracle.journals.push(Journal::default());
             let client = Some(self.client(Publisher::New));
-            self.publishers.push(Publishing { client, journal, resumed: false, back_ns: 0 });
+            self.publishers.push(Publishing {
+                client,
+                journal,
+                resumed: false,
+                back_ns: 0,
+                retires: false,
+            });
         }
         let mut maker = self.client(Publisher::No);
         for number in 0..self.plan.streams {
-            maker.request(Request::CreateStream(format!("stream-{number}")));
+            let name = format!("stream-{number}");
+            let on_shard = self.random.one_of_thousand(200);
+            maker.request(match on_shard {
+                true => Request::CreateStreamOn(name, 0),
+                false => Request::CreateStream(name),
+            });
         }
         let mut turns = 0;
         while self.streams.len() < self.plan.streams {
             self.clock.advance_ns(10_000);
             self.turn()?;
-            let _ = maker.poll(&mut |_| {});
+            if let Err(error) = maker.poll(&mut |_| {}) {
+                self.injected().allows_end("the maker of streams", &error)?;
+            }
             while let Some(event) = maker.next_event() {
                 if let Event::Stream { info, .. } = event {
                     self.streams.push(info.id);
@@ -205,6 +224,18 @@ impl World {
         let client = self.client(Publisher::No);
         let expected = self.streams.iter().map(|stream| (*stream, 1)).collect();
         Consuming { client, expected, rows: BTreeMap::new(), subscribed: false, lossy: false }
+    }
+
+    /// What has happened so far that somebody may be told of.
+    fn injected(&self) -> Injected {
+        let disk = self.server.device.borrow().hits;
+        Injected {
+            write_failed: disk.errors + disk.errors_stored > 0,
+            data_spoilt: disk.read_errors + disk.bad_reads + disk.rotten + disk.lost > 0,
+            full: self.server.was_full,
+            stopped: self.server.was_told_to_stop,
+            limited: self.plan.limits != [Limits::MAX; 2],
+        }
     }
 
     fn start_server(&mut self) -> Result<(), Violation> {
@@ -288,6 +319,9 @@ impl World {
         if self.chance(plan.trim) {
             self.trim();
         }
+        if self.chance(plan.retire) {
+            self.begin_to_retire();
+        }
         Ok(())
     }
 
@@ -297,15 +331,20 @@ impl World {
         let index = usize::try_from(self.random.below(all)).expect("few clients");
         self.trace.note("client killed", index as u64, 0);
         if let Some(publisher) = self.publishers.get_mut(index) {
+            let retires = publisher.retires;
             let Some(client) = publisher.client.take() else { return };
             publisher.back_ns = self.clock.now_ns() + 2_000_000 + self.random.below(20_000_000);
             // One that had not registered yet would rightly fence its successor.
-            let lives_on = publisher.resumed && self.zombies.len() < 4;
+            let lives_on = publisher.resumed && !retires && self.zombies.len() < 4;
             if self.random.one_of_thousand(200) && lives_on {
                 self.server.hits.zombies += 1;
                 self.zombies.push(client);
             } else {
                 drop(client.abandon());
+            }
+            if retires {
+                // It may have been heard.
+                self.begin_anew(index);
             }
             return;
         }
@@ -363,6 +402,7 @@ impl World {
         }
         self.poll_operator()?;
         for zombie in &mut self.zombies {
+            // It may be fenced at any moment, and is not heard any more then.
             let _ = zombie.poll(&mut |_| {});
             while zombie.next_completion().is_some() {}
         }
@@ -419,6 +459,13 @@ impl World {
             }
             return Ok(());
         };
+        if publisher.retires {
+            if client.retire() {
+                publisher.client = None;
+                self.begin_anew(index);
+            }
+            return Ok(());
+        }
         let polled = client.poll(&mut |_| {});
         while let Some(event) = client.next_event() {
             if let Event::Connected { producer } = event
@@ -431,33 +478,18 @@ impl World {
         while let Some(done) = client.next_completion() {
             self.oracle.acknowledged(journal, done.producer_seq, &done.receipt)?;
         }
-        match polled {
-            Ok(_) => Ok(()),
-            Err(ClientError::Refused { code: ErrorCode::Fenced, .. }) => {
-                Err(Violation { oracle: "O7", what: "the only instance was fenced".into() })
-            }
-            Err(ClientError::Refused { code: ErrorCode::UnknownProducer, .. }) => {
-                let what = format!("journal {journal}: its producer is not known any more");
-                Err(Violation { oracle: "O1", what })
-            }
-            Err(
-                error @ (ClientError::OtherLog { .. }
-                | ClientError::Behind { .. }
-                | ClientError::OtherProducer { .. }),
-            ) => {
-                let what = format!("journal {journal}: {error}");
-                Err(Violation { oracle: "O1", what })
-            }
-            Err(_) => {
-                publisher.client = None;
-                publisher.back_ns = now_ns + 5_000_000;
-                Ok(())
-            }
+        if let Err(error) = polled {
+            self.injected().allows_end(&format!("the publisher of journal {journal}"), &error)?;
+            let publisher = &mut self.publishers[index];
+            publisher.client = None;
+            publisher.back_ns = now_ns + 5_000_000;
         }
+        Ok(())
     }
 
     #[allow(clippy::too_many_lines, reason = "a table of what a consumer may be told")]
     fn poll_consumer(&mut self, index: usize) -> Result<(), Violation> {
+        let injected = self.injected();
         let consumer = &mut self.consumers[index];
         if !consumer.subscribed {
             for (stream, next) in &consumer.expected {
@@ -486,6 +518,9 @@ impl World {
             rows.entry(stream).or_default().push(row);
         });
         broken?;
+        if let Err(error) = &polled {
+            injected.allows_end("a consumer", error)?;
+        }
         let mut again = polled.is_err();
         while let Some(event) = consumer.client.next_event() {
             match event {
@@ -498,9 +533,9 @@ impl World {
                     let what = format!("stream {stream}: {first} is lost on a faultless disk");
                     return Err(Violation { oracle: "O1", what });
                 }
-                Event::Refused { code: ErrorCode::UnknownStream, .. } => {
-                    let what = "an acknowledged stream is not known any more".into();
-                    return Err(Violation { oracle: "O1", what });
+                Event::Refused { code, .. } => {
+                    injected.allows_refusal("a consumer", code)?;
+                    again = true;
                 }
                 Event::Trimmed { stream, log_start } => {
                     self.server.hits.trimmed += 1;
@@ -516,13 +551,8 @@ impl World {
                 | Event::Subscribed { .. }
                 | Event::Stream { .. }
                 | Event::ListEnd { .. }
-                | Event::Refused { .. }
                 | Event::Redirected { .. } => {}
             }
-        }
-        if let Err(ClientError::DamagedMessage { stream, sequence }) = polled {
-            let what = format!("stream {stream} sequence {sequence} was delivered damaged");
-            return Err(Violation { oracle: "O2", what });
         }
         if again {
             let client = self.client(Publisher::No);
@@ -537,7 +567,10 @@ impl World {
     fn offer(&mut self) {
         for publisher in &mut self.publishers {
             let Some(client) = &mut publisher.client else { continue };
-            if !publisher.resumed || !self.random.one_of_thousand(self.plan.offer) {
+            if !publisher.resumed
+                || publisher.retires
+                || !self.random.one_of_thousand(self.plan.offer)
+            {
                 continue;
             }
             let count = self.random.below(self.plan.burst) + 1;

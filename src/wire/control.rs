@@ -450,7 +450,8 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    const ALL: [Self; 18] = [
+    /// All of them.
+    pub const ALL: [Self; 18] = [
         Self::UnknownSession,
         Self::Fenced,
         Self::UnknownProducer,

@@ -82,7 +82,7 @@ impl Reader {
     fn take_registration(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
         // A log of a release that did not say whom it forgot: it chose as is chosen here.
         let is_new = self.tables.producer_slot(id).is_none();
-        if is_new && self.tables.is_full_of_producers() {
+        if is_new && self.tables.is_full_of_producers(crate::limits::PRODUCERS_MAX) {
             let Some(forgotten) = self.tables.forgettable(unix_ns, |_| false) else { return };
             self.tables.forget(forgotten);
         }

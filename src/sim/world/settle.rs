@@ -26,7 +26,8 @@ impl World {
         if self.random.one_of_thousand(500) {
             self.server.crash(Crash::PowerCut);
         }
-        let from_ns = self.clock.now_ns();
+        let mut end = End::Whole;
+        let mut from_ns = self.clock.now_ns();
         loop {
             self.pass_time(from_ns)?;
             self.turn()?;
@@ -35,14 +36,22 @@ impl World {
             }
             self.offer_rest();
             let full = self.server.shard.as_ref().is_some_and(|s| s.condition() == Condition::Full);
-            let unacknowledged = if full { 0 } else { self.unacknowledged() };
-            let unconsumed = self.unconsumed();
+            let (unacknowledged, unconsumed) = (self.unacknowledged(), self.unconsumed());
             if self.server.shard.is_some() && unacknowledged == 0 && unconsumed == 0 {
                 self.check_all()?;
-                return Ok(if full { End::Full } else { End::Whole });
+                return Ok(end);
+            }
+            if full && end == End::Whole && unconsumed == 0 {
+                // Full is no end: what was acknowledged is read, all of it is trimmed, and the rest is accepted.
+                end = End::Full;
+                self.check_full()?;
+                if self.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
+                    return Ok(End::Halted);
+                }
+                from_ns = self.clock.now_ns();
             }
             if self.clock.now_ns() - from_ns > SETTLE_NS {
-                let serving = u64::from(!self.server.serves() && !full);
+                let serving = u64::from(!self.server.serves());
                 Oracle::settled("servers that do not serve", serving)?;
                 Oracle::settled("messages not acknowledged", unacknowledged)?;
                 Oracle::settled("messages not consumed", unconsumed)?;
@@ -100,6 +109,17 @@ impl World {
         count
     }
 
+    /// The log is full: reads what there is, trims all of it, and lets the publishers come back.
+    fn check_full(&mut self) -> Result<(), Violation> {
+        self.check_all()?;
+        self.trim_all();
+        let now_ns = self.clock.now_ns();
+        for publisher in &mut self.publishers {
+            publisher.back_ns = now_ns;
+        }
+        Ok(())
+    }
+
     /// A last consumer reads the whole log, after a last restart.
     fn check_all(&mut self) -> Result<(), Violation> {
         if self.random.one_of_thousand(500) {
@@ -108,7 +128,13 @@ impl World {
             self.server.crash(Crash::PowerCut);
         }
         self.start_server()?;
-        self.publishers.clear();
+        for index in 0..self.publishers.len() {
+            if self.publishers[index].retires {
+                self.begin_anew(index);
+            }
+            let publisher = &mut self.publishers[index];
+            (publisher.client, publisher.back_ns) = (None, u64::MAX);
+        }
         let reader = self.consumer();
         self.consumers = vec![reader];
         let from_ns = self.clock.now_ns();

@@ -1,0 +1,168 @@
+//! What runs of the simulator count, what of it has to happen, and what cannot.
+
+use crate::log::recovery::REASONS;
+use crate::metrics::Counters;
+use crate::sim::{EDGES, Outcome};
+use crate::wire::control::ErrorCode;
+use crate::wire::frame::Kind;
+
+/// What a client says. A heartbeat, which only a session says that is idle for long, is too rare in runs so short.
+const TO_SERVER: [Kind; 13] = [
+    Kind::Register,
+    Kind::Publish,
+    Kind::Probe,
+    Kind::Subscribe,
+    Kind::Status,
+    Kind::Unsubscribe,
+    Kind::CreateStream,
+    Kind::CreateStreamOn,
+    Kind::DescribeStream,
+    Kind::ListStreams,
+    Kind::TrimStream,
+    Kind::Retire,
+    Kind::Close,
+];
+
+/// What a server says.
+const BY_SERVER: [Kind; 13] = [
+    Kind::Registered,
+    Kind::Ack,
+    Kind::Nak,
+    Kind::Subscribed,
+    Kind::Data,
+    Kind::Heartbeat,
+    Kind::Trimmed,
+    Kind::DataLoss,
+    Kind::StreamInfo,
+    Kind::ListEnd,
+    Kind::Redirect,
+    Kind::Error,
+    Kind::Close,
+];
+
+/// What cannot happen in the simulator, and why.
+const CANNOT: [(&str, &str); 9] = [
+    ("Redirect by the server", "there is one shard"),
+    ("error UnknownStream", "every client has the streams from the server"),
+    ("error MessageTooLarge", "all datagrams are of one size"),
+    ("error LimitReached", "this release says which table is full"),
+    ("error BadRequest", "every client is honest"),
+    ("error Checksum", "this release asks for a damaged message again, and tells nobody"),
+    ("error SubscriptionsFull", "a run has few subscriptions"),
+    ("error UnknownProducer", "nobody comes back as a producer that has ended"),
+    ("error Busy", "publishers have less credit than may be in flight"),
+];
+
+/// What should have happened in many runs and did not, and what happened that is said to be impossible.
+pub(super) fn unseen(coverage: &[(String, u64)]) -> Vec<String> {
+    let counters = Counters::default();
+    let is_counter = |name: &str| {
+        let counter = name.strip_prefix("server ");
+        counter.is_some_and(|name| counters.iter().any(|(counter, _)| counter == name))
+    };
+    let mut wrong = Vec::new();
+    for (name, count) in coverage.iter().filter(|(name, _)| !is_counter(name)) {
+        match CANNOT.iter().find(|(what, _)| what == name) {
+            None if *count == 0 => wrong.push(format!("never hit: {name}")),
+            Some((_, why)) if *count > 0 => wrong.push(format!("hit: {name}, though {why}")),
+            None | Some(_) => {}
+        }
+    }
+    wrong
+}
+
+/// Everything a run counts, named as people would.
+pub(super) fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
+    let (net, disk, server) = (&outcome.net, &outcome.disk, &outcome.server);
+    let mut all: Vec<(String, u64)> = [
+        ("datagrams lost", net.lost),
+        ("datagrams doubled", net.doubled),
+        ("datagrams overtaken", net.held),
+        ("datagrams damaged", net.damaged),
+        ("datagrams cut off", net.cut),
+        ("payloads changed in memory", net.flipped),
+        ("writes out of order", disk.out_of_order),
+        ("writes slow", disk.slow),
+        ("writes failed", disk.errors),
+        ("writes failed and stored", disk.errors_stored),
+        ("writes hung", disk.hangs),
+        ("writes that arrived late", disk.late),
+        ("writes dropped by a kill", disk.dropped),
+        ("writes torn by a power cut", disk.torn),
+        ("reads failed", disk.read_errors),
+        ("reads of wrong bytes", disk.bad_reads),
+        ("bits rotten", disk.rotten),
+        ("blocks lost, stale or misplaced", disk.lost),
+        ("server kills", server.kills),
+        ("power cuts", server.power_cuts),
+        ("orderly stops", server.stops),
+        ("pauses", server.pauses),
+        ("failures latched", server.failures),
+        ("logs full", server.full),
+        ("openings", server.opens),
+        ("openings after a clean stop", server.clean_opens),
+        ("openings that cut a tail", server.cuts),
+        ("openings that halted", server.halts),
+        ("openings without a superblock", server.no_quorum),
+        ("openings the device failed", server.failed_opens),
+        ("client kills", server.client_kills),
+        ("old instances that lived on", server.zombies),
+        ("producers that ended for good", server.retired),
+        ("partitions", server.partitions),
+        ("wall clock jumps", server.clock_jumps),
+        ("acknowledgements of an old epoch", server.zombie_acks),
+        ("trims asked for", server.trims),
+        ("consumers overtaken by a trim", server.trimmed),
+        ("full logs that take messages again", server.roomy_again),
+    ]
+    .into_iter()
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect();
+    let rows = REASONS.iter().zip(server.rows);
+    all.extend(rows.map(|(reason, count)| (format!("halts because {reason}"), count)));
+    let frames = &net.frames;
+    let kinds = TO_SERVER.iter().map(|kind| (*kind, "to", &frames.to_server));
+    let kinds = kinds.chain(BY_SERVER.iter().map(|kind| (*kind, "by", &frames.by_server)));
+    all.extend(kinds.map(|(kind, way, counts)| {
+        (format!("{kind:?} {way} the server"), counts[usize::from(kind as u8)])
+    }));
+    all.extend(
+        ErrorCode::ALL
+            .iter()
+            .map(|code| (format!("error {code:?}"), frames.errors[usize::from(*code as u16)])),
+    );
+    let edges = EDGES.iter().zip(server.edges);
+    all.extend(edges.map(|((from, to), count)| (format!("from {from} to {to}"), count)));
+    all.extend(outcome.counters.iter().map(|(name, count)| (format!("server {name}"), count)));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_is_told_and_what_cannot_happen_is_not_missed() {
+        let count = |name: &str, count| (name.to_owned(), count);
+        let seen = [
+            count("power cuts", 0),
+            count("server kills", 3),
+            count("Redirect by the server", 0),
+            count("error Checksum", 1),
+        ];
+        let wrong = unseen(&seen);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert_eq!(wrong[0], "never hit: power cuts");
+        assert!(wrong[1].starts_with("hit: error Checksum, though"), "{wrong:?}");
+    }
+
+    #[test]
+    fn what_cannot_happen_is_among_what_is_counted() {
+        let outcome =
+            crate::sim::run_plan(&crate::sim::Plan { turns: 1, ..crate::sim::Plan::quiet() });
+        let names: Vec<String> = coverage(&outcome).into_iter().map(|(name, _)| name).collect();
+        for (what, _) in CANNOT {
+            assert!(names.iter().any(|name| name == what), "{what}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which errors a client may be told: those that follow from what was injected in this run, and no other.
+
+use super::oracle::Violation;
+use crate::client::ClientError;
+use crate::wire::control::ErrorCode;
+
+/// What has happened in a run so far that a client may hear of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Injected {
+    /// A write failed.
+    pub(super) write_failed: bool,
+    /// A read failed or brought other bytes, or media changed what they held.
+    pub(super) data_spoilt: bool,
+    /// The log was full.
+    pub(super) full: bool,
+    /// The server was told to stop.
+    pub(super) stopped: bool,
+    /// Tables of the server are small.
+    pub(super) limited: bool,
+}
+
+/// When somebody may be told of an error.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    /// Whatever was injected: whoever is told asks again.
+    Always,
+    /// Where this was injected.
+    If(fn(&Injected) -> bool),
+    /// In no run: the promise that is broken.
+    Never(&'static str),
+}
+
+const fn of_code(code: ErrorCode) -> When {
+    match code {
+        ErrorCode::Busy => When::Always,
+        ErrorCode::DiskFailed => When::If(|injected| injected.write_failed),
+        ErrorCode::DataLoss => When::If(|injected| injected.data_spoilt),
+        ErrorCode::NoSpace => When::If(|injected| injected.full),
+        ErrorCode::Draining => When::If(|injected| injected.stopped),
+        // What was acknowledged is gone: a producer, a stream, or what it held when it was trimmed.
+        ErrorCode::UnknownProducer | ErrorCode::UnknownStream | ErrorCode::BadRequest => {
+            When::Never("O1")
+        }
+        ErrorCode::SessionsFull | ErrorCode::ProducersFull | ErrorCode::StreamsFull => {
+            When::If(|injected| injected.limited)
+        }
+        // A client asks again by itself; there is one instance of each producer; nobody sends what is too large or
+        // damaged; and everybody has few subscriptions.
+        ErrorCode::UnknownSession
+        | ErrorCode::UnknownSubscription
+        | ErrorCode::Fenced
+        | ErrorCode::MessageTooLarge
+        | ErrorCode::Checksum
+        | ErrorCode::LimitReached
+        | ErrorCode::SubscriptionsFull => When::Never("O15"),
+    }
+}
+
+const fn of_error(error: &ClientError) -> When {
+    match error {
+        ClientError::Refused { code, .. } => of_code(*code),
+        // The log is not the one that acknowledged, or not all of it.
+        ClientError::OtherLog { .. }
+        | ClientError::Behind { .. }
+        | ClientError::OtherProducer { .. } => When::Never("O1"),
+        ClientError::DamagedMessage { .. } => When::Never("O2"),
+        // Everybody waits for ever, and speaks with a server of this protocol.
+        ClientError::Unreachable { .. }
+        | ClientError::Unanswered { .. }
+        | ClientError::TooLarge { .. }
+        | ClientError::Nonsense { .. } => When::Never("O15"),
+    }
+}
+
+impl When {
+    fn judge(
+        self,
+        injected: &Injected,
+        who: &str,
+        error: &dyn std::fmt::Display,
+    ) -> Result<(), Violation> {
+        let oracle = match self {
+            Self::Always => return Ok(()),
+            Self::If(holds) if holds(injected) => return Ok(()),
+            Self::If(_) => "O15",
+            Self::Never(oracle) => oracle,
+        };
+        Err(Violation { oracle, what: format!("{who} was told: {error}") })
+    }
+}
+
+impl Injected {
+    /// A request of a client that lives on was refused.
+    ///
+    /// # Errors
+    /// The promise that is broken where nothing of what was injected allows that.
+    pub(super) fn allows_refusal(&self, who: &str, code: ErrorCode) -> Result<(), Violation> {
+        of_code(code).judge(self, who, &code)
+    }
+
+    /// A client ended with an error.
+    ///
+    /// # Errors
+    /// The promise that is broken where nothing of what was injected allows that.
+    pub(super) fn allows_end(&self, who: &str, error: &ClientError) -> Result<(), Violation> {
+        of_error(error).judge(self, who, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Injected = Injected {
+        write_failed: false,
+        data_spoilt: false,
+        full: false,
+        stopped: false,
+        limited: false,
+    };
+
+    #[test]
+    fn an_error_is_allowed_by_what_it_follows_from_alone() {
+        let rows = [
+            (ErrorCode::DiskFailed, Injected { write_failed: true, ..NOTHING }),
+            (ErrorCode::DataLoss, Injected { data_spoilt: true, ..NOTHING }),
+            (ErrorCode::NoSpace, Injected { full: true, ..NOTHING }),
+            (ErrorCode::Draining, Injected { stopped: true, ..NOTHING }),
+            (ErrorCode::SessionsFull, Injected { limited: true, ..NOTHING }),
+        ];
+        for (code, of_it) in rows {
+            for (_, injected) in rows {
+                let allowed = injected.allows_refusal("somebody", code).is_ok();
+                assert_eq!(allowed, injected == of_it, "{code:?} after {injected:?}");
+                let ends =
+                    injected.allows_end("somebody", &ClientError::Refused { code, detail: 0 });
+                assert_eq!(ends.is_ok(), allowed, "{code:?} after {injected:?}");
+            }
+            assert!(NOTHING.allows_refusal("somebody", code).is_err(), "{code:?} after nothing");
+        }
+    }
+
+    #[test]
+    fn what_nothing_allows_breaks_a_promise_whatever_was_injected() {
+        let all = Injected {
+            write_failed: true,
+            data_spoilt: true,
+            full: true,
+            stopped: true,
+            limited: true,
+        };
+        let server = "127.0.0.1:1".parse().unwrap();
+        for (error, oracle) in [
+            (ClientError::Refused { code: ErrorCode::UnknownProducer, detail: 0 }, "O1"),
+            (ClientError::OtherLog { server, begun: 1, found: 2 }, "O1"),
+            (ClientError::Unreachable { server }, "O15"),
+            (ClientError::Nonsense { server }, "O15"),
+            (ClientError::Refused { code: ErrorCode::Fenced, detail: 0 }, "O15"),
+        ] {
+            assert_eq!(all.allows_end("somebody", &error).unwrap_err().oracle, oracle, "{error}");
+        }
+        all.allows_refusal("somebody", ErrorCode::Busy).unwrap();
+        NOTHING.allows_refusal("somebody", ErrorCode::Busy).unwrap();
+    }
+}
