@@ -1,8 +1,9 @@
 //! What every disk of the tests has in common: how it judges its caller, and what media hold that were never written.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{DiskInfo, Io};
 use crate::limits::BLOCK_BYTES;
-use crate::port::memory::Random;
 
 /// Judges an operation that is submitted beside others in flight.
 ///
@@ -17,10 +18,10 @@ pub(crate) fn judge<'a>(io: &Io, info: &DiskInfo, in_flight: impl IntoIterator<I
 
 /// What a block holds that was never written: anything, and the same at each read.
 pub(crate) fn never_written(block: u64) -> [u8; BLOCK_BYTES] {
-    let mut random = Random::new(block ^ 0x006e_6f69_7365);
     let mut bytes = [0; BLOCK_BYTES];
-    for word in bytes.chunks_exact_mut(8) {
-        word.copy_from_slice(&random.next_u64().to_le_bytes());
+    for (word, index) in bytes.chunks_exact_mut(8).zip(0u64..) {
+        let noise = xxh3_64_with_seed(&index.to_le_bytes(), block);
+        word.copy_from_slice(&noise.to_le_bytes());
     }
     bytes
 }
