@@ -316,10 +316,9 @@ impl<P: Port> Client<P> {
             let blocked = match self.client.offer(stream, payload) {
                 Ok(seq) => return Ok(seq),
                 Err(OfferError::BackPressure(BackPressure::Server(
-                    state @ (PublishState::NoSpace | PublishState::Open | PublishState::Failed),
+                    state @ (PublishState::NoSpace | PublishState::Failed | PublishState::Damaged),
                 ))) => {
-                    let full = state == PublishState::NoSpace;
-                    let code = if full { ErrorCode::NoSpace } else { ErrorCode::DiskFailed };
+                    let code = state.refusal().expect("nothing more is taken");
                     return Err(ClientError::Refused { code, detail: 0 }.into());
                 }
                 Err(blocked @ (OfferError::NotConnected | OfferError::BackPressure(_))) => blocked,

@@ -146,7 +146,7 @@ pub enum BackPressure {
     Window,
     /// Its owner: what was offered before is durable, and nobody has taken the completions.
     Completions,
-    /// The server: the log is full, it is draining, or its disk failed.
+    /// The server: the log is full, it is draining, its disk failed, or data was found damaged.
     Server(PublishState),
 }
 

@@ -388,6 +388,7 @@ impl Work {
                 ("the log is full; make room (buslane stream trim, or a larger disk.size)", true)
             }
             PublishState::Failed => ("the appliance's disk failed", false),
+            PublishState::Damaged => ("the appliance found acknowledged data damaged", false),
         };
         // What is on its way to the media is still acknowledged.
         if now_ns.saturating_sub(self.tally.moved_ns) < SETTLE_NS {

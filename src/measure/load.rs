@@ -365,7 +365,8 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                 Ok(_) => {}
                 Err(OfferError::BackPressure(crate::client::BackPressure::Server(
                     state @ (crate::wire::publish::PublishState::NoSpace
-                    | crate::wire::publish::PublishState::Failed),
+                    | crate::wire::publish::PublishState::Failed
+                    | crate::wire::publish::PublishState::Damaged),
                 ))) => {
                     let why = format!(
                         "the server takes no more messages: {state:?}; a larger disk.size?"

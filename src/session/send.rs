@@ -213,9 +213,10 @@ impl Sender {
             // The credit of a healthy server moves with every ACK.
             return Err(match self.state {
                 PublishState::Open => Blocked::Window,
-                state @ (PublishState::NoSpace | PublishState::Failed | PublishState::Draining) => {
-                    Blocked::Server(state)
-                }
+                state @ (PublishState::NoSpace
+                | PublishState::Failed
+                | PublishState::Damaged
+                | PublishState::Draining) => Blocked::Server(state),
             });
         }
         if self.outstanding() == self.slots.len() as u64 {

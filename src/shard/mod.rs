@@ -124,6 +124,7 @@ impl Condition {
         match self {
             Self::Serving => PublishState::Open,
             Self::Full => PublishState::NoSpace,
+            Self::Failed(ErrorCode::DataLoss) => PublishState::Damaged,
             Self::Failed(_) => PublishState::Failed,
             Self::DiskLost(_) | Self::Draining => PublishState::Draining,
         }

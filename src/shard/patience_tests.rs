@@ -154,18 +154,23 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
 }
 
 #[test]
-fn a_publisher_learns_from_any_acknowledgement_that_the_disk_failed() {
+fn a_publisher_learns_from_any_acknowledgement_that_and_why_nothing_is_taken() {
+    for code in [ErrorCode::DiskFailed, ErrorCode::DataLoss] {
+        a_publisher_learns_from_any_acknowledgement(code);
+    }
+}
+
+fn a_publisher_learns_from_any_acknowledgement(code: ErrorCode) {
     let mut world = World::new(39, Faults::default());
     let publisher = world.client(Publisher::New);
     let stream = world.create(publisher, "orders");
     publish(&mut world, publisher, stream);
     // The word that said so was lost.
-    let failed = Condition::Failed(ErrorCode::DiskFailed);
+    let failed = Condition::Failed(code);
     world.shard.as_mut().unwrap().stations.condition = failed;
     world.clients[publisher].offer(stream, b"never durable").unwrap();
     let (waited_ns, error) =
         refused(&mut world, publisher, failed, 10 * PATIENCE_NS).expect("it is told");
-    let code = ErrorCode::DiskFailed;
     assert!(matches!(error, ClientError::Refused { code: of, .. } if of == code), "{error}");
     assert!(waited_ns < PATIENCE_NS, "{waited_ns}");
     // A PROBE is answered with an acknowledgement, and with nothing else.

@@ -4,6 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Malformed;
+use super::control::ErrorCode;
 use super::range::{Ranged, ranged};
 use super::record::Record;
 
@@ -129,10 +130,12 @@ pub enum PublishState {
     Open = 0,
     /// The log is full; credit comes back when space does.
     NoSpace = 1,
-    /// A write failed or data was found damaged: nothing more is acknowledged by this epoch.
+    /// A write failed: nothing more is acknowledged by this epoch.
     Failed = 2,
     /// The server finishes what it has and stops.
     Draining = 3,
+    /// Data was found damaged: nothing more is acknowledged by this epoch.
+    Damaged = 4,
 }
 
 impl PublishState {
@@ -143,7 +146,20 @@ impl PublishState {
             0 => Self::Open,
             1 => Self::NoSpace,
             3 => Self::Draining,
+            4 => Self::Damaged,
             _ => Self::Failed,
+        }
+    }
+
+    /// Why a publisher may do nothing now; `None` where it may.
+    #[must_use]
+    pub fn refusal(self) -> Option<ErrorCode> {
+        match self {
+            Self::Open => None,
+            Self::NoSpace => Some(ErrorCode::NoSpace),
+            Self::Failed => Some(ErrorCode::DiskFailed),
+            Self::Damaged => Some(ErrorCode::DataLoss),
+            Self::Draining => Some(ErrorCode::Draining),
         }
     }
 }

@@ -359,9 +359,13 @@ impl<C: Clock> Link<C> {
         let dead_after_ns = self.options.dead_after_ns;
         let server = self.server;
         self.check_refused();
-        if self.phase == Phase::Open && self.sender.state() == PublishState::Failed {
-            // The word that says why may be lost; every acknowledgement says that it is so.
-            self.fail(ClientError::Refused { code: ErrorCode::DiskFailed, detail: 0 });
+        let state = self.sender.state();
+        if self.phase == Phase::Open
+            && matches!(state, PublishState::Failed | PublishState::Damaged)
+        {
+            // The word that says why may be lost; every acknowledgement says it, too.
+            let code = state.refusal().expect("nothing more is taken");
+            self.fail(ClientError::Refused { code, detail: 0 });
         }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
