@@ -1,9 +1,7 @@
 //! What housekeeping opens before a shard serves: HTTP, the unix socket, the interval log.
 
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::{Builder, Runtime};
@@ -130,11 +128,6 @@ fn open_socket(
         ProfileError::Host(format!("{place}: metrics.socket: {}: {why}", path.display()))
     };
     AdminSocket::open(&path, warnings).map(Some).map_err(wrong)
-}
-
-/// Makes a directory that was cleaned away, for this user alone.
-pub(super) fn make_private(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(dir)
 }
 
 #[cfg(test)]

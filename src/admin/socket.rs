@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::Router;
 
 use super::server;
+use crate::profile::runtime;
 
 /// A path of a socket, at most: the kernel keeps it in 108 bytes with a zero at the end.
 const PATH_BYTES_MAX: usize = 107;
@@ -92,6 +93,11 @@ impl AdminSocket {
         }
         let listener = UnixListener::bind(&self.path).map_err(warning)?;
         listener.set_nonblocking(true).map_err(warning)?;
+        // Where its group may come here, it may ask: nothing can be changed by asking.
+        if self.path.parent().is_some_and(runtime::is_for_the_group) {
+            let mode = fs::Permissions::from_mode(0o660);
+            fs::set_permissions(&self.path, mode).map_err(warning)?;
+        }
         self.own.store(file_number(&self.path).unwrap_or(0), Ordering::Relaxed);
         self.listener = Some(listener);
         Ok(())
@@ -106,7 +112,7 @@ impl AdminSocket {
         if held.is_some_and(|held| file_number(&name) == Some(held.ino())) {
             return Ok(());
         }
-        let lock = File::options().write(true).create(true).truncate(false).open(name);
+        let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(name);
         let lock = lock.map_err(warning)?;
         match lock.try_lock() {
             Ok(()) => self.lock = Some(lock),
@@ -139,7 +145,7 @@ impl AdminSocket {
                 continue;
             }
             if let Some(dir) = self.path.parent().filter(|dir| !dir.exists()) {
-                let _ = super::listen::make_private(dir);
+                let _ = runtime::make(dir);
             }
             if self.make().is_ok()
                 && let Some(old) = serving.take()
@@ -210,6 +216,22 @@ mod tests {
         assert!(!path.exists());
         drop(first);
         assert!(open(&path).0.listener.is_some());
+    }
+
+    #[test]
+    fn the_group_may_ask_where_it_may_enter_and_nobody_else_does() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("admin.sock");
+        let mode = |path: &Path| path.metadata().expect("there").mode() & 0o777;
+        for (of_directory, may_write) in [(0o700, 0), (0o750, 0o020), (0o755, 0), (0o770, 0)] {
+            let wanted = fs::Permissions::from_mode(of_directory);
+            fs::set_permissions(dir.path(), wanted).expect("it is ours");
+            let (first, warnings) = open(&path);
+            assert!(warnings.is_empty(), "{warnings:?}");
+            assert_eq!(mode(&path) & 0o022, may_write, "{of_directory:o}");
+            assert_eq!(mode(&dir.path().join("admin.sock.lock")) & 0o077, 0, "the lock is its own");
+            drop(first.file());
+        }
     }
 
     #[test]

@@ -101,7 +101,8 @@ impl Asker {
         for (path, _) in &elsewhere {
             let path = path.display();
             why.push_str(&format!(
-                "; one has its socket at {path}: ask as its user, or with --set metrics.socket={path}"
+                "; one has its socket at {path}: ask as its user or, of a service, as who is in its group, or with --set \
+                 metrics.socket={path}"
             ));
         }
         Err(CommandError::Unreachable(format!(

@@ -119,7 +119,8 @@ pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
 # Install, as root:
 {install}# Check:    systemd-analyze verify buslane.service
 #           systemd-analyze security buslane.service
-# Ask it:   buslane stat, as root or as {user}: its socket is below /run/buslane.
+# Ask it:   buslane stat, as root, as {user}, or as who is in that group (usermod -aG {user} NAME):
+#           its socket is below /run/buslane. Asking changes nothing.
 [Unit]
 Description=Buslane message appliance, profile {description}
 Wants=network-online.target
@@ -143,7 +144,7 @@ StateDirectoryMode=0750
 WorkingDirectory=/var/lib/buslane
 # `buslane stat` looks for the socket here, whoever asks. Units of several instances share it.
 RuntimeDirectory=buslane
-RuntimeDirectoryMode=0700
+RuntimeDirectoryMode=0750
 RuntimeDirectoryPreserve=yes
 Environment=XDG_RUNTIME_DIR=/run/buslane
 # Making a large log, and recovering one, take their time before the appliance is ready.

@@ -1,12 +1,15 @@
-//! Where sockets go: a directory that belongs to this user alone.
+//! Where sockets go: a directory that belongs to this user alone, or to its group where that is wanted.
 //!
 //! `{runtime}` in a profile becomes `$XDG_RUNTIME_DIR/buslane`, or `/tmp/buslane-<user id>` where there
 //! is no such directory; `{instance}` becomes the profile's `instance`. The directory is made when a
 //! profile names it, and refused when it is somebody else's: in `/tmp` anybody can be there first.
+//!
+//! Below a directory of this user that its group may enter and nobody else (as the unit's `/run/buslane`), the group
+//! may enter this one too, and ask the appliance. A login's `$XDG_RUNTIME_DIR` has mode 0700, so there it may not.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Profile, ProfileError};
@@ -64,6 +67,24 @@ fn choose(xdg: Option<OsString>, user: u32) -> PathBuf {
     )
 }
 
+/// Whether a directory is this user's, and its group may look into it, and nobody else.
+pub(crate) fn is_for_the_group(dir: &Path) -> bool {
+    let facts = own_user().ok().zip(dir.metadata().ok());
+    facts.is_some_and(|(user, dir)| dir.uid() == user && dir.mode() & 0o077 == 0o050)
+}
+
+/// Makes a directory, as private as the one it is in.
+pub(crate) fn make(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    set_mode(path)
+}
+
+/// Also where it was made by another release or under another unit.
+fn set_mode(path: &Path) -> std::io::Result<()> {
+    let mode = if path.parent().is_some_and(is_for_the_group) { 0o750 } else { 0o700 };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
 fn claim(path: &Path, user: u32) -> Result<(), ProfileError> {
     let wrong = |why: String| {
         let path = path.display();
@@ -71,22 +92,21 @@ fn claim(path: &Path, user: u32) -> Result<(), ProfileError> {
             "{path}: {why}; remove it, or set XDG_RUNTIME_DIR to a directory of your own"
         ))
     };
-    if let Err(error) = DirBuilder::new().mode(0o700).create(path)
+    if let Err(error) = make(path)
         && error.kind() != std::io::ErrorKind::AlreadyExists
     {
         return Err(wrong(format!("cannot be made: {error}")));
     }
     let metadata = path.symlink_metadata().map_err(|error| wrong(error.to_string()))?;
-    if !metadata.is_dir() || metadata.uid() != user || metadata.mode() & 0o077 != 0 {
+    if !metadata.is_dir() || metadata.uid() != user || metadata.mode() & 0o027 != 0 {
         return Err(wrong("is not a directory of this user alone (mode 0700)".to_owned()));
     }
-    Ok(())
+    set_mode(path).map_err(|error| wrong(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -102,6 +122,12 @@ mod tests {
         assert!(claim(&path, user + 1).is_err(), "another user's");
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         assert!(claim(&path, user).unwrap_err().to_string().contains("0700"));
+        std::fs::set_permissions(&path, Permissions::from_mode(0o750)).unwrap();
+        claim(&path, user).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700, "the group is not asked");
+        std::fs::set_permissions(place.path(), Permissions::from_mode(0o750)).unwrap();
+        claim(&path, user).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o750, "as that of the unit");
         let link = place.path().join("link");
         symlink(place.path(), &link).unwrap();
         assert!(claim(&link, user).is_err(), "a link may point anywhere");
