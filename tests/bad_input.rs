@@ -81,6 +81,14 @@ fn what_is_not_there_is_named_with_what_mends_it() {
         3,
         &["does not answer", &nobody],
     );
+    // A setting holds without a profile, too.
+    let there = format!("port.address={nobody}");
+    refused(
+        &run(&["--connect-timeout", "1s", "--set", &there, "stream", "list"]),
+        3,
+        &["does not answer", &nobody],
+    );
+    refused(&run(&["--set", "prot.address=1", "stream", "list"]), 2, &["prot.address"]);
     refused(
         &appliance.client(&["publish", "x", "--itch", "/nonexistent"]).output().unwrap(),
         1,

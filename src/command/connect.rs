@@ -18,23 +18,13 @@ use crate::profile::{self, Profile};
 /// After so long without a session, another address is tried.
 const TRY_NS: u64 = 1_000_000_000;
 
-/// A client over kernel UDP, or over the client port of the profile that was named.
+/// A client over the client port of the profile: kernel UDP unless another was named.
 pub(super) fn connect(
     globals: &Globals,
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
-    let profile = match &globals.profile {
-        None => {
-            let mut profile = Profile::default();
-            profile.client.port.datagram_bytes = crate::limits::DATAGRAM_BYTES_MAX;
-            profile
-        }
-        Some(name) => {
-            let profile = profile::load(name, &globals.set)?;
-            profile.check_client(&cpu::available_cores())?;
-            profile
-        }
-    };
+    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
+    profile.check_client(&cpu::available_cores())?;
     let servers = servers_of(globals, &profile)?;
     connect_to(globals, open_port(&profile.client.port)?, &servers, publisher)
 }
