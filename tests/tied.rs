@@ -24,6 +24,11 @@ fn role() {
     appliance.run(&["stream", "create", "orders"]);
     let publish = ["publish", "orders", "--lines", "-"];
     let publisher = Running(appliance.client(&publish).stdin(Stdio::piped()).spawn().unwrap());
+    // It is tied before it is what it was started for: by then a test may be killed.
+    let exe = Path::new("/proc").join(publisher.0.id().to_string()).join("exe");
+    while exe.read_link().unwrap() != Path::new(common::BUSLANE) {
+        thread::sleep(Duration::from_millis(1));
+    }
     println!("started {} {}", appliance.pid(), publisher.0.id());
     thread::sleep(Duration::from_mins(1));
 }
