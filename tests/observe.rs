@@ -327,15 +327,27 @@ fn top_shows_an_appliance_loses_it_and_finds_it_again() {
     // Killed politely it puts the terminal back as well.
     screen.keys(&[&format!("clear; {BUSLANE} top --set {socket}; echo ended with $?"), "Enter"]);
     screen.wait_for(&["1 of 1 shards serving"]);
-    let pattern = format!("top --set {socket}");
-    let found =
-        Command::new("pgrep").args(["-f", &format!("^{BUSLANE} {pattern}")]).output().unwrap();
-    let id = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    let pattern = format!("^{BUSLANE} top --set {socket}");
+    let find = || {
+        let found = Command::new("pgrep").args(["-f", &pattern]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).trim().to_owned()
+    };
+    let id = find();
     assert!(Command::new("kill").arg(&id).status().unwrap().success(), "{id}");
     let shown = screen.wait_for(&["ended with"]);
     assert!(!shown.contains("receive_append"), "{shown}");
     screen.keys(&["echo still $((6 * 7))", "Enter"]);
     screen.wait_for(&["still 42"]);
+    // Its terminal goes away, as that of a login does whose network is gone; nobody is left to send a signal.
+    screen.keys(&[&format!("clear; exec setsid -w {BUSLANE} top --set {socket}"), "Enter"]);
+    screen.wait_for(&["1 of 1 shards serving"]);
+    assert!(!find().is_empty());
+    drop(screen);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !find().is_empty() {
+        assert!(Instant::now() < deadline, "it goes on without a terminal: {}", find());
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

@@ -32,6 +32,9 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at keys, signals and answers.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long it may take to end in order.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
 pub(super) fn top(globals: &Globals, args: &TopArgs) -> Result<(), CommandError> {
     if globals.output() != Output::Text || !io::stdout().is_terminal() {
         let what = "top draws on a terminal, and stdout is none, or -o asks for something else; use `buslane \
@@ -40,6 +43,7 @@ pub(super) fn top(globals: &Globals, args: &TopArgs) -> Result<(), CommandError>
     }
     let asker = Asker::new(globals)?;
     let stop = catch_signals()?;
+    end_without_terminal(Arc::clone(&stop));
     let answers = ask_for_ever(asker);
     let mut terminal = ratatui::try_init().map_err(|error| CommandError::output(&error))?;
     let shown = show(&mut terminal, &mut Model::new(args.view), &answers, &stop);
@@ -55,6 +59,20 @@ fn catch_signals() -> Result<Arc<AtomicBool>, CommandError> {
             .map_err(|error| CommandError::Failed(format!("catching signals: {error}")))?;
     }
     Ok(stop)
+}
+
+/// Ends the process where it was told to, or its terminal is gone, and it goes on all the same: whoever waits for keys
+/// of a terminal that goes away reads its end again and again, and sees no flag.
+#[allow(clippy::disallowed_methods, reason = "what it looks after may hang")]
+fn end_without_terminal(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) && io::stdout().is_terminal() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        std::thread::sleep(END_WITHIN);
+        ratatui::restore();
+        std::process::exit(130);
+    });
 }
 
 type Answer = Result<Views, String>;
