@@ -384,9 +384,10 @@ impl Work {
         // What was on its way to a disk that failed may be there when it is mended.
         let (why, is_refused) = match self.client.polled().publish_state() {
             PublishState::Open | PublishState::Draining => return Ok(()),
-            PublishState::NoSpace => {
-                ("the log is full; make room (buslane stream trim, or a larger disk.size)", true)
-            }
+            PublishState::NoSpace => (
+                "the log is full; make room (buslane stream trim, or buslane log copy --size)",
+                true,
+            ),
             PublishState::Failed => ("the appliance's disk failed", false),
             PublishState::Damaged => ("the appliance found acknowledged data damaged", false),
         };

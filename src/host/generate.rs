@@ -125,7 +125,7 @@ pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
 Description=Buslane message appliance, profile {description}
 Wants=network-online.target
 After=network-online.target tuned.service
-# Below a mount point that is not mounted a new, empty log would be made.
+# Below a mount point that is not mounted no log is found, and a first start would make one there.
 RequiresMountsFor={mounts}
 # It is tried for ever: what keeps it from starting (a disk, a mount, an address) may come back.
 StartLimitIntervalSec=0

@@ -368,9 +368,8 @@ impl<'a, P: Port, C: Clock> Load<'a, P, C> {
                     | crate::wire::publish::PublishState::Failed
                     | crate::wire::publish::PublishState::Damaged),
                 ))) => {
-                    let why = format!(
-                        "the server takes no more messages: {state:?}; a larger disk.size?"
-                    );
+                    let why =
+                        format!("the server takes no more messages: {state:?}; a larger log?");
                     return Err(LoadError::Other(why));
                 }
                 Err(OfferError::BackPressure(_) | OfferError::NotConnected) => break,
