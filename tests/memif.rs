@@ -62,6 +62,14 @@ fn messages_taken(dir: &Path, shards: u32) -> u64 {
     (0..shards as usize).filter_map(accepted).sum()
 }
 
+/// Waits until a publisher, which is not to end before, has more messages taken than there were.
+fn wait_for_messages(dir: &Path, shards: u32, before: u64, publisher: &mut Running) {
+    while messages_taken(dir, shards) <= before {
+        assert!(publisher.0.try_wait().unwrap().is_none(), "the publisher gave up");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Publishes an order flow to a stream of the last shard while the appliance is killed, and reads it back.
 fn order_flow_survives_kills(shards: u32) {
     let _turn = common::turn();
@@ -75,10 +83,7 @@ fn order_flow_survives_kills(shards: u32) {
     let itch = ["publish", "orders", "--rate", "4000", "--itch", flow.to_str().unwrap()];
     let mut publisher = Running(command(dir, &itch, shards).spawn().unwrap());
     // A publisher that only starts is not what is to be tried.
-    while messages_taken(dir, shards) == 0 {
-        assert!(publisher.0.try_wait().unwrap().is_none(), "the publisher gave up");
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_messages(dir, shards, 0, &mut publisher);
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(700));
         drop(server);
@@ -172,9 +177,8 @@ fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
         let before = messages_taken(dir, 1);
         let mut publisher = Running(command(dir, &publish, 1).spawn().unwrap());
         // Half of them while they publish, the others wherever they are.
-        while at % 2 == 0 && messages_taken(dir, 1) <= before {
-            assert!(publisher.0.try_wait().unwrap().is_none(), "gave up at kill {at}");
-            thread::sleep(Duration::from_millis(50));
+        if at % 2 == 0 {
+            wait_for_messages(dir, 1, before, &mut publisher);
         }
         thread::sleep(Duration::from_millis(50 + at * 37 % 600));
         drop(publisher);
