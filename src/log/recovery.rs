@@ -132,7 +132,7 @@ fn of_later_release(copies: &[Result<Superblock, CopyDamage>]) -> Option<u8> {
             CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Read(_),
         ) => None,
     });
-    formats.next().and_then(|_| formats.next())
+    formats.nth(1)
 }
 
 fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {

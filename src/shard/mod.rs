@@ -132,12 +132,7 @@ impl Condition {
 
     /// Why nothing new is taken, where nothing is.
     fn refusal(self) -> Option<ErrorCode> {
-        match self {
-            Self::Serving => None,
-            Self::Full => Some(ErrorCode::NoSpace),
-            Self::Failed(code) => Some(code),
-            Self::DiskLost(_) | Self::Draining => Some(ErrorCode::Draining),
-        }
+        self.publish_state().refusal()
     }
 
     /// Whether the log takes anything still.
