@@ -91,6 +91,12 @@ impl Log {
         Ok(Some(self.next_batch))
     }
 
+    /// Whether messages of a stream below `first` are kept no more, durably.
+    #[must_use]
+    pub fn is_trimmed(&self, id: StreamId, first: u64) -> bool {
+        self.stream(id).is_some_and(|stream| first <= stream.first_sequence)
+    }
+
     /// Trims whose records are durable take effect.
     pub(super) fn trims_durable(&mut self, durable_seq: u64) {
         while let Some(&(batch_seq, id, first)) = self.trims.front() {

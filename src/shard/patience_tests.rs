@@ -153,6 +153,43 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
     }
 }
 
+/// A write that was in flight when the disk failed may complete after whoever waited for it was refused.
+#[test]
+fn what_is_done_already_is_answered_for_by_a_log_that_takes_nothing_more() {
+    let mut world = World::new(40, Faults::default());
+    let client = world.client(Publisher::New);
+    let stream = world.create(client, "orders");
+    publish(&mut world, client, stream);
+    let trim = Request::TrimStream(stream, 2);
+    world.clients[client].request(trim.clone());
+    world.until("it is trimmed", |world| world.clients[client].next_event().is_some());
+    // It would hear of the failure, and end.
+    drop(world.clients.pop());
+    let asks = world.client(Publisher::No);
+    world.until("it is connected", |world| world.clients[asks].next_event().is_some());
+    let failed = Condition::Failed(ErrorCode::DiskFailed);
+    world.shard.as_mut().unwrap().stations.condition = failed;
+    for (request, is_done) in [
+        (Request::CreateStream("orders".into()), true),
+        (trim, true),
+        (Request::TrimStream(stream, 1), true),
+        (Request::TrimStream(stream, 3), false),
+        (Request::TrimStream(StreamId(stream.0 + 1), 1), false),
+    ] {
+        let asked = world.clients[asks].request(request.clone());
+        let mut told = None;
+        world.until("it is answered", |world| {
+            told = world.clients[asks].next_event();
+            told.is_some()
+        });
+        let done = matches!(&told, Some(Event::Stream { request, info })
+            if (*request, info.id) == (asked, stream));
+        let refused =
+            told == Some(Event::Refused { request: asked, code: ErrorCode::DiskFailed, detail: 0 });
+        assert_eq!((done, refused), (is_done, !is_done), "{request:?}: {told:?}");
+    }
+}
+
 #[test]
 fn a_publisher_learns_from_any_acknowledgement_that_and_why_nothing_is_taken() {
     for code in [ErrorCode::DiskFailed, ErrorCode::DataLoss] {
