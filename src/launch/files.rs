@@ -77,16 +77,8 @@ impl Files for HostFiles<'_> {
         fs::read_link(path).ok()
     }
 
-    fn real(&self, dir: &Path) -> PathBuf {
-        // Of what is not there, as below a mount point without its mount, the part that is: links in it are followed.
-        let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        absolute
-            .ancestors()
-            .find_map(|there| {
-                let rest = absolute.strip_prefix(there).ok()?;
-                there.canonicalize().ok().map(|there| there.join(rest))
-            })
-            .unwrap_or(absolute)
+    fn absolute(&self, path: &Path) -> PathBuf {
+        std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
     }
 
     fn make_directory(&self, dir: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@
 //! `buslane log format` makes a new one all the same.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::LaunchError;
 use crate::disk::DiskError;
@@ -47,8 +47,8 @@ pub(super) trait Files {
     fn is_log(&self, path: &Path) -> bool;
     /// What a symbolic link says; `None` where there is none.
     fn link(&self, path: &Path) -> Option<PathBuf>;
-    /// A directory without links in its path.
-    fn real(&self, dir: &Path) -> PathBuf;
+    /// A path from the root on, links and `..` in it left alone.
+    fn absolute(&self, path: &Path) -> PathBuf;
     fn make_directory(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, dir: &Path) -> io::Result<()>;
@@ -93,7 +93,7 @@ pub(super) fn ensure<F: Files>(
         Found::File => {
             if !files.is_log(path) {
                 // It is mended or refused by whoever opens it, with nothing written beside it.
-                return sync_up(files, &files.real(directory_of(path)));
+                return sync_up(files, &real(files, directory_of(path))?);
             }
             settle(files, path)?;
             clear_beside(files, path, draft, say);
@@ -155,7 +155,7 @@ fn make<F: Files>(files: &F, path: &Path, draft: &Path) -> Result<(), LaunchErro
 
 /// Makes the name of a log durable, and then notes that there is one.
 fn settle<F: Files>(files: &F, path: &Path) -> Result<(), LaunchError> {
-    let dir = files.real(directory_of(path));
+    let dir = real(files, directory_of(path))?;
     sync_up(files, &dir)?;
     let note = note_of(path);
     if files.find(&note).map_err(|error| wrong(&note, &error))? == Found::Nothing {
@@ -193,6 +193,10 @@ fn make_directories<F: Files>(files: &F, dir: &Path) -> Result<(), LaunchError> 
         }
         if files.find(dir).map_err(|error| wrong(dir, &error))? != Found::Nothing {
             continue;
+        }
+        if files.link(dir).is_some() {
+            let why = format!("leads to {}, which is not there", real(files, dir)?.display());
+            return Err(refused(dir, &why, "mount its file system, or make the link anew"));
         }
         match files.make_directory(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -239,7 +243,7 @@ fn refuse_if_lost<F: Files>(files: &F, path: &Path) -> Result<(), LaunchError> {
         let mend = "attach it; a file for a log goes elsewhere";
         return Err(refused(path, "there is no such device", mend));
     }
-    let dir = files.real(directory_of(path));
+    let dir = real(files, directory_of(path))?;
     let (mounted, wanted) = (files.mount_points(), files.wanted_mount_points());
     for dir in dir.ancestors().filter(|dir| dir.parent().is_some()) {
         if mounted.iter().any(|mount| mount.path == dir) {
@@ -289,6 +293,34 @@ fn follow<F: Files>(files: &F, path: &Path) -> Result<PathBuf, LaunchError> {
         at = directory_of(&at).join(to);
     }
     Err(refused(path, "too many symbolic links", "name the file itself"))
+}
+
+/// A path without links, also of what is not there: below a mount point without its mount, say.
+fn real<F: Files>(files: &F, path: &Path) -> Result<PathBuf, LaunchError> {
+    let parts = |path: &Path| -> Vec<PathBuf> {
+        let named = path.components().filter(|part| *part != Component::CurDir);
+        named.rev().map(|part| PathBuf::from(part.as_os_str())).collect()
+    };
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    let mut left = parts(&files.absolute(path));
+    while let Some(part) = left.pop() {
+        if part == Path::new("..") {
+            at.pop();
+            continue;
+        }
+        let there = at.join(part);
+        let Some(to) = files.link(&there) else {
+            at = there;
+            continue;
+        };
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(refused(path, "too many symbolic links", "name the directory itself"));
+        }
+        // One from the root on replaces what came before when it is joined.
+        left.extend(parts(&to));
+    }
+    Ok(at)
 }
 
 fn directory_of(path: &Path) -> &Path {

@@ -29,6 +29,8 @@ struct Disk {
     names: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
     files: Vec<Content>,
+    /// Symbolic links of directories, and where they lead.
+    links: BTreeMap<PathBuf, PathBuf>,
     mounts: Vec<PathBuf>,
     fstab: Vec<PathBuf>,
     /// Syncing a directory does nothing: what a file system may not do, and the code must rely on.
@@ -61,7 +63,45 @@ impl Model {
     }
 
     fn node(&self, path: &Path) -> Option<Node> {
-        self.disk.borrow().names.get(path).cloned()
+        let path = self.follow(path);
+        let is_root = path.parent().is_none();
+        is_root.then_some(Node::Directory).or_else(|| self.disk.borrow().names.get(&path).cloned())
+    }
+
+    /// A path as the kernel goes it.
+    fn follow(&self, path: &Path) -> PathBuf {
+        let mut path = path.to_owned();
+        let disk = self.disk.borrow();
+        while let Some((link, to)) = disk.links.iter().find(|(link, _)| path.starts_with(link)) {
+            let to = link.with_file_name("").join(to).join(path.strip_prefix(link).unwrap());
+            path = to.components().fold(PathBuf::new(), |mut path, part| {
+                if part == Component::ParentDir {
+                    path.pop();
+                } else {
+                    path.push(part);
+                }
+                path
+            });
+        }
+        path
+    }
+
+    /// A new name; only in a directory that is there.
+    fn name(&self, path: &Path, node: Node) -> io::Result<()> {
+        if self.disk.borrow().links.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let path = self.follow(path);
+        let mut disk = self.disk.borrow_mut();
+        let dir = path.parent().unwrap();
+        if dir.parent().is_some() && !matches!(disk.names.get(dir), Some(Node::Directory)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if disk.names.contains_key(&path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        disk.names.insert(path, node);
+        Ok(())
     }
 
     fn content(&self, path: &Path) -> Option<Content> {
@@ -79,13 +119,9 @@ impl Model {
 
     fn create(&self, path: &Path, content: Content) -> io::Result<()> {
         self.step()?;
-        let mut disk = self.disk.borrow_mut();
-        if disk.names.contains_key(path) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        disk.files.push(content);
-        let file = disk.files.len() - 1;
-        disk.names.insert(path.to_owned(), Node::File(file));
+        let file = self.disk.borrow().files.len();
+        self.name(path, Node::File(file))?;
+        self.disk.borrow_mut().files.push(content);
         Ok(())
     }
 }
@@ -106,27 +142,27 @@ impl Files for Model {
         matches!(self.content(path), Some(Content::Log | Content::Served(_)))
     }
 
-    fn link(&self, _path: &Path) -> Option<PathBuf> {
-        None
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        self.disk.borrow().links.get(path).cloned()
     }
 
-    fn real(&self, dir: &Path) -> PathBuf {
-        dir.to_owned()
+    fn absolute(&self, path: &Path) -> PathBuf {
+        path.to_owned()
     }
 
     fn make_directory(&self, dir: &Path) -> io::Result<()> {
         self.step()?;
-        self.disk.borrow_mut().names.insert(dir.to_owned(), Node::Directory);
-        Ok(())
+        self.name(dir, Node::Directory)
     }
 
     fn sync_directory(&self, dir: &Path) -> io::Result<()> {
         self.step()?;
+        let dir = self.follow(dir);
         let mut disk = self.disk.borrow_mut();
         if disk.forgets {
             return Ok(());
         }
-        let inside = |path: &PathBuf| path.parent() == Some(dir);
+        let inside = |path: &PathBuf| path.parent() == Some(dir.as_path());
         disk.durable.retain(|path, _| !inside(path));
         let synced: Vec<_> = disk
             .names
@@ -140,15 +176,17 @@ impl Files for Model {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
+        let (from, to) = (self.follow(from), self.follow(to));
         let mut disk = self.disk.borrow_mut();
-        let node = disk.names.remove(from).expect("it is there");
-        assert!(disk.names.insert(to.to_owned(), node).is_none(), "{} is replaced", to.display());
+        let node = disk.names.remove(&from).expect("it is there");
+        assert!(disk.names.insert(to.clone(), node).is_none(), "{} is replaced", to.display());
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        self.disk.borrow_mut().names.remove(path).expect("it is there");
+        let path = self.follow(path);
+        self.disk.borrow_mut().names.remove(&path).expect("it is there");
         Ok(())
     }
 
@@ -396,6 +434,53 @@ fn a_mount_that_is_missing_is_not_taken_for_an_empty_one() {
     assert!(why.contains("/etc/fstab") && why.contains("/data"), "{why}");
     disk.mounts.push("/data".into());
     start(disk, u32::MAX, None).1.unwrap();
+}
+
+/// A log below what is mounted on `/data`, reached by a link from elsewhere.
+#[test]
+fn a_link_into_a_mount_that_is_missing_leads_to_no_fresh_log() {
+    let linked = |to: &str, log: &str| {
+        let mut disk = empty();
+        for dir in ["/srv", "/data/new"] {
+            disk.names.insert(dir.into(), Node::Directory);
+        }
+        disk.links = BTreeMap::from([("/srv/link".into(), to.into())]);
+        disk.mounts = vec!["/".into(), "/data".into()];
+        let log = Path::new("/srv/link").join(log);
+        let model = Model::new(disk, u32::MAX);
+        ensure(&model, &log, Missing::Refuse, &mut |_| {}).unwrap();
+        model.serve(&log, 7);
+        let mut disk = model.disk.into_inner();
+        assert!(disk.names.contains_key(Path::new(LOG)), "{to}: {:?}", disk.names);
+        disk.mounts = vec!["/".into()];
+        (disk, log)
+    };
+    for (to, log) in [("/data", "new/log.0"), ("/data/new", "log.0"), ("../data/./new", "log.0")] {
+        let (disk, log) = linked(to, log);
+        let refused = |disk: &Disk, says: &str| {
+            let model = Model::new(disk.clone(), u32::MAX);
+            let why = ensure(&model, &log, Missing::Refuse, &mut |_| {}).unwrap_err().to_string();
+            assert!(why.contains(says) && why.contains("mount it"), "{to}: {why}");
+            assert_eq!(model.disk.borrow().files.len(), disk.files.len(), "{to}: nothing is made");
+        };
+        // What is below the mount point itself: nothing, or a directory that looks like it.
+        let mut bare = disk.clone();
+        bare.names.retain(|path, _| !path.starts_with("/data/new"));
+        let mut alike = bare.clone();
+        alike.names.insert("/data/new".into(), Node::Directory);
+        for mut below in [bare, alike] {
+            refused(&below, "/.data.buslane says that a file system belongs on /data");
+            below.names.remove(Path::new("/.data.buslane")).unwrap();
+            below.fstab = vec!["/data".into()];
+            refused(&below, "/etc/fstab says that a file system belongs on /data");
+        }
+    }
+    // Nobody says that there was one: a link that leads nowhere is no name for a directory.
+    let (mut disk, log) = linked("/data/new", "log.0");
+    disk.names.retain(|path, _| !path.starts_with("/data/new") && path != "/.data.buslane");
+    let model = Model::new(disk, u32::MAX);
+    let why = ensure(&model, &log, Missing::Refuse, &mut |_| {}).unwrap_err().to_string();
+    assert!(why.contains("/srv/link: leads to /data/new, which is not there"), "{why}");
 }
 
 #[test]
