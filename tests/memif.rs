@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -122,8 +123,48 @@ fn call(path: &Path) -> UnixStream {
     UnixStream::from(socket)
 }
 
-/// Calls the server in a way of seven; one that hangs on is returned.
-fn call_badly(path: &Path, way: usize) -> Option<UnixStream> {
+/// Says something with two descriptors, or one.
+#[allow(unsafe_code, reason = "a system call; the standard library passes no descriptors")]
+fn pass(to: &UnixStream, message: &mut [u8], file: &File, count: u64) {
+    use std::os::fd::AsRawFd;
+
+    let fd = u64::try_from(file.as_raw_fd()).unwrap();
+    let rights =
+        u64::try_from(libc::SOL_SOCKET).unwrap() | u64::try_from(libc::SCM_RIGHTS).unwrap() << 32;
+    // As it is on machines of 64 bits.
+    let mut control = [16 + 4 * count, rights, fd | fd << 32];
+    let mut part = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: message.len() };
+    let header = libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: &raw mut part,
+        msg_iovlen: 1,
+        msg_control: control.as_mut_ptr().cast(),
+        msg_controllen: size_of_val(&control),
+        msg_flags: 0,
+    };
+    // SAFETY: all it points to lives through the call.
+    let sent = unsafe { libc::sendmsg(to.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    assert!(sent > 0, "{}", io::Error::last_os_error());
+}
+
+/// Descriptors that a process has open.
+fn descriptors(process: &Running) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", process.0.id())).unwrap().count()
+}
+
+/// Is let in, announces a region with a descriptor or two, and is gone.
+fn announce_and_go(mut caller: UnixStream, memory: &File, count: u64) {
+    let mut message = [0; 128];
+    message[0] = 4;
+    message[4..12].copy_from_slice(&memory.metadata().unwrap().len().to_le_bytes());
+    pass(&caller, &mut message, memory, count);
+    caller.read_exact(&mut message).unwrap();
+    assert_eq!(message[0], if count == 1 { 1 } else { 8 });
+}
+
+/// Calls the server in a way of nine; one that hangs on is returned.
+fn call_badly(path: &Path, way: usize, memory: &File) -> Option<UnixStream> {
     let mut caller = call(path);
     let init = |version: u8| {
         let mut message = [0_u8; 128];
@@ -138,13 +179,16 @@ fn call_badly(path: &Path, way: usize) -> Option<UnixStream> {
         2 => say(&[0xff; 128]),
         3 => say(&init(1)),
         4 => say(&init(2)),
-        5 => {
+        5..=7 => {
             say(&init(2));
             let mut message = [0; 128];
             // Its greeting, and that it takes us.
             for expected in [2, 1] {
                 caller.read_exact(&mut message).unwrap();
                 assert_eq!(message[0], expected);
+            }
+            if way > 5 {
+                announce_and_go(caller, memory, way as u64 - 5);
             }
         }
         _ => return Some(caller),
@@ -160,9 +204,12 @@ fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
     let mut server = serve(dir, 1);
     let runtime = common::runtime();
     let socket = runtime.join(format!("memif-test-{}-1.sock", std::process::id()));
+    let memory = tempfile::tempfile().unwrap();
+    memory.set_len(65_536).unwrap();
+    let before = descriptors(&server);
     let mut silent = Vec::new();
     for call in 0..500 {
-        silent.extend(call_badly(&socket, call % 7));
+        silent.extend(call_badly(&socket, call % 9, &memory));
         assert!(server.0.try_wait().unwrap().is_none(), "ended at call {call}");
     }
     let create = ["stream", "create", "orders"];
@@ -188,8 +235,9 @@ fn whoever_calls_the_socket_and_goes_away_does_no_harm() {
     drop(silent);
     let create = ["stream", "create", "trades"];
     assert!(command(dir, &create, 1).status().unwrap().success());
+    common::wait_until("what callers have passed is closed", || descriptors(&server) <= before);
     drop(server);
-    println!("memif: 500 calls of seven kinds and {kills} clients killed");
+    println!("memif: 500 calls of nine kinds and {kills} clients killed");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 /*
  * The gate before a memif server, behind gate.h. net_memif trusts whoever calls: a peer that is gone before it
  * was greeted leaves a closed descriptor registered, over which EAL aborts the process; a ring in a region that was
- * never announced, or announced twice, is memory of somebody else. So the driver listens where only we reach it; we
- * accept, greet with the driver's own words, and pass on one message at a time, each once it is found in order,
- * waiting for the answer of the driver before the next. A peer that goes away goes from us, in an orderly way.
+ * never announced, or announced twice, is memory of somebody else; a region that is announced by a peer that never
+ * connects is never closed. So the driver listens where only we reach it; we accept, greet with the driver's own words,
+ * take down what is announced, each part once it is found in order, and pass it on when the peer connects: one message
+ * at a time, waiting for the answer of the driver before the next, and all of it, even if the peer has gone meanwhile.
+ * A peer that goes away goes from us, in an orderly way.
  */
 #define _GNU_SOURCE
 #include "gate.h"
@@ -42,6 +44,8 @@ struct stranger {
 struct peer {
 	int outer, inner; /* -1: none */
 	bool owes;	  /* the driver has to answer, or to let go */
+	bool connects;	  /* the driver is being told what was announced */
+	bool is_behind;	  /* and could not be told the next part of it yet */
 	bool up;
 	bool leaves;
 	uint64_t until_ms;
@@ -81,10 +85,13 @@ static void leave(struct memif_gate *gate)
 	struct peer *peer = &gate->peer;
 
 	close_fd(&peer->outer);
-	forget_regions(&peer->memory);
 	peer->leaves = true;
 	peer->owes = true;
-	shutdown(peer->inner, SHUT_WR);
+	/* Where it connects, the driver has regions that it closes once it has mapped them. */
+	if (!peer->connects) {
+		forget(&peer->memory);
+		shutdown(peer->inner, SHUT_WR);
+	}
 	call(gate);
 }
 
@@ -185,30 +192,56 @@ static bool hear_stranger(struct memif_gate *gate, const struct stranger *strang
 	return true;
 }
 
+/* Tells the driver the next part of what the peer has announced, or tries again later. */
+static void go_on(struct memif_gate *gate)
+{
+	struct peer *peer = &gate->peer;
+
+	peer->owes = true;
+	peer->is_behind = !tell_next(peer->inner, &peer->memory);
+	call(gate);
+}
+
+/* The driver hears of what is announced when the peer connects. */
+static void answer(struct memif_gate *gate, const struct message *message)
+{
+	const struct message ack = { .type = ACK };
+	struct peer *peer = &gate->peer;
+
+	if (message->type == CONNECT) {
+		peer->connects = true;
+		go_on(gate);
+	} else if (tell(peer->outer, &ack, -1)) {
+		peer->until_ms = now_ms() + PATIENCE_MS;
+	} else {
+		leave(gate);
+	}
+}
+
 static void hear_peer(struct memif_gate *gate)
 {
 	struct peer *peer = &gate->peer;
 	struct message message;
-	const char *reason;
+	const char *reason = NULL;
 	int fd, heard = hear(peer->outer, &message, &fd);
 
 	if (heard == 0)
 		return;
 	if (heard < 0)
 		reason = "Invalid message size";
-	else if (message.type == DISCONNECT)
-		reason = NULL;
-	else
-		reason = peer->up ? "Unexpected message" : check(&peer->memory, &message, fd);
+	else if (message.type != DISCONNECT)
+		reason = peer->up ? "Unexpected message" : take_down(&peer->memory, &message, &fd);
+	close_fd(&fd);
 	if (reason != NULL) {
 		refuse(gate, reason);
-	} else if (!tell(peer->inner, &message, fd)) {
-		leave(gate);
-	} else {
+	} else if (message.type != DISCONNECT) {
+		answer(gate, &message);
+	} else if (tell(peer->inner, &message, -1)) {
 		peer->owes = true;
 		call(gate);
+	} else {
+		leave(gate);
 	}
-	close_fd(&fd);
 }
 
 static void learn_hello(struct memif_gate *gate, const struct message *hello)
@@ -234,7 +267,7 @@ static void hear_driver(struct memif_gate *gate)
 		return;
 	close_fd(&fd);
 	if (heard < 0) {
-		forget_regions(&peer->memory);
+		forget(&peer->memory);
 		close_fd(&peer->outer);
 		close_fd(&peer->inner);
 		*peer = (struct peer){ .outer = -1, .inner = -1 };
@@ -245,18 +278,18 @@ static void hear_driver(struct memif_gate *gate)
 		learn_hello(gate, &message);
 		return;
 	}
-	if (peer->leaves)
+	if (peer->connects && message.type == ACK) {
+		go_on(gate);
 		return;
-	if (!tell(peer->outer, &message, -1)) {
+	}
+	peer->connects = peer->is_behind = false;
+	peer->up = message.type == CONNECTED;
+	if (peer->leaves || !tell(peer->outer, &message, -1)) {
 		leave(gate);
 		return;
 	}
 	peer->owes = message.type == DISCONNECT;
 	peer->until_ms = now_ms() + PATIENCE_MS;
-	if (message.type == CONNECTED) {
-		peer->up = true;
-		forget_regions(&peer->memory);
-	}
 }
 
 static bool peer_is_asked(const struct peer *peer)
@@ -283,6 +316,8 @@ static int patience(struct memif_gate *gate)
 			until = gate->peer.until_ms;
 	}
 	if (gate->peer.owes) {
+		if (gate->peer.is_behind)
+			go_on(gate);
 		if (atomic_load_explicit(gate->called_for, memory_order_acquire))
 			return CALL_MS;
 		call(gate);
@@ -430,7 +465,7 @@ void memif_gate_close(struct memif_gate *gate)
 		close(gate->stranger[0].fd);
 		forget_stranger(gate, 0);
 	}
-	forget_regions(&gate->peer.memory);
+	forget(&gate->peer.memory);
 	close_fd(&gate->peer.outer);
 	close_fd(&gate->peer.inner);
 	close_fd(&gate->listener);

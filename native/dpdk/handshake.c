@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 #define LOG2_RING_MAX 14
 #define RING_HEADER_BYTES (3 * RTE_CACHE_LINE_SIZE)
 #define DESCRIPTOR_BYTES 16
+/* Of all regions of a peer: the process has one address space. */
+#define MEMORY_BYTES_MAX (UINT64_C(1) << 40)
 
 void close_fd(int *fd)
 {
@@ -75,26 +78,26 @@ void say_goodbye(int fd, const char *reason)
 	(void)tell(fd, &message, -1);
 }
 
-static const char *check_region(struct memory *memory, const struct message *message, int fd)
+static const char *take_region(struct memory *memory, const struct message *message, int *fd)
 {
 	const uint64_t bytes = message->region.bytes;
 	struct stat file;
 
-	if (fd < 0)
+	if (*fd < 0)
 		return "Missing region fd";
 	if (memory->regions == REGIONS_MAX || message->region.index != memory->regions)
 		return "Invalid region index";
-	if (bytes == 0 || bytes > INT64_MAX || fstat(fd, &file) != 0 || (uint64_t)file.st_size < bytes)
+	if (bytes == 0 || bytes > MEMORY_BYTES_MAX - memory->bytes)
+		return "Too much memory";
+	if (fstat(*fd, &file) != 0 || file.st_size < 0 || (uint64_t)file.st_size < bytes)
 		return "A region is larger than its file";
-	memory->region[memory->regions].bytes = bytes;
-	memory->region[memory->regions].fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (memory->region[memory->regions].fd < 0)
-		return "No descriptor left";
-	memory->regions++;
+	memory->region[memory->regions++] = (struct region){ .fd = *fd, .bytes = bytes };
+	memory->bytes += bytes;
+	*fd = -1;
 	return NULL;
 }
 
-static const char *check_ring(struct memory *memory, const struct message *message, int fd)
+static const char *take_ring(struct memory *memory, const struct message *message, int *fd)
 {
 	const bool to_client = (message->ring.to_client & 1) == 0;
 	const struct region *region;
@@ -102,7 +105,7 @@ static const char *check_ring(struct memory *memory, const struct message *messa
 	uint64_t bytes;
 	int seals;
 
-	if (fd < 0)
+	if (*fd < 0)
 		return "Missing interrupt fd";
 	if (message->ring.index != 0 || memory->rings[to_client] || message->ring.log2_size > LOG2_RING_MAX)
 		return "Invalid ring index or size";
@@ -118,28 +121,83 @@ static const char *check_ring(struct memory *memory, const struct message *messa
 		return "The region of a ring is not sealed against shrinking";
 	if (pread(region->fd, &cookie, sizeof(cookie), message->ring.offset) != sizeof(cookie) || cookie != COOKIE)
 		return "Wrong cookie";
+	memory->ring[to_client] = (struct ring){ .fd = *fd, .message = *message };
 	memory->rings[to_client] = true;
+	*fd = -1;
 	return NULL;
 }
 
-const char *check(struct memory *memory, const struct message *message, int fd)
+/* Whether all regions can be mapped, and that stays so: the driver, where it cannot map one, never closes the others. */
+static bool can_be_mapped(const struct memory *memory)
+{
+	void *mapped[REGIONS_MAX];
+	uint16_t i, count;
+
+	for (count = 0; count < memory->regions; count++) {
+		const struct region *region = &memory->region[count];
+
+		/* A file without seals cannot be sealed against writing either. */
+		(void)fcntl(region->fd, F_ADD_SEALS, F_SEAL_SEAL);
+		mapped[count] = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
+		if (mapped[count] == MAP_FAILED)
+			break;
+	}
+	for (i = 0; i < count; i++)
+		munmap(mapped[i], memory->region[i].bytes);
+	return count == memory->regions;
+}
+
+const char *take_down(struct memory *memory, const struct message *message, int *fd)
 {
 	switch (message->type) {
 	case ADD_REGION:
-		return check_region(memory, message, fd);
+		return take_region(memory, message, fd);
 	case ADD_RING:
-		return check_ring(memory, message, fd);
+		return take_ring(memory, message, fd);
 	case CONNECT:
-		return memory->rings[0] && memory->rings[1] ? NULL : "A ring is missing";
+		if (*fd >= 0)
+			return "Unexpected descriptor";
+		if (!memory->rings[0] || !memory->rings[1])
+			return "A ring is missing";
+		memory->connect = *message;
+		return can_be_mapped(memory) ? NULL : "A region cannot be mapped";
 	default:
 		return "Unexpected message";
 	}
 }
 
-void forget_regions(struct memory *memory)
+bool tell_next(int to, struct memory *memory)
+{
+	struct message message = memory->connect;
+	int none = -1, *fd = &none;
+
+	if (memory->told < memory->regions) {
+		struct region *region = &memory->region[memory->told];
+
+		message = (struct message){ .type = ADD_REGION,
+					    .region = { .index = memory->told, .bytes = region->bytes } };
+		fd = &region->fd;
+	} else if (memory->told - memory->regions < 2) {
+		struct ring *ring = &memory->ring[memory->told - memory->regions];
+
+		message = ring->message;
+		fd = &ring->fd;
+	}
+	if (!tell(to, &message, *fd))
+		return false;
+	/* The driver has its own. */
+	close_fd(fd);
+	memory->told++;
+	return true;
+}
+
+void forget(struct memory *memory)
 {
 	uint16_t i;
 
 	for (i = 0; i < memory->regions; i++)
 		close_fd(&memory->region[i].fd);
+	for (i = 0; i < 2; i++)
+		if (memory->rings[i])
+			close_fd(&memory->ring[i].fd);
 }

@@ -45,11 +45,20 @@ struct region {
 	uint64_t bytes;
 };
 
-/* What a peer has announced. */
+struct ring {
+	int fd;
+	struct message message;
+};
+
+/* What a peer has announced, kept here until it connects. */
 struct memory {
 	uint16_t regions;
+	uint16_t told; /* to the driver: all regions, then both rings */
 	bool rings[2];
+	uint64_t bytes; /* of all regions */
 	struct region region[REGIONS_MAX];
+	struct ring ring[2];
+	struct message connect;
 };
 
 void close_fd(int *fd);
@@ -64,10 +73,14 @@ int hear(int from, struct message *message, int *fd);
 /* Says why nothing more will be said. */
 void say_goodbye(int fd, const char *reason);
 
-/* Why a message of a peer that is not connected yet is not in order; NULL if it is. */
-const char *check(struct memory *memory, const struct message *message, int fd);
+/* Takes down what a peer that is not connected yet says, and keeps the descriptor where that is announced with it. Why
+ * it is not in order; NULL if it is. */
+const char *take_down(struct memory *memory, const struct message *message, int *fd);
 
-/* Once the driver has what it was told of. */
-void forget_regions(struct memory *memory);
+/* Tells the driver the next part of what was announced, at last that the peer connects. False: not now. */
+bool tell_next(int to, struct memory *memory);
+
+/* Closes what is kept. */
+void forget(struct memory *memory);
 
 #endif
