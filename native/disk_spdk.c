@@ -180,6 +180,51 @@ void buslane_spdk_memory_free(void *memory)
 	spdk_free(memory);
 }
 
+/* The first reason stays. */
+static void lose(struct buslane_controller *controller, int why)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong(&controller->lost, &none, why);
+}
+
+/* What a call that failed says of the controller: one that is gone, or does not answer, is out of service. */
+static int noted(struct buslane_controller *controller, int result)
+{
+	if (result == -ENXIO || result == -ETIMEDOUT)
+		lose(controller, result);
+	return result;
+}
+
+/* The command did not fail: its queue, or the way to it, went away. */
+static bool is_aborted(const struct spdk_nvme_cpl *cpl)
+{
+	return cpl->status.sct == SPDK_NVME_SCT_PATH ||
+	       (cpl->status.sct == SPDK_NVME_SCT_GENERIC && (cpl->status.sc == SPDK_NVME_SC_ABORTED_BY_REQUEST ||
+							     cpl->status.sc == SPDK_NVME_SC_ABORTED_SQ_DELETION));
+}
+
+/* An error as errno, of a command that asks nothing of the blocks: 0, -ENXIO where the controller or its namespace is not
+ * there, -EPERM at a reservation conflict, else -EIO. */
+static int error_of(const struct spdk_nvme_cpl *cpl)
+{
+	if (!spdk_nvme_cpl_is_error(cpl))
+		return 0;
+	if (is_aborted(cpl))
+		return -ENXIO;
+	if (cpl->status.sct != SPDK_NVME_SCT_GENERIC)
+		return -EIO;
+	switch (cpl->status.sc) {
+	case SPDK_NVME_SC_INVALID_NAMESPACE_OR_FORMAT:
+	case SPDK_NVME_SC_NAMESPACE_NOT_READY:
+		return -ENXIO;
+	case SPDK_NVME_SC_RESERVATION_CONFLICT:
+		return -EPERM;
+	default:
+		return -EIO;
+	}
+}
+
 /* An admin command and its answer, which may come on either thread. */
 struct answer {
 	atomic_bool done;
@@ -207,7 +252,10 @@ static int wait_for(struct spdk_nvme_ctrlr *ctrlr, struct answer *answer, int su
 		if (spdk_get_ticks() > until)
 			return -ETIMEDOUT;
 	}
-	return spdk_nvme_cpl_is_error(&answer->cpl) ? -EIO : 0;
+	/* What a controller says of a namespace to a command that is for all of them is an error like others. */
+	if (spdk_nvme_cpl_is_error(&answer->cpl))
+		return is_aborted(&answer->cpl) || spdk_nvme_ctrlr_is_failed(ctrlr) ? -ENXIO : -EIO;
+	return 0;
 }
 
 struct report {
@@ -227,7 +275,6 @@ struct fence {
 /* The same of a command on a queue pair. */
 static int wait_on(struct fence *fence, int submitted)
 {
-	const struct spdk_nvme_cpl *cpl = &fence->answer.cpl;
 	uint64_t until = spdk_get_ticks() + RESERVE_WAIT_S * spdk_get_ticks_hz();
 
 	if (submitted != 0)
@@ -238,10 +285,7 @@ static int wait_on(struct fence *fence, int submitted)
 		if (spdk_get_ticks() > until)
 			return -ETIMEDOUT;
 	}
-	if (!spdk_nvme_cpl_is_error(cpl))
-		return 0;
-	return cpl->status.sct == SPDK_NVME_SCT_GENERIC && cpl->status.sc == SPDK_NVME_SC_RESERVATION_CONFLICT ?
-	       -EPERM : -EIO;
+	return error_of(&fence->answer.cpl);
 }
 
 static int register_key(struct fence *fence, uint64_t old, uint64_t key)
@@ -335,21 +379,80 @@ static int take(struct fence *fence, uint64_t key)
 	return result;
 }
 
+/* There is no queue pair: the controller gives none, if it answers still. */
+static int no_queue_pair(struct buslane_controller *controller)
+{
+	static struct answer answer;
+	int result;
+
+	answer.done = false;
+	result = wait_for(controller->ctrlr, &answer,
+			  spdk_nvme_ctrlr_cmd_get_feature(controller->ctrlr, SPDK_NVME_FEAT_NUMBER_OF_QUEUES, 0,
+							  NULL, 0, on_answer, &answer));
+	noted(controller, result);
+	return controller->lost != 0 ? controller->lost : -EBUSY;
+}
+
+/*
+ * Opens a queue pair. Over vfio-user and PCIe SPDK would wait for a controller that has died without end; here it is
+ * given ten seconds. One that is lost meanwhile keeps the queue pair, which is freed once the controller was reset.
+ */
+static int open_queue(struct buslane_controller *controller, struct spdk_nvme_io_qpair_opts *opts,
+		      struct spdk_nvme_qpair **qpair)
+{
+	uint64_t until = spdk_get_ticks() + ADMIN_WAIT_S * spdk_get_ticks_hz();
+	int result = 0;
+
+	opts->async_mode = !spdk_nvme_ctrlr_is_fabrics(controller->ctrlr);
+	*qpair = spdk_nvme_ctrlr_alloc_io_qpair(controller->ctrlr, opts, sizeof(*opts));
+	while (*qpair != NULL && result == 0 && !spdk_nvme_qpair_is_connected(*qpair)) {
+		if (spdk_nvme_qpair_process_completions(*qpair, 0) < 0)
+			result = -EBUSY;
+		else if (spdk_get_ticks() > until)
+			result = noted(controller, -ETIMEDOUT);
+	}
+	if (*qpair != NULL && result != -EBUSY)
+		return result;
+	result = no_queue_pair(controller);
+	if (result == -EBUSY) {
+		spdk_nvme_ctrlr_free_io_qpair(*qpair);
+		*qpair = NULL;
+	}
+	return result;
+}
+
+/* One that does not answer is not asked to delete its queues: that takes half a minute to fail. It is
+ * disabled, which ends all it does to memory, if it can be reached at all. */
+static void reset(struct spdk_nvme_ctrlr *ctrlr)
+{
+	uint64_t until = spdk_get_ticks() + RESET_WAIT_S * spdk_get_ticks_hz();
+
+	if (spdk_nvme_ctrlr_disconnect(ctrlr) != 0)
+		return;
+	while (spdk_nvme_ctrlr_process_admin_completions(ctrlr) >= 0 && spdk_get_ticks() < until)
+		;
+}
+
 static int begin_fence(struct buslane_controller *controller, struct fence *fence)
 {
+	struct spdk_nvme_io_qpair_opts opts;
+
 	memset(fence, 0, sizeof(*fence));
 	fence->controller = controller;
 	fence->report = calloc(1, sizeof(*fence->report));
 	if (fence->report == NULL)
 		return -ENOMEM;
-	fence->qpair = spdk_nvme_ctrlr_alloc_io_qpair(controller->ctrlr, NULL, 0);
-	return fence->qpair == NULL ? -ENXIO : 0;
+	spdk_nvme_ctrlr_get_default_io_qpair_opts(controller->ctrlr, &opts, sizeof(opts));
+	return open_queue(controller, &opts, &fence->qpair);
 }
 
 static void end_fence(struct fence *fence)
 {
-	if (fence->qpair != NULL)
+	if (fence->qpair != NULL) {
+		if (fence->controller->lost != 0)
+			reset(fence->controller->ctrlr);
 		spdk_nvme_ctrlr_free_io_qpair(fence->qpair);
+	}
 	free(fence->report);
 }
 
@@ -368,6 +471,7 @@ int buslane_spdk_reserve(struct buslane_controller *controller, uint64_t key, ui
 			result = -EAGAIN;
 	if (result == 0)
 		result = take(&fence, key);
+	noted(controller, result);
 	end_fence(&fence);
 	if (result == 0)
 		controller->key = key;
@@ -410,7 +514,7 @@ int buslane_spdk_cache_off(struct buslane_controller *controller, struct buslane
 	if (result == 0)
 		result = read_cache(controller->ctrlr, &facts->cache_enabled);
 	if (result != 0)
-		return result;
+		return noted(controller, result);
 	return facts->cache_enabled ? -ENOTSUP : 0;
 }
 
@@ -441,15 +545,7 @@ int buslane_spdk_health(struct buslane_controller *controller, struct buslane_di
 	/* A page that may still be written to is not given back. */
 	if (result != -ETIMEDOUT)
 		spdk_free(page);
-	return result;
-}
-
-/* The first reason stays. */
-static void lose(struct buslane_controller *controller, int why)
-{
-	int none = 0;
-
-	atomic_compare_exchange_strong(&controller->lost, &none, why);
+	return noted(controller, result);
 }
 
 /*
@@ -539,8 +635,11 @@ static int describe(struct buslane_controller *controller, const struct spdk_nvm
 	    (trid->trtype == SPDK_NVME_TRANSPORT_TCP || trid->trtype == SPDK_NVME_TRANSPORT_RDMA))
 		facts->settle_ms = KEEP_ALIVE_MS + KEEP_ALIVE_MS / 2;
 	facts->cache_present = data->vwc.present;
-	if (facts->cache_present && read_cache(controller->ctrlr, &facts->cache_enabled) != 0)
+	if (facts->cache_present &&
+	    noted(controller, read_cache(controller->ctrlr, &facts->cache_enabled)) != 0)
 		facts->cache_enabled = 1; /* what cannot be read is taken for on */
+	if (controller->lost != 0)
+		return controller->lost;
 	return spdk_nvme_ns_get_md_size(controller->ns) != 0 ? -EBADF : 0;
 }
 
@@ -576,7 +675,8 @@ int buslane_spdk_attach(const struct buslane_disk_request *request, struct busla
 	}
 	controller->ns = spdk_nvme_ctrlr_get_ns(controller->ctrlr, ns);
 	if (controller->ns == NULL || !spdk_nvme_ns_is_active(controller->ns)) {
-		result = -ENOENT;
+		result = spdk_nvme_ctrlr_is_failed(controller->ctrlr) ? -ENXIO : -ENOENT;
+		noted(controller, result);
 		goto fail;
 	}
 	result = describe(controller, &trid, facts);
@@ -593,9 +693,18 @@ int buslane_spdk_attach(const struct buslane_disk_request *request, struct busla
 	*attached = controller;
 	return 0;
 fail:
+	if (controller->lost != 0)
+		reset(controller->ctrlr);
 	spdk_nvme_detach(controller->ctrlr);
 	free(controller);
 	return result;
+}
+
+/* Leaves it to whoever detaches the controller. */
+static void abandon(struct buslane_disk *disk)
+{
+	disk->next = disk->controller->abandoned;
+	disk->controller->abandoned = disk;
 }
 
 int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk **opened)
@@ -603,6 +712,7 @@ int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk
 	struct spdk_nvme_io_qpair_opts opts;
 	struct buslane_disk *disk = calloc(1, sizeof(*disk));
 	uint32_t slot;
+	int result;
 
 	if (disk == NULL)
 		return -ENOMEM;
@@ -613,10 +723,13 @@ int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk
 	spdk_nvme_ctrlr_get_default_io_qpair_opts(controller->ctrlr, &opts, sizeof(opts));
 	/* Large commands are split, each part takes a place. */
 	opts.io_queue_requests = 4 * OPERATIONS_MAX;
-	disk->qpair = spdk_nvme_ctrlr_alloc_io_qpair(controller->ctrlr, &opts, sizeof(opts));
-	if (disk->qpair == NULL) {
-		free(disk);
-		return -EBUSY;
+	result = open_queue(controller, &opts, &disk->qpair);
+	if (result != 0) {
+		if (disk->qpair != NULL)
+			abandon(disk);
+		else
+			free(disk);
+		return result;
 	}
 	if (controller->key != 0 && controller->beating == NULL) {
 		disk->beat = spdk_zmalloc(sizeof(*disk->beat), 64, NULL, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA);
@@ -650,24 +763,10 @@ void buslane_spdk_close(struct buslane_disk *disk)
 		if (spdk_nvme_qpair_process_completions(disk->qpair, 0) < 0)
 			lose(controller, -ENXIO);
 	disk->is_closing = true;
-	if (controller->lost != 0) {
-		disk->next = controller->abandoned;
-		controller->abandoned = disk;
-		return;
-	}
-	free_disk(disk);
-}
-
-/* One that does not answer is not asked to delete its queues: that takes half a minute to fail. It is
- * disabled, which ends all it does to memory, if it can be reached at all. */
-static void reset(struct spdk_nvme_ctrlr *ctrlr)
-{
-	uint64_t until = spdk_get_ticks() + RESET_WAIT_S * spdk_get_ticks_hz();
-
-	if (spdk_nvme_ctrlr_disconnect(ctrlr) != 0)
-		return;
-	while (spdk_nvme_ctrlr_process_admin_completions(ctrlr) >= 0 && spdk_get_ticks() < until)
-		;
+	if (controller->lost != 0)
+		abandon(disk);
+	else
+		free_disk(disk);
 }
 
 void buslane_spdk_detach(struct buslane_controller *controller)
@@ -692,26 +791,13 @@ void buslane_spdk_detach(struct buslane_controller *controller)
 }
 
 /* Statuses that say something of the whole controller, not of the blocks: its queue was deleted or its commands
- * aborted, the namespace is gone or not ready, or the way to it is. */
+ * aborted, the namespace is gone or not ready, or the way to it is, or another owner has taken it. */
 static void look_at(struct buslane_controller *controller, const struct spdk_nvme_cpl *cpl)
 {
-	if (cpl->status.sct == SPDK_NVME_SCT_PATH)
-		lose(controller, -ENXIO);
-	if (cpl->status.sct != SPDK_NVME_SCT_GENERIC)
-		return;
-	switch (cpl->status.sc) {
-	case SPDK_NVME_SC_ABORTED_BY_REQUEST:
-	case SPDK_NVME_SC_ABORTED_SQ_DELETION:
-	case SPDK_NVME_SC_INVALID_NAMESPACE_OR_FORMAT:
-	case SPDK_NVME_SC_NAMESPACE_NOT_READY:
-		lose(controller, -ENXIO);
-		break;
-	case SPDK_NVME_SC_RESERVATION_CONFLICT:
-		lose(controller, -EPERM);
-		break;
-	default:
-		break;
-	}
+	int error = error_of(cpl);
+
+	if (error == -ENXIO || error == -EPERM)
+		lose(controller, error);
 }
 
 static void on_done(void *argument, const struct spdk_nvme_cpl *cpl)

@@ -1,7 +1,8 @@
 /*
  * The SPDK disk as Rust sees it: plain C types, no spdk_ names, completions handed over in bursts.
  *
- * Errors are negative errno values in the return value. A controller is attached once, and has a disk, which
+ * Errors are negative errno values in the return value. -ENXIO and -ETIMEDOUT of any call: the controller was there,
+ * and is gone or does not answer; it is out of service from then on, and may be back. A controller is attached once, and has a disk, which
  * is one queue pair, for each thread that works with it. One disk is used by one thread at a time; the
  * functions that take a controller (but _lost), _open and _close are called by one thread at a time. The
  * controller's admin queue is looked after by a thread of the shim, where the process may run as a whole.
@@ -107,7 +108,7 @@ void buslane_spdk_detach(struct buslane_controller *controller);
  */
 int buslane_spdk_reserve(struct buslane_controller *controller, uint64_t key, uint32_t watch_ms, uint64_t *other);
 
-/* Opens a queue pair. -EBUSY: the controller gives none. */
+/* Opens a queue pair. -EBUSY: the controller gives none, though it answers. */
 int buslane_spdk_open(struct buslane_controller *controller, struct buslane_disk **disk);
 
 /* Closes it; where the controller is lost, what is in flight stays so until it is detached. */

@@ -10,6 +10,11 @@ use buslane::disk::{Completion, Disk, DiskError, DiskInfo, Io, Operation, run};
 use buslane::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 
 #[cfg(feature = "spdk")]
+use buslane::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
+
+#[cfg(feature = "spdk")]
+mod common;
+#[cfg(feature = "spdk")]
 #[path = "common/target.rs"]
 mod target;
 
@@ -59,15 +64,9 @@ fn uring() {
 }
 
 #[cfg(feature = "spdk")]
-#[test]
-fn spdk() {
-    use buslane::disk::spdk::{SpdkConfig, SpdkDisk};
-
-    let Some(target) = target::Target::start("disks", &["--size", "64", "--core", "0"]) else {
-        return;
-    };
-    let config = SpdkConfig {
-        transport_id: target.id.clone(),
+fn spdk_config(transport_id: &str) -> SpdkConfig {
+    SpdkConfig {
+        transport_id: transport_id.to_owned(),
         huge_memory_mib: 128,
         timeout_ms: 2_000,
         identity: String::new(),
@@ -75,7 +74,40 @@ fn spdk() {
         power_loss_protected: Vec::new(),
         accept_volatile: true,
         read_only: false,
+    }
+}
+
+/// What becomes of the target between the attachment and the second queue pair.
+#[cfg(feature = "spdk")]
+#[test]
+fn a_controller_that_is_lost_while_it_is_opened_is_told_as_lost() {
+    let port = common::free_port().to_string();
+    for (transport, signal) in [("vfio-user", "KILL"), ("tcp", "KILL"), ("tcp", "STOP")] {
+        let arguments = ["--transport", transport, "--port", &port, "--size", "64", "--core", "0"];
+        let Some(target) = target::Target::start("lost", &arguments) else { return };
+        let namespace = SpdkNamespace::new(spdk_config(&target.id), 2).unwrap();
+        let first = SpdkDisk::on(&namespace, MEMORY_BYTES).unwrap();
+        if signal == "KILL" {
+            target.kill();
+        } else {
+            target.signal(signal);
+        }
+        let error = SpdkDisk::on(&namespace, MEMORY_BYTES).unwrap_err();
+        assert!(matches!(error, DiskError::Lost { .. }), "{transport} {signal}: {error}");
+        drop((first, namespace));
+        if signal == "STOP" {
+            target.signal("CONT");
+        }
+    }
+}
+
+#[cfg(feature = "spdk")]
+#[test]
+fn spdk() {
+    let Some(target) = target::Target::start("disks", &["--size", "64", "--core", "0"]) else {
+        return;
     };
+    let config = spdk_config(&target.id);
     conforms(&mut SpdkDisk::open(&config, MEMORY_BYTES).unwrap());
     reopens(|| SpdkDisk::open(&config, MEMORY_BYTES));
     // What cannot be opened is named, with what to do.

@@ -125,6 +125,7 @@ fn remove_left_over(path: &Path) -> Result<(), CommandError> {
         Err(DiskError::Open { why, .. } | DiskError::Refused { why, .. }) => {
             return Err(failed(&why));
         }
+        Err(error @ DiskError::Lost { .. }) => return Err(failed(&error)),
     };
     // Whoever held it before may have removed it, and another be there by now.
     if !held.is_at(path) {
@@ -148,6 +149,7 @@ fn as_of_a_copy(error: DiskError) -> DiskError {
         DiskError::Refused { name, why, mend } => {
             DiskError::Refused { name, why, mend: reword(mend) }
         }
+        lost @ DiskError::Lost { .. } => lost,
     }
 }
 

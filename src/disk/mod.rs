@@ -272,6 +272,14 @@ pub enum DiskError {
         /// What to do about it.
         mend: String,
     },
+    /// {name} was lost while it was opened: {fault}
+    #[error("{name} was lost while it was opened: {fault}")]
+    Lost {
+        /// Path or transport address.
+        name: String,
+        /// How it was lost.
+        fault: DiskFault,
+    },
 }
 
 /// Runs one operation to its end, for start-up and tools: the disk must have nothing else in flight.

@@ -30,7 +30,7 @@ pub use device::{Device, Health};
 
 use device::{check, device_of, durability, enough_queue_pairs, identity_of, lock_name};
 use hold::{hold, random};
-use says::{failed, open_error, reserve_error};
+use says::{failed, fault_of, is_lost, lost, open_error, reserve_error};
 
 /// What bindgen makes of `native/disk_spdk.h`, asserts on its layouts included.
 mod native {
@@ -128,18 +128,15 @@ impl SpdkNamespace {
 
     /// The controller with one disk more, attached if it is not.
     fn enter(&self, state: &mut State) -> Result<Attached, DiskError> {
-        let refused = |why: &str, mend: &str| Err(failed(&self.config, why, mend));
         if state.disks == self.disks_max {
-            return refused("is open already", "close it first");
+            return Err(failed(&self.config, "is open already", "close it first"));
         }
         if let Some(attached) = &state.attached {
             // SAFETY: it is attached as long as the state says so.
-            if unsafe { native::buslane_spdk_lost(attached.controller.as_ptr()) } != 0 {
-                let mend = "it is attached anew once all shards have let go of it";
-                return refused(
-                    "was reset, is gone, was taken over or did not answer in time",
-                    mend,
-                );
+            let errno = unsafe { native::buslane_spdk_lost(attached.controller.as_ptr()) };
+            if errno != 0 {
+                // It is attached anew once all shards have let go of it.
+                return Err(lost(&self.config, errno));
             }
         } else {
             state.attached = Some(attach(&self.config, &self.id, self.disks_max, &mut state.held)?);
@@ -297,7 +294,7 @@ impl SpdkDisk {
         let result =
             unsafe { native::buslane_spdk_health(self.queue.controller.as_ptr(), &raw mut health) };
         if result != 0 {
-            return Err(DiskFault::Errno(-result));
+            return Err(if is_lost(result) { fault_of(result) } else { DiskFault::Errno(-result) });
         }
         Ok(Health {
             celsius: (health.kelvin > 0).then(|| i32::from(health.kelvin) - 273),
@@ -493,6 +490,9 @@ fn set_write_cache(
     if off == 0 {
         return Ok(());
     }
+    if is_lost(off) {
+        return Err(lost(config, off));
+    }
     let why = format!("its write cache stays on: {}", io::Error::from_raw_os_error(-off));
     let mend = "leave disk.spdk.write_cache_off out: every write then carries Force Unit Access";
     Err(failed(config, &why, mend))
@@ -524,14 +524,6 @@ fn reserve(
             return Ok(());
         }
         return Err(reserve_error(config, result, other));
-    }
-}
-
-fn fault_of(errno: i32) -> DiskFault {
-    match -errno {
-        libc::ETIMEDOUT => DiskFault::TimedOut,
-        libc::EPERM => DiskFault::TakenOver,
-        _ => DiskFault::Gone,
     }
 }
 

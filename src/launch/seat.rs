@@ -291,6 +291,8 @@ impl<'a> Seat<'a> {
 fn was_lost(error: &LaunchError) -> bool {
     let fault = if let LaunchError::Open(OpenError::Device { fault, .. }) = error {
         Some(*fault)
+    } else if let LaunchError::Disk(DiskError::Lost { fault, .. }) = error {
+        Some(*fault)
     } else if let LaunchError::Open(OpenError::Write { fault, .. }) = error {
         Some(fault.fault)
     } else {
@@ -303,7 +305,7 @@ fn was_lost(error: &LaunchError) -> bool {
 fn may_be_mended(error: &LaunchError) -> bool {
     matches!(
         error,
-        LaunchError::Disk(DiskError::Open { .. })
+        LaunchError::Disk(DiskError::Open { .. } | DiskError::Lost { .. })
             | LaunchError::Open(OpenError::Device { .. } | OpenError::Write { .. })
     )
 }
