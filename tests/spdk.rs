@@ -13,6 +13,8 @@ mod common;
 mod target;
 
 use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -168,6 +170,29 @@ fn one_namespace_has_one_writer_by_whatever_name() {
         assert!(said.contains("another Buslane process of this host uses it"), "{name}: {said}");
     }
     appliance.run(&["stream", "create", "orders"]);
+}
+
+/// A vfio-user controller is found by a path, which has as many spellings as there are links.
+#[test]
+fn a_link_to_the_socket_is_no_other_namespace() {
+    let dir = scratch();
+    let bdev = file_bdev(&dir);
+    let Some((target, appliance)) = appliance("link", &words(&bdev), &[]) else { return };
+    let socket_dir = target.id.split("traddr:").nth(1).unwrap().split_whitespace().next().unwrap();
+    let (of_directory, of_socket) = (dir.path().join("directory"), dir.path().join("socket"));
+    symlink(socket_dir, &of_directory).unwrap();
+    std::fs::create_dir(&of_socket).unwrap();
+    symlink(Path::new(socket_dir).join("cntrl"), of_socket.join("cntrl")).unwrap();
+    let feed = Feed::start(&appliance);
+    let address = format!("port.address=127.0.0.1:{}", common::free_port());
+    for link in [of_directory, of_socket, socket_dir.into()] {
+        let disk = format!("disk.path=trtype:VFIOUSER traddr:{}", link.display());
+        let said = refused(&["serve"], &[&address, &disk, "instance=other"]);
+        let why = "another Buslane process of this host uses it";
+        assert!(said.contains(why), "{}: {said}", link.display());
+    }
+    let count = feed.finish(&appliance);
+    println!("3 spellings of a socket refused, {count} messages, lost 0");
 }
 
 #[test]
