@@ -130,7 +130,10 @@ mod shims {
                      has to be found before any other (PKG_CONFIG_PATH)\n{error}"
                 ))
             });
-        compile("disk_spdk", &["disk_spdk".to_owned()], &library.include_paths, "spdk_nvme", &[]);
+        let sources =
+            ["admin", "controller", "env", "queue", "reserve"].map(|name| format!("spdk/{name}"));
+        println!("cargo:rerun-if-changed=native/spdk");
+        compile("disk_spdk", &sources, &library.include_paths, "spdk_nvme", &[]);
         bind("disk_spdk");
         dpdk.link_paths.iter().for_each(|dir| argument(&format!("-L{}", dir.display())));
         link_spdk(is_shared);

@@ -6,7 +6,7 @@
 //! that takes longer than the time limit, a controller that was reset or is gone put all its disks out of
 //! service: nothing more is submitted, and what is in flight stays pinned until its completion comes or the
 //! last of the disks is closed. Then the controller is attached anew.
-#![allow(unsafe_code, reason = "the only callers of native/disk_spdk.c")]
+#![allow(unsafe_code, reason = "the only callers of native/spdk")]
 #![allow(clippy::disallowed_types, reason = "a lock for attaching and detaching, off the path")]
 
 use std::ffi::CString;
