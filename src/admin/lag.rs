@@ -51,6 +51,10 @@ pub(super) struct Rate {
 impl Rate {
     /// At `unix_ns`, `bytes` were written in all.
     pub(super) fn note(&mut self, unix_ns: u64, bytes: u64) {
+        // A shard that has opened its log again counts anew.
+        if self.samples.back().is_some_and(|(_, before)| *before > bytes) {
+            self.samples.clear();
+        }
         let is_old = |sample: &(u64, u64)| sample.0.saturating_add(RATE_OVER_NS) < unix_ns;
         while self.samples.front().is_some_and(is_old) {
             self.samples.pop_front();
@@ -58,13 +62,17 @@ impl Rate {
         self.samples.push_back((unix_ns, bytes));
     }
 
-    /// How many seconds `room_bytes` will do; `None` while nothing is written.
+    /// How many seconds `room_bytes` will do; `None` while nothing is written and there is room. It is a whole minute
+    /// that counts, also where the first is not over: what comes at once after a start, when everybody sends what
+    /// waited, is no rate.
     #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
     pub(super) fn seconds_for(&self, room_bytes: u64) -> Option<f64> {
+        if room_bytes == 0 {
+            return Some(0.0);
+        }
         let (first, last) = (self.samples.front()?, self.samples.back()?);
-        let (took_ns, bytes) = (last.0.saturating_sub(first.0), last.1.saturating_sub(first.1));
-        (bytes > 0 && took_ns > 0)
-            .then(|| room_bytes as f64 * (took_ns as f64 / 1e9) / bytes as f64)
+        let bytes = last.1.saturating_sub(first.1);
+        (bytes > 0).then(|| room_bytes as f64 * (RATE_OVER_NS as f64 / 1e9) / bytes as f64)
     }
 }
 
@@ -106,5 +114,27 @@ mod tests {
         assert_eq!(rate.seconds_for(0), Some(0.0));
         (200..300).for_each(|second| rate.note(second * SECOND, (1 << 40) + 20_000));
         assert_eq!(rate.seconds_for(6_000), None, "nothing is written any more");
+        assert_eq!(rate.seconds_for(0), Some(0.0), "a full log is full though nothing is written");
+    }
+
+    #[test]
+    fn what_comes_at_once_after_a_start_is_no_rate() {
+        let mut rate = Rate::default();
+        // 100 MiB in the first two seconds, then nothing: 10 GiB do for more than an hour and a half.
+        [0, 50 << 20, 100 << 20]
+            .iter()
+            .zip(0..)
+            .for_each(|(bytes, s)| rate.note(s * SECOND, *bytes));
+        let left = rate.seconds_for(10 << 30).expect("something was written");
+        assert!((6_000.0..6_300.0).contains(&left), "{left}");
+        // Where it goes on like that, it is told in time: a log that is full in 80 s says so after 10.
+        let mut rate = Rate::default();
+        (0..10).for_each(|second| rate.note(second * SECOND, second << 20));
+        let left = rate.seconds_for(70 << 20).expect("something is written");
+        assert!(left < 600.0, "{left}");
+        // A shard that has opened its log again counts from 0.
+        rate.note(10 * SECOND, 0);
+        rate.note(11 * SECOND, 1 << 20);
+        assert_eq!(rate.seconds_for(70 << 20), Some(4_200.0));
     }
 }

@@ -17,6 +17,7 @@ mod postmortem;
 mod prometheus;
 mod reload;
 mod server;
+mod silent;
 mod socket;
 pub mod state;
 mod threads;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::state::{State, SubscriptionView};
+use super::state::{LostView, SessionView, SessionsView, State, SubscriptionView};
 use crate::metrics::Counter;
 use crate::metrics::latency::LatencyHistogram;
 use crate::metrics::snapshot::Snapshot;
@@ -156,39 +156,79 @@ fn room(
     Ok(())
 }
 
+/// A subscription as its labels name it, how it stands, and how long its consumer said nothing.
+struct Subscribed {
+    shard: usize,
+    peer: String,
+    connection: u32,
+    view: SubscriptionView,
+    silent_ns: u64,
+}
+
+impl Subscribed {
+    fn labels(&self) -> [(&'static str, String); 4] {
+        [
+            ("shard", self.shard.to_string()),
+            ("peer", self.peer.clone()),
+            ("connection", self.connection.to_string()),
+            ("stream", self.view.stream.clone()),
+        ]
+    }
+}
+
+/// Every subscription, also of a consumer that was lost: its series goes on, so that it is alerted on.
+fn subscriptions(state: &State) -> Vec<Subscribed> {
+    let SessionsView { sessions, lost, .. } = state.sessions();
+    let mut all = Vec::new();
+    for SessionView { shard, connection, peer, subscribed, silent_ns, .. } in sessions {
+        // One session has a stream once.
+        all.extend(subscribed.into_iter().map(|view| {
+            let peer = peer.clone();
+            Subscribed { shard, peer, connection, view, silent_ns }
+        }));
+    }
+    for LostView { shard, connection, peer, subscription: view, silent_ns } in lost {
+        all.push(Subscribed { shard, peer, connection, view, silent_ns });
+    }
+    all
+}
+
 fn lag(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> {
-    let sessions = state.sessions().sessions;
-    type Lag = (&'static str, &'static str, Option<Unit>, fn(&SubscriptionView) -> f64);
+    let all = subscriptions(state);
+    type Lag = (&'static str, &'static str, Option<Unit>, fn(&Subscribed) -> f64);
     #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
-    let lags: [Lag; 3] = [
-        ("subscription_next_sequence", "The sequence it is sent next", None, |one| one.next as f64),
+    let lags: [Lag; 4] = [
+        ("subscription_next_sequence", "The sequence it is sent next", None, |one| {
+            one.view.next as f64
+        }),
         ("subscription_lag_messages", "Durable messages it was not sent yet", None, |one| {
-            one.lag_messages as f64
+            one.view.lag_messages as f64
         }),
         (
             "subscription_lag",
             "How long the oldest of them is durable",
             Some(Unit::Seconds),
-            |one| one.lag_s,
+            |one| one.view.lag_s,
+        ),
+        (
+            "subscription_silent",
+            "How long its consumer said nothing, also after its session was dropped",
+            Some(Unit::Seconds),
+            |one| one.silent_ns as f64 / 1e9,
         ),
     ];
     for (name, help, unit, value) in lags {
         let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for session in &sessions {
-            // One session has a stream once.
-            for one in &session.subscribed {
-                let shard = session.shard.to_string();
-                let (peer, stream) = (session.peer.clone(), one.stream.clone());
-                let connection = session.connection.to_string();
-                let labels = [
-                    ("shard", shard),
-                    ("peer", peer),
-                    ("connection", connection),
-                    ("stream", stream),
-                ];
-                ConstGauge::new(value(one)).encode(family.encode_family(&labels)?)?;
-            }
+        for one in &all {
+            ConstGauge::new(value(one)).encode(family.encode_family(&one.labels())?)?;
         }
+    }
+    let (name, help) = ("stream_subscriptions", "Sessions that have subscribed to a stream");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for stream in state.streams().streams {
+        let labels = [("shard", stream.shard.to_string()), ("stream", stream.name)];
+        let count = i64::try_from(stream.subscriptions).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::guard::ALIVE_MS;
 use super::lag::{History, Rate};
+use super::silent::Silent;
 use crate::limits::PRODUCERS_MAX;
 use crate::metrics::Counter;
 use crate::metrics::latency::Percentiles;
-use crate::metrics::snapshot::Snapshot;
+use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
 use crate::metrics::stages::{Stage, Stages};
 
 /// Version of every JSON object here; it grows when a field changes its meaning or goes.
@@ -156,6 +157,23 @@ pub struct SubscriptionView {
     pub stopped: bool,
 }
 
+/// A subscription whose consumer fell silent, so that its session was dropped. It goes when the consumer, or another
+/// of its host, subscribes again, or after a day.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct LostView {
+    /// Its shard.
+    pub shard: usize,
+    /// The connection id it had.
+    pub connection: u32,
+    /// Where it was.
+    pub peer: String,
+    /// How it stands now.
+    #[serde(flatten)]
+    pub subscription: SubscriptionView,
+    /// How long it said nothing.
+    pub silent_ns: u64,
+}
+
 /// A producer that published since the appliance was started.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ProducerView {
@@ -189,6 +207,9 @@ pub struct SessionsView {
     pub schema_version: u32,
     /// One each.
     pub sessions: Vec<SessionView>,
+    /// Subscriptions of sessions that were lost.
+    #[serde(default)]
+    pub lost: Vec<LostView>,
 }
 
 /// A stream.
@@ -206,6 +227,9 @@ pub struct StreamView {
     pub durable_next: u64,
     /// Payload bytes since creation.
     pub payload_bytes: u64,
+    /// Sessions that have subscribed to it.
+    #[serde(default)]
+    pub subscriptions: usize,
 }
 
 /// All streams.
@@ -231,6 +255,8 @@ struct Known {
     written: Rate,
     /// By number.
     producers: BTreeMap<u64, ProducerView>,
+    /// Consumers that went silent.
+    silent: Silent,
     turns: bool,
     silent_ms: u64,
     /// How much of its silence counts as hanging.
@@ -341,7 +367,9 @@ impl State {
                 silent_ns: row.silent_ns,
             })
         });
-        SessionsView { schema_version: SCHEMA_VERSION, sessions: rows.collect() }
+        let sessions = rows.collect();
+        let lost = self.newest().flat_map(|(shard, newest, _)| self.shards[shard].lost(shard, newest));
+        SessionsView { schema_version: SCHEMA_VERSION, sessions, lost: lost.collect() }
     }
 
     pub(super) fn producers(&self) -> ProducersView {
@@ -357,6 +385,10 @@ impl State {
 
     pub(super) fn streams(&self) -> StreamsView {
         let rows = self.newest().flat_map(|(shard, newest, _)| {
+            let mut subscriptions = BTreeMap::<u32, usize>::new();
+            for row in newest.subscriptions.as_slice() {
+                *subscriptions.entry(row.stream).or_default() += 1;
+            }
             newest.streams.as_slice().iter().map(move |row| StreamView {
                 shard,
                 id: row.id,
@@ -364,6 +396,7 @@ impl State {
                 first_sequence: row.first_sequence,
                 durable_next: row.durable_next,
                 payload_bytes: row.bytes,
+                subscriptions: subscriptions.get(&row.id).copied().unwrap_or(0),
             })
         });
         StreamsView { schema_version: SCHEMA_VERSION, streams: rows.collect() }
@@ -380,6 +413,7 @@ impl Known {
             self.ends.entry(stream.id).or_default().note(now_ns, stream.durable_next);
         }
         self.ends.retain(|id, _| streams.iter().any(|stream| stream.id == *id));
+        self.silent.note(self.newest.as_deref(), snapshot);
         self.producers.values_mut().for_each(|producer| producer.connected = false);
         for row in snapshot.sessions.as_slice().iter().filter(|row| row.producer_id > 0) {
             let producer = ProducerView {
@@ -401,22 +435,33 @@ impl Known {
 
     fn subscribed(&self, newest: &Snapshot, conn_id: u32) -> Vec<SubscriptionView> {
         let rows = newest.subscriptions.as_slice().iter().filter(|row| row.conn_id == conn_id);
-        let streams = newest.streams.as_slice();
-        rows.map(|row| {
-            let stream = streams.iter().find(|stream| stream.id == row.stream);
-            let end = stream.map_or(row.next, |stream| stream.durable_next);
-            let passed = self.ends.get(&row.stream);
-            let lag_messages = end.saturating_sub(row.next);
-            let lag_ns = passed.map_or(0, |ends| ends.passed_ns(row.next, newest.end_unix_ns));
-            SubscriptionView {
-                stream: stream.map_or_else(|| row.stream.to_string(), |stream| stream.name.clone()),
-                next: row.next,
-                lag_messages,
-                lag_s: if lag_messages > 0 { seconds(lag_ns) } else { 0.0 },
-                stopped: row.stopped,
-            }
+        rows.map(|row| self.subscription(newest, row)).collect()
+    }
+
+    /// How a subscription stands, or one that is no more would.
+    fn subscription(&self, newest: &Snapshot, row: &SubscriptionRow) -> SubscriptionView {
+        let stream = newest.streams.as_slice().iter().find(|stream| stream.id == row.stream);
+        let end = stream.map_or(row.next, |stream| stream.durable_next);
+        let passed = self.ends.get(&row.stream);
+        let lag_messages = end.saturating_sub(row.next);
+        let lag_ns = passed.map_or(0, |ends| ends.passed_ns(row.next, newest.end_unix_ns));
+        SubscriptionView {
+            stream: stream.map_or_else(|| row.stream.to_string(), |stream| stream.name.clone()),
+            next: row.next,
+            lag_messages,
+            lag_s: if lag_messages > 0 { seconds(lag_ns) } else { 0.0 },
+            stopped: row.stopped,
+        }
+    }
+
+    fn lost(&self, shard: usize, newest: &Snapshot) -> impl Iterator<Item = LostView> {
+        self.silent.lost().iter().map(move |lost| LostView {
+            shard,
+            connection: lost.row.conn_id,
+            peer: lost.peer.to_string(),
+            subscription: self.subscription(newest, &lost.row),
+            silent_ns: newest.end_unix_ns.saturating_sub(lost.heard_unix_ns),
         })
-        .collect()
     }
 
     fn condition(&self) -> &'static str {
@@ -539,9 +584,38 @@ mod tests {
         let producer = state.producers().producers.remove(0);
         assert_eq!((producer.producer_id, producer.durable_to, producer.connected), (44, 8, false));
         assert_eq!(producer.peer, "0.0.0.0:0");
-        let left = state.room_s(0).expect("ten bytes a second are written");
-        assert!((left - 100.0).abs() < 1e-9, "{left}");
+        let left = state.room_s(0).expect("ninety bytes were written in this minute");
+        assert!((left - 60.0 * 1_000.0 / 90.0).abs() < 1e-9, "{left}");
         assert_eq!(state.shards().shards[0].room_bytes, 1_000);
+    }
+
+    #[test]
+    fn a_consumer_that_hangs_falls_behind_though_its_session_is_dropped() {
+        let mut state = State::new(1);
+        for second in 0..200 {
+            let mut snapshot = snapshot(second, 0);
+            let stream = snapshot.streams.add().expect("room");
+            (stream.id, stream.durable_next) = (7, 100 * (second + 1));
+            stream.name.push_str("orders");
+            // Its last word comes at second 20, and 10 s later its session is dropped.
+            if second <= 30 {
+                let session = snapshot.sessions.add().expect("room");
+                session.conn_id = 3;
+                session.silent_ns = second.saturating_sub(20) * 1_000_000_000;
+                let row = snapshot.subscriptions.add().expect("room");
+                (row.conn_id, row.stream, row.next) = (3, 7, 100 * (second.min(20) + 1));
+            }
+            state.take_in(0, snapshot);
+            let streams = state.streams().streams;
+            assert_eq!(streams[0].subscriptions, usize::from(second <= 30));
+        }
+        let sessions = state.sessions();
+        assert!(sessions.sessions.is_empty());
+        let lost = &sessions.lost[0];
+        assert_eq!((lost.connection, lost.subscription.stream.as_str()), (3, "orders"));
+        assert_eq!(lost.subscription.lag_messages, 100 * 179);
+        assert!((lost.subscription.lag_s - 178.0).abs() < 3.0, "{lost:?}");
+        assert_eq!(lost.silent_ns, 179 * 1_000_000_000);
     }
 
     #[test]

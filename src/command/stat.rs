@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ask::{Asker, Views};
 use super::{CommandError, Out};
-use crate::admin::state::{ProducersView, SessionView, SessionsView, ShardView, StreamView};
+use crate::admin::state::{LostView, ProducersView, SessionView, SessionsView, ShardView, StreamView};
 use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
 use crate::launch::catch_signals;
@@ -197,28 +197,37 @@ fn write_sessions(text: &mut String, sessions: &SessionsView) -> std::fmt::Resul
 fn write_subscriptions(text: &mut String, sessions: &SessionsView) -> std::fmt::Result {
     let of = |session: &'_ SessionView| {
         let peer = session.peer.clone();
-        session.subscribed.iter().map(move |one| (peer.clone(), one.clone())).collect::<Vec<_>>()
+        session.subscribed.iter().map(move |one| (peer.clone(), one.clone(), None)).collect::<Vec<_>>()
+    };
+    let lost = |lost: &LostView| {
+        let silent_s = lost.silent_ns / 1_000_000_000;
+        (lost.peer.clone(), lost.subscription.clone(), Some(silent_s))
     };
     let mut rows: Vec<_> = sessions.sessions.iter().flat_map(of).collect();
+    rows.extend(sessions.lost.iter().map(lost));
     if rows.is_empty() {
         return Ok(());
     }
     // Whoever is most behind is what one looks for.
-    rows.sort_by_key(|(_, one)| std::cmp::Reverse(one.lag_messages));
+    rows.sort_by_key(|(_, one, _)| std::cmp::Reverse(one.lag_messages));
     writeln!(
         text,
         "{:<22} {:<32} {:>14} {:>14} {:>9}",
         "SUBSCRIPTION", "STREAM", "NEXT", "LAG", "LAG (s)"
     )?;
-    for (peer, one) in rows.iter().take(ROWS_MAX) {
+    for (peer, one, lost_s) in rows.iter().take(ROWS_MAX) {
+        let state = match lost_s {
+            Some(silent_s) => format!("  lost, silent for {} s", thousands(*silent_s)),
+            None if one.stopped => "  stopped".to_owned(),
+            None => String::new(),
+        };
         writeln!(
             text,
-            "{peer:<22} {:<32} {:>14} {:>14} {:>9.0}{}",
+            "{peer:<22} {:<32} {:>14} {:>14} {:>9.0}{state}",
             one.stream,
             thousands(one.next),
             thousands(one.lag_messages),
             one.lag_s,
-            if one.stopped { "  stopped" } else { "" }
         )?;
     }
     more(text, rows.len())

@@ -96,6 +96,7 @@ fn views(second: u64) -> Views {
         first_sequence: 1,
         durable_next: 1_000_000 + u64::from(id) * 500 * second,
         payload_bytes: 1 << (10 + id),
+        subscriptions: 1,
     };
     Views {
         shards: ShardsView {
@@ -105,6 +106,7 @@ fn views(second: u64) -> Views {
         sessions: SessionsView {
             schema_version: SCHEMA_VERSION,
             sessions: (1..=40).map(session).collect(),
+            lost: Vec::new(),
         },
         streams: StreamsView {
             schema_version: SCHEMA_VERSION,
