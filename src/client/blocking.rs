@@ -161,8 +161,11 @@ impl Error {
     /// Whether the server could not be reached.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        use ClientError::{Unanswered, Unreachable};
-        matches!(self, Self::Client(Unreachable { .. } | Unanswered { .. }))
+        use ClientError::{ShardUnreachable, Unanswered, Unreachable};
+        matches!(
+            self,
+            Self::Client(Unreachable { .. } | ShardUnreachable { .. } | Unanswered { .. })
+        )
     }
 }
 

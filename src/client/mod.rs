@@ -257,6 +257,19 @@ pub enum ClientError {
         /// Where it was looked for.
         server: std::net::SocketAddrV4,
     },
+    /// another shard of the appliance sent the client to this one, which does not answer
+    #[error(
+        "shard {shard} at {server} does not answer, and {by} of the same appliance does: each shard has a UDP port \
+         of its own, port.address + its number; is {} open in every firewall on the way?", server.port()
+    )]
+    ShardUnreachable {
+        /// Which.
+        shard: u32,
+        /// Where it was looked for.
+        server: std::net::SocketAddrV4,
+        /// The shard that answered.
+        by: std::net::SocketAddrV4,
+    },
     /// the server is there, and does not answer
     #[error("{server} sends, but does not answer {what}: is it an appliance, and of this release?")]
     Unanswered {

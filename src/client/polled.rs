@@ -104,6 +104,8 @@ struct Link<C> {
     shards: ShardFacts,
     /// Redirections followed since something was last answered.
     redirects: u32,
+    /// Who sent it where it registers now, and that shard's number; until it is there.
+    sent_by: Option<(SocketAddrV4, u32)>,
     /// A session given up for one with another shard: its server is to hear of it.
     left: Option<(SocketAddrV4, ConnId)>,
     message_bytes_max: usize,
@@ -172,6 +174,7 @@ impl<P: Port, C: Clock> Client<P, C> {
             producer: (producer, 0),
             shards: ShardFacts { shard: 0, shards: 1, base: server },
             redirects: 0,
+            sent_by: None,
             left: None,
             message_bytes_max: 0,
             size_limit: SizeLimit::Server,

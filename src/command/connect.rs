@@ -8,7 +8,7 @@ use super::publish::missing;
 use crate::cli::Globals;
 use crate::cli::parse::Server;
 use crate::client::blocking::{Client, Error};
-use crate::client::{ClientOptions, Publisher, StreamDescription, polled};
+use crate::client::{ClientError, ClientOptions, Publisher, StreamDescription, polled};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::launch::{AnyPort, LaunchError, open_port};
@@ -37,6 +37,22 @@ pub(super) fn connect_at(
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
     connect_to(globals, port, &[server], publisher)
+}
+
+/// A client of another shard of the appliance that answers at `by`, over a port that is open.
+pub(super) fn connect_shard(
+    globals: &Globals,
+    port: AnyPort,
+    (shard, server): (u32, SocketAddrV4),
+    by: SocketAddrV4,
+) -> Result<Client<AnyPort>, CommandError> {
+    let opened = connect_at(globals, port, server, Publisher::No);
+    opened.map_err(|error| {
+        if matches!(error, CommandError::Unreachable(_)) {
+            return Error::from(ClientError::ShardUnreachable { shard, server, by }).into();
+        }
+        error
+    })
 }
 
 /// A client of the first of these addresses that answers.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::connect::{connect, connect_at};
+use super::connect::{connect, connect_shard};
 use super::publish::missing;
 use super::{CommandError, Out};
 use crate::cli::arguments::StreamCommand;
@@ -123,7 +123,8 @@ fn list(
         if client.polled().shards().shard != shard {
             // The session told of the shards that there are.
             let Some(server) = all.address_of(shard) else { break };
-            client = connect_at(globals, client.close(), server, Publisher::No)?;
+            let by = client.polled().server();
+            client = connect_shard(globals, client.close(), (shard, server), by)?;
         }
         streams.extend(client.list_streams()?);
     }

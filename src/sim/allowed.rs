@@ -66,6 +66,7 @@ const fn of_error(error: &ClientError) -> When {
         ClientError::DamagedMessage { .. } => When::Never("O2"),
         // Everybody waits for ever, and speaks with a server of this protocol.
         ClientError::Unreachable { .. }
+        | ClientError::ShardUnreachable { .. }
         | ClientError::Unanswered { .. }
         | ClientError::TooLarge { .. }
         | ClientError::Nonsense { .. } => When::Never("O15"),

@@ -74,6 +74,7 @@ impl<C: Clock> Link<C> {
         }
         self.redirects = self.redirects.saturating_add(1);
         self.left = Some((self.server, self.conn_id));
+        self.sent_by = Some((self.server, shard));
         self.server = server;
         // Producers and epochs are the shard's own.
         (self.producer, self.epoch, self.log) = ((ProducerId(0), 0), 0, 0);

@@ -212,6 +212,7 @@ impl<C: Clock> Link<C> {
             return;
         }
         self.phase = Phase::Open;
+        self.sent_by = None;
         (self.heard_ns, self.registered_ns, self.speaks) = (self.now_ns, self.now_ns, false);
         self.conn_id = ConnId(registered.conn_id.get());
         self.packet_no = 0;
@@ -369,10 +370,12 @@ impl<C: Clock> Link<C> {
         }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
-            self.fail(if self.speaks && self.phase != Phase::Open {
-                ClientError::Unanswered { server, what: "REGISTER" }
-            } else {
-                ClientError::Unreachable { server }
+            self.fail(match self.sent_by {
+                _ if self.speaks && self.phase != Phase::Open => {
+                    ClientError::Unanswered { server, what: "REGISTER" }
+                }
+                Some((by, shard)) => ClientError::ShardUnreachable { shard, server, by },
+                None => ClientError::Unreachable { server },
             });
         } else if silent_ns > SILENCE_NS && self.phase == Phase::Open {
             self.register_again();
