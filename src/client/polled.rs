@@ -48,7 +48,7 @@ use crate::limits::{NUMBER_MAX, SUBSCRIPTIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::port::Port;
 use crate::session::consume::Subscription;
 use crate::session::send::{Blocked, Sender};
-use crate::wire::control::{Unsubscribe, is_stream_name};
+use crate::wire::control::{ErrorCode, Unsubscribe, is_stream_name};
 use crate::wire::frame::Kind;
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
@@ -406,6 +406,18 @@ impl<P: Port, C: Clock> Client<P, C> {
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         self.link.sender.outstanding()
+    }
+
+    /// How long the server said nothing that belongs to the session, nor to the one that is asked for.
+    #[must_use]
+    pub fn silent_ns(&self) -> u64 {
+        self.link.now_ns.saturating_sub(self.link.heard_ns)
+    }
+
+    /// Why the session that is asked for is refused now; it is asked for again.
+    #[must_use]
+    pub fn refusal(&self) -> Option<ErrorCode> {
+        self.link.refused.filter(|_| !self.is_connected()).map(|refusal| refusal.code)
     }
 
     /// The number the next message gets.

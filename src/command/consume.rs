@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::connect::{Route, connect};
 use super::framed::FramedWriter;
 use super::idle::Idle;
+use super::outage::Outage;
 use super::publish::{STALL_NS, missing};
 use super::{CommandError, Out, note, told_to_end};
 use crate::cli::arguments::ConsumeArgs;
@@ -61,6 +62,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     let mut writer = Writer::begin(globals.output(), &args.stream)?;
     let (mut idle, mut route) = (Idle::default(), Route::of(globals));
     let (mut next, mut stalled_ns) = (start, None);
+    let mut outage = Outage::new(globals.quiet);
     while next < end && left > 0 {
         if interrupted.load(Ordering::Relaxed) {
             writer.out.finish()?;
@@ -71,6 +73,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
             // Whoever follows wants to see what there is now.
             writer.out.flush()?;
             route.keep(client.polled());
+            outage.watch(client.polled(), || format!("{} is the next message", thousands(next)));
             idle.rest(&mut client, 0, None, None);
             check_stall(&mut client, &mut stalled_ns, args.follow);
             continue;

@@ -20,6 +20,7 @@ mod top;
 mod log;
 mod log_copy;
 mod man;
+mod outage;
 mod bench;
 mod host;
 mod publish;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::connect::{Route, connect_publisher};
 use super::idle::Idle;
 use super::itch::timestamp_ns;
+use super::outage::Outage;
 use super::progress::Progress;
 use super::source::{Next, Source};
 use super::{CommandError, Out, note, told_to_end};
@@ -153,6 +154,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         source,
         tally,
         idle: Idle::default(),
+        outage: Outage::new(globals.quiet),
         route,
         interrupted,
         interrupted_ns: None,
@@ -247,6 +249,7 @@ struct Work {
     source: Source,
     tally: Tally,
     idle: Idle,
+    outage: Outage,
     route: Route,
     interrupted: Arc<AtomicBool>,
     /// When that was first seen.
@@ -359,6 +362,10 @@ impl Work {
         self.check_state(now_ns)?;
         self.check_stall(now_ns, taken);
         self.route.keep(self.client.polled());
+        let unknown = self.tally.published - self.tally.acknowledged;
+        self.outage.watch(self.client.polled(), || {
+            format!("{} messages are not acknowledged", thousands(unknown))
+        });
         let (wake, until_ns) = match awaited {
             Awaited::Input => (Some(self.source.wake()), None),
             Awaited::Time(until_ns) => (None, Some(until_ns)),

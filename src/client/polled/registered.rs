@@ -17,7 +17,7 @@ pub(super) struct Refusal {
     /// Since when, for whatever reason.
     since_ns: u64,
     /// The newest reason.
-    code: ErrorCode,
+    pub(super) code: ErrorCode,
     /// Since when for this one.
     code_since_ns: u64,
     /// Belongs to the reason.

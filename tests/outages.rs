@@ -1,0 +1,90 @@
+//! An appliance that goes away under `publish` and `consume --follow`: said once, and once that it is back.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "drives real processes in real time"
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStderr, Stdio};
+
+use common::{Appliance, PATIENCE, Running, signal, wait};
+
+/// What a command says on stderr, line by line.
+struct Says(BufReader<ChildStderr>);
+
+impl Says {
+    fn of(child: &mut Child) -> Self {
+        Self(BufReader::new(child.stderr.take().unwrap()))
+    }
+
+    /// The next line, which it waits for.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "it ended");
+        line
+    }
+
+    fn rest(mut self) -> String {
+        let mut rest = String::new();
+        self.0.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+#[test]
+fn an_outage_is_said_once_and_so_is_its_end() {
+    let mut appliance = Appliance::start(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let start = |args: &[&str]| {
+        let mut command = appliance.client(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().unwrap())
+    };
+    let mut publisher = start(&["publish", "orders", "--lines", "-"]);
+    let mut consumer = start(&["consume", "orders", "--from", "start", "--follow"]);
+    let mut silent = start(&["consume", "orders", "--from", "start", "--follow", "-q"]);
+    let mut input = publisher.0.stdin.take().unwrap();
+    let mut output = BufReader::new(consumer.0.stdout.take().unwrap());
+    let mut message = |input: &mut dyn Write, text: &str| {
+        writeln!(input, "{text}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.ends_with(&format!(" {text}\n")), "{line}");
+    };
+    message(&mut input, "before");
+    let mut said = [Says::of(&mut publisher.0), Says::of(&mut consumer.0)];
+
+    appliance.kill();
+    let left = ["0 messages are not acknowledged", "2 is the next message"];
+    for (says, left) in said.iter_mut().zip(left) {
+        let line = says.line();
+        let begins = format!("note: {} has not answered since ", appliance.address);
+        assert!(line.starts_with(&begins) && line.contains(" UTC; waiting for it, "), "{line}");
+        assert!(line.contains(left), "{line}");
+    }
+    appliance.restart();
+    for says in &mut said {
+        let line = says.line();
+        let begins = format!("note: {} answers again, after ", appliance.address);
+        assert!(line.starts_with(&begins), "{line}");
+    }
+    message(&mut input, "after");
+    drop(input);
+
+    assert_eq!(wait(&mut publisher.0, PATIENCE).code(), Some(0));
+    let mut printed = String::new();
+    publisher.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert!(printed.starts_with("2 messages published to orders, 2 acknowledged"), "{printed}");
+    signal(&consumer.0, "INT");
+    assert_eq!(wait(&mut consumer.0, PATIENCE).code(), Some(130));
+    let [of_publisher, of_consumer] = said.map(Says::rest);
+    assert_eq!(of_publisher, "");
+    assert_eq!(of_consumer.lines().count(), 1, "the end: {of_consumer}");
+    signal(&silent.0, "INT");
+    assert_eq!(wait(&mut silent.0, PATIENCE).code(), Some(130));
+    let of_silent = Says::of(&mut silent.0).rest();
+    assert!(!of_silent.contains("note:"), "{of_silent}");
+}
