@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
-use common::{Appliance, text};
+use common::{Appliance, Running, text};
 
 fn publish(appliance: &Appliance, lines: &str) -> Output {
     let mut child = appliance
@@ -71,4 +71,36 @@ fn a_full_log_is_trimmed_and_goes_on() {
     let path = appliance.log_path();
     let verified = appliance.client(&["log", "verify"]).arg(path).output().unwrap();
     assert!(verified.status.success(), "{}", text(&verified));
+}
+
+/// What the journal says of a log: that it is full, which stream keeps its oldest segment, and when it is over.
+#[test]
+fn that_a_log_is_full_is_said_and_that_it_is_not_any_more() {
+    let mut appliance = Appliance::start(&["disk.size=9MiB", "disk.segment=1MiB"]);
+    appliance.run(&["stream", "create", "forgotten"]);
+    appliance.run(&["stream", "create", "orders"]);
+    let mut first = appliance.client(&["publish", "forgotten", "--lines", "-"]);
+    let mut first = first.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    first.stdin.take().unwrap().write_all(b"one\n").unwrap();
+    assert!(first.wait().unwrap().success());
+    let lines: String = (0..20_000).map(|n| format!("{n:0500}\n")).collect();
+    let refused = publish(&appliance, &lines);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    let (code, said) = appliance.stop();
+    assert_eq!(code, 0, "{said}");
+    let full = "warning: the log is full; publishers wait, consumers are served; trim every stream, first forgotten, \
+                which keeps the oldest (buslane stream trim)";
+    assert_eq!(said.matches(full).count(), 1, "{said}");
+
+    // It is full from its start on.
+    let mut serving = appliance.serve_command().stderr(Stdio::piped()).spawn().map(Running).unwrap();
+    let mut says = BufReader::new(serving.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(says.any(|line| line == full));
+    appliance.run(&["stream", "trim", "orders", "--keep", "10", "--yes"]);
+    let refused = publish(&appliance, &lines[..501 * 10]);
+    assert_eq!(refused.status.code(), Some(1), "the forgotten one keeps all: {}", text(&refused));
+    appliance.run(&["stream", "trim", "forgotten", "--before", "end", "--yes"]);
+    assert!(says.any(|line| line.starts_with("the log takes messages again: there is room for ")));
+    let taken = publish(&appliance, &lines[..501 * 10]);
+    assert!(taken.status.success(), "{}", text(&taken));
 }

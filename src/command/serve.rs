@@ -81,9 +81,21 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
             ),
         ),
         Progress::Waiting(why) => tell(false, &format!("waiting: {why}")),
-        Progress::Full => {
-            tell(false, "warning: the log is full; publishers wait, consumers are served")
+        Progress::Full(keeper) => {
+            let first =
+                keeper.map_or_else(String::new, |name| format!(", first {name}, which keeps the oldest"));
+            tell(
+                false,
+                &format!(
+                    "warning: the log is full; publishers wait, consumers are served; trim every stream{first} \
+                     (buslane stream trim), or take a larger disk (buslane log copy --size)"
+                ),
+            );
         }
+        Progress::Room(bytes) => tell(
+            false,
+            &format!("the log takes messages again: there is room for {} bytes", thousands(bytes)),
+        ),
         Progress::Stopping => tell(quiet, "stopping"),
     }
 }

@@ -143,8 +143,10 @@ pub enum Progress {
     Warning(String),
     /// Nothing more is acknowledged.
     Failing(String),
-    /// The log is full.
-    Full,
+    /// The log is full; the stream that keeps its oldest segment.
+    Full(Option<String>),
+    /// A log that was full takes messages again: room for so many bytes.
+    Room(u64),
     /// Finishing what is in flight.
     Stopping,
 }

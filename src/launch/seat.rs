@@ -26,6 +26,9 @@ use crate::shard::{Condition, Neighbours, Shard, ShardOptions, recovered_run};
 /// Between two tries to open a disk that is gone.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
 
+/// Of a log that is full, trimmed and full again many times a second, one word a second is said.
+const SAY_EVERY_NS: u64 = 1_000_000_000;
+
 /// How long a launch waits for a device that was there and went away.
 const LAUNCH_WAIT_NS: u64 = 20_000_000_000;
 
@@ -115,7 +118,8 @@ impl<'a> Seat<'a> {
         shard: &mut Shard<AnyPort, AnyDisk, C>,
         watch: &mut dyn FnMut(Progress),
     ) -> Option<DiskFault> {
-        let mut told = shard.condition();
+        // A log may be full from the beginning.
+        let (mut told, mut told_ns) = (Condition::Serving, 0);
         loop {
             for _ in 0..TURNS_A_LOOK {
                 shard.turn();
@@ -131,18 +135,26 @@ impl<'a> Seat<'a> {
                 shard.give_up_disk(DiskFault::Misplaced);
             }
             let condition = shard.condition();
-            if condition != told {
-                told = condition;
-                match condition {
-                    Condition::Failed(code) => {
-                        let open = misplaced.map(UringFile::own_name);
-                        watch(Progress::Failing(failure(shard, code, open.as_deref())));
-                    }
-                    Condition::Full => watch(Progress::Full),
-                    Condition::DiskLost(fault) => return Some(fault),
-                    Condition::Serving | Condition::Draining => {}
-                }
+            if condition == told {
+                continue;
             }
+            let now_ns = self.clock.now_ns();
+            if condition.takes_trims() && now_ns.saturating_sub(told_ns) < SAY_EVERY_NS {
+                continue;
+            }
+            match condition {
+                Condition::Failed(code) => {
+                    let open = misplaced.map(UringFile::own_name);
+                    watch(Progress::Failing(failure(shard, code, open.as_deref())));
+                }
+                Condition::Full => {
+                    watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
+                }
+                Condition::DiskLost(fault) => return Some(fault),
+                Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),
+                Condition::Draining => {}
+            }
+            (told, told_ns) = (condition, now_ns);
         }
     }
 

@@ -214,6 +214,14 @@ impl Log {
         }
     }
 
+    /// The stream that keeps the oldest segment: until it is trimmed, no other trim frees that. `None` while no stream
+    /// keeps anything.
+    #[must_use]
+    pub fn oldest_keeper(&self) -> Option<&str> {
+        let keeps = self.tables.streams().filter(|stream| stream.first_segment != NO_SEGMENT);
+        keeps.min_by_key(|stream| stream.first_segment).map(|stream| stream.name.as_str())
+    }
+
     /// How many segments were freed since this was last asked.
     pub fn take_freed(&mut self) -> u64 {
         std::mem::take(&mut self.freed)

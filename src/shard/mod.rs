@@ -135,6 +135,12 @@ impl Condition {
         self.publish_state().refusal()
     }
 
+    /// Whether trims decide what it does next.
+    #[must_use]
+    pub fn takes_trims(self) -> bool {
+        matches!(self, Self::Serving | Self::Full)
+    }
+
     /// Whether the log takes anything still.
     fn is_over(self) -> bool {
         matches!(self, Self::Failed(_) | Self::DiskLost(_))
