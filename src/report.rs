@@ -329,6 +329,18 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// So many of what has a plural in s: `1 segment`, `1,234 segments`.
+#[must_use]
+pub fn count_of(number: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
+}
+
+/// The same of a noun that needs more: `1 batch`, `2 batches`.
+#[must_use]
+pub fn batches(number: u64) -> String {
+    format!("{} batch{}", thousands(number), if number == 1 { "" } else { "es" })
+}
+
 fn thousands_usize(number: usize) -> String {
     thousands(u64::try_from(number).expect("64-bit"))
 }
@@ -486,6 +498,11 @@ mod tests {
         assert_eq!(micros(49), "0.0");
         assert_eq!(micros(50), "0.1");
         assert_eq!(micros(1_234_567_890), "1,234,567.9");
+        assert_eq!(
+            [0, 1, 1_234].map(|number| count_of(number, "segment")),
+            ["0 segments", "1 segment", "1,234 segments"]
+        );
+        assert_eq!([1, 2].map(batches), ["1 batch", "2 batches"]);
         assert_eq!((thousands_f64(0.5), thousands_f64(1e6)), ("0.50".into(), "1,000,000".into()));
     }
 

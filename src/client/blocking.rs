@@ -79,7 +79,7 @@ pub enum Error {
     #[error(transparent)]
     Offer(#[from] OfferError),
     /// the request was refused
-    #[error("{what}: {code} ({detail})")]
+    #[error("{what}: {}", code.with(*detail))]
     Refused {
         /// What was asked for.
         what: String,

@@ -289,7 +289,7 @@ pub enum ClientError {
         limit: SizeLimit,
     },
     /// the server refused
-    #[error("the server refused: {code} ({detail})")]
+    #[error("the server refused: {}", code.with(*detail))]
     Refused {
         /// Why.
         code: ErrorCode,

@@ -19,7 +19,7 @@ use crate::log::shares::{format_shares, head, shard_count};
 use crate::log::superblock::ShareId;
 use crate::log::verify::{VerifyReport, verify};
 use crate::profile::{self, DiskProfile, Profile};
-use crate::report::thousands;
+use crate::report::{batches, count_of, thousands};
 
 /// Memory the tools work in.
 pub(super) const MEMORY_BYTES: usize = 2 << 20;
@@ -92,7 +92,7 @@ impl<'a> Logs<'a> {
 }
 
 /// The heading of what is said of a shard; none where it is the only one.
-fn heading(out: &mut Out, share: ShareId) -> Result<(), CommandError> {
+pub(super) fn heading(out: &mut Out, share: ShareId) -> Result<(), CommandError> {
     if share.count > 1 {
         out.line(&format!("shard {} of {}", share.index, share.count))
     } else {
@@ -136,9 +136,9 @@ fn format_log(
         let superblock = head(&mut open(profile, path, true)?);
         let superblock = superblock.ok().flatten().expect("it was just formatted");
         out.line(&format!(
-            "{}: formatted, {of}{} segments of {} bytes",
+            "{}: formatted, {of}{} of {} bytes",
             path.display(),
-            superblock.segment_count,
+            count_of(superblock.segment_count.get(), "segment"),
             thousands(superblock.segment_bytes())
         ))?;
     }
@@ -267,10 +267,10 @@ fn print_report(out: &mut Out, report: &VerifyReport) -> Result<(), CommandError
         out.line(&line)?;
     }
     out.line(&format!(
-        "{} segments, {} batches, {} messages are whole",
-        report.segments,
-        thousands(report.batches),
-        thousands(report.messages)
+        "{}, {}, {}, all whole",
+        count_of(report.segments, "segment"),
+        batches(report.batches),
+        count_of(report.messages, "message")
     ))
 }
 

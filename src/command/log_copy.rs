@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use super::copy_target::{Draft, Target, is_device};
-use super::log::MEMORY_BYTES;
+use super::log::{MEMORY_BYTES, heading};
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCopyArgs;
@@ -25,7 +25,7 @@ use crate::log::shares::{shard_count, share_bytes};
 use crate::log::superblock::ShareId;
 use crate::log::verify::verify;
 use crate::profile::Profile;
-use crate::report::thousands;
+use crate::report::{batches, count_of, thousands};
 
 /// What is copied, and where to.
 struct Job<'a> {
@@ -254,19 +254,20 @@ struct Row<'a> {
 
 fn print(globals: &Globals, to: &Path, made: &[Made]) -> Result<(), CommandError> {
     let mut out = Out::stdout();
-    let count = made.len();
+    let count = u32::try_from(made.len()).expect("few shards");
     for (index, made) in (0..).zip(made) {
         let shard = (count > 1).then_some(index);
         if globals.output() == Output::Json {
             out.json(&Row { shard, rounds: made.rounds, batches: made.batches, log: &made.log })?;
             continue;
         }
+        heading(&mut out, ShareId { index, count })?;
         out.line(&format!(
-            "{}: {} segments, {} batches, {} messages are whole",
+            "{}: {}, {}, {}, all whole",
             made.log.disk,
-            made.log.segments_used,
-            thousands(made.batches),
-            thousands(made.log.messages)
+            count_of(made.log.segments_used, "segment"),
+            batches(made.batches),
+            count_of(made.log.messages, "message")
         ))?;
         for stream in &made.log.streams {
             out.line(&format!(

@@ -13,6 +13,7 @@ mod connect;
 mod copy_target;
 mod foreign;
 mod idle;
+mod keepers;
 mod serve;
 mod source;
 mod stat;

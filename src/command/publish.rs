@@ -24,7 +24,7 @@ use crate::ids::StreamId;
 use crate::launch::AnyPort;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
-use crate::report::{micros, thousands};
+use crate::report::{count_of, micros, thousands};
 use crate::wire::publish::PublishState;
 
 /// How long acknowledgements may still come from an appliance that takes no more messages.
@@ -448,8 +448,8 @@ fn print(globals: &Globals, summary: &Summary) -> Result<(), CommandError> {
         out.json(summary)?;
     } else if !globals.quiet && (summary.complete || summary.published > 0) {
         out.line(&format!(
-            "{} messages published to {}, {} acknowledged ({}) in {:.3} s; ack p50 {} us, p99 {} us",
-            thousands(summary.published),
+            "{} published to {}, {} acknowledged ({}) in {:.3} s; ack p50 {} us, p99 {} us",
+            count_of(summary.published, "message"),
             summary.stream,
             thousands(summary.acknowledged),
             summary.durability,

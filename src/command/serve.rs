@@ -8,7 +8,7 @@ use crate::admin::voice;
 use crate::cli::Globals;
 use crate::launch::{self, LaunchError, Progress};
 use crate::profile;
-use crate::report::{micros, thousands};
+use crate::report::{count_of, micros, thousands};
 
 /// Bytes of a log that is made between two lines that say so.
 const SAY_EVERY: u64 = 4 << 30;
@@ -47,10 +47,10 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
             tell(
                 quiet,
                 &format!(
-                    "{disk}: epoch {}, {stopped}, {} messages in {} segments, {} scanned in {} us{cut}",
+                    "{disk}: epoch {}, {stopped}, {} in {}, {} scanned in {} us{cut}",
                     recovery.epoch,
-                    thousands(recovery.messages),
-                    recovery.segments,
+                    count_of(recovery.messages, "message"),
+                    count_of(recovery.segments as u64, "segment"),
                     bytes(recovery.scanned_bytes),
                     micros(took_ns)
                 ),
@@ -81,23 +81,23 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
             ),
         ),
         Progress::Waiting(why) => tell(false, &format!("waiting: {why}")),
-        Progress::Full(keeper) => {
-            let first =
-                keeper.map_or_else(String::new, |name| format!(", first {name}, which keeps the oldest"));
-            tell(
-                false,
-                &format!(
-                    "warning: the log is full; publishers wait, consumers are served; trim every stream{first} \
-                     (buslane stream trim), or take a larger disk (buslane log copy --size)"
-                ),
-            );
-        }
+        Progress::Full(keeper) => tell(false, &full(keeper)),
         Progress::Room(bytes) => tell(
             false,
             &format!("the log takes messages again: there is room for {} bytes", thousands(bytes)),
         ),
         Progress::Stopping => tell(quiet, "stopping"),
     }
+}
+
+/// That a log is full, and what makes room.
+fn full(keeper: Option<String>) -> String {
+    let first =
+        keeper.map_or_else(String::new, |name| format!(", first {name}, which keeps the oldest"));
+    format!(
+        "warning: the log is full; publishers wait, consumers are served; trim every stream{first} (buslane stream \
+         trim), or take a larger disk (buslane log copy --size)"
+    )
 }
 
 fn bytes(bytes: u64) -> String {

@@ -12,7 +12,7 @@ use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
 use crate::launch::catch_signals;
 use crate::metrics::stages::Stage;
-use crate::report::{micros, thousands};
+use crate::report::{count_of, micros, thousands};
 
 /// Rows of a table shown.
 const ROWS_MAX: usize = 16;
@@ -90,11 +90,11 @@ fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "disk {} ({}), epoch {}, {} segments used, {} free, {} bytes in flight",
+        "disk {} ({}), epoch {}, {} used, {} free, {} bytes in flight",
         shard.disk,
         shard.durability,
         shard.epoch,
-        thousands(shard.segments_used as u64),
+        count_of(shard.segments_used as u64, "segment"),
         thousands(shard.segments_free as u64),
         thousands(shard.in_flight_bytes as u64)
     )?;

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use super::connect::{connect, connect_shard};
+use super::keepers::Before;
 use super::publish::missing;
 use super::{CommandError, Out};
 use crate::cli::arguments::StreamCommand;
@@ -75,7 +76,13 @@ pub(super) fn stream(globals: &Globals, command: &StreamCommand) -> Result<(), C
             let found = client.describe_stream(name).map_err(|error| missing(error, name))?;
             let first = first_kept(&mut client, &found, *before, *keep)?;
             confirm(globals, &found, first)?;
-            vec![client.trim_stream(found.id, first)?.into()]
+            let looks = first > found.log_start && !globals.quiet;
+            let before = if looks { Before::trim(globals, &found) } else { None };
+            let trimmed = client.trim_stream(found.id, first)?;
+            if let Some(before) = before {
+                before.tell_of_older();
+            }
+            vec![trimmed.into()]
         }
         StreamCommand::List => {
             let rows = list(globals, client)?;

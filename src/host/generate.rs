@@ -156,7 +156,7 @@ Restart=always
 RestartSec=1s
 OOMScoreAdjust=-900
 
-# Shards pin themselves to cores {cores}; isolated cores take nothing else by themselves.
+{pinning}
 {placement}LimitMEMLOCK=infinity
 LimitNOFILE=65536
 LimitCORE=infinity
@@ -178,6 +178,7 @@ WantedBy=multi-user.target
         install = install(unit, &paths, needs.disk_path.as_deref()),
         mounts = list(&paths.mounts()),
         command = command(&binary, &words),
+        pinning = pinning(&needs.cores()),
         placement = placement(needs, host, &cores),
         raw = if needs.hugepage_bytes.is_some() { " CAP_NET_RAW" } else { "" },
         views = views(hidden),
@@ -299,6 +300,17 @@ fn views<'a>(paths: impl Iterator<Item = &'a str>) -> String {
         }
     }
     format!("ProtectHome={home}\nPrivateTmp={temporary}\n")
+}
+
+/// What the unit says of the shards' cores.
+fn pinning(cores: &CpuSet) -> String {
+    if cores.is_empty() {
+        return "# The profile pins no shard to a core: where they run is the scheduler's."
+            .to_owned();
+    }
+    format!(
+        "# Shards pin themselves to cores {cores}; isolated cores take nothing else by themselves."
+    )
 }
 
 fn placement(needs: &Needs, host: &Topology, cores: &CpuSet) -> String {
@@ -426,12 +438,16 @@ mod tests {
             "LimitMEMLOCK=infinity",
             "OOMScoreAdjust=-900",
             "CPUAffinity=3",
+            "# Shards pin themselves to cores 3; isolated cores take nothing else by themselves.",
             "ExecStart=/usr/bin/buslane serve --profile /etc/buslane/lab.toml",
             "RestrictAddressFamilies=AF_INET AF_UNIX AF_NETLINK AF_PACKET",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("vfio"), "{text}");
+        let free = unit(&Needs { shards: Vec::new(), ..needs() });
+        has(&free, "# The profile pins no shard to a core: where they run is the scheduler's.");
+        assert!(!free.contains("pin themselves") && !free.contains("CPUAffinity"), "{free}");
         let nics = vec![Named { key: "port.dpdk.device".into(), value: "0000:81:00.0".into() }];
         let disk = Some("/mnt/nvme/orders.log".to_owned());
         let text = unit(&Needs { nics, disk_path: disk, ..needs() });

@@ -399,7 +399,9 @@ pub enum ErrorCode {
     #[error("a message is too large")]
     MessageTooLarge = 5,
     /// the log is full
-    #[error("the log is full")]
+    #[error(
+        "the log is full: trim every stream (buslane stream trim), or take a larger disk (buslane log copy --size)"
+    )]
     NoSpace = 6,
     /// a write failed; nothing more is acknowledged until the server is restarted
     #[error("the disk failed; nothing more is acknowledged until the server is restarted")]
@@ -450,6 +452,18 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// What it means, with the number that belongs to the reason, where there is one.
+    #[must_use]
+    pub fn with(self, detail: u64) -> String {
+        match (self, sizes_of(detail)) {
+            _ if detail == 0 => self.to_string(),
+            (Self::MessageTooLarge, (bytes, max)) => {
+                format!("{self}: {bytes} bytes, and {max} fit")
+            }
+            _ => format!("{self} ({detail})"),
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 18] = [
         Self::UnknownSession,
@@ -553,5 +567,24 @@ impl<'a> ErrorFrame<'a> {
         let (head, text) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
         let text = std::str::from_utf8(text).map_err(|_| Malformed::FrameBody)?;
         Ok(Self { head, text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_number_that_belongs_to_it_and_no_other() {
+        let full = ErrorCode::NoSpace.with(0);
+        assert!(
+            full.starts_with("the log is full: trim every stream (buslane stream trim), "),
+            "{full}"
+        );
+        assert!(!full.contains("(0)"), "{full}");
+        let places = ErrorCode::UnknownProducer.with(17);
+        assert!(places.ends_with(" (17)"), "{places}");
+        let large = ErrorCode::MessageTooLarge.with(sizes(2_000, 1_400));
+        assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
     }
 }
