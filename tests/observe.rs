@@ -18,7 +18,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Appliance, BUSLANE, signal, text, wait};
+use common::{Appliance, BUSLANE, Running, signal, text, wait};
 use observed::{Observed, has, json, start};
 
 const ROUTES: [&str; 7] =
@@ -59,6 +59,51 @@ fn every_route_answers_the_same_over_tcp_and_the_unix_socket() {
         assert!(head.starts_with("HTTP/1.1 405"), "{route}: {head}");
         assert!(head.to_lowercase().contains("allow: get"), "{head}");
     }
+}
+
+/// Also after a restart, before any of them speaks again.
+#[test]
+fn producers_are_shown_for_as_long_as_the_log_knows_them() {
+    let mut observed = Observed::start(&[]);
+    observed.appliance.run(&["stream", "create", "orders"]);
+    let mut publisher = observed.appliance.client(&["publish", "orders", "--lines", "-"]);
+    let mut publisher = Running(publisher.stdin(Stdio::piped()).spawn().unwrap());
+    let mut input = publisher.0.stdin.take().unwrap();
+    input.write_all(b"one\ntwo\nthree\n").unwrap();
+    let producers = |observed: &Observed| {
+        let all = json(&observed.get("/producers").1);
+        all["producers"].as_array().unwrap().clone()
+    };
+    let is = |connected: bool| {
+        move |observed: &Observed| {
+            let all = producers(observed);
+            all.len() == 1 && all[0]["connected"] == connected && all[0]["durable_to"] == 3
+        }
+    };
+    observed.wait_for("the publisher", is(true));
+    let before = producers(&observed).remove(0);
+    assert!(before["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{before}");
+    // It is killed: it may return.
+    publisher.0.kill().unwrap();
+    observed.wait_for("that it has gone", is(false));
+    let gone = producers(&observed).remove(0);
+    assert_eq!((&gone["peer"], &gone["ended"]), (&before["peer"], &false.into()));
+    for restart in ["after a stop", "after a crash"] {
+        if restart == "after a stop" {
+            observed.appliance.stop();
+        } else {
+            observed.appliance.kill();
+        }
+        observed.appliance.restart();
+        observed.wait_for(restart, is(false));
+        let after = producers(&observed).remove(0);
+        assert_eq!(after["producer_id"], before["producer_id"], "{restart}");
+        assert_eq!((&after["peer"], &after["ended"]), (&"".into(), &false.into()), "{restart}");
+    }
+    let stat = observed.command(&["stat"]).output().unwrap();
+    let said = String::from_utf8(stat.stdout).unwrap();
+    let (_, gone) = said.split_once("PRODUCER, GONE").expect(&said);
+    assert!(gone.lines().nth(1).is_some_and(|line| line.starts_with("- ")), "{said}");
 }
 
 #[test]
@@ -314,6 +359,8 @@ fn top_shows_an_appliance_loses_it_and_finds_it_again() {
     screen.wait_for(&["DURABILITY", "test.log", "%"]);
     screen.keys(&["5", "p"]);
     screen.wait_for(&["IN LOST", "PAUSED"]);
+    screen.keys(&["6", "p"]);
+    screen.wait_for(&["DURABLE TO", "PAUSED"]);
     screen.keys(&["p", "?"]);
     screen.wait_for(&["this help"]);
     screen.keys(&["?", "1"]);

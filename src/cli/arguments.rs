@@ -135,6 +135,8 @@ pub enum TopView {
     Disks,
     /// Where datagrams enter and leave.
     Ports,
+    /// Who publishes, or has published.
+    Producers,
 }
 
 /// `stream`.

@@ -24,6 +24,13 @@ pub(super) struct Views {
     pub(super) producers: ProducersView,
 }
 
+impl Views {
+    /// When the newest of it was so.
+    pub(super) fn unix_ns(&self) -> u64 {
+        self.shards.shards.iter().map(|shard| shard.unix_ns).max().unwrap_or(0)
+    }
+}
+
 /// The runtime directory of the unit that `host generate systemd` writes.
 const SYSTEM_RUNTIME: &str = "/run/buslane";
 

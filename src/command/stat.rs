@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::ask::{Asker, Views};
 use super::{CommandError, Out};
-use crate::admin::state::{LostView, ProducersView, SessionView, SessionsView, ShardView, StreamView};
+use crate::admin::state::{LostView, SessionView, SessionsView, ShardView, StreamView};
 use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
 use crate::launch::catch_signals;
@@ -64,7 +64,7 @@ fn pause(time: Duration, interrupted: &AtomicBool) -> bool {
 }
 
 fn screen(views: &Views) -> String {
-    let Views { shards, sessions, streams, producers } = views;
+    let Views { shards, sessions, streams, .. } = views;
     let mut text = String::new();
     if shards.shards.is_empty() {
         text.push_str("no shard has reported yet\n");
@@ -76,7 +76,7 @@ fn screen(views: &Views) -> String {
     let _ = write_streams(&mut text, &streams.streams);
     let _ = write_sessions(&mut text, sessions);
     let _ = write_subscriptions(&mut text, sessions);
-    let _ = write_gone(&mut text, producers);
+    let _ = write_gone(&mut text, views);
     text
 }
 
@@ -197,7 +197,11 @@ fn write_sessions(text: &mut String, sessions: &SessionsView) -> std::fmt::Resul
 fn write_subscriptions(text: &mut String, sessions: &SessionsView) -> std::fmt::Result {
     let of = |session: &'_ SessionView| {
         let peer = session.peer.clone();
-        session.subscribed.iter().map(move |one| (peer.clone(), one.clone(), None)).collect::<Vec<_>>()
+        session
+            .subscribed
+            .iter()
+            .map(move |one| (peer.clone(), one.clone(), None))
+            .collect::<Vec<_>>()
     };
     let lost = |lost: &LostView| {
         let silent_s = lost.silent_ns / 1_000_000_000;
@@ -234,27 +238,29 @@ fn write_subscriptions(text: &mut String, sessions: &SessionsView) -> std::fmt::
 }
 
 /// Producers without a session, the newest first.
-fn write_gone(text: &mut String, producers: &ProducersView) -> std::fmt::Result {
-    let mut gone: Vec<_> = producers.producers.iter().filter(|one| !one.connected).collect();
+fn write_gone(text: &mut String, views: &Views) -> std::fmt::Result {
+    let producers = &views.producers.producers;
+    let mut gone: Vec<_> = producers.iter().filter(|one| !one.connected).collect();
     if gone.is_empty() {
         return Ok(());
     }
-    gone.sort_by_key(|one| std::cmp::Reverse(one.seen_unix_ns));
-    let newest_ns = producers.producers.iter().map(|one| one.seen_unix_ns).max().unwrap_or(0);
+    gone.sort_by_key(|one| std::cmp::Reverse((one.seen_unix_ns, one.producer_id)));
+    let now_ns = views.unix_ns();
     writeln!(
         text,
-        "{:<22} {:>5} {:>20} {:>14} {:>11}",
-        "PRODUCER, GONE", "SHARD", "PRODUCER", "DURABLE TO", "BEFORE (s)"
+        "{:<22} {:>5} {:>20} {:>14} {:>12}",
+        "PRODUCER, GONE", "SHARD", "PRODUCER", "DURABLE TO", "ACTIVE s AGO"
     )?;
     for one in gone.iter().take(ROWS_MAX) {
         writeln!(
             text,
-            "{:<22} {:>5} {:>20} {:>14} {:>11}",
-            one.peer,
+            "{:<22} {:>5} {:>20} {:>14} {:>12}{}",
+            if one.peer.is_empty() { "-" } else { &one.peer },
             one.shard,
             one.producer_id,
             thousands(one.durable_to),
-            thousands(newest_ns.saturating_sub(one.seen_unix_ns) / 1_000_000_000)
+            thousands(now_ns.saturating_sub(one.seen_unix_ns) / 1_000_000_000),
+            if one.ended { "  ended" } else { "" }
         )?;
     }
     more(text, gone.len())

@@ -537,6 +537,18 @@ impl Log {
         self.tables.producers()
     }
 
+    /// The places of producers; where the id is 0 there is none.
+    #[must_use]
+    pub fn producer_places(&self) -> &[ProducerFacts] {
+        self.tables.producer_places()
+    }
+
+    /// The batch that holds the newest of what was appended.
+    #[must_use]
+    pub fn appended_batch(&self) -> u64 {
+        if self.open.body_len > 0 { self.next_batch } else { self.next_batch.saturating_sub(1) }
+    }
+
     /// Segments that count, and that are free.
     #[must_use]
     pub fn segments(&self) -> (usize, usize) {

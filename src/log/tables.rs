@@ -65,7 +65,7 @@ pub struct ProducerFacts {
     /// When its last session ended, as the log's turns count; 0 where none has since the log was opened.
     pub(super) released_ns: u64,
     /// It will not return.
-    pub(super) ended: bool,
+    pub ended: bool,
     /// The batch of its newest registration; 0 where recovery found it.
     pub(super) registered_batch: u64,
 }
@@ -205,6 +205,11 @@ impl Tables {
             created_batch: batch_seq,
             newest_ns: 0,
         });
+    }
+
+    /// The producers by place; where one was forgotten, the id is 0.
+    pub(super) fn producer_places(&self) -> &[ProducerFacts] {
+        &self.producers
     }
 
     /// The producer at a place, which is its own: a place is good for nobody else.

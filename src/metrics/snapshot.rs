@@ -9,7 +9,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::Counters;
 use super::stages::{Stages, StallLog};
-use crate::limits::{SESSIONS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+use crate::limits::{PRODUCERS_MAX, SESSIONS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
 
 /// Boxes between a shard and housekeeping: one at each end, one on its way.
 const BOXES: usize = 3;
@@ -62,6 +62,19 @@ pub struct StreamRow {
     pub durable_next: u64,
     /// Payload bytes since creation.
     pub bytes: u64,
+}
+
+/// A producer that the log knows, as of a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerRow {
+    /// Its number.
+    pub id: u64,
+    /// Every number up to this one is accepted.
+    pub accepted_to: u64,
+    /// Unix time of its last message or registration, or of the end of its session.
+    pub active_unix_ns: u64,
+    /// It said that it will not return.
+    pub ended: bool,
 }
 
 /// Rows in memory that is kept from one snapshot to the next.
@@ -122,6 +135,10 @@ pub struct Snapshot {
     pub subscriptions: Rows<SubscriptionRow>,
     /// Streams.
     pub streams: Rows<StreamRow>,
+    /// Producers.
+    pub producers: Rows<ProducerRow>,
+    /// Whether all that these rows say is accepted is durable, too.
+    pub producers_durable: bool,
 }
 
 impl Snapshot {
@@ -140,6 +157,7 @@ impl Snapshot {
         let subscription = SubscriptionRow { conn_id: 0, stream: 0, next: 0, stopped: false };
         let stream =
             StreamRow { id: 0, name: String::new(), first_sequence: 0, durable_next: 0, bytes: 0 };
+        let producer = ProducerRow { id: 0, accepted_to: 0, active_unix_ns: 0, ended: false };
         let mut streams = Rows::new(&stream, STREAMS_MAX);
         streams.rows.iter_mut().for_each(|row| row.name.reserve_exact(STREAM_NAME_BYTES_MAX));
         Self {
@@ -157,6 +175,8 @@ impl Snapshot {
             sessions: Rows::new(&session, SESSIONS_MAX),
             subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_SHOWN),
             streams,
+            producers: Rows::new(&producer, PRODUCERS_MAX),
+            producers_durable: false,
         }
     }
 
@@ -166,6 +186,7 @@ impl Snapshot {
         self.sessions.used = 0;
         self.subscriptions.used = 0;
         self.streams.used = 0;
+        self.producers.used = 0;
     }
 }
 

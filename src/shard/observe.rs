@@ -37,12 +37,25 @@ pub(super) enum Mark {
 /// Names of the stretches that end at each mark, and of the one behind the last.
 const STRETCHES: [&str; MARKS + 1] = ["receive", "commit", "transmit", "deliver"];
 
-/// Where the copying of rows stands.
+/// How long a snapshot waits at most for what it says of producers to be durable.
+const SETTLE_NS: u64 = 100_000_000;
+
+/// Where the copying of rows stands. Producers come first: whose session begins meanwhile is among the sessions, and what
+/// they have published is durable when the rest is copied, or soon.
 #[derive(Clone, Copy, Debug)]
 enum Filling {
-    Sessions(usize),
-    Subscriptions(usize),
-    Streams(usize),
+    Producers(usize),
+    Sessions(usize, Appended),
+    Subscriptions(usize, Appended),
+    Streams(usize, Appended),
+    Settling(Appended),
+}
+
+/// The batch up to which something was appended at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Appended {
+    batch_seq: u64,
+    at_ns: u64,
 }
 
 /// What the shard needs to be observed.
@@ -213,7 +226,7 @@ impl<D: Disk> Stations<D> {
             observer.begin_unix_ns = self.unix_ns;
         }
         if let Some(snapshot) = observer.reporter.take() {
-            observer.filling = Some((snapshot, Filling::Sessions(0)));
+            observer.filling = Some((snapshot, Filling::Producers(0)));
         }
     }
 
@@ -237,54 +250,95 @@ impl<D: Disk> Stations<D> {
 
     /// Copies the next rows; returns where to go on, or that all are there.
     fn fill(&self, snapshot: &mut Snapshot, filling: Filling) -> Option<Filling> {
-        match filling {
-            Filling::Sessions(from) => {
-                let to = from.saturating_add(ROWS_A_TURN).min(SESSIONS_MAX);
-                for slot in from..to {
-                    let session = self.sessions.get(slot);
-                    if session.phase != Phase::Open {
-                        continue;
-                    }
-                    let Some(row) = snapshot.sessions.add() else { break };
-                    row.conn_id = session.conn_id.0;
-                    row.peer = session.peer.addr;
-                    row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
-                    row.accepted_to = session.receiver.accepted_to();
-                    row.durable_to = session.receipts.durable_to();
-                    row.subscriptions = session.subscriptions;
-                    row.silent_ns = self.now_ns.saturating_sub(session.heard_ns);
-                }
-                let all = to == SESSIONS_MAX;
-                Some(if all { Filling::Subscriptions(0) } else { Filling::Sessions(to) })
+        let is_all = match filling {
+            Filling::Producers(from) => self.fill_producers(snapshot, from),
+            Filling::Sessions(from, _) => self.fill_sessions(snapshot, from),
+            Filling::Subscriptions(from, _) => self.fill_subscriptions(snapshot, from),
+            Filling::Streams(from, _) => self.fill_streams(snapshot, from),
+            Filling::Settling(appended) => {
+                snapshot.producers_durable = self.log.is_durable(appended.batch_seq);
+                let waited_ns = self.now_ns.saturating_sub(appended.at_ns);
+                snapshot.producers_durable || self.condition.is_over() || waited_ns > SETTLE_NS
             }
-            // One that moves while rows are copied is missed or shown twice, until the next snapshot.
-            Filling::Subscriptions(from) => {
-                let to = from.saturating_add(ROWS_A_TURN).min(self.fanout.len());
-                for index in from..to {
-                    let subscription = self.fanout.get(index);
-                    let Some(row) = snapshot.subscriptions.add() else { break };
-                    row.conn_id = self.sessions.get(subscription.session).conn_id.0;
-                    row.stream = subscription.stream.0;
-                    row.next = subscription.next;
-                    row.stopped = subscription.stopped.is_some();
-                }
-                let all = to >= self.fanout.len();
-                Some(if all { Filling::Streams(0) } else { Filling::Subscriptions(to) })
+        };
+        let go_on = |from: usize| from.saturating_add(ROWS_A_TURN);
+        match (filling, is_all) {
+            (Filling::Producers(from), false) => Some(Filling::Producers(go_on(from))),
+            (Filling::Producers(_), true) => {
+                let batch_seq = self.log.appended_batch();
+                Some(Filling::Sessions(0, Appended { batch_seq, at_ns: self.now_ns }))
             }
-            Filling::Streams(from) => {
-                let to = from.saturating_add(ROWS_A_TURN).min(STREAMS_MAX);
-                for stream in self.log.streams().skip(from).take(ROWS_A_TURN) {
-                    let Some(row) = snapshot.streams.add() else { break };
-                    row.id = stream.id.0;
-                    row.name.clear();
-                    row.name.push_str(&stream.name);
-                    row.first_sequence = stream.first_sequence;
-                    row.durable_next = stream.durable_next;
-                    row.bytes = stream.bytes;
-                }
-                (to < STREAMS_MAX).then_some(Filling::Streams(to))
+            (Filling::Sessions(from, at), false) => Some(Filling::Sessions(go_on(from), at)),
+            (Filling::Sessions(_, at), true) => Some(Filling::Subscriptions(0, at)),
+            (Filling::Subscriptions(from, at), false) => {
+                Some(Filling::Subscriptions(go_on(from), at))
             }
+            (Filling::Subscriptions(_, at), true) => Some(Filling::Streams(0, at)),
+            (Filling::Streams(from, at), false) => Some(Filling::Streams(go_on(from), at)),
+            (Filling::Streams(_, at), true) | (Filling::Settling(at), false) => {
+                Some(Filling::Settling(at))
+            }
+            (Filling::Settling(_), true) => None,
         }
+    }
+
+    fn fill_producers(&self, snapshot: &mut Snapshot, from: usize) -> bool {
+        let places = self.log.producer_places();
+        let to = from.saturating_add(ROWS_A_TURN).min(places.len());
+        for producer in places[from.min(to)..to].iter().filter(|producer| producer.id.0 != 0) {
+            let Some(row) = snapshot.producers.add() else { break };
+            row.id = producer.id.0;
+            row.accepted_to = producer.last_seq;
+            row.active_unix_ns = producer.last_active_ns;
+            row.ended = producer.ended;
+        }
+        to == places.len()
+    }
+
+    fn fill_sessions(&self, snapshot: &mut Snapshot, from: usize) -> bool {
+        let to = from.saturating_add(ROWS_A_TURN).min(SESSIONS_MAX);
+        for slot in from..to {
+            let session = self.sessions.get(slot);
+            if session.phase != Phase::Open {
+                continue;
+            }
+            let Some(row) = snapshot.sessions.add() else { break };
+            row.conn_id = session.conn_id.0;
+            row.peer = session.peer.addr;
+            row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
+            row.accepted_to = session.receiver.accepted_to();
+            row.durable_to = session.receipts.durable_to();
+            row.subscriptions = session.subscriptions;
+            row.silent_ns = self.now_ns.saturating_sub(session.heard_ns);
+        }
+        to == SESSIONS_MAX
+    }
+
+    /// One that moves while rows are copied is missed or shown twice, until the next snapshot.
+    fn fill_subscriptions(&self, snapshot: &mut Snapshot, from: usize) -> bool {
+        let to = from.saturating_add(ROWS_A_TURN).min(self.fanout.len());
+        for index in from..to {
+            let subscription = self.fanout.get(index);
+            let Some(row) = snapshot.subscriptions.add() else { break };
+            row.conn_id = self.sessions.get(subscription.session).conn_id.0;
+            row.stream = subscription.stream.0;
+            row.next = subscription.next;
+            row.stopped = subscription.stopped.is_some();
+        }
+        to >= self.fanout.len()
+    }
+
+    fn fill_streams(&self, snapshot: &mut Snapshot, from: usize) -> bool {
+        for stream in self.log.streams().skip(from).take(ROWS_A_TURN) {
+            let Some(row) = snapshot.streams.add() else { break };
+            row.id = stream.id.0;
+            row.name.clear();
+            row.name.push_str(&stream.name);
+            row.first_sequence = stream.first_sequence;
+            row.durable_next = stream.durable_next;
+            row.bytes = stream.bytes;
+        }
+        from.saturating_add(ROWS_A_TURN) >= STREAMS_MAX
     }
 }
 

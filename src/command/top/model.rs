@@ -10,8 +10,14 @@ use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
 
 /// Views, in the order of their keys.
-pub(super) const VIEWS: [TopView; 5] =
-    [TopView::Shards, TopView::Sessions, TopView::Streams, TopView::Disks, TopView::Ports];
+pub(super) const VIEWS: [TopView; 6] = [
+    TopView::Shards,
+    TopView::Sessions,
+    TopView::Streams,
+    TopView::Disks,
+    TopView::Ports,
+    TopView::Producers,
+];
 
 /// Rows that PgUp and PgDn go.
 const PAGE: usize = 10;
@@ -166,6 +172,7 @@ impl Model {
         match self.view {
             TopView::Sessions => views.sessions.sessions.len(),
             TopView::Streams => views.streams.streams.len(),
+            TopView::Producers => views.producers.producers.len(),
             TopView::Shards | TopView::Disks | TopView::Ports => views.shards.shards.len(),
         }
     }
@@ -186,7 +193,7 @@ impl Model {
                 let place = self.place_mut();
                 place.order = (place.order + 1) % orders;
             }
-            KeyCode::Char(digit @ '1'..='5') => self.view = VIEWS[digit as usize - '1' as usize],
+            KeyCode::Char(digit @ '1'..='6') => self.view = VIEWS[digit as usize - '1' as usize],
             KeyCode::Tab | KeyCode::Right => self.view = VIEWS[(self.index() + 1) % VIEWS.len()],
             KeyCode::BackTab | KeyCode::Left => {
                 self.view = VIEWS[(self.index() + VIEWS.len() - 1) % VIEWS.len()];

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::model::Model;
-use crate::admin::state::{SessionView, ShardView, StreamView};
+use crate::admin::state::{ProducerView, SessionView, ShardView, StreamView};
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
 use crate::metrics::stages::Stage;
@@ -100,6 +100,15 @@ const PORTS: [Column; 9] = [
     extra(number("TRANSMITTED", 16)),
 ];
 
+const PRODUCERS: [Column; 6] = [
+    number("PRODUCER", 12),
+    number("SHARD", 5),
+    text("SESSION", 9),
+    text("ADDRESS", 21),
+    number("DURABLE TO", 14),
+    number("ACTIVE s AGO", 12),
+];
+
 /// Columns of a shard's stages.
 pub(super) const STAGES: [Column; 7] = [
     text("STAGE", 18),
@@ -119,6 +128,7 @@ pub(super) fn orders(view: TopView) -> &'static [&'static str] {
         TopView::Streams => &["stream", "rate", "next", "payload"],
         TopView::Disks => &["shard", "used", "in flight", "p99"],
         TopView::Ports => &["shard", "in", "out", "lost"],
+        TopView::Producers => &["active", "producer", "durable"],
     }
 }
 
@@ -132,7 +142,9 @@ pub(super) fn listing(model: &Model, views: &Views) -> Listing {
             let (columns, row): (&'static [Column], RowOf) = match model.view {
                 TopView::Disks => (&DISKS, disk_row),
                 TopView::Ports => (&PORTS, port_row),
-                TopView::Shards | TopView::Sessions | TopView::Streams => (&SHARDS, shard_row),
+                TopView::Shards | TopView::Sessions | TopView::Streams | TopView::Producers => {
+                    (&SHARDS, shard_row)
+                }
             };
             let rows = shards(model, views).into_iter().map(row).collect();
             Listing { columns, rows }
@@ -157,6 +169,16 @@ pub(super) fn listing(model: &Model, views: &Views) -> Listing {
             }
             let row = |stream| stream_row(stream, model.stream_rate(stream));
             Listing { columns: &STREAMS, rows: rows.into_iter().map(row).collect() }
+        }
+        TopView::Producers => {
+            let mut rows: Vec<&ProducerView> = views.producers.producers.iter().collect();
+            match order {
+                1 => rows.sort_by_key(|one| (one.shard, one.producer_id)),
+                2 => rows.sort_by_key(|one| std::cmp::Reverse(one.durable_to)),
+                _ => rows.sort_by_key(|one| std::cmp::Reverse((one.seen_unix_ns, one.producer_id))),
+            }
+            let row = |one| producer_row(one, views.unix_ns());
+            Listing { columns: &PRODUCERS, rows: rows.into_iter().map(row).collect() }
         }
     }
 }
@@ -256,6 +278,18 @@ fn stream_row(stream: &StreamView, a_second: f64) -> Vec<String> {
         thousands(stream.durable_next),
         rounded(a_second),
         bytes(precise(stream.payload_bytes)),
+    ]
+}
+
+fn producer_row(one: &ProducerView, unix_ns: u64) -> Vec<String> {
+    let dash = |text: &str| if text.is_empty() { "-".into() } else { text.to_owned() };
+    vec![
+        one.producer_id.to_string(),
+        one.shard.to_string(),
+        one.session().to_owned(),
+        dash(&one.peer),
+        thousands(one.durable_to),
+        thousands(unix_ns.saturating_sub(one.seen_unix_ns) / 1_000_000_000),
     ]
 }
 

@@ -12,8 +12,8 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::Model;
 use super::view;
 use crate::admin::state::{
-    ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView, ShardsView, StageView,
-    StallView, StreamView, StreamsView,
+    ProducerView, ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView, ShardsView,
+    StageView, StallView, StreamView, StreamsView,
 };
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
@@ -98,6 +98,15 @@ fn views(second: u64) -> Views {
         payload_bytes: 1 << (10 + id),
         subscriptions: 1,
     };
+    let producer = |number: u64| ProducerView {
+        shard: 0,
+        producer_id: number,
+        peer: if number > 3 { format!("10.0.0.{number}:40001") } else { String::new() },
+        connected: number > 6,
+        ended: number.is_multiple_of(2),
+        durable_to: 1_000 * number,
+        seen_unix_ns: (second - 10 * (8 - number)) * SECOND,
+    };
     Views {
         shards: ShardsView {
             schema_version: SCHEMA_VERSION,
@@ -112,7 +121,10 @@ fn views(second: u64) -> Views {
             schema_version: SCHEMA_VERSION,
             streams: (0..24).map(stream).collect(),
         },
-        producers: ProducersView { schema_version: SCHEMA_VERSION, producers: Vec::new() },
+        producers: ProducersView {
+            schema_version: SCHEMA_VERSION,
+            producers: (1..=8).map(producer).collect(),
+        },
     }
 }
 
@@ -166,9 +178,10 @@ fn screens_of_all_views_are_as_kept() {
     let mut streams = model(TopView::Shards);
     press(&mut streams, &[KeyCode::Tab, KeyCode::Tab, KeyCode::Char('s'), KeyCode::End]);
     check("streams", &streams);
+    check("producers", &model(TopView::Producers));
     check("disks", &model(TopView::Disks));
     let mut ports = model(TopView::Shards);
-    press(&mut ports, &[KeyCode::BackTab, KeyCode::Char('p')]);
+    press(&mut ports, &[KeyCode::BackTab, KeyCode::BackTab, KeyCode::Char('p')]);
     check("ports", &ports);
 }
 

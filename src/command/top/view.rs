@@ -75,7 +75,7 @@ fn heading(model: &Model) -> Line<'_> {
 }
 
 fn tab_line(model: &Model) -> Line<'_> {
-    let names = ["Shards", "Sessions", "Streams", "Disks", "Ports"];
+    let names = ["Shards", "Sessions", "Streams", "Disks", "Ports", "Producers"];
     let mut spans = Vec::new();
     for (index, (view, name)) in VIEWS.iter().zip(names).enumerate() {
         let text = format!(" {} {name} ", index + 1);
@@ -89,7 +89,7 @@ fn tab_line(model: &Model) -> Line<'_> {
 fn foot_line(model: &Model) -> Line<'_> {
     let order = orders(model.view)[model.place().order];
     Line::from(format!(
-        "q quit  1-5 Tab view  arrows PgUp PgDn row  s sort: {order}  p pause  ? help"
+        "q quit  1-6 Tab view  arrows PgUp PgDn row  s sort: {order}  p pause  ? help"
     ))
     .dim()
 }
@@ -208,7 +208,7 @@ fn stall_text(shard: &ShardView) -> Paragraph<'static> {
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     let text = "\
-1-5, Tab, left, right   choose the view
+1-6, Tab, left, right   choose the view
 up, down, PgUp, PgDn    choose a row; Home, End: first, last
 s                       sort by the next column of the view
 p                       pause; what is shown stays
