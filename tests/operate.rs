@@ -1,4 +1,4 @@
-//! The commands of docs/operate.md, run as they stand there. A block that is marked `sh` is run; one
+//! The commands of docs/operate.md and of README's tour, run as they stand there. A block that is marked `sh` is run; one
 //! marked `console` is not, because it takes minutes or changes the machine. Without root: paths are below a directory
 //! of the test, and what the page asks of systemd a thread does.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::{BUSLANE, PATIENCE, free_ports, signal, text, tied, wait};
+use common::{BUSLANE, PATIENCE, Running, free_ports, itch_messages, signal, text, tied, wait};
 
 fn page(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -219,4 +219,59 @@ fn what_docs_operate_says_is_done_as_it_says() {
     assert!(machine.root.join("mnt/larger/orders.log").metadata().unwrap().len() > 90 << 20);
     assert!(!machine.root.join("var/lib/buslane/orders.log").exists(), "moved");
     assert_eq!(blocks(&page, "console").len(), 0, "every command of this page is run");
+}
+
+/// `buslane` as it is called in the tour: appliances have a port and a log of this test, and end with its shell.
+fn wrapper(dir: &Path) {
+    let port = free_ports(1);
+    let script = format!(
+        "#!/bin/sh\nexport BUSLANE_SERVER=127.0.0.1:{port} BUSLANE_CONNECT_TIMEOUT=1m\n\
+         [ \"$1\" = serve ] || exec {BUSLANE} \"$@\"\nshift\ntie='setpriv --pdeathsig KILL --'\n\
+         $tie true 2>/dev/null || tie=\n\
+         exec $tie {BUSLANE} serve --set port.address=127.0.0.1:{port} --set metrics.http=off \
+         --set metrics.socket=off --set disk.size=64MiB --set disk.segment=1MiB --set shard.core=none \"$@\"\n"
+    );
+    let path = dir.join("buslane");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The second appliance of the tour goes on behind its last line, and holds what the shell's output went to: so that is a
+/// file, and nobody waits for its end.
+#[test]
+fn the_tour_of_the_readme_goes_as_it_says() {
+    let page = page("README.md");
+    let tours = blocks(&page, "sh");
+    let [(heading, tour)] = tours.as_slice() else { panic!("one block is to be run: {tours:?}") };
+    assert_eq!((heading.as_str(), tour.lines().count()), ("A tour in eleven lines", 11));
+    let build = "cargo build --release && export PATH=$PWD/target/release:$PATH\n";
+    let tour = tour.strip_prefix(build).expect("what is under test is built already");
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::create_dir(dir.path().join("bin")).unwrap();
+    wrapper(&dir.path().join("bin"));
+    let path = format!("{}/bin:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let file = |name: &str| fs::File::create(dir.path().join(name)).unwrap();
+    let said = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let mut shell = tied("bash");
+    shell.args(["-euo", "pipefail", "-c", tour]).current_dir(dir.path()).env("PATH", path);
+    shell.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+    let mut shell = Running(shell.spawn().unwrap());
+    let status = wait(&mut shell.0, PATIENCE);
+    let (printed, told) = (said("stdout"), said("stderr"));
+    assert!(status.success(), "{status}\n{printed}\n{told}");
+
+    let orders = itch_messages(&dir.path().join("orders.itch50"));
+    assert_eq!(orders.len(), 10_000);
+    let published = "10,000 messages published to orders, 10,000 acknowledged";
+    assert!(printed.contains(published), "{printed}");
+    let is_message = |line: &&str| line.split(' ').nth(1).is_some_and(|word| word.starts_with('@'));
+    assert_eq!(printed.lines().filter(is_message).count(), 3, "{printed}");
+    fs::write(dir.path().join("all"), orders.concat()).unwrap();
+    let all = fs::File::open(dir.path().join("all")).unwrap();
+    let sum = Command::new("cksum").stdin(all).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert!(printed.contains(&sum), "every order, once, in order: {sum} is not in\n{printed}");
+    let row = printed.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(row[..5], ["orders", "0", "1", "9,001", "10,001"], "{printed}");
+    assert_eq!(told.matches("ready on").count(), 2, "two appliances: {told}");
 }
