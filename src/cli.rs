@@ -70,7 +70,7 @@ pub struct Globals {
     /// Say nothing but errors and results
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; twice says most
+    /// Say more, where a command has more to say: bench, publish, consume
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Do not ask before what cannot be undone
@@ -153,7 +153,7 @@ EXAMPLES
     Fuzz(arguments::FuzzArgs),
     /// Show what an appliance on this host is doing
     Stat(StatArgs),
-    /// Watch an appliance on this host: shards, sessions, streams, disks, ports
+    /// Watch an appliance on this host: shards, sessions, streams, disks, ports, producers
     Top(TopArgs),
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]

@@ -43,7 +43,7 @@ fn an_outage_is_said_once_and_so_is_its_end() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Running(command.spawn().unwrap())
     };
-    let mut publisher = start(&["publish", "orders", "--lines", "-"]);
+    let mut publisher = start(&["publish", "orders", "--lines", "-", "-v"]);
     let mut consumer = start(&["consume", "orders", "--from", "start", "--follow"]);
     let mut silent = start(&["consume", "orders", "--from", "start", "--follow", "-q"]);
     let mut input = publisher.0.stdin.take().unwrap();
@@ -56,6 +56,9 @@ fn an_outage_is_said_once_and_so_is_its_end() {
     };
     message(&mut input, "before");
     let mut said = [Says::of(&mut publisher.0), Says::of(&mut consumer.0)];
+    let session = said[0].line();
+    let with = format!("note: shard 0 of 1 at {} (", appliance.address);
+    assert!(session.starts_with(&with) && session.contains(", as producer "), "{session}");
 
     appliance.kill();
     let left = ["0 messages are not acknowledged", "2 is the next message"];

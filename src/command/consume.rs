@@ -11,7 +11,7 @@ use super::framed::FramedWriter;
 use super::idle::Idle;
 use super::outage::Outage;
 use super::publish::{STALL_NS, missing};
-use super::{CommandError, Out, note, told_to_end};
+use super::{CommandError, Out, note, note_session, told_to_end};
 use crate::cli::arguments::ConsumeArgs;
 use crate::cli::{Globals, Output, parse};
 use crate::client::blocking::{Client, Error, Message};
@@ -34,6 +34,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     let mut client = connect(globals, Publisher::No)?;
     let stream =
         client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
+    note_session(globals, &mut client);
     check_position(&stream, args.from)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);

@@ -42,8 +42,9 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::SIGHUP;
 
 use crate::cli::arguments::SampleCommand;
-use crate::cli::{Cli, Command, Output};
-use crate::launch::{LaunchError, catch_signals};
+use crate::cli::{Cli, Command, Globals, Output};
+use crate::client::blocking::Client;
+use crate::launch::{AnyPort, LaunchError, catch_signals};
 use crate::profile::ProfileError;
 
 pub use out::Out;
@@ -112,6 +113,18 @@ impl From<ProfileError> for CommandError {
 /// Says something beside the results; where stderr is closed there is nobody to hear it.
 fn note(what: &str) {
     let _ = writeln!(io::stderr(), "note: {what}");
+}
+
+/// Says with whom a session is, where more is to be said.
+fn note_session(globals: &Globals, client: &mut Client<AnyPort>) {
+    if globals.verbose == 0 {
+        return;
+    }
+    let client = client.polled();
+    let (server, facts, producer) = (client.server(), client.shards(), client.producer().0.0);
+    let who = if producer == 0 { String::new() } else { format!(", as producer {producer}") };
+    let durability = client.durability().name();
+    note(&format!("shard {} of {} at {server} ({durability}){who}", facts.shard, facts.shards));
 }
 
 /// A flag that whatever tells a command to end sets: SIGTERM, SIGINT, and a terminal that is gone (SIGHUP), unless that

@@ -14,7 +14,7 @@ use super::itch::timestamp_ns;
 use super::outage::Outage;
 use super::progress::Progress;
 use super::source::{Next, Source};
-use super::{CommandError, Out, note, told_to_end};
+use super::{CommandError, Out, note, note_session, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::Client;
@@ -133,6 +133,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         connect_publisher(globals, &args.stream).map_err(nothing_acknowledged)?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
+    note_session(globals, &mut client);
     let interrupted = told_to_end()?;
     let producer_id = client.polled().producer().0.0;
     let begin_ns = client.polled().clock().now_ns();
