@@ -8,9 +8,10 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStderr, Stdio};
+use std::net::UdpSocket;
+use std::process::{Child, ChildStderr, Command, Stdio};
 
-use common::{Appliance, PATIENCE, Running, signal, wait};
+use common::{Appliance, PATIENCE, Running, buslane, relay, signal, wait};
 
 /// What a command says on stderr, line by line.
 struct Says(BufReader<ChildStderr>);
@@ -90,4 +91,38 @@ fn an_outage_is_said_once_and_so_is_its_end() {
     assert_eq!(wait(&mut silent.0, PATIENCE).code(), Some(130));
     let of_silent = Says::of(&mut silent.0).rest();
     assert!(!of_silent.contains("note:"), "{of_silent}");
+}
+
+/// A path that carries no datagrams as large as ours, nor their fragments: both ends say so, and what to do.
+#[test]
+fn a_path_that_carries_small_datagrams_only_is_named() {
+    let appliance = Appliance::start(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let order = "x".repeat(1_000);
+    let publish = |mut command: Command| {
+        command.args(["publish", "orders", "--lines", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut publisher = Running(command.spawn().unwrap());
+        writeln!(publisher.0.stdin.take().unwrap(), "{order}").unwrap();
+        publisher
+    };
+    assert!(wait(&mut publish(appliance.client(&[])).0, PATIENCE).success());
+    let path = |appliance: &Appliance| {
+        let at = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut command = buslane();
+        command.args(["--server", &at.local_addr().unwrap().to_string()]);
+        relay(at, appliance.address.parse().unwrap(), 600);
+        command
+    };
+    let mut publisher = publish(path(&appliance));
+    let mut consumer = path(&appliance);
+    consumer.args(["consume", "orders", "--follow"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut consumer = Running(consumer.spawn().unwrap());
+    for (child, says) in [
+        (&mut publisher.0, "acknowledged nothing for 5 s"),
+        (&mut consumer.0, "of what the stream has nothing came for 5 s"),
+    ] {
+        let line = Says::of(child).line();
+        assert!(line.contains(says) && line.contains("client.port.datagram_bytes=576"), "{line}");
+    }
 }

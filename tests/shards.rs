@@ -13,8 +13,6 @@ use std::net::{SocketAddrV4, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +22,7 @@ use buslane::host::{Needs, Topology, Tree};
 use buslane::ids::StreamId;
 use buslane::profile;
 
-use common::{Appliance, BUSLANE, buslane, free_ports, text};
+use common::{Appliance, BUSLANE, buslane, free_ports, relay, text};
 
 /// Two shards on what cores there are, with a small log.
 const TWO: [&str; 3] = ["shard.count=2", "disk.size=128MiB", "disk.segment=4MiB"];
@@ -334,30 +332,6 @@ fn cores_that_cannot_be_had_are_refused_with_what_to_choose() {
     assert!(error.contains("two threads of one physical core"), "{error}");
 }
 
-/// Passes datagrams on between whoever asks at a port and a server, until the process ends.
-fn relay(at: UdpSocket, server: SocketAddrV4) {
-    let back = at.try_clone().unwrap();
-    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let from = to.try_clone().unwrap();
-    // The port of the newest asker: the commands ask one after the other.
-    let asker = Arc::new(AtomicU16::new(0));
-    let answers = Arc::clone(&asker);
-    thread::spawn(move || {
-        let mut bytes = [0; 2_048];
-        while let Ok((count, peer)) = at.recv_from(&mut bytes) {
-            asker.store(peer.port(), Ordering::Release);
-            to.send_to(&bytes[..count], server).unwrap();
-        }
-    });
-    thread::spawn(move || {
-        let mut bytes = [0; 2_048];
-        while let Ok((count, _)) = from.recv_from(&mut bytes) {
-            let peer = ("127.0.0.1", answers.load(Ordering::Acquire));
-            back.send_to(&bytes[..count], peer).unwrap();
-        }
-    });
-}
-
 /// Of two ports that a firewall should let pass, it lets one pass.
 #[test]
 fn a_shard_whose_port_is_closed_is_named_with_its_port() {
@@ -368,7 +342,7 @@ fn a_shard_whose_port_is_closed_is_named_with_its_port() {
     let first = free_ports(2);
     let open = UdpSocket::bind(("127.0.0.1", first)).unwrap();
     let closed = UdpSocket::bind(("127.0.0.1", first + 1)).unwrap();
-    relay(open, server(&appliance));
+    relay(open, server(&appliance), usize::MAX);
     let (at, names) =
         (format!("127.0.0.1:{first}"), format!("{} open in every firewall", first + 1));
     let asked = |args: &[&str]| {

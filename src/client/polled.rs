@@ -329,6 +329,12 @@ impl<P: Port, C: Clock> Client<P, C> {
         found.map_or(0, Subscription::expected)
     }
 
+    /// Whether the server has said that a subscription's stream has messages that have not come.
+    #[must_use]
+    pub fn lacks(&self, stream: StreamId) -> bool {
+        self.link.subscriptions.iter().any(|sub| sub.stream == stream && sub.lacks())
+    }
+
     /// Asks the server; answered by events that carry the number returned. What no server can answer, because no
     /// stream can have that name or number, is refused by an event too.
     pub fn request(&mut self, request: Request) -> u32 {

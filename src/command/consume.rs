@@ -17,6 +17,7 @@ use crate::cli::{Globals, Output, parse};
 use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
+use crate::ids::StreamId;
 use crate::launch::AnyPort;
 use crate::report::thousands;
 
@@ -76,7 +77,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
             route.keep(client.polled());
             outage.watch(client.polled(), || format!("{} is the next message", thousands(next)));
             idle.rest(&mut client, 0, None, None);
-            check_stall(&mut client, &mut stalled_ns, args.follow);
+            check_stall(&mut client, args.follow.then_some(stream.id), &mut stalled_ns);
             continue;
         };
         (idle, stalled_ns) = (Idle::default(), None);
@@ -97,11 +98,16 @@ fn interrupted_at(next: u64) -> CommandError {
     CommandError::Stopped(format!("interrupted; --from {next} goes on behind what was written"))
 }
 
-/// Messages are there, the appliance answers, and none arrives: likely the path takes no large datagrams. Who
-/// follows may wait for what is not there yet.
-fn check_stall(client: &mut Client<AnyPort>, stalled_ns: &mut Option<u64>, follows: bool) {
+/// Messages are there, the appliance answers, and none arrives: likely the path takes no large datagrams.
+/// Who follows may wait for what is not there yet, unless the appliance has said that it is.
+fn check_stall(
+    client: &mut Client<AnyPort>,
+    follows: Option<StreamId>,
+    stalled_ns: &mut Option<u64>,
+) {
     let client = client.polled();
-    if follows || !client.is_connected() {
+    let may_wait = follows.is_some_and(|stream| !client.lacks(stream));
+    if may_wait || !client.is_connected() {
         *stalled_ns = None;
         return;
     }
@@ -110,8 +116,8 @@ fn check_stall(client: &mut Client<AnyPort>, stalled_ns: &mut Option<u64>, follo
     if since_ns > 0 && now_ns.saturating_sub(since_ns) > STALL_NS {
         *stalled_ns = Some(0);
         note(
-            "the appliance answers, and sent no message for 5 s; where the network carries no datagrams as large \
-             as these: --profile loopback --set client.port.datagram_bytes=576",
+            "the appliance answers, and of what the stream has nothing came for 5 s; where the network carries no \
+             datagrams as large as these: --profile loopback --set client.port.datagram_bytes=576",
         );
     }
 }

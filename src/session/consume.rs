@@ -30,6 +30,8 @@ pub struct Subscription {
     expected: u64,
     /// The last sequence that came; 0 before any.
     delivered_to: u64,
+    /// The durable end, as the server said last.
+    durable_next: u64,
     /// What the server was told it may send up to.
     limit: u64,
     /// Given to their owner, who has not looked at them: as many fewer may come.
@@ -63,6 +65,7 @@ impl Subscription {
             open: false,
             expected: 0,
             delivered_to: 0,
+            durable_next: 0,
             limit: 0,
             held_back: 0,
             ask_wait_ns: 0,
@@ -91,6 +94,12 @@ impl Subscription {
     #[must_use]
     pub fn delivered_to(&self) -> u64 {
         self.delivered_to
+    }
+
+    /// Whether there are messages, as the server said, that have not come.
+    #[must_use]
+    pub fn lacks(&self) -> bool {
+        self.open && self.durable_next > self.expected
     }
 
     /// Whether the server has said that it stands.
@@ -191,6 +200,7 @@ impl Subscription {
 
     /// The server says where the durable end is: what we lack below it was lost.
     pub fn on_heartbeat(&mut self, durable_next: u64) {
+        self.durable_next = durable_next;
         if self.open && durable_next > self.expected && self.limit > self.expected {
             self.rewind_due = true;
         }

@@ -8,10 +8,10 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::net::UdpSocket;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -317,6 +317,34 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never came true: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Passes datagrams of so many bytes at most on between whoever asks at a port and a server, until the process ends.
+pub(crate) fn relay(at: UdpSocket, server: SocketAddrV4, bytes_max: usize) {
+    let back = at.try_clone().unwrap();
+    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let from = to.try_clone().unwrap();
+    // The port of the newest asker: the commands ask one after the other.
+    let asker = Arc::new(AtomicU16::new(0));
+    let answers = Arc::clone(&asker);
+    thread::spawn(move || {
+        let mut bytes = [0; 2_048];
+        while let Ok((count, peer)) = at.recv_from(&mut bytes) {
+            asker.store(peer.port(), Ordering::Release);
+            if count <= bytes_max {
+                to.send_to(&bytes[..count], server).unwrap();
+            }
+        }
+    });
+    thread::spawn(move || {
+        let mut bytes = [0; 2_048];
+        while let Ok((count, _)) = from.recv_from(&mut bytes) {
+            let peer = ("127.0.0.1", answers.load(Ordering::Acquire));
+            if count <= bytes_max {
+                back.send_to(&bytes[..count], peer).unwrap();
+            }
+        }
+    });
 }
 
 /// Waits for a child to end, at most so long.
