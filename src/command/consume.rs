@@ -117,7 +117,7 @@ fn check_stall(
         *stalled_ns = Some(0);
         note(
             "the appliance answers, and of what the stream has nothing came for 5 s; where the network carries no \
-             datagrams as large as these: --profile loopback --set client.port.datagram_bytes=576",
+             datagrams as large as these: --set client.port.datagram_bytes=576",
         );
     }
 }

@@ -420,7 +420,7 @@ impl Work {
             self.stalled_ns = Some(0);
             note(
                 "the appliance answers, and acknowledged nothing for 5 s; where the network carries no datagrams \
-                 as large as these: --profile loopback --set client.port.datagram_bytes=576",
+                 as large as these: --set client.port.datagram_bytes=576",
             );
         }
     }
