@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -10,6 +11,10 @@ use super::hlog::IntervalLog;
 use super::reload::Hangup;
 use super::socket::{AdminSocket, SocketFile};
 use crate::profile::{HTTP_DEFAULT, Profile, ProfileError, runtime};
+
+/// How often, and how far apart, an address in use is tried again.
+const BIND_TRIES: u32 = 200;
+const BIND_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a request for the state comes in.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ fn open_http(
     warnings: &mut Vec<String>,
 ) -> Result<Option<TcpListener>, ProfileError> {
     let Some(address) = profile.metrics.http_address() else { return Ok(None) };
-    match TcpListener::bind(address) {
+    match bind(address) {
         Ok(listener) => {
             warnings.extend(exposure(address));
             Ok(Some(listener))
@@ -88,6 +93,20 @@ fn open_http(
             Ok(None)
         }
     }
+}
+
+/// An address in use is tried again for a second: a process that was killed a moment ago has it until the kernel has
+/// taken it down.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..BIND_TRIES {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::park_timeout(BIND_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    TcpListener::bind(address)
 }
 
 fn exposure(address: SocketAddr) -> Option<String> {

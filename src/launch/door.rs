@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::{LaunchError, dpdk_port};
 use crate::ids::ConnId;
-use crate::port::Port;
 use crate::port::udp::UdpPort;
+use crate::port::{Port, PortError};
 use crate::profile::{PortDriver, PortProfile};
 use crate::shard::{REFUSAL_BYTES, refuse};
 use crate::wire::control::ErrorCode;
@@ -23,6 +23,11 @@ pub(super) type SendPort = Box<dyn Port + Send>;
 
 /// Between two looks at a port on which nothing came.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// How often, and how far apart, an address in use is tried again, for two seconds: a process that was killed a moment
+/// ago has its sockets until the kernel has taken it down.
+const OPEN_TRIES: u32 = 400;
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
 /// A port that is answered on until the appliance takes it over.
 pub(super) struct Door {
@@ -83,7 +88,7 @@ impl Entrance {
     pub(super) fn open(profile: &PortProfile) -> Result<Self, LaunchError> {
         Ok(match profile.driver {
             PortDriver::Udp => {
-                let port = UdpPort::open(profile.address, profile.datagram_bytes)?;
+                let port = open_udp(profile)?;
                 Self::Door(Door::open(Box::new(port)).map_err(LaunchError::Thread)?)
             }
             PortDriver::Dpdk => Self::Port(dpdk_port::open(profile)?),
@@ -96,6 +101,18 @@ impl Entrance {
             Self::Port(port) => port,
         }
     }
+}
+
+fn open_udp(profile: &PortProfile) -> Result<UdpPort, PortError> {
+    for _ in 0..OPEN_TRIES {
+        match UdpPort::open(profile.address, profile.datagram_bytes) {
+            Err(PortError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::park_timeout(OPEN_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    UdpPort::open(profile.address, profile.datagram_bytes)
 }
 
 /// Answers what has come in; returns how much that was.
@@ -166,5 +183,24 @@ mod tests {
             ErrorHead { code: 1.into(), reserved: 0.into(), request: 0.into(), detail: 0.into() };
         assert_eq!(answer_to(&datagram(9, Kind::Error, error.as_bytes())), None);
         assert_eq!(answer_to(&[]), None);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "another process lets go of a port meanwhile")]
+    fn a_port_of_a_process_that_is_dying_is_waited_for() {
+        let dying = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let std::net::SocketAddr::V4(address) = dying.local_addr().expect("bound") else {
+            panic!("it is of IPv4")
+        };
+        let profile = PortProfile { address, ..crate::profile::Profile::default().port };
+        let dies = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            drop(dying);
+        });
+        let port = open_udp(&profile);
+        assert!(port.is_ok(), "{:?}", port.err());
+        dies.join().expect("it died");
+        let taken = open_udp(&profile);
+        assert!(taken.is_err(), "another has it, and keeps it");
     }
 }
