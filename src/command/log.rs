@@ -13,7 +13,7 @@ use crate::cli::{Globals, Output};
 use crate::disk::{Disk, is_transport_id};
 use crate::launch::{self, AnyDisk, LaunchError, make_log_file, of_share, open_tool_disk};
 use crate::log::create::FormatOptions;
-use crate::log::inspect::{BatchRow, LogDescription, describe, dump};
+use crate::log::inspect::{BatchRow, LogDescription, StreamDescription, describe, dump};
 use crate::log::recovery::OpenError;
 use crate::log::shares::{format_shares, head, shard_count};
 use crate::log::superblock::ShareId;
@@ -98,6 +98,15 @@ pub(super) fn heading(out: &mut Out, share: ShareId) -> Result<(), CommandError>
     } else {
         Ok(())
     }
+}
+
+/// What a stream keeps.
+pub(super) fn sequences(stream: &StreamDescription) -> String {
+    let (first, next) = (stream.first_sequence, stream.next_sequence);
+    if first >= next {
+        return format!("nothing kept, {} is next", thousands(next));
+    }
+    format!("sequences {} to {}", thousands(first), thousands(next - 1))
 }
 
 /// The shard in JSON; left out where it is the only one.
@@ -212,10 +221,9 @@ fn print_description(
     }
     for stream in &found.streams {
         out.line(&format!(
-            "stream {}: sequences {} to {}, {} payload bytes",
+            "stream {}: {}, {} payload bytes",
             stream.name,
-            thousands(stream.first_sequence),
-            thousands(stream.next_sequence - 1),
+            sequences(stream),
             thousands(stream.payload_bytes)
         ))?;
     }

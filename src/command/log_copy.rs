@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use super::copy_target::{Draft, Target, is_device};
-use super::log::{MEMORY_BYTES, heading};
+use super::log::{MEMORY_BYTES, heading, sequences};
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCopyArgs;
@@ -25,7 +25,7 @@ use crate::log::shares::{shard_count, share_bytes};
 use crate::log::superblock::ShareId;
 use crate::log::verify::verify;
 use crate::profile::Profile;
-use crate::report::{batches, count_of, thousands};
+use crate::report::{batches, count_of};
 
 /// What is copied, and where to.
 struct Job<'a> {
@@ -270,12 +270,7 @@ fn print(globals: &Globals, to: &Path, made: &[Made]) -> Result<(), CommandError
             count_of(made.log.messages, "message")
         ))?;
         for stream in &made.log.streams {
-            out.line(&format!(
-                "stream {}: sequences {} to {}",
-                stream.name,
-                thousands(stream.first_sequence),
-                thousands(stream.next_sequence - 1)
-            ))?;
+            out.line(&format!("stream {}: {}", stream.name, sequences(stream)))?;
         }
     }
     if globals.output() != Output::Json && !globals.quiet {
