@@ -106,6 +106,45 @@ fn producers_are_shown_for_as_long_as_the_log_knows_them() {
     assert!(gone.lines().nth(1).is_some_and(|line| line.starts_with("- ")), "{said}");
 }
 
+/// What it was sent does not count: nobody has taken it.
+#[test]
+fn a_consumer_that_hangs_is_seen_to_fall_behind_until_it_is_back() {
+    let observed = Observed::start(&[]);
+    observed.appliance.run(&["stream", "create", "orders"]);
+    let mut consumer = observed.appliance.client(&["consume", "orders", "--follow"]);
+    let consumer = Running(consumer.stdout(Stdio::null()).spawn().unwrap());
+    let sessions = |observed: &Observed| json(&observed.get("/sessions").1);
+    let subscribed = |observed: &Observed| {
+        let sessions = sessions(observed)["sessions"].as_array().unwrap().clone();
+        sessions.iter().any(|session| session["subscribed"][0]["stream"] == "orders")
+    };
+    observed.wait_for("the consumer", subscribed);
+    signal(&consumer.0, "STOP");
+    observed.publish();
+    observed.wait_for("that it is lost", |observed| {
+        sessions(observed)["lost"].as_array().is_some_and(|lost| !lost.is_empty())
+    });
+    let lost = sessions(&observed)["lost"][0].clone();
+    assert_eq!(lost["lag_messages"], 2_000, "{lost}");
+    assert!(lost["lag_s"].as_f64().unwrap() > 5.0, "{lost}");
+    let metrics = observed.get("/metrics").1;
+    let of = |name: &str| {
+        let named = |line: &&str| line.starts_with(&format!("buslane_{name}{{"));
+        let line = metrics.lines().find(named).unwrap_or_else(|| panic!("{name}: {metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(of("subscription_silent_seconds") > 9.0, "{metrics}");
+    assert!(of("subscription_lag_seconds") > 5.0, "{metrics}");
+    assert!(of("stream_subscriptions") < 1.0, "{metrics}");
+    let stat = observed.command(&["stat"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&stat.stdout).contains("lost, silent for "), "{}", text(&stat));
+    signal(&consumer.0, "CONT");
+    observed.wait_for("it", |observed| {
+        let is_back = sessions(observed)["lost"].as_array().is_some_and(Vec::is_empty);
+        is_back && subscribed(observed)
+    });
+}
+
 #[test]
 fn promtool_has_nothing_to_say_about_the_metrics() {
     if !has("promtool", "--version") {

@@ -201,9 +201,12 @@ fn lag(encoder: &mut DescriptorEncoder<'_>, state: &State) -> Result<(), Error> 
         ("subscription_next_sequence", "The sequence it is sent next", None, |one| {
             one.view.next as f64
         }),
-        ("subscription_lag_messages", "Durable messages it was not sent yet", None, |one| {
-            one.view.lag_messages as f64
-        }),
+        (
+            "subscription_lag_messages",
+            "Durable messages that it has not said have arrived",
+            None,
+            |one| one.view.lag_messages as f64,
+        ),
         (
             "subscription_lag",
             "How long the oldest of them is durable",

@@ -1,4 +1,4 @@
-//! Consumers that went silent: their session is dropped, and what they were to be sent next is kept, so that it is
+//! Consumers that went silent: their session is dropped, and where they were is kept, so that it is
 //! seen how long they are silent and how far behind they fall.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -56,6 +56,8 @@ pub struct Subscription {
     pub start: u64,
     /// The next sequence to send.
     pub next: u64,
+    /// Everything below this one has arrived, as the consumer said last.
+    pub told: u64,
     /// Sequences below this one may be sent.
     pub limit: u64,
     /// Messages it may be sent before it says more.
@@ -98,6 +100,29 @@ pub enum Stop {
 }
 
 impl Subscription {
+    /// One that is to be sent so many messages from `next` on before it says more.
+    #[must_use]
+    pub fn new(session: usize, (stream, request): (StreamId, u32), next: u64, window: u64) -> Self {
+        Self {
+            session,
+            stream,
+            request,
+            start: next,
+            next,
+            told: next,
+            limit: next.saturating_add(window),
+            window,
+            seek_ns: None,
+            cursor: 0,
+            at: 0,
+            replay: Replay::Idle,
+            bad_reads: 0,
+            sent_ns: 0,
+            beat_ns: 0,
+            stopped: None,
+        }
+    }
+
     /// Counts a read that failed or brought what was not written; `true` when another try is due.
     pub fn reads_again(&mut self) -> bool {
         self.bad_reads = self.bad_reads.saturating_add(1);

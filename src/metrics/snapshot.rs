@@ -45,6 +45,8 @@ pub struct SubscriptionRow {
     pub stream: u32,
     /// The sequence it is sent next.
     pub next: u64,
+    /// Everything below this one has arrived, as the consumer said last.
+    pub told: u64,
     /// It met damage or was trimmed: nothing more is sent.
     pub stopped: bool,
 }
@@ -154,7 +156,8 @@ impl Snapshot {
             subscriptions: 0,
             silent_ns: 0,
         };
-        let subscription = SubscriptionRow { conn_id: 0, stream: 0, next: 0, stopped: false };
+        let subscription =
+            SubscriptionRow { conn_id: 0, stream: 0, next: 0, told: 0, stopped: false };
         let stream =
             StreamRow { id: 0, name: String::new(), first_sequence: 0, durable_next: 0, bytes: 0 };
         let producer = ProducerRow { id: 0, accepted_to: 0, active_unix_ns: 0, ended: false };

@@ -422,21 +422,9 @@ impl<D: Disk> Stations<D> {
         };
         let window = u64::from(asked.window.get());
         let mut subscription = Subscription {
-            session: slot,
-            stream,
-            request,
-            start: next,
-            next,
-            limit: next.saturating_add(window),
-            window,
             seek_ns,
-            cursor: 0,
-            at: 0,
-            replay: Replay::Idle,
-            bad_reads: 0,
             sent_ns: self.now_ns,
-            beat_ns: 0,
-            stopped: None,
+            ..Subscription::new(slot, (stream, request), next, window)
         };
         self.seek(&mut subscription);
         let seeking = subscription.is_seeking();
@@ -506,6 +494,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         subscription.limit = subscription.limit.max(limit);
+        subscription.told = subscription.told.max(position);
         let rewind = status.flags.get() & STATUS_REWIND != 0;
         let log_start = self.log.stream(stream).map_or(0, |facts| facts.first_sequence);
         if rewind && position < log_start {

@@ -323,6 +323,7 @@ impl<D: Disk> Stations<D> {
             row.conn_id = self.sessions.get(subscription.session).conn_id.0;
             row.stream = subscription.stream.0;
             row.next = subscription.next;
+            row.told = subscription.told.max(subscription.start);
             row.stopped = subscription.stopped.is_some();
         }
         to >= self.fanout.len()

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Appliance, BUSLANE, wait};
+use crate::common::{Appliance, BUSLANE, PATIENCE, wait};
 
 /// Whether a program is installed; says so where it is not.
 pub(crate) fn has(program: &str, flag: &str) -> bool {
@@ -68,7 +68,7 @@ impl Observed {
     }
 
     pub(crate) fn wait_for(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "{what} did not come");
             thread::sleep(Duration::from_millis(50));
