@@ -229,7 +229,7 @@ fn a_position_beyond_the_end_is_answered_with_what_there_is() {
     let output =
         appliance.client(&["consume", "orders", "--from", "@9999999999"]).output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output));
-    assert!(text(&output).contains("nothing that new yet: the newest is 10"), "{}", text(&output));
+    assert!(text(&output).contains("nothing that new yet: it has 1 to 10"), "{}", text(&output));
 }
 
 #[test]

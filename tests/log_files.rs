@@ -230,5 +230,7 @@ fn copies_to_one_name_leave_one_whole_copy_however_they_end() {
     let other = place.path().join("other");
     let (code, said) = end(&mut copying(&log, &other, &["--size", "1000000TiB"]));
     assert!(code == Some(1) && said.contains("--size") && said.contains("free"), "{said}");
+    let (code, said) = end(&mut copying(&log, &other, &["--size", "1MiB"]));
+    assert!(code == Some(1) && said.contains(&format!("{} has ", other.display())), "{said}");
     assert_eq!(names(place.path()), ["copy"]);
 }

@@ -220,7 +220,7 @@ fn who_asks_the_wrong_shard_is_sent_to_the_right_one() {
     let output = appliance.client(&["stream", "create", "mine", "--shard", "0"]).output().unwrap();
     refused(&output, &["stream mine is on shard 1, where it stays"]);
     let output = appliance.client(&["stream", "create", "new", "--shard", "2"]).output().unwrap();
-    refused(&output, &["this appliance has shards 0 to 1 only"]);
+    refused(&output, &["this appliance has shards 0 to 1"]);
     let mut busy = connect(base, Publisher::New);
     busy.publish(streams[0].0, b"work here").unwrap();
     let error = busy.describe_stream("there").unwrap_err();

@@ -36,6 +36,9 @@ fn a_full_log_is_trimmed_and_goes_on() {
         let of = |key: &str| json["streams"][0][key].as_u64().unwrap();
         (of("first_sequence"), of("next_sequence"))
     };
+    let what = appliance.client(&["stream", "trim", "orders"]).output().unwrap();
+    let says = text(&what);
+    assert!(what.status.code() == Some(2) && says.contains("--before") && says.contains("--keep"));
     let (first, next) = described(&appliance);
     assert!(first == 1 && next > 1_000, "{first} to {next}");
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::parse::{self, From};
@@ -175,12 +175,12 @@ EXAMPLES
   buslane stream trim orders --before @2026-01-30T00:00:00Z
   buslane stream trim orders --keep 100k --yes         # keeps the newest 100,000
   buslane stream trim orders --before end --yes        # keeps nothing")]
+    #[command(group = ArgGroup::new("kept").args(["before", "keep"]).required(true))]
     Trim {
         /// Name
         name: String,
         /// The first message to keep: a sequence, the first one stored at or after @TIME, or end
-        #[arg(long, value_name = "N|@TIME|end", value_parser = parse::from,
-              required_unless_present = "keep", conflicts_with = "keep")]
+        #[arg(long, value_name = "N|@TIME|end", value_parser = parse::from)]
         before: Option<From>,
         /// How many of the newest messages to keep
         #[arg(long, value_name = "COUNT", value_parser = parse_count)]

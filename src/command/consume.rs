@@ -56,8 +56,8 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
         not_before_ns = Some(unix_ns);
     }
     if not_before_ns.is_some() && !globals.quiet {
-        let newest = thousands(durable_next - 1);
-        note(&format!("stream {} has nothing that new yet: the newest is {newest}", args.stream));
+        let has = what_it_has(&stream);
+        note(&format!("stream {} has nothing that new yet: {has}", args.stream));
     }
     let end = if args.follow { u64::MAX } else { durable_next };
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -122,20 +122,23 @@ fn check_stall(
     }
 }
 
+/// What a stream holds, in words.
+pub(super) fn what_it_has(stream: &StreamDescription) -> String {
+    let (first, next) = (stream.log_start, stream.durable_next);
+    if first == next {
+        return format!("it is empty, and its next message will be {}", thousands(next));
+    }
+    let (first, last) = (thousands(first), thousands(next - 1));
+    format!("it has {first} to {last}, and the next will be {}", thousands(next))
+}
+
 /// A position beyond the end is of another log, or a slip: nothing would ever come of it.
 fn check_position(stream: &StreamDescription, from: parse::From) -> Result<(), CommandError> {
-    let (first, next) = (stream.log_start, stream.durable_next);
     let parse::From::Sequence(wanted) = from else { return Ok(()) };
-    if wanted <= next {
+    if wanted <= stream.durable_next {
         return Ok(());
     }
-    let wanted = thousands(wanted);
-    let has = if first == next {
-        format!("it is empty, and its next message will be {}", thousands(next))
-    } else {
-        let (first, last) = (thousands(first), thousands(next - 1));
-        format!("it has {first} to {last}, and the next will be {}", thousands(next))
-    };
+    let (wanted, has) = (thousands(wanted), what_it_has(stream));
     let name = &stream.name;
     Err(CommandError::Failed(format!("stream {name} has no message {wanted} yet: {has}")))
 }

@@ -113,10 +113,17 @@ impl Job<'_> {
             Err(_) if self.stop.load(Ordering::Relaxed) => return Err(CommandError::Interrupted),
             draft => draft?,
         };
-        let mut made = self.fill(&Target::Held(Arc::clone(&draft.held)))?;
+        // Nobody has asked for the name it has meanwhile.
+        let (name, meanwhile) = (to.display().to_string(), draft.path.display().to_string());
+        let filled = self.fill(&Target::Held(Arc::clone(&draft.held)));
+        let mut made = filled.map_err(|error| {
+            if let CommandError::Failed(why) = error {
+                return CommandError::Failed(why.replace(&meanwhile, &name));
+            }
+            error
+        })?;
         draft.finish(self.from, to, dir)?;
-        let (name, draft) = (to.display().to_string(), draft.path.display().to_string());
-        made.iter_mut().for_each(|made| made.log.disk = made.log.disk.replace(&draft, &name));
+        made.iter_mut().for_each(|made| made.log.disk = made.log.disk.replace(&meanwhile, &name));
         Ok(made)
     }
 

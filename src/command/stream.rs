@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use super::connect::{connect, connect_shard};
+use super::consume::what_it_has;
 use super::keepers::Before;
 use super::publish::missing;
 use super::{CommandError, Out};
@@ -100,7 +101,11 @@ fn create_on(
 ) -> Result<StreamDescription, CommandError> {
     let shards = client.polled().shards().shards;
     if shard >= shards {
-        let what = format!("--shard {shard}: this appliance has shards 0 to {} only", shards - 1);
+        let has = match shards {
+            1 => "one shard, 0".to_owned(),
+            _ => format!("shards 0 to {}", shards - 1),
+        };
+        let what = format!("--shard {shard}: this appliance has {has}");
         return Err(CommandError::Usage(what));
     }
     // The only shard needs not be named, and one of an earlier release does not know how it is.
@@ -181,11 +186,10 @@ fn first_kept(
         None => next.saturating_sub(keep.unwrap_or(u64::MAX)),
     };
     if first > next {
+        let name = &stream.name;
+        let (first, has) = (thousands(first), what_it_has(stream));
         return Err(CommandError::Usage(format!(
-            "stream {} has no message {} yet: the newest is {}; --before end keeps nothing",
-            stream.name,
-            thousands(first),
-            thousands(next - 1)
+            "stream {name} has no message {first} yet: {has}; --before end keeps nothing"
         )));
     }
     Ok(first.max(start))
