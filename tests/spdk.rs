@@ -19,7 +19,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Appliance, BUSLANE, Feed, text};
+use buslane::disk::lock::Lock;
+use common::{Appliance, BUSLANE, Feed, Running, text};
 use target::Target;
 
 /// Kernel UDP in front, so that client, appliance and target do not all spin on two cores.
@@ -133,16 +134,17 @@ fn two_shards_on_one_controller_lose_it_and_get_it_back() {
     );
 }
 
-/// `buslane` with these arguments, which has to fail; what it says.
+/// `buslane` with these arguments, which has to fail; what it says. One that is not refused would serve without end.
 fn refused(args: &[&str], settings: &[&str]) -> String {
-    let mut command = Command::new(BUSLANE);
+    let mut command = common::buslane();
     command.args(args).args(["--profile", PROFILE]);
     for setting in settings {
         command.args(["--set", setting]);
     }
-    let output = command.output().unwrap();
-    let said = text(&output);
-    assert!(!output.status.success(), "{said}");
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(child);
+    let (said, is_ready) = common::heard(&mut child.0);
+    assert!(!is_ready && !child.0.wait().unwrap().success(), "{said}");
     said
 }
 
@@ -158,6 +160,33 @@ fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
+/// By what the namespace is: before its log is read, which has a lock of its own.
+fn refused_by_the_namespace(settings: &[&str]) {
+    let said = refused(&["serve"], settings);
+    let why = "another Buslane process of this host uses it";
+    assert!(said.contains(why) && !said.contains("its log"), "{settings:?}: {said}");
+}
+
+/// Two namespaces may be one disk.
+#[test]
+fn a_log_has_one_writer_on_whatever_namespace() {
+    let arguments = tcp(&["--size", "128"]);
+    let Some(target) = Target::start("leg", &words(&arguments)) else { return };
+    format(&target, "1");
+    let describe = ["log", "describe", &target.id, "--profile", PROFILE, "-o", "json"];
+    let described = Command::new(BUSLANE).args(describe).output().unwrap();
+    let described: serde_json::Value = serde_json::from_slice(&described.stdout).unwrap();
+    let leg = described["leg"].as_str().unwrap();
+    // As whoever has it open by another namespace does.
+    let other = Lock::take(&format!("log {leg}")).unwrap();
+    let address = format!("port.address=127.0.0.1:{}", common::free_port());
+    let disk = format!("disk.path={}", target.id);
+    let said = refused(&["serve"], &[&address, &disk]);
+    assert!(said.contains(&format!("its log, {leg}, is open by another name")), "{said}");
+    drop(other);
+    drop(Appliance::start_on(PROFILE, Some(target.id.clone()), &[]));
+}
+
 #[test]
 fn one_namespace_has_one_writer_by_whatever_name() {
     let arguments = tcp(&["--size", "128"]);
@@ -166,8 +195,7 @@ fn one_namespace_has_one_writer_by_whatever_name() {
     let id = target.id.as_str();
     for name in [id.to_owned(), id.replace("TCP", "tcp"), format!("{id} ns:1")] {
         let disk = format!("disk.path={name}");
-        let said = refused(&["serve"], &[&address, &disk, "instance=other"]);
-        assert!(said.contains("another Buslane process of this host uses it"), "{name}: {said}");
+        refused_by_the_namespace(&[&address, &disk, "instance=other"]);
     }
     appliance.run(&["stream", "create", "orders"]);
 }
@@ -187,9 +215,7 @@ fn a_link_to_the_socket_is_no_other_namespace() {
     let address = format!("port.address=127.0.0.1:{}", common::free_port());
     for link in [of_directory, of_socket, socket_dir.into()] {
         let disk = format!("disk.path=trtype:VFIOUSER traddr:{}", link.display());
-        let said = refused(&["serve"], &[&address, &disk, "instance=other"]);
-        let why = "another Buslane process of this host uses it";
-        assert!(said.contains(why), "{}: {said}", link.display());
+        refused_by_the_namespace(&[&address, &disk, "instance=other"]);
     }
     let count = feed.finish(&appliance);
     println!("3 spellings of a socket refused, {count} messages, lost 0");

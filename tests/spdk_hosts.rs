@@ -13,7 +13,7 @@ mod common;
 mod target;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -105,9 +105,9 @@ fn two_hosts() {
     assert!(formatted.status.success(), "{}", text(&formatted));
     let here = Appliance::start_on(PROFILE, Some(target.id.clone()), &[]);
     here.run(&["stream", "create", "orders"]);
-    let refused = serve_there(&other.0, &target.id).output().unwrap();
-    let said = text(&refused);
-    assert!(!refused.status.success(), "{said}");
+    let mut refused = Running(serve_there(&other.0, &target.id).spawn().unwrap());
+    let (said, serves) = common::heard(&mut refused.0);
+    assert!(!serves, "{said}");
     assert!(said.contains("another appliance serves it, by reservation key"), "{said}");
     here.run(&["stream", "create", "trades"]);
     a_stalled_owner_is_fenced(here, &other.0, &target.id);
@@ -129,9 +129,7 @@ fn two_hosts() {
 }
 
 fn is_ready(there: &mut Running) -> bool {
-    let stderr = BufReader::new(there.0.stderr.take().unwrap());
-    let mut said = stderr.lines().map_while(Result::ok);
-    said.any(|line| line.starts_with("ready"))
+    common::heard(&mut there.0).1
 }
 
 /// One that stands still is taken over. What it goes on to write then is refused, and acknowledged to nobody.

@@ -310,6 +310,20 @@ pub(crate) fn free_ports(count: u16) -> u16 {
     }
 }
 
+/// What a child says on standard error until it is ready or ends, and which of both.
+pub(crate) fn heard(child: &mut Child) -> (String, bool) {
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut said = String::new();
+    for line in lines {
+        said.push_str(&line);
+        said.push('\n');
+        if line.starts_with("ready") {
+            return (said, true);
+        }
+    }
+    (said, false)
+}
+
 /// Waits until something is so.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
