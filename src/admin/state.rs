@@ -1,17 +1,21 @@
-//! What is known of the shards, and how it is shown: plain structures, serialised as they are.
+//! What is known of the shards, and how it is shown.
+
+mod views;
 
 use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 
 use super::guard::ALIVE_MS;
 use super::lag::{History, Rate};
 use super::silent::Silent;
 use crate::limits::PRODUCERS_MAX;
 use crate::metrics::Counter;
-use crate::metrics::latency::Percentiles;
 use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
 use crate::metrics::stages::{Stage, Stages};
+
+pub use views::{
+    LostView, ProducerView, ProducersView, SessionView, SessionsView, ShardView, ShardsView,
+    StageView, StallView, StreamView, StreamsView, SubscriptionView,
+};
 
 /// Version of every JSON object here; it grows when a field changes its meaning or goes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -32,228 +36,6 @@ pub struct ShardFacts {
     pub durability: &'static str,
     /// The core it is pinned to.
     pub core: Option<usize>,
-}
-
-/// A stage of an interval, or since launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct StageView {
-    /// Messages.
-    pub count: u64,
-    /// Their latencies.
-    #[serde(flatten)]
-    pub ns: Percentiles,
-}
-
-/// A turn that took too long.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct StallView {
-    /// Unix time of its end, in nanoseconds.
-    pub unix_ns: u64,
-    /// How long it took.
-    pub ns: u64,
-    /// The longest stretch of it.
-    pub stage: String,
-}
-
-/// A shard.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ShardView {
-    /// Its number.
-    pub shard: usize,
-    /// `serving`, `full`, `failed`, `disk lost`, `draining`, or `opening`.
-    pub condition: String,
-    /// How long its thread has made no turn, in milliseconds.
-    pub silent_ms: u64,
-    /// Where it receives.
-    pub address: String,
-    /// On what, and how it comes to what is for it.
-    #[serde(default)]
-    pub port: String,
-    /// Its disk.
-    pub disk: String,
-    /// Why an acknowledged message is safe there.
-    pub durability: String,
-    /// The core it is pinned to.
-    pub core: Option<usize>,
-    /// Epoch of its log.
-    pub epoch: u64,
-    /// Segments that hold something.
-    pub segments_used: usize,
-    /// Segments that hold nothing.
-    pub segments_free: usize,
-    /// Bytes that messages may still take.
-    #[serde(default)]
-    pub room_bytes: u64,
-    /// How many seconds they do at the rate of the last minute; nothing while nothing is written.
-    #[serde(default)]
-    pub room_s: Option<f64>,
-    /// Bytes given to the disk and not durable.
-    pub in_flight_bytes: usize,
-    /// Sessions.
-    pub sessions: usize,
-    /// Unix time of this, in nanoseconds.
-    pub unix_ns: u64,
-    /// How long the newest interval was, in seconds.
-    pub interval_s: f64,
-    /// What was counted since launch, by name.
-    pub counters: BTreeMap<String, u64>,
-    /// The same, a second of the newest interval.
-    pub rates: BTreeMap<String, f64>,
-    /// Stages of the newest interval.
-    pub stages: BTreeMap<String, StageView>,
-    /// Stages since launch.
-    pub stages_total: BTreeMap<String, StageView>,
-    /// Turns that took too long, since launch.
-    pub stalls: u64,
-    /// The newest of them.
-    pub stall_log: Vec<StallView>,
-}
-
-/// All shards.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ShardsView {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// One each.
-    pub shards: Vec<ShardView>,
-}
-
-/// A session.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SessionView {
-    /// Its shard.
-    pub shard: usize,
-    /// Its connection id.
-    pub connection: u32,
-    /// Where it sends from.
-    pub peer: String,
-    /// The producer it publishes as; 0 where it does not.
-    pub producer_id: u64,
-    /// Of that producer: every number up to this one is accepted.
-    pub accepted_to: u64,
-    /// Of that producer: every number up to this one is durable.
-    pub durable_to: u64,
-    /// Subscriptions it has.
-    pub subscriptions: usize,
-    /// Each of them.
-    #[serde(default)]
-    pub subscribed: Vec<SubscriptionView>,
-    /// How long it said nothing.
-    pub silent_ns: u64,
-}
-
-/// A subscription of a session.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct SubscriptionView {
-    /// The stream's name.
-    pub stream: String,
-    /// The sequence it is sent next.
-    pub next: u64,
-    /// Durable messages that it has not said have arrived.
-    pub lag_messages: u64,
-    /// How long the oldest of them has been durable, in seconds; older than some minutes it is coarse.
-    pub lag_s: f64,
-    /// It met damage or was trimmed: nothing more is sent.
-    pub stopped: bool,
-}
-
-/// A subscription whose consumer fell silent, so that its session was dropped. It goes when the consumer, or another
-/// of its host, subscribes again, or after a day.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct LostView {
-    /// Its shard.
-    pub shard: usize,
-    /// The connection id it had.
-    pub connection: u32,
-    /// Where it was.
-    pub peer: String,
-    /// How it stands now.
-    #[serde(flatten)]
-    pub subscription: SubscriptionView,
-    /// How long it said nothing.
-    pub silent_ns: u64,
-}
-
-/// A producer that the log knows, or that published since the appliance was started.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct ProducerView {
-    /// Its shard.
-    pub shard: usize,
-    /// Its number.
-    pub producer_id: u64,
-    /// Where it sends from, or sent from last; empty where it had no session since the appliance was started.
-    pub peer: String,
-    /// Whether it has a session.
-    pub connected: bool,
-    /// It said that it will not return, so that the log has forgotten it, or is about to.
-    #[serde(default)]
-    pub ended: bool,
-    /// Every number up to this one is durable. Of one that has ended as the newest report before its end said.
-    pub durable_to: u64,
-    /// Unix time it was last active, in nanoseconds.
-    pub seen_unix_ns: u64,
-}
-
-impl ProducerView {
-    /// How it stands, in a word: connected, ended (it will not return), or gone (it may).
-    #[must_use]
-    pub fn session(&self) -> &'static str {
-        match (self.connected, self.ended) {
-            (true, _) => "connected",
-            (false, true) => "ended",
-            (false, false) => "gone",
-        }
-    }
-}
-
-/// All producers.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ProducersView {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// One each.
-    pub producers: Vec<ProducerView>,
-}
-
-/// All sessions.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SessionsView {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// One each.
-    pub sessions: Vec<SessionView>,
-    /// Subscriptions of sessions that were lost.
-    #[serde(default)]
-    pub lost: Vec<LostView>,
-}
-
-/// A stream.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StreamView {
-    /// Its shard.
-    pub shard: usize,
-    /// Its number.
-    pub id: u32,
-    /// Its name.
-    pub name: String,
-    /// The oldest sequence that is kept.
-    pub first_sequence: u64,
-    /// The sequence after the newest durable one.
-    pub durable_next: u64,
-    /// Payload bytes since creation.
-    pub payload_bytes: u64,
-    /// Sessions that have subscribed to it.
-    #[serde(default)]
-    pub subscriptions: usize,
-}
-
-/// All streams.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StreamsView {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// One each.
-    pub streams: Vec<StreamView>,
 }
 
 /// A shard's newest snapshot, and the sum of all.

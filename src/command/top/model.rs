@@ -170,7 +170,7 @@ impl Model {
     fn rows(&self) -> usize {
         let Some(views) = &self.views else { return 0 };
         match self.view {
-            TopView::Sessions => views.sessions.sessions.len(),
+            TopView::Sessions => views.sessions.sessions.len() + views.sessions.lost.len(),
             TopView::Streams => views.streams.streams.len(),
             TopView::Producers => views.producers.producers.len(),
             TopView::Shards | TopView::Disks | TopView::Ports => views.shards.shards.len(),

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::model::Model;
-use crate::admin::state::{ProducerView, SessionView, ShardView, StreamView};
+use crate::admin::state::{LostView, ProducerView, SessionView, ShardView, StreamView};
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
 use crate::metrics::stages::Stage;
@@ -150,14 +150,15 @@ pub(super) fn listing(model: &Model, views: &Views) -> Listing {
             Listing { columns, rows }
         }
         TopView::Sessions => {
-            let mut rows: Vec<&SessionView> = views.sessions.sessions.iter().collect();
+            let mut rows = views.sessions.sessions.clone();
+            rows.extend(views.sessions.lost.iter().map(LostView::as_session));
             match order {
                 1 => rows.sort_by_key(|session| session.producer_id),
                 2 => rows.sort_by_key(|session| std::cmp::Reverse(not_durable(session))),
                 3 => rows.sort_by_key(|session| std::cmp::Reverse(session.silent_ns)),
                 _ => rows.sort_by(|a, b| (&a.peer, a.shard).cmp(&(&b.peer, b.shard))),
             }
-            Listing { columns: &SESSIONS, rows: rows.into_iter().map(session_row).collect() }
+            Listing { columns: &SESSIONS, rows: rows.iter().map(session_row).collect() }
         }
         TopView::Streams => {
             let mut rows: Vec<&StreamView> = views.streams.streams.iter().collect();
@@ -262,7 +263,7 @@ fn session_row(session: &SessionView) -> Vec<String> {
         of_producer(session.producer_id.to_string()),
         of_producer(thousands(session.accepted_to)),
         of_producer(thousands(not_durable(session))),
-        session.subscriptions.to_string(),
+        if session.is_lost() { "lost".into() } else { session.subscriptions.to_string() },
         behind.map_or_else(|| "-".into(), |one| thousands(one.lag_messages)),
         thousands(session.silent_ns / 1_000_000),
         behind.map_or_else(|| "-".into(), |one| format!("{:.0}", one.lag_s)),

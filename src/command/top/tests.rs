@@ -12,8 +12,8 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::Model;
 use super::view;
 use crate::admin::state::{
-    ProducerView, ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView, ShardsView,
-    StageView, StallView, StreamView, StreamsView,
+    LostView, ProducerView, ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView,
+    ShardsView, StageView, StallView, StreamView, StreamsView, SubscriptionView,
 };
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
@@ -98,6 +98,19 @@ fn views(second: u64) -> Views {
         payload_bytes: 1 << (10 + id),
         subscriptions: 1,
     };
+    let lost = LostView {
+        shard: 1,
+        connection: 9,
+        peer: "10.0.0.99:40001".into(),
+        subscription: SubscriptionView {
+            stream: "orders.03".into(),
+            next: 5_096,
+            lag_messages: 4_711,
+            lag_s: 17.0,
+            stopped: false,
+        },
+        silent_ns: 18 * SECOND,
+    };
     let producer = |number: u64| ProducerView {
         shard: 0,
         producer_id: number,
@@ -115,7 +128,7 @@ fn views(second: u64) -> Views {
         sessions: SessionsView {
             schema_version: SCHEMA_VERSION,
             sessions: (1..=40).map(session).collect(),
-            lost: Vec::new(),
+            lost: vec![lost],
         },
         streams: StreamsView {
             schema_version: SCHEMA_VERSION,
@@ -208,6 +221,17 @@ fn screens_with_help_are_as_kept() {
 }
 
 #[test]
+fn a_consumer_that_was_lost_is_among_the_sessions() {
+    let mut model = model(TopView::Sessions);
+    press(&mut model, &[KeyCode::Char('s'); 3]);
+    let shown = screen(&model, (120, 40));
+    let first = shown.lines().nth(3).expect("rows");
+    let cells: Vec<_> = first.split_whitespace().collect();
+    assert_eq!(cells[..2], ["10.0.0.99:40001", "1"], "the longest silent: {shown}");
+    assert_eq!(cells[5..], ["lost", "4,711", "18,000", "17", "orders.03"], "{first}");
+}
+
+#[test]
 fn no_size_of_a_terminal_is_too_small() {
     for view in super::model::VIEWS {
         let mut model = model(view);
@@ -224,9 +248,10 @@ fn keys_move_and_stay_within_the_rows() {
     press(&mut model, &[KeyCode::Up]);
     assert_eq!(model.place().row, 0);
     press(&mut model, &[KeyCode::PageDown; 9]);
-    assert_eq!(model.place().row, 39);
+    assert_eq!(model.place().row, 40, "those that were lost are among them");
     let mut fewer = views(131);
     fewer.sessions.sessions.truncate(5);
+    fewer.sessions.lost.clear();
     model.take_in(Ok(fewer));
     assert_eq!(model.place().row, 4);
     press(&mut model, &[KeyCode::Char('p')]);
