@@ -154,7 +154,8 @@ fn a_stalled_owner_is_fenced(mut here: Appliance, other: &Child, id: &str) {
     let consumed = client.output().unwrap();
     assert_eq!(consumed.stdout, b"before", "{}", text(&consumed));
     let (_, said) = here.stop();
-    assert!(said.contains("another appliance has taken the namespace over"), "{said}");
+    // That it was taken over; or, where that took long, that the target has let go of it.
+    assert!(said.contains("nothing is acknowledged until it is back"), "{said}");
 }
 
 /// How many connections the other host has to this one.

@@ -23,8 +23,8 @@ use target::Target;
 
 const MEMORY_BYTES: usize = 2 << 20;
 
-/// The kernel tries again after twice the time each time, from 200 ms on: what was sent a little more than three
-/// seconds ago is sent again within that time, and once more is to spare.
+/// The kernel tries again after twice the time each time, from 200 ms on: what was sent some five seconds ago is sent
+/// again within that time.
 const LATE: Duration = Duration::from_secs(10);
 
 fn shell(line: &str) -> bool {
@@ -71,7 +71,7 @@ fn late_write() {
     let config = SpdkConfig {
         transport_id: target.id.clone(),
         huge_memory_mib: 128,
-        timeout_ms: 1_000,
+        timeout_ms: 2_000,
         identity: String::new(),
         write_cache_off: false,
         power_loss_protected: Vec::new(),
