@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 
-use toml::value::{Datetime, Offset};
+use jiff::Timestamp;
 
 /// Where a consumer begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,28 +46,7 @@ fn unix_ns(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return crate::profile::units::parse_duration_ns(&format!("{text}s")).ok();
     }
-    let parsed: Datetime = text.parse().ok()?;
-    let (date, time) = (parsed.date?, parsed.time?);
-    let offset_minutes = match parsed.offset? {
-        Offset::Z => 0,
-        Offset::Custom { minutes } => i64::from(minutes),
-    };
-    let days = days_since_1970(i64::from(date.year), i64::from(date.month), i64::from(date.day));
-    let minutes = (days * 24 + i64::from(time.hour)) * 60 + i64::from(time.minute) - offset_minutes;
-    let seconds = minutes * 60 + i64::from(time.second.unwrap_or(0));
-    let nanos = u64::from(time.nanosecond.unwrap_or(0));
-    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
-}
-
-/// Days from 1970-01-01 in the proleptic Gregorian calendar (Howard Hinnant, `days_from_civil`): years
-/// begin in March, so that the leap day is the last of its year.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+    u64::try_from(text.parse::<Timestamp>().ok()?.as_nanosecond()).ok()
 }
 
 /// An appliance, by number or by name. Names are looked up where they are needed, and again when it is lost.

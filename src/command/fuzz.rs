@@ -7,7 +7,7 @@ use super::{CommandError, Out};
 use crate::cli::Globals;
 use crate::cli::arguments::FuzzArgs;
 use crate::clock::{Clock, HostClock};
-use crate::port::memory::Random;
+use crate::random::Random;
 use crate::sim::fuzz::{TARGETS, Target, mutate};
 
 /// How often progress is told and the time looked at, in inputs.

@@ -5,6 +5,8 @@
 //! of its seed and count alone. Symbols, firms and prices are invented.
 #![allow(clippy::big_endian_bytes, reason = "ITCH is big-endian")]
 
+use crate::random::Random;
+
 /// Invented symbols; the locate code of each is its place, from 1.
 const SYMBOLS: [&[u8; 8]; 8] = [
     b"LANEA   ",
@@ -46,32 +48,14 @@ const TICK: u32 = 100;
 /// A round lot.
 const LOT: u32 = 100;
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): small, and good enough to look like a market.
-#[derive(Clone, Debug)]
-struct Random(u64);
+/// 0 half of the time, 1 a quarter of the time, and so on up to `most`.
+fn halving(random: &mut Random, most: u32) -> u32 {
+    random.next_u64().trailing_zeros().min(most)
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to `bound` - 1; the bias of a bound so small does not show.
-    fn below(&mut self, bound: u32) -> u32 {
-        u32::try_from(self.next() % u64::from(bound)).expect("below a u32")
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(len).expect("64-bit")).expect("64-bit")
-    }
-
-    /// 0 half of the time, 1 a quarter of the time, and so on up to `most`.
-    fn halving(&mut self, most: u32) -> u32 {
-        self.next().trailing_zeros().min(most)
-    }
+/// From 0 to `bound` - 1.
+fn below(random: &mut Random, bound: u32) -> u32 {
+    u32::try_from(random.below(u64::from(bound))).expect("below a u32")
 }
 
 /// A live order.
@@ -104,8 +88,8 @@ impl OrderFlow {
     /// The flow of `count` messages that `seed` names.
     #[must_use]
     pub fn new(count: u64, seed: u64) -> Self {
-        let mut random = Random(seed);
-        let middle = [(); SYMBOLS.len()].map(|()| TICK * (1_000 + random.below(30_000)));
+        let mut random = Random::new(seed);
+        let middle = [(); SYMBOLS.len()].map(|()| TICK * (1_000 + below(&mut random, 30_000)));
         Self {
             random,
             count,
@@ -167,9 +151,9 @@ impl OrderFlow {
 
     fn trading(&mut self) {
         // Most gaps are short and few are long: flow comes in bursts.
-        let burst = self.random.next() % self.gap_ns / 2;
-        self.now_ns += burst << self.random.halving(5);
-        let dice = self.random.below(100);
+        let burst = self.random.next_u64() % self.gap_ns / 2;
+        self.now_ns += burst << halving(&mut self.random, 5);
+        let dice = below(&mut self.random, 100);
         if self.live.len() < LIVE_MIN || (dice < 46 && self.live.len() < LIVE_MAX) {
             return self.add();
         }
@@ -225,12 +209,13 @@ impl OrderFlow {
 
     fn add(&mut self) {
         let symbol = self.random.index(SYMBOLS.len());
-        let side = if self.random.below(2) == 0 { b'B' } else { b'S' };
+        let side = if below(&mut self.random, 2) == 0 { b'B' } else { b'S' };
         let price = self.price(symbol, side);
-        let shares = LOT * (1 + self.random.halving(9));
-        self.reference += 1 + u64::from(self.random.below(4));
+        let shares = LOT * (1 + halving(&mut self.random, 9));
+        self.reference += 1 + u64::from(below(&mut self.random, 4));
         let order = Order { reference: self.reference, symbol, side, shares, price };
-        let firm = (self.random.below(16) == 0).then(|| FIRMS[self.random.index(FIRMS.len())]);
+        let firm =
+            (below(&mut self.random, 16) == 0).then(|| FIRMS[self.random.index(FIRMS.len())]);
         self.header(if firm.is_some() { b'F' } else { b'A' }, Some(symbol));
         self.put_u64(order.reference);
         self.message.push(side);
@@ -244,12 +229,12 @@ impl OrderFlow {
     /// A price on this side of the middle, which wanders by a tick now and then.
     fn price(&mut self, symbol: usize, side: u8) -> u32 {
         let middle = &mut self.middle[symbol];
-        match self.random.below(16) {
+        match below(&mut self.random, 16) {
             0 => *middle += TICK,
             1 if *middle > 100 * TICK => *middle -= TICK,
             _ => {}
         }
-        let away = TICK * (1 + self.random.halving(12));
+        let away = TICK * (1 + halving(&mut self.random, 12));
         if side == b'B' { *middle - away } else { *middle + away }
     }
 
@@ -262,8 +247,8 @@ impl OrderFlow {
     /// Executes some or all of an order, one in eight at another price than it shows.
     fn execute(&mut self, at: usize) {
         let order = self.live[at];
-        let shares = LOT * (1 + self.random.below(order.shares / LOT));
-        let other_price = self.random.below(8) == 0;
+        let shares = LOT * (1 + below(&mut self.random, order.shares / LOT));
+        let other_price = below(&mut self.random, 8) == 0;
         self.match_number += 1;
         self.header(if other_price { b'C' } else { b'E' }, Some(order.symbol));
         self.put_u64(order.reference);
@@ -282,7 +267,7 @@ impl OrderFlow {
         if order.shares == LOT {
             return self.delete(at);
         }
-        let shares = LOT * (1 + self.random.below(order.shares / LOT - 1));
+        let shares = LOT * (1 + below(&mut self.random, order.shares / LOT - 1));
         self.header(b'X', Some(order.symbol));
         self.put_u64(order.reference);
         self.put_u32(shares);
@@ -300,7 +285,7 @@ impl OrderFlow {
     fn replace(&mut self, at: usize) {
         let old = self.live[at];
         let price = self.price(old.symbol, old.side);
-        let shares = LOT * (1 + self.random.halving(9));
+        let shares = LOT * (1 + halving(&mut self.random, 9));
         self.reference += 1;
         self.live[at] = Order { reference: self.reference, shares, price, ..old };
         self.header(b'U', Some(old.symbol));
@@ -313,7 +298,7 @@ impl OrderFlow {
     /// A trade with an order that was not shown.
     fn trade(&mut self) {
         let symbol = self.random.index(SYMBOLS.len());
-        let shares = LOT * (1 + self.random.halving(9));
+        let shares = LOT * (1 + halving(&mut self.random, 9));
         self.match_number += 1;
         self.header(b'P', Some(symbol));
         self.put_u64(0);

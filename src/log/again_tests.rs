@@ -6,7 +6,7 @@ use super::tests::{OPTIONS, Writer, formatted};
 use super::verify::verify;
 use super::*;
 use crate::disk::{Disk, Io};
-use crate::port::memory::Random;
+use crate::random::Random;
 
 fn append(writer: &mut Writer, count: u32) {
     for n in 0..count {

@@ -9,7 +9,7 @@ use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk, DiskInfo, Io, Operation, fake};
 use crate::memory::Memory;
-use crate::port::memory::Random;
+use crate::random::Random;
 
 const COPY: CopyOptions = CopyOptions { leg: [7; 16], share: (ShareId::WHOLE, 0) };
 

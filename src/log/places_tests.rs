@@ -5,7 +5,7 @@ use super::testdisk::TestDisk;
 use super::tests::{Writer, formatted};
 use super::*;
 use crate::disk::Disk;
-use crate::port::memory::Random;
+use crate::random::Random;
 
 impl Writer {
     /// Appends a message to a stream, received at a time of the caller's choice.

@@ -6,7 +6,7 @@ use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::Log;
 use crate::memory::Memory;
-use crate::port::memory::Random;
+use crate::random::Random;
 
 /// Ring of the logs in tests.
 pub(super) const RING: usize = 2 << 20;

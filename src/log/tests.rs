@@ -9,7 +9,7 @@ use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk, Io, Operation};
 use crate::limits::{PRODUCERS_MAX, STREAMS_MAX};
-use crate::port::memory::Random;
+use crate::random::Random;
 
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const OPTIONS: OpenOptions =

@@ -9,7 +9,7 @@ use super::trim::TrimError;
 use super::verify::verify;
 use super::*;
 use crate::disk::Disk;
-use crate::port::memory::Random;
+use crate::random::Random;
 
 impl Writer {
     pub(super) fn trim(&mut self, first: u64) {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use jiff::Timestamp;
+
 use super::evidence::{Evidence, Source};
 use super::series::Grid;
 use super::svg::escape;
@@ -197,20 +199,11 @@ fn duration(ns: u64) -> String {
     }
 }
 
-/// `2026-01-30 14:30:00 UTC`, in the proleptic Gregorian calendar (Howard Hinnant, `civil_from_days`):
-/// years begin in March, so that the leap day is the last of its year.
+/// `2026-01-30 14:30:00 UTC`.
 fn utc(unix_s: u64) -> String {
-    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let time = i64::try_from(unix_s).ok().and_then(|second| Timestamp::from_second(second).ok());
+    // What is later than the year 9999 is no time that anybody measured at.
+    time.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
-use crate::port::memory::Random;
+use crate::random::Random;
 
 /// Bytes of a segment of the simulated log.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 20;

@@ -25,7 +25,8 @@ use crate::log::inspect::{MessageRow, dump};
 use crate::log::segment::SegmentHeader;
 use crate::log::superblock::Superblock;
 use crate::log::verify::verify;
-use crate::port::memory::{Faults, MemoryNet, MemoryPort, Random};
+use crate::port::memory::{Faults, MemoryNet, MemoryPort};
+use crate::random::Random;
 use crate::wire::frame::Kind;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse, samples};
 

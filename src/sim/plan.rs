@@ -2,7 +2,8 @@
 
 use super::disk::DiskFaults;
 use crate::limits::Limits;
-use crate::port::memory::{Faults, Random};
+use crate::port::memory::Faults;
+use crate::random::Random;
 
 /// A run's settings, all drawn from its seed. Each kind of fault is off in some runs, so that one does
 /// not hide another.
