@@ -25,13 +25,13 @@ use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 
-pub(super) use chain::check_chain;
-use chain::{Chain, Gap, mark_of};
+use chain::{Chain, Gap};
+pub(super) use chain::{check_chain, mark_of};
 pub use errors::{Damaged, OpenError};
 use places::Begun;
 pub(super) use places::take_stale;
 use reader::Reader;
-pub use table::{Decision, Facts, REASONS, decide};
+pub use table::{Decision, Facts, Reason, decide};
 pub use witness::Witness;
 
 /// How a log is opened.
@@ -81,6 +81,13 @@ pub(super) struct Found {
     pub(super) closing: Option<(End, Vec<IndexEntry>)>,
     /// The closing index is on the disk.
     pub(super) is_closed: bool,
+}
+
+impl Found {
+    /// The batch it was closed behind; 0 when it was not.
+    fn closed_at(&self) -> u64 {
+        self.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq)
+    }
 }
 
 /// The superblock that counts.
@@ -263,7 +270,7 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
         disk_offset: gap.disk_offset,
         batches: (gap.batches.0, begin.map_or(gap.batches.1, |header| header.base_batch_seq.get())),
         streams: vec![(name, first, Some(last))],
-        because: REASONS[4],
+        because: Reason::SegmentMissing,
     })))
 }
 
@@ -403,21 +410,11 @@ fn look_at<D: Disk>(
     let start = End { off: BLOCK_BYTES as u64, base: header.base() };
     let stop = walk(disk, superblock, header, start, &mut |batch| reader.take(batch))
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
-    let next = stop.end.base.batch_seq + 1;
-    let hint = superblock.hints[0];
-    let stopped = superblock.clean.get() == 1 && hint.state.get() == 1;
-    let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
-    let facts = Facts {
-        later_segment: later_mark.is_some_and(|mark| mark >= next),
-        later_mark: stop.lac_ahead >= next,
-        closed_later: closed >= next,
-        stopped_later: later_mark.is_none()
-            && hint.closed_end.get() >= next
-            && (stopped || header.epoch.get() < superblock.last_epoch.get()),
-    };
+    let facts = Facts::gather(superblock, found, &stop, later_mark);
     if let Decision::Halt(because) = decide(facts) {
-        let last =
-            later_mark.unwrap_or(0).max(stop.lac_ahead).max(closed).max(hint.closed_end.get());
+        let closed_end = superblock.hints[0].closed_end.get();
+        let ends = [later_mark.unwrap_or(0), stop.lac_ahead, found.closed_at(), closed_end];
+        let (next, last) = (stop.end.base.batch_seq + 1, ends.into_iter().fold(0, u64::max));
         let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {
@@ -468,22 +465,4 @@ pub(super) fn wipe<D: Disk>(disk: &mut D, geometry: &Geometry, phys: u64) -> Res
         run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_tail_nothing_speaks_for_is_cut() {
-        for bits in 0..16 {
-            let facts = Facts {
-                later_segment: bits & 1 != 0,
-                later_mark: bits & 2 != 0,
-                closed_later: bits & 4 != 0,
-                stopped_later: bits & 8 != 0,
-            };
-            assert_eq!(decide(facts) == Decision::Cut, bits == 0, "{facts:?}");
-        }
-    }
 }

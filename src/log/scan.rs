@@ -36,12 +36,10 @@ pub(super) fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Res
 pub(super) struct Stop {
     /// The end of what is good.
     pub(super) end: End,
-    /// What stands there instead of the next batch; `None` at the end of the segment's room.
+    /// What stands there instead of the next batch; `None` at the end of the segment's room, or behind its roll.
     pub(super) damage: Option<BatchDamage>,
     /// The last batch that later headers, with their checksums right, name as durable.
     pub(super) lac_ahead: u64,
-    /// The segment ended with a roll.
-    pub(super) rolled: bool,
 }
 
 /// Walks from `from` on over all batches that follow each other without a flaw and gives each to `visit`.
@@ -63,7 +61,7 @@ pub(super) fn walk<D: Disk>(
         let room = geometry.data_end() - end.off;
         let chunk = usize::try_from(room.min(CHUNK_BYTES as u64)).expect("at most a chunk");
         if chunk == 0 {
-            return Ok(Stop { end, damage: None, lac_ahead: 0, rolled: false });
+            return Ok(Stop { end, damage: None, lac_ahead: 0 });
         }
         read(disk, segment + end.off, chunk)?;
         let mut at = 0;
@@ -89,14 +87,14 @@ pub(super) fn walk<D: Disk>(
                 chain: batch.chain_after(),
             };
             if batch.kind() == super::batch::BatchKind::Roll {
-                return Ok(Stop { end, damage: None, lac_ahead: 0, rolled: true });
+                return Ok(Stop { end, damage: None, lac_ahead: 0 });
             }
         };
         if damage == BatchDamage::CutShort && at > 0 {
             continue;
         }
         let lac_ahead = look_ahead(disk, superblock, header, end.off)?;
-        return Ok(Stop { end, damage: Some(damage), lac_ahead, rolled: false });
+        return Ok(Stop { end, damage: Some(damage), lac_ahead });
     }
 }
 

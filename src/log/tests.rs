@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::create::{FormatError, FormatOptions, format, occupant};
-use super::recovery::{OpenError, OpenOptions};
+use super::recovery::{OpenError, OpenOptions, read_log};
 use super::testdisk::{RING, TestDisk};
 use super::verify::verify;
 use super::*;
@@ -254,6 +254,7 @@ fn a_thousand_flipped_bits_are_all_found() {
     let total: u64 = written.iter().map(|(from, to)| to - from).sum();
     let mut random = Random::new(11);
     let mut disk = TestDisk::with(image.clone(), 4);
+    let mut halts = 0;
     for _ in 0..1_000 {
         let mut at = random.below(total);
         let range = written.iter().find(|(from, to)| {
@@ -274,9 +275,14 @@ fn a_thousand_flipped_bits_are_all_found() {
         let in_batch = finding.what.contains("batch");
         let names_messages = finding.streams.iter().all(|missing| missing.stream == "orders");
         assert!(!in_batch || names_messages, "{finding:?}");
+        if let Err(OpenError::Damaged(damaged)) = read_log(&mut disk, &mut |_| {}) {
+            assert!(report.is_damaged(), "verify finds nothing where opening says: {damaged}");
+            halts += 1;
+        }
         disk.bytes[at] ^= bit;
     }
     assert_eq!(verify(&mut disk, &mut |_, _| {}).unwrap().findings, [], "and back");
+    assert!(halts > 10, "openings that found damage: {halts}");
 }
 
 /// Where something was written: superblocks, banner, segment headers and copies, batches, indexes.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::batch::{BatchKind, BatchView};
 use super::create::{banner, disk_bytes_of};
 use super::recovery::{
-    Decision, Facts, Found, OpenError, REASONS, check_chain, decide, read_log, read_segments,
-    read_superblock, take_stale,
+    Decision, Facts, Found, OpenError, Reason, check_chain, decide, mark_of, read_log,
+    read_segments, read_superblock, take_stale,
 };
 use super::scan::{self, CHUNK_BYTES, Stop, walk};
 use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
@@ -100,7 +100,7 @@ pub fn verify<D: Disk>(
             verifier.kept_from = oldest.unwrap_or(NO_SEGMENT);
             false
         }
-        Err(OpenError::Damaged(damaged)) => damaged.because == REASONS[4],
+        Err(OpenError::Damaged(damaged)) => damaged.because == Reason::SegmentMissing,
         Err(_) => false,
     };
     verifier.check_headers(disk, &found, &stale).map_err(device)?;
@@ -122,18 +122,45 @@ pub fn verify<D: Disk>(
         verifier.begin_at(kept.first().map(|first| &first.header));
     }
     let all = kept.len() as u64;
+    let marks = later_marks(disk, &superblock, &kept)?;
     for (position, segment) in kept.iter().enumerate() {
         let closed = segment.closing.as_ref().map(|(end, _)| end.base);
-        let later = kept.get(position + 1).map(|next| match closed {
+        let next_base = kept.get(position + 1).map(|next| match closed {
             Some(end) if next.header.joins(&end) => end,
             Some(_) | None => next.header.base(),
         });
-        let newer = kept.len() - position - 1;
-        verifier.check_segment(disk, segment, later, newer).map_err(device)?;
+        let later = Later { mark: marks[position], next_base, newer: kept.len() - position - 1 };
+        verifier.check_segment(disk, segment, &later).map_err(device)?;
         progress(position as u64 + 1, all);
     }
     verifier.report.segments = all;
     Ok(verifier.report)
+}
+
+/// What is known of the segments behind one.
+struct Later {
+    /// The last batch of it that they say was durable.
+    mark: Option<u64>,
+    /// Where the next one goes on from.
+    next_base: Option<Base>,
+    /// How many there are.
+    newer: usize,
+}
+
+/// For each segment the last batch of it that later ones say was durable, as an opening sees it.
+fn later_marks<D: Disk>(
+    disk: &mut D,
+    superblock: &Superblock,
+    kept: &[&Found],
+) -> Result<Vec<Option<u64>>, OpenError> {
+    let mut marks = vec![None; kept.len()];
+    let mut mark = 0;
+    for position in (1..kept.len()).rev() {
+        mark = mark_of(disk, superblock, kept[position])?.max(mark);
+        // What stands in the later segments themselves is not of the one before them.
+        marks[position - 1] = Some(mark.min(kept[position].header.needs()));
+    }
+    Ok(marks)
 }
 
 /// Leaves out segments that held nothing and were replaced by their successor in another place.
@@ -301,8 +328,7 @@ impl Verifier {
         &mut self,
         disk: &mut D,
         segment: &Found,
-        later: Option<Base>,
-        newer: usize,
+        later: &Later,
     ) -> Result<(), DiskFault> {
         let header = &segment.header;
         let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.phys_index.get()));
@@ -329,39 +355,23 @@ impl Verifier {
                 self.expected = end;
                 break;
             }
-            let Some(because) = self.should_go_on(segment, &stop, later) else { break };
-            let Some(next) = self.resync(disk, header, &stop, &because)? else { break };
+            let Some(because) = self.should_go_on(segment, &stop, later.mark) else { break };
+            let Some(next) = self.resync(disk, header, &stop, because)? else { break };
             from = next;
         }
         if self.expected.message > header.base_message.get() {
             self.messages_end = self.expected;
         }
         // The checkpoint that opens the next segment tells what this one held.
-        if later.is_some_and(|later| later.batch_seq >= self.expected.batch_seq) {
-            self.expected = later.expect("just seen");
-        }
-        self.check_closing(disk, segment, newer)
+        let told = later.next_base.filter(|base| base.batch_seq >= self.expected.batch_seq);
+        self.expected = told.unwrap_or(self.expected);
+        self.check_closing(disk, segment, later.newer)
     }
 
-    /// Why more batches should follow where a walk ended; `None` when all is well.
-    fn should_go_on(&self, segment: &Found, stop: &Stop, later: Option<Base>) -> Option<String> {
-        if stop.rolled {
-            return None;
-        }
-        let next = stop.end.base.batch_seq + 1;
-        let hint = self.superblock.hints[0];
-        let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
-        let last_epoch = segment.header.epoch.get() == self.superblock.last_epoch.get();
-        let facts = Facts {
-            later_segment: later.is_some_and(|later| later.batch_seq >= next),
-            later_mark: stop.lac_ahead >= next,
-            closed_later: closed >= next,
-            stopped_later: later.is_none()
-                && hint.closed_end.get() >= next
-                && (self.superblock.clean.get() == 1 || !last_epoch),
-        };
-        match decide(facts) {
-            Decision::Halt(because) => Some(because.to_owned()),
+    /// Why more batches should follow where a walk ended, as an opening decides it; `None` when all is well.
+    fn should_go_on(&self, segment: &Found, stop: &Stop, later: Option<u64>) -> Option<Reason> {
+        match decide(Facts::gather(&self.superblock, segment, stop, later)) {
+            Decision::Halt(because) => Some(because),
             Decision::Cut => None,
         }
     }
@@ -372,7 +382,7 @@ impl Verifier {
         disk: &mut D,
         header: &SegmentHeader,
         stop: &Stop,
-        because: &str,
+        because: Reason,
     ) -> Result<Option<End>, DiskFault> {
         let (next, off) = (stop.end.base.batch_seq + 1, stop.end.off);
         let mut found: Option<(End, u64)> = None;

@@ -22,6 +22,7 @@ use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN, STREAMS_MAX};
 use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
 use crate::log::inspect::{MessageRow, dump};
+use crate::log::recovery::OpenError;
 use crate::log::segment::SegmentHeader;
 use crate::log::superblock::Superblock;
 use crate::log::verify::verify;
@@ -406,8 +407,11 @@ fn image(bytes: &[u8]) {
             assert!(only_written, "the log shows what was never written to it");
         }
         let mut disk = SimDisk::open(&device, Log::memory_bytes(RING_BYTES_MIN)).expect("memory");
-        let _ = verify(&mut disk, &mut |_, _| {});
-        let _ = open(&device, 4, &ManualClock::new(), &mut BTreeMap::new());
+        let verified = verify(&mut disk, &mut |_, _| {});
+        let opened = open(&device, 4, &ManualClock::new(), &mut BTreeMap::new());
+        if let (Err(OpenError::Damaged(damaged)), Ok(report)) = (opened, verified) {
+            assert!(report.is_damaged(), "verify finds nothing where opening says: {damaged}");
+        }
     });
 }
 

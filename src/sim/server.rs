@@ -13,7 +13,7 @@ use crate::clock::ManualClock;
 use crate::disk::Disk;
 use crate::limits::{Limits, RING_BYTES_MIN};
 use crate::log::create::{FormatOptions, SEGMENTS_MIN, format_as};
-use crate::log::recovery::{OpenError, OpenOptions, REASONS, Recovery};
+use crate::log::recovery::{OpenError, OpenOptions, Reason, Recovery};
 use crate::log::verify::verify;
 use crate::log::{Log, StreamFacts};
 use crate::metrics::Counters;
@@ -67,7 +67,7 @@ pub struct ServerHits {
     /// Openings that halted because acknowledged data is damaged.
     pub halts: u64,
     /// The same by row of the recovery table, whether another try went well or not.
-    pub rows: [u64; REASONS.len()],
+    pub rows: [u64; Reason::ALL.len()],
     /// Openings at which no two copies of the superblock agreed.
     pub no_quorum: u64,
     /// Openings that failed because the device failed.
@@ -132,6 +132,22 @@ pub(super) struct Server {
     pub counters: Counters,
     lies: bool,
     limits: [Limits; 2],
+}
+
+/// The first damage that `verify` finds on an image; a log without its superblocks is damaged, too.
+fn verified(media: &Rc<RefCell<Device>>) -> Result<Option<String>, Violation> {
+    let mut disk = SimDisk::open(media, Log::memory_bytes(RING)).expect("memory");
+    match verify(&mut disk, &mut |_, _| {}) {
+        Ok(report) => Ok(report
+            .findings
+            .into_iter()
+            .find(|finding| finding.is_damage)
+            .map(|finding| finding.what)),
+        Err(error @ (OpenError::NoQuorum { .. } | OpenError::NotFormatted { .. })) => {
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(Violation { oracle: "O9", what: error.to_string() }),
+    }
 }
 
 fn not_opened(error: &OpenError) -> Violation {
@@ -202,7 +218,7 @@ impl Server {
 
     fn on_open_error(&mut self, error: &OpenError) -> Result<Opening, Violation> {
         if let OpenError::Damaged(damaged) = error {
-            let row = REASONS.iter().position(|reason| *reason == damaged.because);
+            let row = Reason::ALL.iter().position(|reason| *reason == damaged.because);
             self.hits.rows[row.expect("every halt has its row")] += 1;
         }
         self.hits.no_quorum += u64::from(matches!(error, OpenError::NoQuorum { .. }));
@@ -234,23 +250,21 @@ impl Server {
         }
     }
 
-    /// O9: opening a log, being killed, and opening it again finds the same.
+    /// O9: opening a log, being killed, and opening it again finds the same. O22: where it finds damage, `verify` does.
     fn open_twice(&self) -> Result<(), Violation> {
         let media = Rc::new(RefCell::new(self.device.borrow().fork()));
-        if !self.lies {
-            let mut disk = SimDisk::open(&media, Log::memory_bytes(RING)).expect("memory");
-            let damage = match verify(&mut disk, &mut |_, _| {}) {
-                Ok(report) => report.findings.into_iter().find(|finding| finding.is_damage),
-                Err(error) => return Err(Violation { oracle: "O9", what: error.to_string() }),
-            };
-            if let Some(finding) = damage {
-                let what = format!("verify finds damage where a crash was all: {}", finding.what);
-                return Err(Violation { oracle: "O9", what });
-            }
+        let damage = verified(&media)?;
+        if let Some(what) = damage.as_ref().filter(|_| !self.lies) {
+            let what = format!("verify finds damage where a crash was all: {what}");
+            return Err(Violation { oracle: "O9", what });
         }
         let mut found = Vec::new();
         for _ in 0..2 {
             let opened = open(&media, self.queue_depth, &self.clock, &mut BTreeMap::new());
+            if let (Err(OpenError::Damaged(damaged)), None) = (&opened, &damage) {
+                let what = format!("verify finds nothing where opening says: {damaged}");
+                return Err(Violation { oracle: "O22", what });
+            }
             found.push(match &opened {
                 Ok((_, log, _)) => summary(log),
                 Err(error) => error.to_string(),

@@ -1,6 +1,6 @@
 //! What runs of the simulator count, what of it has to happen, and what cannot.
 
-use crate::log::recovery::REASONS;
+use crate::log::recovery::Reason;
 use crate::metrics::Counters;
 use crate::sim::{EDGES, Outcome};
 use crate::wire::control::ErrorCode;
@@ -118,7 +118,7 @@ pub(super) fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
     .collect();
-    let rows = REASONS.iter().zip(server.rows);
+    let rows = Reason::ALL.iter().zip(server.rows);
     all.extend(rows.map(|(reason, count)| (format!("halts because {reason}"), count)));
     let frames = &net.frames;
     let kinds = TO_SERVER.iter().map(|kind| (*kind, "to", &frames.to_server));

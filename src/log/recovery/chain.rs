@@ -99,14 +99,13 @@ fn marks_of<D: Disk>(
 }
 
 /// The last batch that a segment, by its closing index or by any of its first headers, says was durable.
-pub(super) fn mark_of<D: Disk>(
+pub(in crate::log) fn mark_of<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &Found,
 ) -> Result<u64, OpenError> {
-    let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
     let name = disk.info().name.clone();
     scan::look_ahead(disk, superblock, &found.header, BLOCK_BYTES as u64)
-        .map(|mark| mark.max(closed))
+        .map(|mark| mark.max(found.closed_at()))
         .map_err(|fault| OpenError::Device { name, fault })
 }

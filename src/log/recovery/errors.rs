@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Reason;
 use crate::disk::DiskFault;
 use crate::log::LogFault;
 use crate::log::shares::shards;
@@ -128,7 +129,7 @@ pub struct Damaged {
     /// Sequences that are missing: stream, first, and last where a later batch tells.
     pub streams: Vec<(String, u64, Option<u64>)>,
     /// How it is known that they were promised.
-    pub because: &'static str,
+    pub because: Reason,
 }
 
 impl fmt::Display for Damaged {

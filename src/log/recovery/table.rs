@@ -1,5 +1,10 @@
 //! The table of recovery: from what is known where a walk over batches ends to what is done there.
 
+use std::fmt;
+
+use super::Found;
+use crate::log::scan::Stop;
+use crate::log::superblock::Superblock;
 use crate::mutant::Mutant;
 
 /// What is known where a walk ends.
@@ -15,14 +20,67 @@ pub struct Facts {
     pub stopped_later: bool,
 }
 
-/// Why a log is not opened though its superblock is whole: the rows of [`decide`], and a segment missing.
-pub const REASONS: [&str; 5] = [
-    "a later segment names them durable",
-    "a later batch names them durable",
-    "the segment was closed behind them",
-    "the log was stopped behind them",
-    "the next segment goes on from a later batch",
-];
+impl Facts {
+    /// Gathers them where the walk over a segment stopped. `later` is the last batch of it that later segments
+    /// say was durable, `None` when it is the last segment.
+    pub(in crate::log) fn gather(
+        superblock: &Superblock,
+        found: &Found,
+        stop: &Stop,
+        later: Option<u64>,
+    ) -> Self {
+        let next = stop.end.base.batch_seq + 1;
+        let hint = superblock.hints[0];
+        let stopped = superblock.clean.get() == 1 && hint.state.get() == 1;
+        let epoch_ended = found.header.epoch.get() < superblock.last_epoch.get();
+        Self {
+            later_segment: later.is_some_and(|mark| mark >= next),
+            later_mark: stop.lac_ahead >= next,
+            closed_later: found.closed_at() >= next,
+            stopped_later: later.is_none()
+                && hint.closed_end.get() >= next
+                && (stopped || epoch_ended),
+        }
+    }
+}
+
+/// How it is known that missing batches were durable once: the rows of [`decide`], and a segment missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// By a mark in a later segment.
+    LaterSegment,
+    /// By a mark in a later batch of the segment.
+    LaterMark,
+    /// By the segment's closing index.
+    ClosedLater,
+    /// By the superblock.
+    StoppedLater,
+    /// By the next segment's header.
+    SegmentMissing,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LaterSegment => "a later segment names them durable",
+            Self::LaterMark => "a later batch names them durable",
+            Self::ClosedLater => "the segment was closed behind them",
+            Self::StoppedLater => "the log was stopped behind them",
+            Self::SegmentMissing => "the next segment goes on from a later batch",
+        })
+    }
+}
+
+impl Reason {
+    /// Every one.
+    pub const ALL: [Self; 5] = [
+        Self::LaterSegment,
+        Self::LaterMark,
+        Self::ClosedLater,
+        Self::StoppedLater,
+        Self::SegmentMissing,
+    ];
+}
 
 /// What is to be done there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +88,7 @@ pub enum Decision {
     /// What follows was never acknowledged: the log ends here.
     Cut,
     /// What follows was acknowledged and is not there: stop, and say how it is known.
-    Halt(&'static str),
+    Halt(Reason),
 }
 
 /// The table. One fact is enough: each says that the batch after the end was durable once. That a later
@@ -49,10 +107,10 @@ pub fn decide(facts: Facts) -> Decision {
         return Decision::Cut;
     }
     match facts {
-        Facts { later_segment: true, .. } => Decision::Halt(REASONS[0]),
-        Facts { later_mark: true, .. } => Decision::Halt(REASONS[1]),
-        Facts { closed_later: true, .. } => Decision::Halt(REASONS[2]),
-        Facts { stopped_later: true, .. } => Decision::Halt(REASONS[3]),
+        Facts { later_segment: true, .. } => Decision::Halt(Reason::LaterSegment),
+        Facts { later_mark: true, .. } => Decision::Halt(Reason::LaterMark),
+        Facts { closed_later: true, .. } => Decision::Halt(Reason::ClosedLater),
+        Facts { stopped_later: true, .. } => Decision::Halt(Reason::StoppedLater),
         Facts {
             later_segment: false,
             later_mark: false,
@@ -78,7 +136,7 @@ mod tests {
             };
             let first = (0..4u8).find(|&bit| is(bit));
             let expected =
-                first.map_or(Decision::Cut, |row| Decision::Halt(REASONS[usize::from(row)]));
+                first.map_or(Decision::Cut, |row| Decision::Halt(Reason::ALL[usize::from(row)]));
             assert_eq!(decide(facts), expected, "{facts:?}");
         }
     }
