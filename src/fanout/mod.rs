@@ -3,253 +3,75 @@
 //! so there is no seam between them to lose a message in.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
-use zerocopy::IntoBytes;
+mod cursor;
+mod frame;
+
+pub use cursor::{Begin, Cursor, Step, Stop};
+pub use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
 
 use crate::ids::StreamId;
 use crate::limits::{SESSIONS_MAX, SUBSCRIPTIONS_MAX};
-use crate::wire::DatagramWriter;
-use crate::wire::frame::Kind;
-use crate::wire::publish::{DATA_HEAD_BYTES, DataHead};
-use crate::wire::record::Record;
 
 /// Subscriptions of one shard, at most.
 pub const SUBSCRIPTIONS_A_SHARD: usize = SESSIONS_MAX * 4;
 const _: () = assert!(SUBSCRIPTIONS_MAX <= SUBSCRIPTIONS_A_SHARD);
 
-/// Where a subscription gets its batches from when they are no longer in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Replay {
-    /// Memory holds what is wanted next, or nothing is wanted.
-    #[default]
-    Idle,
-    /// A read is on its way into this buffer.
-    Reading {
-        /// Replay buffer.
-        buffer: usize,
-        /// Log offset of its first byte; the cursor may be elsewhere by the time it is read.
-        log_off: u64,
-    },
-    /// This buffer holds the log from one offset to another.
-    Ready {
-        /// Replay buffer.
-        buffer: usize,
-        /// Log offset of its first byte.
-        log_off: u64,
-        /// Bytes of whole blocks read.
-        bytes: usize,
-    },
-}
+/// The first heartbeat after the last message; each next one waits twice as long.
+const BEAT_NS_MIN: u64 = 1_000_000;
 
-/// After so many bad reads in a row of one place the media are damaged there.
-const BAD_READS_MAX: u32 = 4;
+/// The longest wait between heartbeats.
+const BEAT_NS_MAX: u64 = 256_000_000;
 
 /// One subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscription {
-    /// The session it belongs to.
-    pub session: usize,
-    /// Stream.
-    pub stream: StreamId,
-    /// The request that made it.
-    pub request: u32,
-    /// The first sequence it delivers.
-    pub start: u64,
-    /// The next sequence to send.
-    pub next: u64,
-    /// Everything below this one has arrived, as the consumer said last.
-    pub told: u64,
-    /// Sequences below this one may be sent.
-    pub limit: u64,
-    /// Messages it may be sent before it says more.
-    pub window: u64,
-    /// Not delivering yet: looking for the first message received at or after this Unix time.
-    pub seek_ns: Option<u64>,
-    /// Log offset of the batch to look at next.
-    pub cursor: u64,
-    /// Bytes of that batch's body that were looked at already.
-    pub at: usize,
-    /// The disk side.
-    pub replay: Replay,
-    /// Reads in a row that failed or brought what was not written.
-    pub bad_reads: u32,
+    session: usize,
+    request: u32,
     /// When something was last sent.
-    pub sent_ns: u64,
+    sent_ns: u64,
     /// How long to wait before the next heartbeat; 0 before the first.
-    pub beat_ns: u64,
-    /// Nothing more is sent, and why; told again until the consumer ends it.
-    pub stopped: Option<Stop>,
-}
-
-/// What a subscription cannot get past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// These sequences are damaged on the media.
-    Damaged {
-        /// First.
-        first: u64,
-        /// Last, as far as is known.
-        last: u64,
-    },
-    /// The next message does not fit a datagram of this consumer.
-    TooLarge {
-        /// UDP payload of a datagram that holds it.
-        needs: usize,
-        /// What this consumer gets.
-        takes: usize,
-    },
+    beat_ns: u64,
+    /// Where it stands.
+    pub cursor: Cursor,
 }
 
 impl Subscription {
-    /// One that is to be sent so many messages from `next` on before it says more.
+    /// One of `session`, made by `request`.
     #[must_use]
-    pub fn new(session: usize, (stream, request): (StreamId, u32), next: u64, window: u64) -> Self {
-        Self {
-            session,
-            stream,
-            request,
-            start: next,
-            next,
-            told: next,
-            limit: next.saturating_add(window),
-            window,
-            seek_ns: None,
-            cursor: 0,
-            at: 0,
-            replay: Replay::Idle,
-            bad_reads: 0,
-            sent_ns: 0,
-            beat_ns: 0,
-            stopped: None,
-        }
+    pub fn new(session: usize, request: u32, cursor: Cursor, now_ns: u64) -> Self {
+        Self { session, request, sent_ns: now_ns, beat_ns: 0, cursor }
     }
 
-    /// Counts a read that failed or brought what was not written; `true` when another try is due.
-    pub fn reads_again(&mut self) -> bool {
-        self.bad_reads = self.bad_reads.saturating_add(1);
-        self.bad_reads < BAD_READS_MAX
-    }
-
-    /// Whether it still looks for its start.
+    /// The session it belongs to.
     #[must_use]
-    pub fn is_seeking(&self) -> bool {
-        self.seek_ns.is_some()
+    pub fn session(&self) -> usize {
+        self.session
     }
 
-    /// Looks in `body`, the body of the batch at the cursor, for the first record of the time sought;
-    /// `true` once it is found.
-    pub fn seek_in(&mut self, body: &[u8]) -> bool {
-        let Some(seek_ns) = self.seek_ns else { return true };
-        let mut rest = body;
-        while let Some((record, after)) = Record::split_first(rest) {
-            let sequence = record.header.sequence.get();
-            if record.header.stream.get() == self.stream.0 && sequence >= self.next {
-                if record.header.received_ns.get() >= seek_ns {
-                    self.found(sequence);
-                    return true;
-                }
-                self.next = sequence.saturating_add(1);
-            }
-            rest = after;
-        }
-        false
+    /// The request that made it.
+    #[must_use]
+    pub fn request(&self) -> u32 {
+        self.request
     }
 
-    /// Ends the search: delivery starts at `sequence`.
-    pub fn found(&mut self, sequence: u64) {
-        self.seek_ns = None;
-        self.start = sequence;
-        self.next = sequence;
-        self.limit = sequence.saturating_add(self.window);
+    /// Messages were sent.
+    pub fn sent(&mut self, now_ns: u64) {
+        (self.sent_ns, self.beat_ns) = (now_ns, 0);
+        self.cursor.reads_well();
+    }
+
+    /// Whether the consumer, which was sent all it may have, is to be told where the end is.
+    #[must_use]
+    pub fn beat_is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.sent_ns) >= self.beat_ns.max(BEAT_NS_MIN)
+    }
+
+    /// It was told.
+    pub fn beat(&mut self, now_ns: u64) {
+        self.sent_ns = now_ns;
+        self.beat_ns = self.beat_ns.max(BEAT_NS_MIN).saturating_mul(2).min(BEAT_NS_MAX);
     }
 }
-
-/// How a walk over one batch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packed {
-    /// The batch holds nothing more for this subscription.
-    BatchEnd,
-    /// The datagram is full: this record has no room.
-    Full {
-        /// Its bytes.
-        record_bytes: usize,
-    },
-    /// The consumer has no more credit.
-    NoCredit,
-    /// The record that should come is not there: the log is damaged.
-    Gap,
-}
-
-/// The open DATA frame of a datagram, filled from one batch after the other.
-#[derive(Debug)]
-pub struct DataFrame {
-    first: u64,
-    count: u16,
-}
-
-impl DataFrame {
-    /// Starts a frame at `subscription`'s next sequence; the caller has seen that the head fits.
-    pub fn begin(subscription: &Subscription, writer: &mut DatagramWriter<'_>) -> Self {
-        let head = DataHead {
-            stream: subscription.stream.0.into(),
-            count: 0.into(),
-            reserved: 0.into(),
-            first_sequence: subscription.next.into(),
-        };
-        writer.begin(Kind::Data);
-        writer.extend(head.as_bytes());
-        Self { first: subscription.next, count: 0 }
-    }
-
-    /// Adds what `body`, the body of the batch at the cursor, has for the subscription.
-    pub fn pack(
-        &mut self,
-        subscription: &mut Subscription,
-        body: &[u8],
-        writer: &mut DatagramWriter<'_>,
-    ) -> Packed {
-        let mut rest = body.get(subscription.at..).unwrap_or_default();
-        while let Some((record, after)) = Record::split_first(rest) {
-            let sequence = record.header.sequence.get();
-            if record.header.stream.get() == subscription.stream.0 && sequence >= subscription.next
-            {
-                if sequence > subscription.next {
-                    return Packed::Gap;
-                }
-                if sequence >= subscription.limit {
-                    return Packed::NoCredit;
-                }
-                let record_bytes = rest.len().saturating_sub(after.len());
-                if record_bytes > writer.room_in_frame() || self.count == u16::MAX {
-                    return Packed::Full { record_bytes };
-                }
-                writer.extend(&rest[..record_bytes]);
-                self.count = self.count.saturating_add(1);
-                subscription.next = sequence.saturating_add(1);
-            }
-            let passed = rest.len().saturating_sub(after.len());
-            subscription.at = subscription.at.saturating_add(passed);
-            rest = after;
-        }
-        Packed::BatchEnd
-    }
-
-    /// Ends the frame; how many records it holds.
-    pub fn end(self, writer: &mut DatagramWriter<'_>) -> u16 {
-        let head = DataHead {
-            stream: 0.into(),
-            count: self.count.into(),
-            reserved: 0.into(),
-            first_sequence: self.first.into(),
-        };
-        // Only the count, at bytes 4..6, was not known at the start.
-        writer.patch(4, &head.as_bytes()[4..6]);
-        writer.end();
-        self.count
-    }
-}
-
-/// Bytes a DATA frame needs before its first record.
-pub const DATA_FRAME_BYTES_MIN: usize = crate::wire::FRAME_HEAD_BYTES + DATA_HEAD_BYTES;
 
 /// The subscriptions of a shard and the replay buffers they share.
 #[derive(Debug)]
@@ -298,7 +120,8 @@ impl Fanout {
     /// The subscription of a session to a stream.
     #[must_use]
     pub fn find(&self, session: usize, stream: StreamId) -> Option<usize> {
-        self.subscriptions.iter().position(|sub| sub.session == session && sub.stream == stream)
+        let is_it = |of: &Subscription| of.session == session && of.cursor.stream() == stream;
+        self.subscriptions.iter().position(is_it)
     }
 
     /// Adds one; `false` when the table is full.
@@ -312,10 +135,8 @@ impl Fanout {
 
     /// Removes one. Its buffer is freed now or, when a read is on its way, at the read's completion.
     pub fn remove(&mut self, index: usize) {
-        let removed = self.subscriptions.swap_remove(index);
-        if let Replay::Ready { buffer, .. } = removed.replay {
-            self.free_buffers.push(buffer);
-        }
+        self.release(index);
+        self.subscriptions.swap_remove(index);
     }
 
     /// Where to start looking in this turn; moves on by one.
@@ -325,21 +146,44 @@ impl Fanout {
         self.turn
     }
 
-    /// Takes a replay buffer.
-    pub fn take_buffer(&mut self) -> Option<usize> {
-        self.free_buffers.pop()
+    /// Gives the buffer of a subscription that does not need it back.
+    pub fn release(&mut self, index: usize) {
+        if let Some(buffer) = self.subscriptions[index].cursor.release() {
+            self.give_back(buffer);
+        }
     }
 
-    /// Gives a replay buffer back.
-    pub fn free_buffer(&mut self, buffer: usize) {
+    /// Into which buffer the next read goes; none while all are in use.
+    #[must_use]
+    pub fn free_buffer(&self) -> Option<usize> {
+        self.free_buffers.last().copied()
+    }
+
+    /// A read of the log from a subscription's cursor on is on its way into the free buffer.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn begin_read(&mut self, index: usize) {
+        let buffer = self.free_buffers.pop().expect("a buffer is free");
+        self.subscriptions[index].cursor.begin_read(buffer);
+    }
+
+    /// The read into `buffer` brought so many bytes, or failed; which subscription waited for it, unless it has ended
+    /// meanwhile.
+    pub fn end_read(&mut self, buffer: usize, bytes: Option<usize>) -> Option<usize> {
+        let waits = |of: &Subscription| of.cursor.reads_into(buffer);
+        let waiting = self.subscriptions.iter().position(waits);
+        if let Some(index) = waiting {
+            self.subscriptions[index].cursor.end_read(bytes);
+        }
+        if waiting.is_none() || bytes.is_none() {
+            self.give_back(buffer);
+        }
+        waiting
+    }
+
+    fn give_back(&mut self, buffer: usize) {
         debug_assert!(!self.free_buffers.contains(&buffer), "buffer {buffer} was free");
         self.free_buffers.push(buffer);
-    }
-
-    /// The subscription that waits for a read into `buffer`, if it is still there.
-    #[must_use]
-    pub fn waiting_for(&self, buffer: usize) -> Option<usize> {
-        let waits = |replay| matches!(replay, Replay::Reading { buffer: own, .. } if own == buffer);
-        self.subscriptions.iter().position(|subscription| waits(subscription.replay))
     }
 }

@@ -22,7 +22,7 @@ impl<D: Disk> Stations<D> {
             let registering = matches!(session.phase, Phase::Registering { .. });
             assert_eq!(listed(&self.registering), usize::from(registering), "session {slot}");
             let subscriptions = (0..self.fanout.len())
-                .filter(|&index| self.fanout.get(index).session == slot)
+                .filter(|&index| self.fanout.get(index).session() == slot)
                 .count();
             let told = if session.phase == Phase::Free { 0 } else { session.subscriptions };
             assert_eq!(subscriptions, told, "subscriptions of session {slot}");

@@ -2,7 +2,6 @@
 
 use crate::clock::Clock;
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
-use crate::fanout::Replay;
 use crate::limits::SESSIONS_MAX;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
@@ -115,21 +114,11 @@ impl<D: Disk> Stations<D> {
 
     fn on_read(&mut self, completion: &Completion) {
         let buffer = usize::try_from(completion.io.tag).expect("a replay buffer's number");
-        let Some(index) = self.fanout.waiting_for(buffer) else {
-            // The subscription ended while the read was on its way.
-            self.fanout.free_buffer(buffer);
-            return;
-        };
-        if completion.result.is_err() {
-            self.fanout.get_mut(index).replay = Replay::Idle;
-            self.fanout.free_buffer(buffer);
+        let bytes = completion.result.is_ok().then_some(completion.io.bytes);
+        // None waits for it where the subscription ended while the read was on its way.
+        let waiting = self.fanout.end_read(buffer, bytes);
+        if let (Some(index), None) = (waiting, bytes) {
             self.on_bad_read(index);
-            return;
-        }
-        let subscription = self.fanout.get_mut(index);
-        if let Replay::Reading { log_off, .. } = subscription.replay {
-            let bytes = completion.io.bytes;
-            subscription.replay = Replay::Ready { buffer, log_off, bytes };
         }
     }
 

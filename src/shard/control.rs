@@ -1,7 +1,7 @@
 //! Control: sessions opened and closed, streams created and described, subscriptions.
 
 use crate::disk::Disk;
-use crate::fanout::{Replay, Stop, Subscription};
+use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_MAX};
 use crate::log::trim::TrimError;
@@ -13,6 +13,7 @@ use crate::wire::control::{
     Subscribe, TrimStream, Unsubscribe,
 };
 
+use super::deliver::locate;
 use super::{Condition, PENDING_MAX, Pending, Reply, Stations};
 
 impl From {
@@ -213,7 +214,7 @@ impl<D: Disk> Stations<D> {
     fn leave(&mut self, slot: usize, parting: Parting) {
         let mut index = 0_usize;
         while self.sessions.get(slot).subscriptions > 0 && index < self.fanout.len() {
-            if self.fanout.get(index).session == slot {
+            if self.fanout.get(index).session() == slot {
                 self.end_subscription(slot, index);
             } else {
                 index = index.saturating_add(1);
@@ -392,16 +393,16 @@ impl<D: Disk> Stations<D> {
         let (first, durable_next) = (facts.first_sequence, facts.durable_next);
         if let Some(index) = self.fanout.find(slot, stream) {
             let known = self.fanout.get(index);
-            if known.request == request {
-                if !known.is_seeking() {
+            if known.request() == request {
+                if !known.cursor.is_seeking() {
                     self.reply(Reply::Subscribed { slot, stream });
-                } else if let Some(Stop::Damaged { first, .. }) = known.stopped {
+                } else if let Some(Stop::Damaged { first, .. }) = known.cursor.stopped() {
                     self.reply(error(ErrorCode::DataLoss, first));
                 }
                 return;
             }
             // Numbers of requests grow: one that was overtaken on its way means nothing any more.
-            if request.wrapping_sub(known.request) > u32::MAX / 2 {
+            if request.wrapping_sub(known.request()) > u32::MAX / 2 {
                 return;
             }
             self.end_subscription(slot, index);
@@ -414,20 +415,15 @@ impl<D: Disk> Stations<D> {
             self.reply(error(ErrorCode::SubscriptionsFull, SUBSCRIPTIONS_MAX as u64));
             return;
         }
-        let (next, seek_ns) = match from {
-            From::Start => (first, None),
-            From::End => (durable_next, None),
-            From::Sequence(sequence) => (sequence.max(1), None),
-            From::Time(unix_ns) => (0, Some(unix_ns)),
+        let begin = match from {
+            From::Start => Begin::Sequence(first),
+            From::End => Begin::Sequence(durable_next),
+            From::Sequence(sequence) => Begin::Sequence(sequence.max(1)),
+            From::Time(unix_ns) => Begin::Time(unix_ns),
         };
-        let window = u64::from(asked.window.get());
-        let mut subscription = Subscription {
-            seek_ns,
-            sent_ns: self.now_ns,
-            ..Subscription::new(slot, (stream, request), next, window)
-        };
-        self.seek(&mut subscription);
-        let seeking = subscription.is_seeking();
+        let mut cursor = Cursor::new(stream, begin, u64::from(asked.window.get()));
+        locate(&self.log, &mut cursor);
+        let subscription = Subscription::new(slot, request, cursor, self.now_ns);
         if !self.fanout.add(subscription) {
             let limit = crate::fanout::SUBSCRIPTIONS_A_SHARD as u64;
             self.reply(error(ErrorCode::SubscriptionsFull, limit));
@@ -435,24 +431,8 @@ impl<D: Disk> Stations<D> {
         }
         let session = self.sessions.get_mut(slot);
         session.subscriptions = session.subscriptions.saturating_add(1);
-        if !seeking {
+        if !cursor.is_seeking() {
             self.reply(Reply::Subscribed { slot, stream });
-        }
-    }
-
-    /// Puts the cursor where `next`, or the time that is sought, is to be found.
-    pub(super) fn seek(&mut self, subscription: &mut Subscription) {
-        let (log_off, sequence) = match subscription.seek_ns {
-            Some(unix_ns) => self.log.locate_time(subscription.stream, unix_ns),
-            None => self.log.locate(subscription.stream, subscription.next),
-        };
-        subscription.cursor = log_off;
-        subscription.at = 0;
-        if subscription.is_seeking() {
-            let first =
-                self.log.stream(subscription.stream).map_or(1, |facts| facts.first_sequence);
-            subscription.next = sequence.max(first);
-            subscription.start = subscription.next;
         }
     }
 
@@ -483,35 +463,30 @@ impl<D: Disk> Stations<D> {
             self.tell_unknown_subscription(slot, stream);
             return;
         };
-        let mut subscription = *self.fanout.get(index);
         let (position, limit) = (status.position.get(), status.limit.get());
-        if subscription.is_seeking() || position > subscription.next {
+        let cursor = &mut self.fanout.get_mut(index).cursor;
+        if cursor.is_seeking() || position > cursor.next() {
             return;
         }
-        if subscription.stopped.is_some() && position == subscription.next {
+        if cursor.stopped().is_some() && position == cursor.next() {
             // It has all that came before, and may have missed why nothing more comes.
             self.tell_stopped(index);
             return;
         }
-        subscription.limit = subscription.limit.max(limit);
-        subscription.told = subscription.told.max(position);
-        let rewind = status.flags.get() & STATUS_REWIND != 0;
+        cursor.hear(position, limit);
+        if status.flags.get() & STATUS_REWIND == 0 {
+            return;
+        }
         let log_start = self.log.stream(stream).map_or(0, |facts| facts.first_sequence);
-        if rewind && position < log_start {
+        if position >= cursor.start().max(log_start) && position < cursor.next() {
+            cursor.rewind(position);
+            locate(&self.log, cursor);
+            self.fanout.release(index);
+            self.counters.add(Counter::Rewinds, 1);
+        }
+        if position < log_start {
             // If that is where the consumer still is: the word may be late.
             self.reply(Reply::Trimmed { slot, stream, request: 0, log_start });
         }
-        let there = position >= subscription.start.max(log_start) && position < subscription.next;
-        if rewind && there {
-            self.counters.add(Counter::Rewinds, 1);
-            if let Replay::Ready { buffer, .. } = subscription.replay {
-                self.fanout.free_buffer(buffer);
-                subscription.replay = Replay::Idle;
-            }
-            subscription.next = position;
-            subscription.stopped = None;
-            self.seek(&mut subscription);
-        }
-        *self.fanout.get_mut(index) = subscription;
     }
 }

@@ -3,7 +3,7 @@
 use zerocopy::IntoBytes;
 
 use crate::disk::{Disk, Io, Operation};
-use crate::fanout::{DATA_FRAME_BYTES_MIN, DataFrame, Packed, Replay, Stop, Subscription};
+use crate::fanout::{Begin, Cursor, DATA_FRAME_BYTES_MIN, DataFrame, Packed, Step, Stop};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::log::Log;
 use crate::log::batch::BatchDamage;
@@ -26,12 +26,6 @@ const DATAGRAMS_A_TURN: usize = 8;
 
 /// Batches looked at for one subscription in one turn, at most.
 const BATCHES_A_TURN: usize = 64;
-
-/// The first heartbeat after the last message; each next one waits twice as long.
-const BEAT_NS_MIN: u64 = 1_000_000;
-
-/// The longest wait between heartbeats.
-const BEAT_NS_MAX: u64 = 256_000_000;
 
 /// What a datagram spends before its first record.
 const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
@@ -74,77 +68,74 @@ impl<D: Disk> Stations<D> {
     }
 
     fn serve<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
-        let subscription = self.fanout.get(index);
-        if matches!(subscription.replay, Replay::Reading { .. }) {
-            return 0;
-        }
-        let Some(facts) = self.log.stream(subscription.stream) else { return 0 };
+        let cursor = &self.fanout.get(index).cursor;
+        let Some(facts) = self.log.stream(cursor.stream()) else { return 0 };
         let (first, durable_next) = (facts.first_sequence, facts.durable_next);
-        if subscription.stopped.is_some() {
+        match cursor.step(first, durable_next) {
+            Step::Wait => 0,
             // The consumer, which lacks what is there, says where it is, and is told why it gets no more.
-            return self.heartbeat(index, durable_next, port);
+            Step::Stopped => self.heartbeat(index, durable_next, port),
+            Step::Trimmed => self.overtake(index, first),
+            Step::AtEnd => {
+                self.rest_at_end(index, durable_next);
+                self.heartbeat(index, durable_next, port)
+            }
+            Step::NoCredit => {
+                // The last before the limit may be lost: the consumer, which waits for it, learns that too.
+                self.fanout.release(index);
+                self.heartbeat(index, durable_next, port)
+            }
+            Step::Seek => {
+                let served = self.seek_on(index);
+                self.follow_up(index, served);
+                0
+            }
+            Step::Send => {
+                let before = cursor.next();
+                let served = self.send_data(index, durable_next, port);
+                let subscription = self.fanout.get_mut(index);
+                let sent = subscription.cursor.next().saturating_sub(before);
+                if sent > 0 {
+                    subscription.sent(self.now_ns);
+                    self.counters.add(Counter::MessagesDelivered, sent);
+                }
+                self.follow_up(index, served);
+                usize::try_from(sent).expect("bounded by the turn")
+            }
         }
-        if subscription.next < first {
-            return self.overtake(index, first);
-        }
-        if subscription.next >= durable_next {
-            self.rest_at_end(index, durable_next);
-            return self.heartbeat(index, durable_next, port);
-        }
-        if subscription.next >= subscription.limit && !subscription.is_seeking() {
-            // The last before the limit may be lost: the consumer, which waits for it, learns that too.
-            self.release_buffer(index);
-            return self.heartbeat(index, durable_next, port);
-        }
-        let mut subscription = *subscription;
-        let before = subscription.next;
-        let served = if subscription.is_seeking() {
-            self.seek_on(&mut subscription)
-        } else {
-            self.send_data(&mut subscription, durable_next, port)
-        };
-        let sent = subscription.next.saturating_sub(before);
-        if sent > 0 {
-            subscription.sent_ns = self.now_ns;
-            subscription.beat_ns = 0;
-            subscription.bad_reads = 0;
-            self.counters.add(Counter::MessagesDelivered, sent);
-        }
-        *self.fanout.get_mut(index) = subscription;
+    }
+
+    /// What could not be served from what is at hand.
+    fn follow_up(&mut self, index: usize, served: Served) {
         match served {
             Served::Enough => {}
             Served::NeedsRead => self.start_read(index),
             Served::Damaged => self.on_bad_read(index),
             Served::TooLarge { needs, takes } => {
-                self.release_buffer(index);
-                self.fanout.get_mut(index).stopped = Some(Stop::TooLarge { needs, takes });
+                self.fanout.release(index);
+                self.fanout.get_mut(index).cursor.stop(Stop::TooLarge { needs, takes });
             }
         }
-        usize::try_from(sent).expect("bounded by the turn")
     }
 
     /// What is next was trimmed: go on behind it. A consumer that lacks it will see the gap, ask for what is
     /// missing, and be told.
     fn overtake(&mut self, index: usize, first: u64) -> usize {
-        self.release_buffer(index);
-        let mut subscription = *self.fanout.get(index);
-        subscription.next = first;
-        if !subscription.is_seeking() {
-            self.seek(&mut subscription);
+        self.fanout.release(index);
+        let cursor = &mut self.fanout.get_mut(index).cursor;
+        cursor.overtaken(first);
+        if !cursor.is_seeking() {
+            locate(&self.log, cursor);
         }
-        *self.fanout.get_mut(index) = subscription;
         1
     }
 
     /// All durable messages of the stream were sent: the next one can only come behind the durable end.
     fn rest_at_end(&mut self, index: usize, durable_next: u64) {
-        self.release_buffer(index);
+        self.fanout.release(index);
         let subscription = self.fanout.get_mut(index);
-        subscription.cursor = self.log.durable_end();
-        subscription.at = 0;
-        if subscription.is_seeking() {
-            subscription.found(durable_next);
-            let (slot, stream) = (subscription.session, subscription.stream);
+        if subscription.cursor.rest(self.log.durable_end(), durable_next) {
+            let (slot, stream) = (subscription.session(), subscription.cursor.stream());
             self.reply(Reply::Subscribed { slot, stream });
         }
     }
@@ -152,16 +143,15 @@ impl<D: Disk> Stations<D> {
     /// Tells a consumer that was sent all it may have where the end is, so that it sees a lost tail.
     fn heartbeat<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> usize {
         let subscription = self.fanout.get_mut(index);
-        let wait_ns = subscription.beat_ns.max(BEAT_NS_MIN);
-        if self.now_ns.saturating_sub(subscription.sent_ns) < wait_ns {
+        if !subscription.beat_is_due(self.now_ns) {
             return 0;
         }
-        let session = self.sessions.get_mut(subscription.session);
+        let session = self.sessions.get_mut(subscription.session());
         if session.phase != Phase::Open {
             return 0;
         }
         let body = Heartbeat {
-            stream: subscription.stream.0.into(),
+            stream: subscription.cursor.stream().0.into(),
             reserved: 0.into(),
             durable_next: durable_next.into(),
         };
@@ -169,20 +159,16 @@ impl<D: Disk> Stations<D> {
             let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
         });
         if sent {
-            subscription.sent_ns = self.now_ns;
-            subscription.beat_ns = wait_ns.saturating_mul(2).min(BEAT_NS_MAX);
+            subscription.beat(self.now_ns);
         }
         usize::from(sent)
     }
 
-    fn send_data<P: Port>(
-        &mut self,
-        subscription: &mut Subscription,
-        durable_next: u64,
-        port: &mut P,
-    ) -> Served {
+    fn send_data<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> Served {
         let memory = self.disk.memory();
-        let session = self.sessions.get_mut(subscription.session);
+        let subscription = self.fanout.get_mut(index);
+        let session = self.sessions.get_mut(subscription.session());
+        let cursor = &mut subscription.cursor;
         let mut batches = 0_usize;
         for _ in 0..DATAGRAMS_A_TURN {
             let Some(buffer) = port.reserve(session.peer) else { return Served::Enough };
@@ -190,21 +176,20 @@ impl<D: Disk> Stations<D> {
             let packet_no = session.packet_no.saturating_add(1);
             let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
             debug_assert!(writer.room() >= DATA_FRAME_BYTES_MIN);
-            let mut frame = DataFrame::begin(subscription, &mut writer);
+            let mut frame = DataFrame::begin(cursor, &mut writer);
             let mut too_large = Served::Enough;
             let served = loop {
-                if subscription.next >= durable_next || batches == BATCHES_A_TURN {
+                if cursor.next() >= durable_next || batches == BATCHES_A_TURN {
                     break Some(Served::Enough);
                 }
-                let (body, next) = match find(&self.log, memory, subscription) {
+                let (body, next) = match find(&self.log, memory, cursor) {
                     Found::Batch { body, next } => (body, next),
                     Found::NotHere => break Some(Served::NeedsRead),
                     Found::Damaged => break Some(Served::Damaged),
                 };
-                match frame.pack(subscription, body, &mut writer) {
+                match frame.pack(cursor, body, &mut writer) {
                     Packed::BatchEnd => {
-                        subscription.cursor = next;
-                        subscription.at = 0;
+                        cursor.go_to(next);
                         batches = batches.saturating_add(1);
                     }
                     Packed::Full { record_bytes } => {
@@ -231,17 +216,19 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Looks for the message of the time sought, some batches further.
-    fn seek_on(&mut self, subscription: &mut Subscription) -> Served {
+    fn seek_on(&mut self, index: usize) -> Served {
+        let memory = self.disk.memory();
+        let subscription = self.fanout.get_mut(index);
+        let (slot, cursor) = (subscription.session(), &mut subscription.cursor);
         for _ in 0..BATCHES_A_TURN {
-            let memory = self.disk.memory();
-            match find(&self.log, memory, subscription) {
+            match find(&self.log, memory, cursor) {
                 Found::Batch { body, next } => {
-                    if subscription.seek_in(body) {
-                        let (slot, stream) = (subscription.session, subscription.stream);
+                    if cursor.seek_in(body) {
+                        let stream = cursor.stream();
                         self.reply(Reply::Subscribed { slot, stream });
                         return Served::Enough;
                     }
-                    subscription.cursor = next;
+                    cursor.go_to(next);
                     if next >= self.log.durable_end() {
                         return Served::Enough;
                     }
@@ -253,43 +240,33 @@ impl<D: Disk> Stations<D> {
         Served::Enough
     }
 
-    fn release_buffer(&mut self, index: usize) {
-        let subscription = self.fanout.get_mut(index);
-        if let Replay::Ready { buffer, .. } = subscription.replay {
-            subscription.replay = Replay::Idle;
-            self.fanout.free_buffer(buffer);
-        }
-    }
-
     /// Reads the log from the cursor on. Reads wait while the disk's queue is full: writes go first.
     fn start_read(&mut self, index: usize) {
-        self.release_buffer(index);
-        let cursor = self.fanout.get(index).cursor;
-        let bytes = self.log.readable_bytes(cursor).min(BATCH_BYTES_MAX);
+        self.fanout.release(index);
+        let log_off = self.fanout.get(index).cursor.log_off();
+        let bytes = self.log.readable_bytes(log_off).min(BATCH_BYTES_MAX);
         if bytes == 0 {
             return;
         }
-        let Some(buffer) = self.fanout.take_buffer() else { return };
+        let Some(buffer) = self.fanout.free_buffer() else { return };
         let io = Io {
             operation: Operation::Read,
             tag: buffer as u64,
-            disk_offset: self.log.disk_offset(cursor),
+            disk_offset: self.log.disk_offset(log_off),
             memory_offset: self.log.replay_buffer(buffer).start,
             bytes,
         };
-        if self.disk.submit(io).is_err() {
-            self.fanout.free_buffer(buffer);
-            return;
+        if self.disk.submit(io).is_ok() {
+            self.fanout.begin_read(index);
+            self.counters.add(Counter::ReplayReads, 1);
         }
-        self.counters.add(Counter::ReplayReads, 1);
-        self.fanout.get_mut(index).replay = Replay::Reading { buffer, log_off: cursor };
     }
 
     /// What was read is not what was written, or was not read at all: that may be over with the next try.
     pub(super) fn on_bad_read(&mut self, index: usize) {
         self.counters.add(Counter::ReplayReadErrors, 1);
-        if self.fanout.get_mut(index).reads_again() {
-            self.release_buffer(index);
+        if self.fanout.get_mut(index).cursor.reads_again() {
+            self.fanout.release(index);
         } else {
             self.on_damage(index);
         }
@@ -297,12 +274,12 @@ impl<D: Disk> Stations<D> {
 
     /// Acknowledged data is not what was written: say which, and acknowledge nothing more.
     pub(super) fn on_damage(&mut self, index: usize) {
-        self.release_buffer(index);
-        let subscription = self.fanout.get_mut(index);
-        let (stream, first) = (subscription.stream, subscription.next);
+        self.fanout.release(index);
+        let cursor = &mut self.fanout.get_mut(index).cursor;
+        let (stream, first) = (cursor.stream(), cursor.next());
         let last =
             self.log.next_indexed(stream, first).map_or(first, |next| next.saturating_sub(1));
-        subscription.stopped = Some(Stop::Damaged { first, last });
+        cursor.stop(Stop::Damaged { first, last });
         self.tell_stopped(index);
         self.damage = Some(super::Damage { stream, first, last });
         self.fail(ErrorCode::DataLoss);
@@ -313,8 +290,8 @@ impl<D: Disk> Stations<D> {
     /// Says why a subscription gets no more.
     pub(super) fn tell_stopped(&mut self, index: usize) {
         let subscription = self.fanout.get(index);
-        let (slot, stream) = (subscription.session, subscription.stream);
-        let reply = match subscription.stopped {
+        let (slot, stream) = (subscription.session(), subscription.cursor.stream());
+        let reply = match subscription.cursor.stopped() {
             None => return,
             Some(Stop::Damaged { first, last }) => {
                 Reply::DataLoss { slot, stream, range: (first, last) }
@@ -322,7 +299,7 @@ impl<D: Disk> Stations<D> {
             Some(Stop::TooLarge { needs, takes }) => Reply::Error {
                 slot,
                 code: ErrorCode::MessageTooLarge,
-                request: subscription.request,
+                request: subscription.request(),
                 detail: sizes(needs, takes),
             },
         };
@@ -330,30 +307,33 @@ impl<D: Disk> Stations<D> {
     }
 }
 
-/// The batch at a subscription's cursor.
-fn find<'a>(log: &Log, memory: &'a Memory, subscription: &mut Subscription) -> Found<'a> {
-    let cursor = log.skip_to_batch(subscription.cursor);
-    if cursor != subscription.cursor {
-        (subscription.cursor, subscription.at) = (cursor, 0);
+/// Puts a cursor where what it wants is to be found.
+pub(super) fn locate(log: &Log, cursor: &mut Cursor) {
+    let stream = cursor.stream();
+    let (log_off, sequence) = match cursor.wanted() {
+        Begin::Time(unix_ns) => log.locate_time(stream, unix_ns),
+        Begin::Sequence(next) => log.locate(stream, next),
+    };
+    let first = log.stream(stream).map_or(1, |facts| facts.first_sequence);
+    cursor.located(log_off, sequence.max(first));
+}
+
+/// The batch at a cursor.
+fn find<'a>(log: &Log, memory: &'a Memory, cursor: &mut Cursor) -> Found<'a> {
+    let log_off = log.skip_to_batch(cursor.log_off());
+    if log_off != cursor.log_off() {
+        cursor.go_to(log_off);
     }
-    if let Some(batch) = log.batch_at(memory, cursor) {
+    if let Some(batch) = log.batch_at(memory, log_off) {
         return Found::Batch { body: batch.body(), next: batch.next_log_off() };
     }
-    let Replay::Ready { buffer, log_off, bytes } = subscription.replay else {
-        return Found::NotHere;
-    };
-    let Some(at) = cursor.checked_sub(log_off).and_then(|at| usize::try_from(at).ok()) else {
-        return Found::NotHere;
-    };
-    if at >= bytes {
-        return Found::NotHere;
-    }
+    let Some((buffer, bytes)) = cursor.buffered() else { return Found::NotHere };
     let start = log.replay_buffer(buffer).start;
-    let room = start.saturating_add(at)..start.saturating_add(bytes);
-    match log.check_batch(memory.bytes(room), cursor) {
+    let room = start.saturating_add(bytes.start)..start.saturating_add(bytes.end);
+    match log.check_batch(memory.bytes(room), log_off) {
         Ok(batch) => Found::Batch { body: batch.body(), next: batch.next_log_off() },
         // The rest of the batch comes with the next read.
-        Err(damage) if damage == BatchDamage::CutShort && at > 0 => Found::NotHere,
+        Err(damage) if damage == BatchDamage::CutShort && bytes.start > 0 => Found::NotHere,
         Err(_) => Found::Damaged,
     }
 }

@@ -320,11 +320,11 @@ impl<D: Disk> Stations<D> {
         for index in from..to {
             let subscription = self.fanout.get(index);
             let Some(row) = snapshot.subscriptions.add() else { break };
-            row.conn_id = self.sessions.get(subscription.session).conn_id.0;
-            row.stream = subscription.stream.0;
-            row.next = subscription.next;
-            row.told = subscription.told.max(subscription.start);
-            row.stopped = subscription.stopped.is_some();
+            row.conn_id = self.sessions.get(subscription.session()).conn_id.0;
+            row.stream = subscription.cursor.stream().0;
+            row.next = subscription.cursor.next();
+            row.told = subscription.cursor.told();
+            row.stopped = subscription.cursor.stopped().is_some();
         }
         to >= self.fanout.len()
     }

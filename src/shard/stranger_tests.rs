@@ -83,10 +83,12 @@ fn what_ends_a_subscription_is_told_until_it_has_arrived() {
         world.clients[other].subscribe(stream, StartFrom::Start, 1);
         world.until("it has all there is", |world| world.received[other].len() == 3);
         let stations = &mut world.shard.as_mut().unwrap().stations;
-        let is_other = |at: &usize| stations.fanout.get(*at).window == 2;
+        // The one that was not stopped yet.
+        let is_other = |at: &usize| stations.fanout.get(*at).cursor.stopped().is_none();
         let index = (0..stations.fanout.len()).find(is_other).unwrap();
-        let first = stations.fanout.get(index).next;
-        stations.fanout.get_mut(index).stopped = Some(Stop::Damaged { first, last: first });
+        let cursor = &mut stations.fanout.get_mut(index).cursor;
+        let first = cursor.next();
+        cursor.stop(Stop::Damaged { first, last: first });
         let event = told(&mut world, other);
         assert_eq!(event, Event::DataLoss { stream, first, last: first });
         assert_eq!(world.received[other].len() as u64, first - 1, "all before it was delivered");

@@ -286,9 +286,9 @@ impl<D: Disk> Stations<D> {
         let subscription = self.fanout.get(self.fanout.find(slot, stream)?);
         let facts = self.log.stream(stream)?;
         Some(Subscribed {
-            request: subscription.request.into(),
+            request: subscription.request().into(),
             stream: stream.0.into(),
-            start: subscription.start.into(),
+            start: subscription.cursor.start().into(),
             log_start: facts.first_sequence.into(),
             durable_next: facts.durable_next.into(),
         })
