@@ -76,10 +76,6 @@ pub struct Session {
     pub heard_ns: u64,
     /// Number of the last datagram sent.
     pub packet_no: u64,
-    /// It stands in the list of those that are to be acknowledged.
-    pub ack_due: bool,
-    /// It stands in the list of those with a gap.
-    pub gap_listed: bool,
     /// Subscriptions it has.
     pub subscriptions: usize,
     /// The session before it of the same producer, which is to hear that it is over once this one is durable.
@@ -104,8 +100,6 @@ impl Session {
             max_bytes_allowed: 0,
             heard_ns: 0,
             packet_no: 0,
-            ack_due: false,
-            gap_listed: false,
             subscriptions: 0,
             fences: None,
         }

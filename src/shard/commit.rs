@@ -107,7 +107,7 @@ impl<D: Disk> Stations<D> {
                 || self.outbox.push(Reply::Error { slot, code, request: 0, detail: 0 });
             if !told {
                 // As every acknowledgement from now on says.
-                self.acknowledge(slot);
+                self.publishers.acknowledge(slot);
             }
         }
     }
@@ -130,14 +130,10 @@ impl<D: Disk> Stations<D> {
         if let Some(observer) = &mut self.observer {
             observer.durable(&batch.times);
         }
-        while let Some(&(batch_seq, slot)) = self.owed.front() {
-            if batch_seq > batch.batch_seq {
-                break;
-            }
-            self.owed.pop_front();
+        while let Some(slot) = self.publishers.take_owed(batch.batch_seq) {
             let receipts = &mut self.sessions.get_mut(slot).receipts;
             if receipts.complete(batch.batch_seq, durable_ns, device_ns) {
-                self.acknowledge(slot);
+                self.publishers.acknowledge(slot);
             }
         }
         let mut index = 0_usize;
@@ -150,23 +146,19 @@ impl<D: Disk> Stations<D> {
                 index = index.saturating_add(1);
             }
         }
-        if !self.registering.is_empty() {
-            self.finish_registrations(batch.batch_seq);
-        }
+        self.finish_registrations(batch.batch_seq);
     }
 
     fn finish_registrations(&mut self, durable_to: u64) {
-        let mut index = 0_usize;
-        while let Some(&slot) = self.registering.get(index) {
+        while let Some(slot) = self.publishers.registering() {
             let session = self.sessions.get_mut(slot);
             let Phase::Registering { batch_seq } = session.phase else {
                 unreachable!("a session that ends leaves the list")
             };
             if batch_seq > durable_to {
-                index = index.saturating_add(1);
-                continue;
+                break;
             }
-            self.registering.swap_remove(index);
+            self.publishers.registered(slot);
             session.phase = Phase::Open;
             session.heard_ns = self.now_ns;
             let fences = session.fences.take();

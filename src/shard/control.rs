@@ -137,7 +137,7 @@ impl<D: Disk> Stations<D> {
             }
         };
         if let Some(forgotten) = registered.forgotten {
-            self.recovered.remove(&forgotten.0);
+            self.publishers.take_recovered(forgotten);
         }
         // Nobody leaves for somebody whom the log did not take.
         if old.is_none() {
@@ -152,8 +152,7 @@ impl<D: Disk> Stations<D> {
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
         let (id, place) = (registered.id, registered.producer_slot);
         self.log.hold_producer(Held { id, place, holder: slot });
-        self.registering.push(slot);
-        self.publishers = self.publishers.saturating_add(1);
+        self.publishers.join(slot);
         Ok(())
     }
 
@@ -178,7 +177,7 @@ impl<D: Disk> Stations<D> {
         let slot = opened.expect("the caller saw a free place");
         let receipts = &mut self.sessions.get_mut(slot).receipts;
         receipts.reset(registered.last_seq);
-        if let Some(runs) = self.recovered.remove(&registered.id.0) {
+        if let Some(runs) = self.publishers.take_recovered(registered.id) {
             receipts.reset(
                 runs.first().map_or(registered.last_seq, |run| run.first_seq.saturating_sub(1)),
             );
@@ -220,19 +219,15 @@ impl<D: Disk> Stations<D> {
                 index = index.saturating_add(1);
             }
         }
-        let session = self.sessions.get_mut(slot);
-        if matches!(session.phase, Phase::Registering { .. }) {
-            self.registering.retain(|of| *of != slot);
-        }
-        if let Some(producer) = session.producer.take() {
-            self.publishers = self.publishers.checked_sub(1).expect("each is counted once");
+        if let Some(producer) = self.sessions.get_mut(slot).producer.take() {
+            self.publishers.leave(slot);
             let held = Held { id: producer.id, place: producer.slot, holder: slot };
             // A log that takes nothing more cannot say that it will not.
             let over = self.condition.is_over();
             let parting = if over { Parting::MayReturn } else { parting };
             self.log.release_producer(self.disk.memory_mut(), held, parting, self.unix_ns);
             if parting == Parting::Ended {
-                self.recovered.remove(&producer.id.0);
+                self.publishers.take_recovered(producer.id);
             }
         }
         self.pending.retain(|pending| pending.slot != slot);
@@ -351,7 +346,7 @@ impl<D: Disk> Stations<D> {
         self.pending.retain(|&Pending { slot, request, .. }| {
             !outbox.push(Reply::Error { slot, code, request, detail: 0 })
         });
-        while let Some(&slot) = self.registering.last() {
+        while let Some(slot) = self.publishers.registering() {
             let (peer, conn_id) = (self.sessions.get(slot).peer, ConnId(0));
             if !self.outbox.push(Reply::Refuse { peer, conn_id, code, detail: 0 }) {
                 return;

@@ -20,7 +20,9 @@ pub mod observe;
 mod outbox;
 mod placement;
 mod publish;
+mod publishers;
 mod receive;
+mod slots;
 mod timers;
 mod transmit;
 
@@ -35,7 +37,7 @@ mod stranger_tests;
 #[cfg(test)]
 mod patience_tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::clock::Clock;
 use crate::disk::{Completion, Disk, DiskFault};
@@ -46,7 +48,6 @@ use crate::limits::{
 };
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
-use crate::memory::resident;
 use crate::metrics::Counters;
 use crate::port::Port;
 use crate::session::receipts::{RUNS_MAX, Run};
@@ -60,6 +61,7 @@ use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 pub use placement::Neighbours;
+use publishers::Publishers;
 pub use receive::REFUSAL_BYTES;
 use transmit::CREDIT_BYTES_MIN;
 pub use transmit::refuse;
@@ -177,17 +179,8 @@ struct Stations<D> {
     hold: HoldPool,
     fanout: Fanout,
     outbox: Outbox,
-    /// Sessions that are to be acknowledged, each once.
-    ack_due: Vec<usize>,
-    /// Sessions with a gap, each once.
-    gaps: Vec<usize>,
-    /// Which sessions have messages in which batch, ascending by batch.
-    owed: VecDeque<(u64, usize)>,
-    /// Per session, the batch of its newest entry in `owed`.
-    owed_batch: Vec<u64>,
+    publishers: Publishers,
     pending: Vec<Pending>,
-    /// Runs found by recovery, waiting for their producers to come back.
-    recovered: BTreeMap<u64, Vec<Run>>,
     counters: Counters,
     /// Completions of this turn.
     done: Vec<Completion>,
@@ -201,10 +194,6 @@ struct Stations<D> {
     unix_ns: u64,
     /// Sessions that may still be ended in this turn so that others have a place.
     evictions_left: usize,
-    /// Sessions that publish.
-    publishers: usize,
-    /// Sessions that wait for their registration to become durable, each once.
-    registering: Vec<usize>,
     /// Next session whose timers are looked at.
     timer_slot: usize,
     observer: Option<Box<Observer>>,
@@ -269,12 +258,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             hold: HoldPool::new(limits.held_frames),
             fanout: Fanout::new(limits.replay_buffers),
             outbox: Outbox::new(limits.replies),
-            ack_due: Vec::with_capacity(SESSIONS_MAX),
-            gaps: Vec::with_capacity(SESSIONS_MAX),
-            owed: resident(OWED_MAX, (0, 0)).into(),
-            owed_batch: vec![0; SESSIONS_MAX],
+            publishers: Publishers::new(runs),
             pending: Vec::with_capacity(PENDING_MAX),
-            recovered: runs,
             counters: Counters::default(),
             done: commit::new_completions(),
             condition,
@@ -285,8 +270,6 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             now_ns: clock.now_ns(),
             unix_ns: clock.unix_ns(),
             evictions_left: EVICTIONS_A_TURN,
-            publishers: 0,
-            registering: Vec::with_capacity(SESSIONS_MAX),
             timer_slot: 0,
             observer: None,
             neighbours: None,
@@ -356,7 +339,9 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let stations = &self.stations;
-        stations.log.is_idle() && stations.disk.in_flight() == 0 && stations.ack_due.is_empty()
+        stations.log.is_idle()
+            && stations.disk.in_flight() == 0
+            && stations.publishers.none_is_due()
     }
 
     /// Closes the log and gives the port and disk back. Nobody is told: the appliance may be back in a moment, and
@@ -428,7 +413,7 @@ impl<D: Disk> Stations<D> {
     /// What is owed has left with the flush just made, if nothing waits for the next turn.
     fn note_told<C: Clock>(&mut self, clock: &C) {
         let Some(observer) = &mut self.observer else { return };
-        if self.ack_due.is_empty() && observer.is_owed() {
+        if self.publishers.none_is_due() && observer.is_owed() {
             let now_ns = clock.now_ns();
             observer.told(now_ns);
             observer.mark(Mark::Transmitted, now_ns);
@@ -441,16 +426,6 @@ impl<D: Disk> Stations<D> {
 
     fn epoch(&self) -> Epoch {
         self.log.epoch()
-    }
-
-    /// Notes that a session is to be acknowledged in this turn.
-    #[inline]
-    fn acknowledge(&mut self, slot: usize) {
-        let session = self.sessions.get_mut(slot);
-        if !session.ack_due {
-            session.ack_due = true;
-            self.ack_due.push(slot);
-        }
     }
 
     /// The log takes nothing more, be it a message or a registration; everybody who publishes is told.
@@ -466,7 +441,7 @@ impl<D: Disk> Stations<D> {
         for slot in 0..SESSIONS_MAX {
             let session = self.sessions.get(slot);
             if session.producer.is_some() && session.phase == crate::session::table::Phase::Open {
-                self.acknowledge(slot);
+                self.publishers.acknowledge(slot);
             }
         }
     }

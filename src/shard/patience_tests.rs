@@ -120,9 +120,9 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
         shard.stations.log.halt(DiskFault::Errno(5));
         let waits = |world: &World| {
             let stations = &world.shard.as_ref().unwrap().stations;
-            (stations.pending.len(), stations.registering.len())
+            (stations.pending.len(), stations.publishers.registering().is_some())
         };
-        world.until("all wait for their records", |world| waits(world) == (2, 1));
+        world.until("all wait for their records", |world| waits(world) == (2, true));
         world.shard.as_mut().unwrap().stations.condition = condition;
         let mut told = Vec::new();
         for _ in 0..2_000 {
@@ -215,5 +215,5 @@ fn a_publisher_learns_from_any_acknowledgement(code: ErrorCode) {
     let slot = stations.sessions.in_use().next().unwrap().0;
     let probe = crate::wire::publish::Probe { next_seq: 2.into(), receipts_to: 1.into() };
     stations.on_probe(slot, &probe);
-    assert_eq!((stations.ack_due.as_slice(), stations.outbox.get(0)), ([slot].as_slice(), None));
+    assert_eq!((stations.publishers.due(), stations.outbox.get(0)), (Some(slot), None));
 }

@@ -1,7 +1,5 @@
 //! Publishing: from a PUBLISH frame into the log, exactly once and in the producer's order.
 
-use std::collections::VecDeque;
-
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::log::{AppendError, Log, Message};
@@ -15,6 +13,7 @@ use crate::wire::control::{ErrorCode, sizes};
 use crate::wire::publish::{Probe, Publish};
 use crate::wire::record::Signed;
 
+use super::publishers::Publishers;
 use super::{Condition, Reply, Stations};
 
 /// How the messages of a frame fared.
@@ -37,8 +36,7 @@ struct Desk<'a> {
     log: &'a mut Log,
     memory: &'a mut Memory,
     counters: &'a mut Counters,
-    owed: &'a mut VecDeque<(u64, usize)>,
-    owed_batch: &'a mut u64,
+    publishers: &'a mut Publishers,
     now_ns: u64,
     unix_ns: u64,
 }
@@ -65,7 +63,7 @@ impl<D: Disk> Stations<D> {
             }
             Verdict::Duplicate => {
                 self.counters.add(Counter::MessagesDuplicate, count);
-                self.acknowledge(slot);
+                self.publishers.acknowledge(slot);
             }
             Verdict::Accept { skip } => {
                 self.counters.add(Counter::MessagesDuplicate, skip);
@@ -83,12 +81,12 @@ impl<D: Disk> Stations<D> {
                 );
                 let counter = if held { Counter::FramesHeld } else { Counter::FramesHoldRefused };
                 self.counters.add(counter, 1);
-                self.list_gap(slot);
+                self.publishers.note_gap(slot);
             }
             Verdict::TooFar => {
                 session.receiver.saw_sent_to(first_seq, self.now_ns);
                 self.counters.add(Counter::FramesHoldRefused, 1);
-                self.list_gap(slot);
+                self.publishers.note_gap(slot);
             }
         }
     }
@@ -115,7 +113,7 @@ impl<D: Disk> Stations<D> {
         }
         let session = self.sessions.get_mut(slot);
         if session.receiver.still_missing(self.now_ns) {
-            self.list_gap(slot);
+            self.publishers.note_gap(slot);
         }
     }
 
@@ -127,7 +125,7 @@ impl<D: Disk> Stations<D> {
         skip: u64,
     ) -> Outcome {
         if self.condition != Condition::Serving {
-            self.acknowledge(slot);
+            self.publishers.acknowledge(slot);
             return Outcome::Full;
         }
         let session = self.sessions.get_mut(slot);
@@ -135,19 +133,18 @@ impl<D: Disk> Stations<D> {
             log: &mut self.log,
             memory: self.disk.memory_mut(),
             counters: &mut self.counters,
-            owed: &mut self.owed,
-            owed_batch: &mut self.owed_batch[slot],
+            publishers: &mut self.publishers,
             now_ns: self.now_ns,
             unix_ns: self.unix_ns,
         };
         let outcome = desk.append(slot, session, producer, publish, skip);
         match outcome {
             Outcome::Whole => {}
-            Outcome::Busy => self.acknowledge(slot),
+            Outcome::Busy => self.publishers.acknowledge(slot),
             Outcome::Damaged => {
                 let missing = session.receiver.accepted_to().saturating_add(1);
                 session.receiver.saw_sent_to(missing, self.now_ns);
-                self.list_gap(slot);
+                self.publishers.note_gap(slot);
             }
             Outcome::Full => {
                 self.become_full();
@@ -170,18 +167,9 @@ impl<D: Disk> Stations<D> {
         session.receipts.rewind_to(probe.receipts_to.get());
         session.receiver.saw_sent_to(probe.next_seq.get().saturating_sub(1), self.now_ns);
         if session.receiver.has_gap() {
-            self.list_gap(slot);
+            self.publishers.note_gap(slot);
         }
-        self.acknowledge(slot);
-    }
-
-    /// Puts a session on the list of those whose gaps are watched.
-    fn list_gap(&mut self, slot: usize) {
-        let session = self.sessions.get_mut(slot);
-        if !session.gap_listed {
-            session.gap_listed = true;
-            self.gaps.push(slot);
-        }
+        self.publishers.acknowledge(slot);
     }
 }
 
@@ -228,10 +216,7 @@ impl Desk<'_> {
                 server_ns: 0,
                 device_ns: 0,
             });
-            if *self.owed_batch != appended.batch_seq {
-                *self.owed_batch = appended.batch_seq;
-                self.owed.push_back((appended.batch_seq, slot));
-            }
+            self.publishers.owe(slot, appended.batch_seq);
             session.bytes_accepted = session.bytes_accepted.saturating_add(payload.len() as u64);
             session.receiver.accept(1);
             self.counters.add(Counter::MessagesAccepted, 1);

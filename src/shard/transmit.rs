@@ -28,6 +28,9 @@ pub(super) const CREDIT_BYTES_MIN: usize = DATAGRAM_BYTES_MAX;
 /// Messages it may have in flight at least.
 const CREDIT_MESSAGES_MIN: usize = 64;
 
+/// Sessions whose gaps are looked at in one turn, at most.
+const GAPS_A_TURN: usize = 64;
+
 impl<D: Disk> Stations<D> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
         let acknowledged = self.acknowledge_due(port);
@@ -38,16 +41,14 @@ impl<D: Disk> Stations<D> {
     fn acknowledge_due<P: Port>(&mut self, port: &mut P) -> usize {
         let mut sent = 0_usize;
         while sent < TRANSMIT_BURST {
-            let Some(&slot) = self.ack_due.last() else { break };
+            let Some(slot) = self.publishers.due() else { break };
             if self.sessions.get(slot).phase == Phase::Open && !self.send_ack(slot, port) {
                 break;
             }
             sent = sent.saturating_add(1);
-            let session = self.sessions.get_mut(slot);
-            if session.phase != Phase::Open || session.receipts.untold() == 0 {
-                session.ack_due = false;
-                self.ack_due.pop();
-            }
+            let session = self.sessions.get(slot);
+            let there_is_more = session.phase == Phase::Open && session.receipts.untold() > 0;
+            self.publishers.told(there_is_more);
         }
         sent
     }
@@ -107,7 +108,7 @@ impl<D: Disk> Stations<D> {
     /// How far a publisher may send: the window and the bytes that may be in flight, shared by those
     /// who publish. Both limits are absolute and never go back.
     fn credit(&mut self, slot: usize) -> (u64, u64) {
-        let publishers = self.publishers.max(1);
+        let publishers = self.publishers.len().max(1);
         let window = self.options.window_messages.checked_div(publishers).unwrap_or(0);
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
         let free = self.options.limits.in_flight_bytes.saturating_sub(self.log.bytes_in_flight());
@@ -130,15 +131,13 @@ impl<D: Disk> Stations<D> {
             return 0;
         }
         let mut sent = 0_usize;
-        let mut index = 0_usize;
-        while let Some(&slot) = self.gaps.get(index) {
+        for _ in 0..self.publishers.gaps().min(GAPS_A_TURN) {
+            let Some(slot) = self.publishers.take_gap() else { break };
             let session = self.sessions.get_mut(slot);
             if session.phase != Phase::Open || !session.receiver.has_gap() {
-                session.gap_listed = false;
-                self.gaps.swap_remove(index);
                 continue;
             }
-            index = index.saturating_add(1);
+            self.publishers.note_gap(slot);
             if !session.receiver.nak_due(self.now_ns) {
                 continue;
             }
@@ -156,7 +155,7 @@ impl<D: Disk> Stations<D> {
             }
             self.counters.add(Counter::NaksSent, 1);
             // The ACK beside it carries what was received selectively, and the credit.
-            self.acknowledge(slot);
+            self.publishers.acknowledge(slot);
             sent = sent.saturating_add(1);
         }
         sent

@@ -1,0 +1,196 @@
+//! Which sessions publish, and what each of them waits for: that its registration is durable, that a batch is, to be
+//! acknowledged, that a gap is filled. Nothing here is decided; a session stands in each list at most once, and in the
+//! order in which it came.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::OWED_MAX;
+use super::slots::SlotQueue;
+use crate::ids::ProducerId;
+use crate::limits::SESSIONS_MAX;
+use crate::memory::resident;
+use crate::session::receipts::Run;
+
+/// The sessions that publish.
+#[derive(Debug)]
+pub(super) struct Publishers {
+    /// How many there are.
+    count: usize,
+    /// Whose registration is on its way to the disk, in the order of the log.
+    registering: SlotQueue,
+    /// Who is to be acknowledged.
+    due: SlotQueue,
+    /// Who has a gap.
+    gaps: SlotQueue,
+    /// Who has messages in which batch, ascending by batch.
+    owed: VecDeque<(u64, usize)>,
+    /// Per session, the batch of its newest entry in `owed`.
+    owed_batch: Box<[u64]>,
+    /// Runs found by recovery, waiting for their producers to come back.
+    recovered: BTreeMap<u64, Vec<Run>>,
+}
+
+impl Publishers {
+    /// None yet; `recovered` are the messages that recovery has seen, by producer. Allocates what it will ever need.
+    pub(super) fn new(recovered: BTreeMap<u64, Vec<Run>>) -> Self {
+        Self {
+            count: 0,
+            registering: SlotQueue::new(SESSIONS_MAX),
+            due: SlotQueue::new(SESSIONS_MAX),
+            gaps: SlotQueue::new(SESSIONS_MAX),
+            owed: resident(OWED_MAX, (0, 0)).into(),
+            owed_batch: vec![0; SESSIONS_MAX].into_boxed_slice(),
+            recovered,
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// As many as a test wants there to be.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, count: usize) {
+        self.count = count;
+    }
+
+    /// One more, whose registration becomes durable after those before it.
+    pub(super) fn join(&mut self, slot: usize) {
+        self.count = self.count.saturating_add(1);
+        self.registering.add(slot);
+    }
+
+    /// One less, who waits for nothing any more: whoever has the place next is not told what this one was owed.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(super) fn leave(&mut self, slot: usize) {
+        self.count = self.count.checked_sub(1).expect("each is counted once");
+        self.registering.remove(slot);
+        self.due.remove(slot);
+        self.gaps.remove(slot);
+    }
+
+    /// The next whose registration becomes durable.
+    pub(super) fn registering(&self) -> Option<usize> {
+        self.registering.first()
+    }
+
+    /// Its registration is durable.
+    pub(super) fn registered(&mut self, slot: usize) {
+        self.registering.remove(slot);
+    }
+
+    /// Whether its registration is on its way.
+    pub(super) fn is_registering(&self, slot: usize) -> bool {
+        self.registering.contains(slot)
+    }
+
+    /// Notes that a session is to be acknowledged.
+    #[inline]
+    pub(super) fn acknowledge(&mut self, slot: usize) {
+        self.due.add(slot);
+    }
+
+    /// Who is to be acknowledged next.
+    pub(super) fn due(&self) -> Option<usize> {
+        self.due.first()
+    }
+
+    /// The first of those was told; where there is more to tell, it comes again behind the others.
+    pub(super) fn told(&mut self, there_is_more: bool) {
+        let told = self.due.take_first();
+        if let Some(slot) = told.filter(|_| there_is_more) {
+            self.due.add(slot);
+        }
+    }
+
+    /// Whether nobody is to be acknowledged.
+    pub(super) fn none_is_due(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// Notes that a session has a gap.
+    pub(super) fn note_gap(&mut self, slot: usize) {
+        self.gaps.add(slot);
+    }
+
+    /// How many have a gap.
+    pub(super) fn gaps(&self) -> usize {
+        self.gaps.len()
+    }
+
+    /// The next with a gap; whoever has it still is noted again.
+    pub(super) fn take_gap(&mut self) -> Option<usize> {
+        self.gaps.take_first()
+    }
+
+    /// Notes that a session has messages in a batch, which is the newest one.
+    pub(super) fn owe(&mut self, slot: usize, batch_seq: u64) {
+        let newest = &mut self.owed_batch[slot];
+        if *newest != batch_seq {
+            *newest = batch_seq;
+            self.owed.push_back((batch_seq, slot));
+        }
+    }
+
+    /// The next session with messages in a batch up to `batch_seq`.
+    pub(super) fn take_owed(&mut self, batch_seq: u64) -> Option<usize> {
+        let &(_, slot) = self.owed.front().filter(|(of, _)| *of <= batch_seq)?;
+        self.owed.pop_front();
+        Some(slot)
+    }
+
+    /// What recovery has seen of a producer that comes back, once.
+    pub(super) fn take_recovered(&mut self, producer: ProducerId) -> Option<Vec<Run>> {
+        self.recovered.remove(&producer.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_more_to_be_told_waits_behind_the_others() {
+        let mut publishers = Publishers::new(BTreeMap::new());
+        for slot in [5, 3, 5, 4] {
+            publishers.acknowledge(slot);
+        }
+        let mut order = Vec::new();
+        for more in [true, false, false, false] {
+            order.extend(publishers.due());
+            publishers.told(more);
+        }
+        assert_eq!((order, publishers.none_is_due()), (vec![5, 3, 4, 5], true));
+    }
+
+    #[test]
+    fn a_session_is_owed_once_for_each_batch() {
+        let mut publishers = Publishers::new(BTreeMap::new());
+        for (slot, batch) in [(1, 7), (2, 7), (1, 7), (1, 8)] {
+            publishers.owe(slot, batch);
+        }
+        let owed = |publishers: &mut Publishers, to| {
+            std::iter::from_fn(|| publishers.take_owed(to)).collect::<Vec<_>>()
+        };
+        assert_eq!(owed(&mut publishers, 6), [0_usize; 0]);
+        assert_eq!(owed(&mut publishers, 7), [1, 2]);
+        assert_eq!(owed(&mut publishers, u64::MAX), [1]);
+    }
+
+    #[test]
+    fn who_leaves_while_it_registers_is_not_waited_for() {
+        let mut publishers = Publishers::new(BTreeMap::new());
+        publishers.join(1);
+        publishers.join(2);
+        publishers.acknowledge(1);
+        publishers.note_gap(1);
+        publishers.leave(1);
+        assert_eq!((publishers.len(), publishers.registering()), (1, Some(2)));
+        assert_eq!((publishers.due(), publishers.take_gap()), (None, None));
+        publishers.registered(2);
+        assert_eq!((publishers.len(), publishers.is_registering(2)), (1, false));
+    }
+}
