@@ -204,6 +204,22 @@ fn a_server_that_speaks_and_never_answers_is_given_up() {
     assert!(since.elapsed() < Duration::from_secs(60));
 }
 
+/// One that starts says so for as long as it takes; one that stops, or whose disk is away, is given up.
+#[test]
+fn a_server_that_starts_is_waited_for_and_one_that_stops_is_not() {
+    let dead_after_ns = 300_000_000;
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(Publisher::New) };
+    let starts = Duration::from_millis(1_500);
+    let since = Instant::now();
+    let server = Fake::start(move |_| {
+        let starting = u64::from(since.elapsed() < starts);
+        datagram(0, 20, &[&[10, 0, 0, 0, 0, 0, 0, 0], &starting.to_le_bytes()[..]].concat())
+    });
+    let error = Client::connect(server.address, options).unwrap_err();
+    assert!(since.elapsed() > starts, "it was given up after {:?}: {error}", since.elapsed());
+    assert!(error.to_string().contains("starting or stopping"), "it stops: {error}");
+}
+
 #[test]
 fn numbers_of_a_hostile_server_end_the_session() {
     let options =

@@ -20,11 +20,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arguments;
 mod retire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
+
+use arguments::{check_name, check_number, check_options};
 
 use super::polled;
 use super::{
@@ -33,10 +36,10 @@ use super::{
 };
 use crate::clock::{Clock, HostClock};
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, NUMBER_MAX};
+use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::port::udp::{UdpPort, wait_readable};
 use crate::port::{Port, PortError};
-use crate::wire::control::{ErrorCode, is_stream_name};
+use crate::wire::control::ErrorCode;
 use crate::wire::publish::PublishState;
 
 /// Messages that may be on their way to a consumer.
@@ -214,6 +217,20 @@ impl<P: Port> Client<P> {
         each_ns: u64,
         options: ClientOptions,
     ) -> Result<Self, Error> {
+        Self::over_any_watched(port, servers, each_ns, options, &mut |_| {})
+    }
+
+    /// The same; `watch` sees the client while it connects, to tell whoever waits why.
+    ///
+    /// # Errors
+    /// As [`Client::over_any`].
+    pub fn over_any_watched(
+        port: P,
+        servers: &[SocketAddrV4],
+        each_ns: u64,
+        options: ClientOptions,
+        watch: &mut dyn FnMut(&polled::Client<P, HostClock>),
+    ) -> Result<Self, Error> {
         check_options(&port, &options)?;
         let Some(&first) = servers.first() else {
             return Err(Error::Argument { what: "no address of an appliance".to_owned() });
@@ -231,6 +248,7 @@ impl<P: Port> Client<P> {
         let (mut since_ns, mut at) = (client.client.clock().now_ns(), 0_usize);
         while !client.client.is_connected() {
             client.turn()?;
+            watch(&client.client);
             let now_ns = client.client.clock().now_ns();
             if now_ns.saturating_sub(since_ns) > each_ns {
                 (since_ns, at) = (now_ns, at.saturating_add(1));
@@ -558,36 +576,4 @@ fn check(event: Event, what: &str) -> Result<Event, Error> {
         | Event::Stream { .. }
         | Event::ListEnd { .. } => Ok(event),
     }
-}
-
-fn check_options<P: Port>(port: &P, options: &ClientOptions) -> Result<(), Error> {
-    let what = if !options.window_messages.is_power_of_two() {
-        format!("window_messages of {}: it has to be a power of two", options.window_messages)
-    } else if options.window_bytes == 0 {
-        "window_bytes of 0: it has to hold a message".to_owned()
-    } else if port.datagram_bytes() < DATAGRAM_BYTES_MIN {
-        let bytes = port.datagram_bytes();
-        format!("a port with datagrams of {bytes} bytes: {DATAGRAM_BYTES_MIN} are needed")
-    } else {
-        return Ok(());
-    };
-    Err(Error::Argument { what })
-}
-
-fn check_name(name: &str) -> Result<(), Error> {
-    if is_stream_name(name) {
-        return Ok(());
-    }
-    let what = format!(
-        "`{}` cannot name a stream: 1 to 64 letters, digits, `.`, `_`, `-`, `/` or `:`, not starting with `.`",
-        name.escape_debug()
-    );
-    Err(Error::Argument { what })
-}
-
-fn check_number(what: &str, number: u64) -> Result<(), Error> {
-    if number <= NUMBER_MAX {
-        return Ok(());
-    }
-    Err(Error::Argument { what: format!("{what}, {number}: {NUMBER_MAX} is the largest there is") })
 }

@@ -420,10 +420,12 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.now_ns.saturating_sub(self.link.heard_ns)
     }
 
-    /// Why the session that is asked for is refused now; it is asked for again.
+    /// Why the session that is asked for is refused now, with the number that belongs to the reason; it is asked for
+    /// again.
     #[must_use]
-    pub fn refusal(&self) -> Option<ErrorCode> {
-        self.link.refused.filter(|_| !self.is_connected()).map(|refusal| refusal.code)
+    pub fn refusal(&self) -> Option<(ErrorCode, u64)> {
+        let refused = self.link.refused.filter(|_| !self.is_connected());
+        refused.map(|refusal| (refusal.code, refusal.detail))
     }
 
     /// The number the next message gets.

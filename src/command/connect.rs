@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
-use super::CommandError;
 use super::publish::missing;
+use super::{CommandError, note};
 use crate::cli::Globals;
 use crate::cli::parse::Server;
 use crate::client::blocking::{Client, Error};
@@ -14,6 +14,7 @@ use crate::cpu;
 use crate::launch::{AnyPort, LaunchError, open_port};
 use crate::port::PortError;
 use crate::profile::{self, Profile};
+use crate::wire::control::{ErrorCode, STARTING};
 
 /// After so long without a session, another address is tried.
 const TRY_NS: u64 = 1_000_000_000;
@@ -65,7 +66,10 @@ fn connect_to(
     let dead_after_ns = globals.connect_timeout;
     let options = ClientOptions { dead_after_ns, ..ClientOptions::new(publisher) };
     let each_ns = TRY_NS.min(dead_after_ns / u64::try_from(servers.len()).expect("few"));
-    Client::over_any(port, servers, each_ns, options).map_err(|error| match servers {
+    let mut starting = Starting { since_ns: None, is_said: globals.quiet };
+    let mut watch = |client: &_| starting.watch(client);
+    let connected = Client::over_any_watched(port, servers, each_ns, options, &mut watch);
+    connected.map_err(|error| match servers {
         [_, .., _] if error.is_unreachable() => {
             let all: Vec<_> = servers.iter().map(ToString::to_string).collect();
             let what = "answers: is the appliance running, and are these its addresses?";
@@ -73,6 +77,29 @@ fn connect_to(
         }
         _ => error.into(),
     })
+}
+
+/// An appliance that starts, and is waited for however long it takes.
+struct Starting {
+    since_ns: Option<u64>,
+    is_said: bool,
+}
+
+impl Starting {
+    /// Says it once, when it takes longer than a moment.
+    fn watch(&mut self, client: &polled::Client<AnyPort, HostClock>) {
+        let Some((ErrorCode::Draining, STARTING)) = client.refusal().filter(|_| !self.is_said)
+        else {
+            return;
+        };
+        let now_ns = client.clock().now_ns();
+        if now_ns.saturating_sub(*self.since_ns.get_or_insert(now_ns)) < TRY_NS {
+            return;
+        }
+        self.is_said = true;
+        let says = ErrorCode::Draining.with(STARTING);
+        note(&format!("{}: {says}; waiting for it", client.server()));
+    }
 }
 
 /// A stream, and a publisher with a session on its shard. Who asks for it does not publish yet: a producer that

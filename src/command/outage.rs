@@ -59,7 +59,9 @@ impl Outage {
             Some(Word::Lost(lasts_ns)) => {
                 let since = utc(client.clock().unix_ns().saturating_sub(lasts_ns));
                 let what = match client.refusal() {
-                    Some(code) => format!("{server} says since {since}: {code}"),
+                    Some((code, detail)) => {
+                        format!("{server} says since {since}: {}", code.with(detail))
+                    }
                     None if client.is_connected() && !takes => {
                         format!(
                             "{server} takes no messages since {since}: it stops, or its disk is away"

@@ -15,7 +15,7 @@ use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{PortDriver, PortProfile};
 use crate::shard::{REFUSAL_BYTES, refuse};
-use crate::wire::control::ErrorCode;
+use crate::wire::control::{ErrorCode, STARTING};
 use crate::wire::{Frame, parse};
 
 /// A port that can be handed from thread to thread.
@@ -122,7 +122,8 @@ fn answer(port: &mut SendPort) -> usize {
         let (peer, bytes) = port.datagram(index);
         if let Some((conn_id, code)) = answer_to(bytes) {
             // Where the port has no room, the other asks again.
-            let _ = refuse(port, peer, conn_id, code, 0);
+            let detail = if code == ErrorCode::Draining { STARTING } else { 0 };
+            let _ = refuse(port, peer, conn_id, code, detail);
         }
     }
     port.flush();

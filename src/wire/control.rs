@@ -457,6 +457,9 @@ impl ErrorCode {
     pub fn with(self, detail: u64) -> String {
         match (self, sizes_of(detail)) {
             _ if detail == 0 => self.to_string(),
+            (Self::Draining, _) if detail == STARTING => {
+                "the server is starting: it makes its log, or recovers it".to_owned()
+            }
             (Self::MessageTooLarge, (bytes, max)) => {
                 format!("{self}: {bytes} bytes, and {max} fit")
             }
@@ -525,6 +528,9 @@ impl ErrorCode {
     }
 }
 
+/// The detail of [`ErrorCode::Draining`] where the server makes its log, or recovers it: it will serve when that is done.
+pub const STARTING: u64 = 1;
+
 /// The detail of [`ErrorCode::MessageTooLarge`]: what it needs, and what there is, in bytes.
 #[must_use]
 pub fn sizes(needs: usize, takes: usize) -> u64 {
@@ -584,6 +590,8 @@ mod tests {
         assert!(!full.contains("(0)"), "{full}");
         let places = ErrorCode::UnknownProducer.with(17);
         assert!(places.ends_with(" (17)"), "{places}");
+        let starts = ErrorCode::Draining.with(STARTING);
+        assert!(starts.starts_with("the server is starting: "), "{starts}");
         let large = ErrorCode::MessageTooLarge.with(sizes(2_000, 1_400));
         assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
     }

@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
-use crate::wire::control::{ErrorCode, Registered, Subscribed};
+use crate::wire::control::{ErrorCode, Registered, STARTING, Subscribed};
 
 /// After so long what was trimmed is free, and a log that is full is full.
 const FREED_NS: u64 = 1_000_000_000;
@@ -21,7 +21,7 @@ pub(super) struct Refusal {
     /// Since when for this one.
     code_since_ns: u64,
     /// Belongs to the reason.
-    detail: u64,
+    pub(super) detail: u64,
 }
 
 impl<C: Clock> Link<C> {
@@ -83,9 +83,9 @@ impl<C: Clock> Link<C> {
     }
 
     /// Whether a refusal is waited for without limit. Whoever starts or stops says so for as long as it takes, and so
-    /// does an appliance whose disk is away.
-    fn may_last(&self, code: ErrorCode) -> bool {
-        code == ErrorCode::Draining && self.was_connected()
+    /// does an appliance whose disk is away. A first connection waits for one that starts only: it will serve.
+    fn may_last(&self, code: ErrorCode, detail: u64) -> bool {
+        code == ErrorCode::Draining && (detail == STARTING || self.was_connected())
     }
 
     /// Gives up asking again where the reason of a refusal does not pass.
@@ -94,7 +94,7 @@ impl<C: Clock> Link<C> {
         let dead_after_ns = self.options.dead_after_ns;
         let now_ns = self.now_ns;
         let waits = |since_ns: u64, patience_ns: u64| now_ns.saturating_sub(since_ns) > patience_ns;
-        let is_over = if self.may_last(code) {
+        let is_over = if self.may_last(code, detail) {
             // Messages wait, offered or subscribed to; whoever asked for something does not.
             self.requested_since_ns().is_some_and(|since_ns| waits(since_ns, dead_after_ns))
         } else {
@@ -131,8 +131,9 @@ impl<C: Clock> Link<C> {
     /// Notes why a registration is refused now. Its patience begins anew where the reason is one, or was one, that
     /// is waited for without limit.
     fn note_refusal(&mut self, code: ErrorCode, detail: u64) {
-        let (now_ns, lasts) = (self.now_ns, self.may_last(code));
-        let before = self.refused.filter(|before| self.may_last(before.code) == lasts);
+        let (now_ns, lasts) = (self.now_ns, self.may_last(code, detail));
+        let before =
+            self.refused.filter(|before| self.may_last(before.code, before.detail) == lasts);
         let since_ns = before.map_or(now_ns, |before| before.since_ns);
         let same = before.filter(|before| before.code == code);
         let code_since_ns = same.map_or(now_ns, |before| before.code_since_ns);
