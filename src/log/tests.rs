@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::create::{FormatError, FormatOptions, format, occupant};
-use super::recovery::{OpenError, OpenOptions, read_log};
+use super::recovery::{OpenError, OpenOptions, Reason, read_log};
 use super::testdisk::{RING, TestDisk};
 use super::verify::verify;
 use super::*;
@@ -344,6 +344,24 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
     let mut torn = image;
     torn[usize::try_from(at).unwrap() + 150] ^= 1;
     assert_eq!(contents(torn).unwrap().len(), 20, "or not, and never in part");
+}
+
+#[test]
+fn a_last_segment_that_is_gone_after_a_clean_stop_is_missed_by_all_who_look() {
+    let mut writer = Writer::open(formatted(16, 3));
+    while writer.log.live.len() < 3 {
+        writer.append(&[7; 1_000]).unwrap();
+        writer.settle();
+    }
+    let Writer { mut disk, log, .. } = writer;
+    let (phys, geometry) = (log.live.back().unwrap().phys, log.geometry);
+    log.close(&mut disk).unwrap();
+    recovery::wipe(&mut disk, &geometry, phys).unwrap();
+    let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
+    let Err(OpenError::Damaged(damaged)) = opened else { panic!("{opened:?}") };
+    assert_eq!(damaged.because, Reason::StoppedLater, "{damaged}");
+    let report = verify(&mut disk, &mut |_, _| {}).unwrap();
+    assert!(report.is_damaged(), "{report:?}");
 }
 
 #[test]
