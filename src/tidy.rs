@@ -305,6 +305,35 @@ mod tests {
         assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
     }
 
+    /// What a table of the page about the code names: a file, and a function or type in it.
+    fn named(page: &str) -> Vec<(&str, &str)> {
+        page.lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `src/")?.splitn(3, '|');
+                let file = cells.next()?.trim().trim_end_matches('`');
+                Some((file, cells.next()?.trim().trim_matches('`')))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_the_page_about_the_code_names_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(root.join("docs/architecture.md")).expect("the page");
+        let rows = named(&page);
+        assert!(rows.len() > 30, "only {} rows", rows.len());
+        for (file, name) in rows {
+            let text = std::fs::read_to_string(root.join("src").join(file)).unwrap_or_default();
+            let is_there = ["fn", "struct", "enum", "trait"]
+                .iter()
+                .any(|kind| text.lines().any(|line| has_word(line, &format!("{kind} {name}"))));
+            assert!(is_there, "docs/architecture.md: no {name} in src/{file}");
+        }
+        for quoted in page.split('`').filter(|word| word.starts_with("src/")) {
+            assert!(root.join(quoted).exists(), "docs/architecture.md: no {quoted}");
+        }
+    }
+
     #[test]
     fn every_file_of_a_list_is_in_a_layer_of_its_own() {
         let all: Vec<&str> = LAYERS.iter().flat_map(|row| row.iter().copied()).collect();
