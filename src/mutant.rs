@@ -75,10 +75,10 @@ impl Mutant {
             | Self::EpochIgnored
             | Self::RetryAfterError
             | Self::MarkIgnored
-            | Self::ClosedBeforeDurable
             | Self::TrimBeforeDurable => "O1",
             Self::HeaderTrusted => "O2",
             Self::PlaceNotChecked | Self::DuplicatesAppended => "O7",
+            Self::ClosedBeforeDurable => "O9",
         }
     }
 
