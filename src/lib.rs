@@ -38,6 +38,7 @@ pub mod ids;
 pub mod limits;
 pub mod clock;
 pub mod random;
+pub mod retry;
 pub mod memory;
 pub mod cpu;
 pub mod metrics;

@@ -11,10 +11,11 @@ use super::hlog::IntervalLog;
 use super::reload::Hangup;
 use super::socket::{AdminSocket, SocketFile};
 use crate::profile::{HTTP_DEFAULT, Profile, ProfileError, runtime};
+use crate::retry::retry;
 
-/// How often, and how far apart, an address in use is tried again.
-const BIND_TRIES: u32 = 200;
-const BIND_PAUSE: Duration = Duration::from_millis(5);
+/// How long an address in use is tried again: a process that was killed a moment ago has it until the kernel has taken
+/// it down.
+const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a request for the state comes in.
 #[derive(Debug)]
@@ -76,7 +77,8 @@ fn open_http(
     warnings: &mut Vec<String>,
 ) -> Result<Option<TcpListener>, ProfileError> {
     let Some(address) = profile.metrics.http_address() else { return Ok(None) };
-    match bind(address) {
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    match retry(HTTP_PATIENCE, in_use, || TcpListener::bind(address)) {
         Ok(listener) => {
             warnings.extend(exposure(address));
             Ok(Some(listener))
@@ -93,20 +95,6 @@ fn open_http(
             Ok(None)
         }
     }
-}
-
-/// An address in use is tried again for a second: a process that was killed a moment ago has it until the kernel has
-/// taken it down.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    for _ in 0..BIND_TRIES {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                std::thread::park_timeout(BIND_PAUSE);
-            }
-            other => return other,
-        }
-    }
-    TcpListener::bind(address)
 }
 
 fn exposure(address: SocketAddr) -> Option<String> {

@@ -8,7 +8,7 @@
 //! The file is initialised by writing: the first write to an unwritten extent would cost a commit of
 //! the file system's journal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -21,6 +21,7 @@ use super::media::Media;
 use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
 use crate::memory::Memory;
+use crate::retry::retry;
 
 /// Bytes one operation moves at most.
 const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
@@ -31,10 +32,9 @@ const FILL_BYTES: usize = 4 << 20;
 /// Operations in flight at most: all writes and all replay reads.
 const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
-/// How often, and how far apart, a disk in use is tried again, for five seconds: the kernel takes the ring of
-/// a process that ended down after it, and its hold on the disk goes with the ring.
-const LOCK_TRIES: u32 = 1_000;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+/// How long a disk in use is tried again: the kernel takes the ring of a process that ended down after it, and its hold
+/// on the disk goes with the ring.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How a disk is opened.
 #[derive(Clone, Debug)]
@@ -423,34 +423,19 @@ fn open_file(config: &UringConfig) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(!config.read_only).custom_flags(flags);
     let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-    let mut opened = options.open(path);
-    for _ in 0..LOCK_TRIES {
-        if !opened.as_ref().is_err_and(is_busy) {
-            break;
-        }
-        std::thread::park_timeout(LOCK_PAUSE);
-        opened = options.open(path);
-    }
-    opened.map_err(|error| open_error(path, &error))
+    retry(LOCK_PATIENCE, is_busy, || options.open(path)).map_err(|error| open_error(path, &error))
 }
 
 fn lock(file: &File, config: &UringConfig) -> Result<(), DiskError> {
     let try_lock = || if config.read_only { file.try_lock_shared() } else { file.try_lock() };
-    let mut locked = try_lock();
-    for _ in 0..LOCK_TRIES {
-        if !matches!(locked, Err(std::fs::TryLockError::WouldBlock)) {
-            break;
-        }
-        std::thread::park_timeout(LOCK_PAUSE);
-        locked = try_lock();
-    }
-    locked.map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => failed(
+    let is_held = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
+    retry(LOCK_PATIENCE, is_held, try_lock).map_err(|error| match error {
+        TryLockError::WouldBlock => failed(
             &config.path,
             "another Buslane process uses it".into(),
             "stop that one first (SIGTERM), or name another disk",
         ),
-        std::fs::TryLockError::Error(error) => open_error(&config.path, &error),
+        TryLockError::Error(error) => open_error(&config.path, &error),
     })
 }
 

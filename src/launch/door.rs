@@ -14,6 +14,7 @@ use crate::ids::ConnId;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{PortDriver, PortProfile};
+use crate::retry::retry;
 use crate::shard::{REFUSAL_BYTES, refuse};
 use crate::wire::control::{ErrorCode, STARTING};
 use crate::wire::{Frame, parse};
@@ -24,10 +25,9 @@ pub(super) type SendPort = Box<dyn Port + Send>;
 /// Between two looks at a port on which nothing came.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// How often, and how far apart, an address in use is tried again, for two seconds: a process that was killed a moment
-/// ago has its sockets until the kernel has taken it down.
-const OPEN_TRIES: u32 = 400;
-const OPEN_PAUSE: Duration = Duration::from_millis(5);
+/// How long an address in use is tried again: a process that was killed a moment ago has its sockets until the kernel
+/// has taken it down.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A port that is answered on until the appliance takes it over.
 pub(super) struct Door {
@@ -104,15 +104,11 @@ impl Entrance {
 }
 
 fn open_udp(profile: &PortProfile) -> Result<UdpPort, PortError> {
-    for _ in 0..OPEN_TRIES {
-        match UdpPort::open(profile.address, profile.datagram_bytes) {
-            Err(PortError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
-                std::thread::park_timeout(OPEN_PAUSE);
-            }
-            other => return other,
-        }
-    }
-    UdpPort::open(profile.address, profile.datagram_bytes)
+    let in_use = |error: &PortError| {
+        let PortError::Listen { source, .. } = error else { return false };
+        source.kind() == io::ErrorKind::AddrInUse
+    };
+    retry(PORT_PATIENCE, in_use, || UdpPort::open(profile.address, profile.datagram_bytes))
 }
 
 /// Answers what has come in; returns how much that was.
