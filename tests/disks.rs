@@ -63,20 +63,6 @@ fn uring() {
     reopens(open);
 }
 
-#[cfg(feature = "spdk")]
-fn spdk_config(transport_id: &str) -> SpdkConfig {
-    SpdkConfig {
-        transport_id: transport_id.to_owned(),
-        huge_memory_mib: 128,
-        timeout_ms: 2_000,
-        identity: String::new(),
-        write_cache_off: false,
-        power_loss_protected: Vec::new(),
-        accept_volatile: true,
-        read_only: false,
-    }
-}
-
 /// What becomes of the target between the attachment and the second queue pair.
 #[cfg(feature = "spdk")]
 #[test]
@@ -85,7 +71,7 @@ fn a_controller_that_is_lost_while_it_is_opened_is_told_as_lost() {
     for (transport, signal) in [("vfio-user", "KILL"), ("tcp", "KILL"), ("tcp", "STOP")] {
         let arguments = ["--transport", transport, "--port", &port, "--size", "64", "--core", "0"];
         let Some(target) = target::Target::start("lost", &arguments) else { return };
-        let namespace = SpdkNamespace::new(spdk_config(&target.id), 2).unwrap();
+        let namespace = SpdkNamespace::new(target.config(), 2).unwrap();
         let first = SpdkDisk::on(&namespace, MEMORY_BYTES).unwrap();
         if signal == "KILL" {
             target.kill();
@@ -107,7 +93,7 @@ fn spdk() {
     let Some(target) = target::Target::start("disks", &["--size", "64", "--core", "0"]) else {
         return;
     };
-    let config = spdk_config(&target.id);
+    let config = target.config();
     conforms(&mut SpdkDisk::open(&config, MEMORY_BYTES).unwrap());
     reopens(|| SpdkDisk::open(&config, MEMORY_BYTES));
     // What cannot be opened is named, with what to do.

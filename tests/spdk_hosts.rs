@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{Appliance, BUSLANE, Running, text, wait};
+use common::{Appliance, BUSLANE, Running, text};
 use target::Target;
 
 const PROFILE: &str = "nvme-tcp";
@@ -42,15 +42,7 @@ fn an_appliance_of_another_host_is_refused_while_the_owner_lives() {
         println!("SKIPPED: no namespaces with a veth may be made here");
         return;
     }
-    let mut child = common::tied("unshare")
-        .arg("-n")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "role", "--nocapture"])
-        .env("BUSLANE_TEST_ROLE", "hosts")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    assert!(wait(&mut child, common::PATIENCE).success());
+    target::plays_its_role_in_a_network_of_its_own();
 }
 
 #[test]

@@ -12,11 +12,11 @@ mod common;
 #[path = "common/target.rs"]
 mod target;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use buslane::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
+use buslane::disk::spdk::{SpdkDisk, SpdkNamespace};
 use buslane::disk::{Disk, Io, Operation, run};
 use buslane::limits::BLOCK_BYTES;
 use target::Target;
@@ -37,15 +37,7 @@ fn a_write_of_a_connection_that_is_gone_lands_nowhere() {
         println!("SKIPPED: no network namespace may be made here");
         return;
     }
-    let mut child = common::tied("unshare")
-        .arg("-n")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "role", "--nocapture"])
-        .env("BUSLANE_TEST_ROLE", "late")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    assert!(common::wait(&mut child, common::PATIENCE).success());
+    target::plays_its_role_in_a_network_of_its_own();
 }
 
 #[test]
@@ -68,17 +60,7 @@ fn late_write() {
     assert!(shell("ip link set lo up"));
     let arguments = ["--transport", "tcp", "--size", "64", "--core", "0"];
     let Some(target) = Target::start("late", &arguments) else { return };
-    let config = SpdkConfig {
-        transport_id: target.id.clone(),
-        huge_memory_mib: 128,
-        timeout_ms: 2_000,
-        identity: String::new(),
-        write_cache_off: false,
-        power_loss_protected: Vec::new(),
-        accept_volatile: true,
-        read_only: false,
-    };
-    let namespace = SpdkNamespace::new(config, 1).unwrap();
+    let namespace = SpdkNamespace::new(target.config(), 1).unwrap();
     let mut disk = SpdkDisk::on(&namespace, MEMORY_BYTES).unwrap();
     assert_eq!(disk.settles_in(), None, "the target has reservations");
     fill(&mut disk, 0xa0);

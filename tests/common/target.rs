@@ -8,12 +8,25 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 /// Stops the target when the test that started it ($1) is gone, also when that was killed.
 const GUARD: &str =
     "trap '' INT TERM HUP; tail --pid=$1 -f /dev/null; exec \"$2\" stop --instance \"$3\"";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/nvme-target");
+
+/// Runs the test `role` of this file in a network namespace of its own, where `BUSLANE_TEST_ROLE` says that it is meant.
+pub(crate) fn plays_its_role_in_a_network_of_its_own() {
+    let mut child = crate::common::tied("unshare")
+        .arg("-n")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "role", "--nocapture"])
+        .env("BUSLANE_TEST_ROLE", "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(crate::common::wait(&mut child, crate::common::PATIENCE).success());
+}
 
 /// A target that is stopped when it goes out of scope.
 pub(crate) struct Target {
@@ -45,6 +58,21 @@ impl Target {
         let mut target = Self { instance, arguments, _turn: turn, guard, id: String::new() };
         target.id = target.start_again();
         Some(target)
+    }
+
+    /// How its namespace is opened as a disk.
+    #[cfg(feature = "spdk")]
+    pub(crate) fn config(&self) -> buslane::disk::spdk::SpdkConfig {
+        buslane::disk::spdk::SpdkConfig {
+            transport_id: self.id.clone(),
+            huge_memory_mib: 128,
+            timeout_ms: 2_000,
+            identity: String::new(),
+            write_cache_off: false,
+            power_loss_protected: Vec::new(),
+            accept_volatile: true,
+            read_only: false,
+        }
     }
 
     /// Starts it again after [`Target::kill`]; returns its transport id.
