@@ -139,6 +139,8 @@ struct Link<C> {
     /// Something came from it that opened none.
     speaks: bool,
     said_ns: u64,
+    /// Nothing was said in this session yet: whatever is first proves that we are where its answer was sent to.
+    is_mute: bool,
     /// Datagrams that were not the server's, or made no sense.
     dropped: u64,
     delivered: u64,
@@ -197,6 +199,7 @@ impl<P: Port, C: Clock> Client<P, C> {
             register_asked_ns: 0,
             speaks: false,
             said_ns: 0,
+            is_mute: false,
             dropped: 0,
             delivered: 0,
         };

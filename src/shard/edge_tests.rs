@@ -183,6 +183,10 @@ fn nothing_that_reports_an_error_is_answered() {
     let mut world = World::new(3, Faults::default());
     let honest = world.client(Publisher::No);
     world.until("it is connected", |world| world.clients[honest].is_connected());
+    // It says that it has heard of its session, and is answered.
+    for _ in 0..10 {
+        world.turn();
+    }
     let peer = Peer::ip_only(address(LIAR));
     let shard = world.shard.as_mut().unwrap();
     let known =

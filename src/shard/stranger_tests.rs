@@ -292,3 +292,16 @@ fn a_client_that_is_dropped_leaves_no_session() {
     world.turn();
     assert_eq!(world.shard.as_ref().unwrap().sessions(), 0);
 }
+
+/// Also in the first second of its process, whose clock begins at zero.
+#[test]
+fn a_client_shows_at_once_that_it_knows_of_its_session() {
+    let mut world = World::new(1, quiet());
+    let client = world.client(Publisher::New);
+    world.until("it has a session", |world| world.clients[client].is_connected());
+    for _ in 0..10 {
+        world.turn();
+    }
+    let unproven = world.shard.as_ref().unwrap().stations.sessions.longest_unproven();
+    assert_eq!(unproven, None, "nobody else may be given its place");
+}

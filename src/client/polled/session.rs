@@ -216,8 +216,7 @@ impl<C: Clock> Link<C> {
         (self.heard_ns, self.registered_ns, self.speaks) = (self.now_ns, self.now_ns, false);
         self.conn_id = ConnId(registered.conn_id.get());
         self.packet_no = 0;
-        // Whatever is said first proves that we are where the answer was sent to; a heartbeat, where nothing else is.
-        self.said_ns = 0;
+        self.is_mute = true;
         self.epoch = registered.epoch.get();
         self.refused = None;
         if registered.log.get() != 0 {

@@ -93,8 +93,8 @@ impl<C: Clock> Link<C> {
         }
         let len = writer.len();
         self.packet_no = packet_no;
-        self.said_ns = self.now_ns;
         port.commit(len);
+        (self.said_ns, self.is_mute) = (self.now_ns, false);
         true
     }
 
@@ -135,7 +135,7 @@ impl<C: Clock> Link<C> {
         for index in 0..self.asked.len() {
             sent = sent.saturating_add(self.ask(index, port));
         }
-        if now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
+        if self.is_mute || now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
             let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
             sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                 let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
@@ -187,7 +187,7 @@ impl<C: Clock> Link<C> {
         fill(&mut writer);
         let len = writer.len();
         port.commit(len);
-        self.said_ns = self.now_ns;
+        (self.said_ns, self.is_mute) = (self.now_ns, false);
         true
     }
 }
