@@ -142,7 +142,30 @@ impl Clock for FollowingClock {
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     now_ns: Rc<Cell<u64>>,
-    unix_jump_ns: Rc<Cell<u64>>,
+    /// What this one has passed when it reads zero.
+    began_ns: u64,
+    wall: Rc<Cell<Wall>>,
+}
+
+/// What a wall clock makes of the time that passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wall {
+    /// It was set so far ahead, or back.
+    pub ahead_ns: i64,
+    /// So many millionths of its time it goes too fast.
+    pub drift_ppm: u64,
+    /// It is off by up to so much at each look.
+    pub jitter_ns: u64,
+}
+
+impl Wall {
+    fn unix_ns_at(&self, passed_ns: u64) -> u64 {
+        let drift_ns = passed_ns / 1_000_000 * self.drift_ppm;
+        let noise = passed_ns.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
+        let right_ns = 1_700_000_000_000_000_000 + passed_ns;
+        let off_ns = drift_ns + noise % (self.jitter_ns + 1);
+        (right_ns + off_ns).saturating_add_signed(self.ahead_ns)
+    }
 }
 
 impl ManualClock {
@@ -157,19 +180,31 @@ impl ManualClock {
         self.now_ns.set(self.now_ns.get() + by_ns);
     }
 
-    /// Sets the wall clock this far ahead of where it would be; a smaller jump sets it back.
-    pub fn set_unix_jump_ns(&self, jump_ns: u64) {
-        self.unix_jump_ns.set(jump_ns);
+    /// The clock of a process that begins now: it reads zero, and goes on with this one.
+    #[must_use]
+    pub fn begun(&self) -> Self {
+        Self { began_ns: self.now_ns.get(), ..self.clone() }
+    }
+
+    /// Changes what the wall clock makes of the time that passes.
+    pub fn set_wall(&self, wall: Wall) {
+        self.wall.set(wall);
+    }
+
+    /// What the wall clock makes of the time that passes.
+    #[must_use]
+    pub fn wall(&self) -> Wall {
+        self.wall.get()
     }
 }
 
 impl Clock for ManualClock {
     fn now_ns(&self) -> u64 {
-        self.now_ns.get()
+        self.now_ns.get() - self.began_ns
     }
 
     fn unix_ns_at(&self, now_ns: u64) -> u64 {
-        1_700_000_000_000_000_000 + now_ns + self.unix_jump_ns.get()
+        self.wall.get().unix_ns_at(self.began_ns + now_ns)
     }
 }
 
@@ -234,5 +269,11 @@ mod tests {
         let other = clock.clone();
         clock.advance_ns(5);
         assert_eq!(other.now_ns(), 5);
+        let later = clock.begun();
+        other.advance_ns(3);
+        assert_eq!((clock.now_ns(), later.now_ns()), (8, 3), "a process that began later");
+        assert_eq!(clock.unix_ns(), later.unix_ns(), "of one host");
+        clock.set_wall(Wall { ahead_ns: -1_000, drift_ppm: 0, jitter_ns: 0 });
+        assert_eq!(later.unix_ns() + 1_000, 1_700_000_000_000_000_008, "set back");
     }
 }

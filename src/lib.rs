@@ -43,6 +43,7 @@ pub mod memory;
 pub mod cpu;
 pub mod metrics;
 pub mod mutant;
+pub mod fired;
 
 pub mod wire;
 pub mod port;

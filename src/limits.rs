@@ -9,6 +9,9 @@ pub const BATCH_BYTES_MAX: usize = 128 << 10;
 /// Bytes submitted and not yet durable, at most; also how far recovery looks ahead.
 pub const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 
+/// The same of a shard whose limits are low: the batch that is filled, and one that is written.
+pub const IN_FLIGHT_BYTES_MIN: usize = 2 * BATCH_BYTES_MAX;
+
 /// Writes in flight, at most.
 pub const QUEUE_DEPTH_MAX: usize = 64;
 
@@ -94,8 +97,11 @@ pub struct Limits {
     pub replies: u8,
     /// Of [`REPLAY_READS_MAX`].
     pub replay_buffers: usize,
-    /// Of [`IN_FLIGHT_BYTES_MAX`].
+    /// Of [`IN_FLIGHT_BYTES_MAX`], and not below [`IN_FLIGHT_BYTES_MIN`]. The checkpoint of tables that are larger is
+    /// written when nothing else is in flight.
     pub in_flight_bytes: usize,
+    /// Of [`SUBSCRIPTIONS_MAX`], a session.
+    pub subscriptions: usize,
 }
 
 impl Limits {
@@ -108,6 +114,7 @@ impl Limits {
         replies: REPLIES_A_SESSION_MAX,
         replay_buffers: REPLAY_READS_MAX,
         in_flight_bytes: IN_FLIGHT_BYTES_MAX,
+        subscriptions: SUBSCRIPTIONS_MAX,
     };
 
     /// Checks that a shard can work within them.
@@ -121,7 +128,9 @@ impl Limits {
         assert!((1..=HELD_FRAMES_MAX).contains(&self.held_frames), "{self:?}: held frames");
         assert!((1..=REPLIES_A_SESSION_MAX).contains(&self.replies), "{self:?}: replies");
         assert!((1..=REPLAY_READS_MAX).contains(&self.replay_buffers), "{self:?}: replay buffers");
-        assert!(self.in_flight_bytes <= IN_FLIGHT_BYTES_MAX, "{self:?}: bytes in flight");
+        let in_flight_bytes = IN_FLIGHT_BYTES_MIN..=IN_FLIGHT_BYTES_MAX;
+        assert!(in_flight_bytes.contains(&self.in_flight_bytes), "{self:?}: bytes in flight");
+        assert!((1..=SUBSCRIPTIONS_MAX).contains(&self.subscriptions), "{self:?}: subscriptions");
     }
 }
 

@@ -29,11 +29,35 @@ pub enum Mutant {
     ClosedBeforeDurable,
     /// A trim takes effect, and frees segments, before its record is durable.
     TrimBeforeDurable,
+    /// Where all places of producers are taken, one whose session is open is forgotten.
+    EvictOpenProducer,
+    /// A session publishes from a place that does not say whose it is.
+    PlaceWithoutOwner,
+    /// Messages are taken that fit no datagram once they are delivered.
+    MessageSizeUnchecked,
+    /// A message that is too large for a consumer is taken for damage.
+    SmallDatagramIsDamage,
+    /// A log that is busy says that it is full.
+    BusySaysFull,
+    /// A log that was full when it was opened takes nothing more, however much is trimmed.
+    FullStaysAfterRestart,
+    /// A session that says nothing any more keeps its place.
+    SilentSessionKept,
+    /// The smallest credit is less than the largest message.
+    CreditBelowMessage,
+    /// A receipt says more of the device than it grants.
+    DurabilityOverstated,
+    /// The time a receipt states is longer than it was.
+    StampsDrift,
+    /// A subscription from the end begins behind what is not durable yet.
+    EndSkipsAcknowledged,
+    /// A subscription from a time leaves the first message of that time out.
+    TimeSeekOneLate,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::AckBeforeDurable,
         Self::PrefixPastHole,
         Self::ProducersNotCheckpointed,
@@ -45,6 +69,18 @@ impl Mutant {
         Self::MarkIgnored,
         Self::ClosedBeforeDurable,
         Self::TrimBeforeDurable,
+        Self::EvictOpenProducer,
+        Self::PlaceWithoutOwner,
+        Self::MessageSizeUnchecked,
+        Self::SmallDatagramIsDamage,
+        Self::BusySaysFull,
+        Self::FullStaysAfterRestart,
+        Self::SilentSessionKept,
+        Self::CreditBelowMessage,
+        Self::DurabilityOverstated,
+        Self::StampsDrift,
+        Self::EndSkipsAcknowledged,
+        Self::TimeSeekOneLate,
     ];
 
     /// Its name on the command line.
@@ -62,6 +98,18 @@ impl Mutant {
             Self::MarkIgnored => "mark-ignored",
             Self::ClosedBeforeDurable => "closed-before-durable",
             Self::TrimBeforeDurable => "trim-before-durable",
+            Self::EvictOpenProducer => "evict-open-producer",
+            Self::PlaceWithoutOwner => "place-without-owner",
+            Self::MessageSizeUnchecked => "message-size-unchecked",
+            Self::SmallDatagramIsDamage => "small-datagram-is-damage",
+            Self::BusySaysFull => "busy-says-full",
+            Self::FullStaysAfterRestart => "full-stays-after-restart",
+            Self::SilentSessionKept => "silent-session-kept",
+            Self::CreditBelowMessage => "credit-below-message",
+            Self::DurabilityOverstated => "durability-overstated",
+            Self::StampsDrift => "stamps-drift",
+            Self::EndSkipsAcknowledged => "end-skips-acknowledged",
+            Self::TimeSeekOneLate => "time-seek-one-late",
         }
     }
 
@@ -75,10 +123,19 @@ impl Mutant {
             | Self::EpochIgnored
             | Self::RetryAfterError
             | Self::MarkIgnored
-            | Self::TrimBeforeDurable => "O1",
+            | Self::DuplicatesAppended
+            | Self::TrimBeforeDurable
+            | Self::SmallDatagramIsDamage => "O1",
             Self::HeaderTrusted => "O2",
-            Self::PlaceNotChecked | Self::DuplicatesAppended => "O7",
+            Self::PlaceNotChecked | Self::SilentSessionKept | Self::CreditBelowMessage => "O7",
             Self::ClosedBeforeDurable => "O9",
+            Self::EvictOpenProducer | Self::PlaceWithoutOwner => "O13",
+            Self::MessageSizeUnchecked => "O21",
+            Self::BusySaysFull => "O15",
+            Self::FullStaysAfterRestart => "O16",
+            Self::DurabilityOverstated => "O18",
+            Self::StampsDrift => "O19",
+            Self::EndSkipsAcknowledged | Self::TimeSeekOneLate => "O26",
         }
     }
 

@@ -20,7 +20,7 @@ const UNSAFE_FILES: [&str; 7] = [
 
 /// Modules from the ground up; those of one row do not use each other unless `PEERS` says so.
 const LAYERS: [&[&str]; 8] = [
-    &["ids", "limits", "clock", "random", "retry", "memory", "cpu", "metrics", "mutant"],
+    &["ids", "limits", "clock", "random", "retry", "memory", "cpu", "metrics", "mutant", "fired"],
     &["wire"],
     &["port", "disk"],
     &["session", "log", "fanout"],

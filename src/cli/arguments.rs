@@ -483,6 +483,10 @@ pub struct SimArgs {
     /// One seed, its events told
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// What of the seed is left out, as a failure says it
+    #[arg(long, value_name = "FEATURE,...", value_delimiter = ',', requires = "seed",
+          value_parser = crate::sim::Feature::named)]
+    pub without: Vec<crate::sim::Feature>,
     /// New seeds for so many minutes
     #[arg(long, value_name = "M", conflicts_with_all = ["seeds", "seed"])]
     pub minutes: Option<u64>,

@@ -45,6 +45,12 @@ impl DataFrame {
         Self { first: cursor.next(), count: 0 }
     }
 
+    /// Whether nothing was added yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Adds what `body`, the body of the batch at the cursor, has for the subscription.
     pub fn pack(
         &mut self,

@@ -9,6 +9,7 @@ mod frame;
 pub use cursor::{Begin, Cursor, Step, Stop};
 pub use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
 
+use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::limits::{SESSIONS_MAX, SUBSCRIPTIONS_MAX};
 
@@ -68,6 +69,9 @@ impl Subscription {
 
     /// It was told.
     pub fn beat(&mut self, now_ns: u64) {
+        if self.beat_ns == BEAT_NS_MAX {
+            Timer::ConsumerHeartbeatRare.fired();
+        }
         self.sent_ns = now_ns;
         self.beat_ns = self.beat_ns.max(BEAT_NS_MIN).saturating_mul(2).min(BEAT_NS_MAX);
     }

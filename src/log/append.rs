@@ -12,6 +12,7 @@ use super::{
     AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
     RESERVED_SEGMENTS, Registration, live_of,
 };
+use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, PRODUCER_RETURN_NS, STREAMS_MAX,
@@ -33,17 +34,15 @@ pub(super) const CONTROL_FORGET: u16 = 4;
 /// After nobody was found who may be forgotten, so long before all producers are looked at again.
 const SEARCH_AGAIN_NS: u64 = 1_000_000_000;
 
-/// Bytes a roll adds at most: the roll itself, the epoch's opening, and the largest checkpoint.
-const ROLL_BYTES_MAX: usize = 2 * BLOCK_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYTES_MAX;
-const _: () = assert!(ROLL_BYTES_MAX + BATCH_BYTES_MAX < IN_FLIGHT_BYTES_MAX);
+/// Bytes a roll adds beside the checkpoint: the roll itself and the epoch's opening.
+const ROLL_BYTES: usize = 2 * BLOCK_BYTES;
+const _: () = assert!(
+    ROLL_BYTES + CHECKPOINT_PARTS_MAX * BATCH_BYTES_MAX + BATCH_BYTES_MAX < IN_FLIGHT_BYTES_MAX
+);
 
 impl Log {
     /// Appends what fits these limits from now on. What there is already stays.
-    ///
-    /// # Panics
-    /// When less may be in flight than a roll and a batch: then no segment would ever be rolled.
     pub fn set_limits(&mut self, limits: Limits) {
-        assert!(ROLL_BYTES_MAX + BATCH_BYTES_MAX <= limits.in_flight_bytes, "{limits:?}: a roll");
         self.limits = limits;
     }
 
@@ -153,17 +152,23 @@ impl Log {
         let (now_ns, opened_ns) = (self.now_ns, self.opened_ns);
         match self.all_may_return {
             Some((since_ns, error)) if now_ns.saturating_sub(since_ns) < SEARCH_AGAIN_NS => {
+                Timer::ForgetHeldBack.fired();
                 return Err(error);
             }
             _ if self.searched => return Err(ControlError::Busy),
-            Some(_) | None => (self.all_may_return, self.searched) = (None, true),
+            Some(_) => Timer::ForgetAgain.fired(),
+            None => {}
         }
+        (self.all_may_return, self.searched) = (None, true);
         // Who had no time yet to come back is waited for, whatever the clock says of its last message.
         let returns = |producer: &ProducerFacts| {
             let since_ns = opened_ns.max(producer.released_ns);
             !producer.ended && now_ns.saturating_sub(since_ns) < PRODUCER_RETURN_NS
         };
         if let Some(found) = self.tables.forgettable(unix_ns, returns) {
+            if self.tables.producer(found).is_some_and(|it| !it.ended && it.is_idle(unix_ns)) {
+                Timer::ForgetIdle.fired();
+            }
             return Ok(found);
         }
         let is_a_matter_of_time = self.tables.forgettable(unix_ns, |_| false).is_some();
@@ -272,7 +277,9 @@ impl Log {
             self.writable = false;
             return Err(AppendError::Full);
         }
-        if self.aux_pending > 0 || self.undurable_bytes + ROLL_BYTES_MAX + BATCH_BYTES_MAX > limit {
+        // Where tables are larger than the limit allows for, a roll has all that is in flight for itself.
+        let rolls = ROLL_BYTES + self.tables.checkpoint_bytes() + BATCH_BYTES_MAX;
+        if self.aux_pending > 0 || self.undurable_bytes + rolls > limit.max(rolls) {
             return Err(AppendError::Busy);
         }
         self.roll(memory, unix_ns);

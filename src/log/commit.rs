@@ -3,6 +3,7 @@
 use super::batch::BatchKind;
 use super::{Cargo, DurableBatch, Flight, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
+use crate::fired::Timer;
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
@@ -158,6 +159,7 @@ impl Log {
         if rests {
             // There is always a block left: that of the roll, which need not be there.
             assert!(self.off + BLOCK_BYTES as u64 <= self.geometry.data_end(), "room for a mark");
+            Timer::IdleMark.fired();
             self.seal_open(memory, BatchKind::Lac, unix_ns);
         }
     }

@@ -4,9 +4,11 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::batch::BATCH_HEADER_BYTES;
+use super::batch::{BATCH_HEADER_BYTES, batch_bytes};
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::{BATCH_BYTES_MAX, PRODUCERS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, PRODUCERS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX,
+};
 use crate::mutant::Mutant;
 
 /// A producer that was not heard of for so long is forgotten.
@@ -82,6 +84,11 @@ impl ProducerFacts {
         ended: false,
         registered_batch: 0,
     };
+
+    /// Whether nothing was heard of it for a week.
+    pub(super) fn is_idle(&self, unix_ns: u64) -> bool {
+        unix_ns.saturating_sub(self.last_active_ns) > PRODUCER_IDLE_NS
+    }
 }
 
 /// A producer's place, and the session that has it.
@@ -296,17 +303,21 @@ impl Tables {
         unix_ns: u64,
         returns: impl Fn(&ProducerFacts) -> bool,
     ) -> Option<ProducerId> {
-        let rank = |producer: &ProducerFacts| {
-            let idle_ns = unix_ns.saturating_sub(producer.last_active_ns);
-            match (producer.ended, idle_ns > PRODUCER_IDLE_NS, producer.last_seq) {
-                (true, _, _) => Some(0),
-                (false, true, _) => Some(1),
-                (false, false, 0) => Some(2),
-                (false, false, _) => None,
-            }
+        let rank = |producer: &ProducerFacts| match (
+            producer.ended,
+            producer.is_idle(unix_ns),
+            producer.last_seq,
+        ) {
+            (true, _, _) => Some(0),
+            (false, true, _) => Some(1),
+            (false, false, 0) => Some(2),
+            (false, false, _) => None,
         };
         self.producers()
-            .filter(|producer| producer.holder.is_none() && !returns(producer))
+            .filter(|producer| match producer.holder {
+                Some(_) => Mutant::EvictOpenProducer.is_on(),
+                None => !returns(producer),
+            })
             .filter_map(|producer| Some((rank(producer)?, producer.last_active_ns, producer.id)))
             .min()
             .map(|(_, _, id)| id)
@@ -320,7 +331,8 @@ impl Tables {
         let Ok(at) = self.known_at(id) else { return };
         let place = self.known.remove(at);
         let producer = &mut self.producers[usize::from(place)];
-        assert_eq!(producer.holder, None, "producer {id} has a session and keeps its place");
+        let is_free = producer.holder.is_none() || Mutant::EvictOpenProducer.is_on();
+        assert!(is_free, "producer {id} has a session and keeps its place");
         *producer = ProducerFacts::NONE;
         self.free.push(place);
     }
@@ -353,6 +365,20 @@ impl Tables {
         let streams = self.streams.len().div_ceil(STREAMS_A_PART);
         let producers = self.producers.len().div_ceil(PRODUCERS_A_PART);
         (streams + producers).max(1)
+    }
+
+    /// Bytes of the batches of a checkpoint of these tables.
+    #[must_use]
+    pub(super) fn checkpoint_bytes(&self) -> usize {
+        let of = |count: usize, entry_bytes: usize, a_part: usize| {
+            let part =
+                |count: usize| batch_bytes(size_of::<CheckpointHead>() + count * entry_bytes);
+            let rest = count % a_part;
+            count / a_part * part(a_part) + if rest > 0 { part(rest) } else { 0 }
+        };
+        let streams = of(self.streams.len(), size_of::<StreamEntry>(), STREAMS_A_PART);
+        let producers = of(self.producers.len(), size_of::<ProducerEntry>(), PRODUCERS_A_PART);
+        (streams + producers).max(BLOCK_BYTES)
     }
 
     /// Writes part `part` of the checkpoint into `body` and returns its length.

@@ -14,6 +14,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::ids::Peer;
 use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
 use crate::random::Random;
+use crate::wire::control::ErrorCode;
 use crate::wire::{Frame, parse};
 pub use frames::FrameHits;
 
@@ -33,6 +34,10 @@ pub struct Faults {
     pub payload_flip: u64,
     /// How long it travels.
     pub delay_ns: u64,
+    /// It is late, by up to `late_ns`, so that it belongs to nothing any more.
+    pub late: u64,
+    /// How late.
+    pub late_ns: u64,
 }
 
 /// Datagrams kept at most.
@@ -55,6 +60,8 @@ pub struct NetHits {
     pub doubled: u64,
     /// Held back, so that others overtake.
     pub held: u64,
+    /// Late by more than a second.
+    pub late: u64,
     /// Damaged and dropped.
     pub damaged: u64,
     /// Payloads changed where only our own checksum can find it.
@@ -129,6 +136,12 @@ impl MemoryNet {
         self.0.borrow().hits
     }
 
+    /// How often the server told this error.
+    #[must_use]
+    pub fn errors(&self, code: ErrorCode) -> u64 {
+        self.0.borrow().hits.frames.errors[usize::from(code.code())]
+    }
+
     /// A digest of all datagrams sent, in order.
     #[must_use]
     pub fn digest(&self) -> u64 {
@@ -146,10 +159,12 @@ impl MemoryNet {
         self.0.borrow().kept.clone().unwrap_or_default()
     }
 
-    /// Whether nothing is on its way.
+    /// Whether nothing arrives within so long a time.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.0.borrow().packets.is_empty()
+    pub fn is_quiet_for(&self, ns: u64) -> bool {
+        let net = self.0.borrow();
+        let until_ns = net.clock.now_ns() + ns;
+        !net.packets.keys().any(|(_, arrives_ns, _)| *arrives_ns <= until_ns)
     }
 
     /// Changes what happens from now on.
@@ -215,6 +230,11 @@ impl Net {
             if self.random.one_of_thousand(faults.reordering) {
                 self.hits.held += 1;
                 travel_ns *= 1 + self.random.below(10);
+            }
+            if faults.late > 0 && self.random.one_of_thousand(faults.late) {
+                let late_ns = self.random.below(faults.late_ns);
+                self.hits.late += u64::from(late_ns > 1_000_000_000);
+                travel_ns += late_ns;
             }
             self.number += 1;
             if self.open.contains(&to) {

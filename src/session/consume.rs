@@ -1,5 +1,6 @@
 //! The consuming half of a session: one subscription, gap-free whatever happens on the way.
 
+use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::limits::NUMBER_MAX;
 use crate::wire::control::{From, STATUS_REWIND, Status, Subscribe};
@@ -135,6 +136,9 @@ impl Subscription {
         if self.open || now_ns.saturating_sub(self.asked_ns) < self.ask_wait_ns {
             return None;
         }
+        if self.ask_wait_ns > 0 {
+            Timer::SubscribeAgain.fired();
+        }
         self.ask_wait_ns = self.ask_wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
         self.asked_ns = now_ns;
         self.asked_since_ns = self.asked_since_ns.or(Some(now_ns));
@@ -219,6 +223,9 @@ impl Subscription {
         let stale = now_ns.saturating_sub(self.told_ns) >= TELL_NS;
         if !rewind && !credit && !stale {
             return None;
+        }
+        if stale && !rewind && !credit {
+            Timer::StatusAgain.fired();
         }
         self.told_ns = now_ns;
         if rewind {

@@ -3,6 +3,7 @@
 //! Frames that arrive behind a gap are held in a pool that all sessions share; when it is full they are
 //! dropped and the client sends them again. Nothing here allocates after the pool is made.
 
+use crate::fired::Timer;
 use crate::limits::{DATAGRAM_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use crate::wire::publish::{NAK_RANGES_MAX, SeqRange};
 
@@ -199,6 +200,11 @@ impl Receiver {
             now_ns.saturating_sub(gap.reported_ns) >= NAK_REPEAT_NS
         };
         if due {
+            if gap.reported_ns > 0 {
+                Timer::NakAgain.fired();
+            } else if gap.later_frames < NAK_AFTER_FRAMES {
+                Timer::NakLate.fired();
+            }
             gap.reported_ns = now_ns.max(1);
         }
         due

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use zerocopy::IntoBytes;
 
+use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
@@ -436,9 +437,14 @@ impl Sender {
         for range in nak.ranges {
             let first = range.first.get().max(self.received_to.saturating_add(1)).max(self.first);
             let last = range.last.get().min(self.unsent.saturating_sub(1));
-            if first <= last && now_ns.saturating_sub(self.slot(first).sent_ns) >= recent_ns {
-                self.resend.push_back((first, last));
+            if first > last {
+                continue;
             }
+            if now_ns.saturating_sub(self.slot(first).sent_ns) < recent_ns {
+                Timer::ResendHeldBack.fired();
+                continue;
+            }
+            self.resend.push_back((first, last));
         }
     }
 
@@ -455,7 +461,10 @@ impl Sender {
             return None;
         }
         if tail {
+            Timer::ProbeTail.fired();
             self.probe_wait_ns = self.probe_wait_ns.saturating_mul(2).min(PROBE_NS_MAX);
+        } else {
+            Timer::ProbeReceipts.fired();
         }
         self.probe_due = false;
         self.probed_ns = now_ns;

@@ -6,42 +6,57 @@ use crate::disk::Disk;
 use crate::limits::SESSIONS_MAX;
 use crate::session::table::Phase;
 
+/// Two things that say the same do not, and which.
+type Audited = Result<(), String>;
+
+fn agree(agrees: bool, what: impl FnOnce() -> String) -> Audited {
+    if agrees { Ok(()) } else { Err(what()) }
+}
+
 impl<D: Disk> Stations<D> {
     /// Looks at everything.
     ///
-    /// # Panics
+    /// # Errors
     /// When two things that say the same do not.
-    pub(super) fn audit(&self) {
-        assert!(self.sessions.is_sound(), "the lists of the sessions agree with their places");
-        self.audit_producers();
+    pub(super) fn audit(&self) -> Audited {
+        agree(self.sessions.is_sound(), || "lists of sessions and their places".into())?;
+        self.audit_producers()?;
         for slot in 0..SESSIONS_MAX {
             let session = self.sessions.get(slot);
             let registering = matches!(session.phase, Phase::Registering { .. });
-            assert_eq!(self.publishers.is_registering(slot), registering, "session {slot}");
+            let listed = self.publishers.is_registering(slot);
+            agree(listed == registering, || format!("session {slot} registers: {listed}"))?;
             let subscriptions = (0..self.fanout.len())
                 .filter(|&index| self.fanout.get(index).session() == slot)
                 .count();
             let told = if session.phase == Phase::Free { 0 } else { session.subscriptions };
-            assert_eq!(subscriptions, told, "subscriptions of session {slot}");
+            agree(subscriptions == told, || {
+                format!("session {slot} has {subscriptions} subscriptions, not {told}")
+            })?;
         }
         for pending in &self.pending {
-            let phase = self.sessions.get(pending.slot).phase;
-            assert!(phase != Phase::Free, "what is pending has somebody who waits for it");
+            let waits = self.sessions.get(pending.slot).phase != Phase::Free;
+            agree(waits, || format!("nobody waits for {pending:?}"))?;
         }
+        Ok(())
     }
 
     /// A producer's place is its session's, and a session's place holds its producer.
-    fn audit_producers(&self) {
-        let publishing = self.sessions.in_use().filter_map(|(slot, session)| {
-            let producer = session.producer?;
-            let known = self.log.producer(producer.id);
-            let known = known.expect("a producer with a session is not forgotten");
-            assert_eq!(known.holder, Some(slot), "producer {}", producer.id);
-            assert!(known.epoch == producer.epoch, "producer {}: another epoch", producer.id);
-            Some(())
-        });
-        assert_eq!(publishing.count(), self.publishers.len(), "sessions that publish");
+    fn audit_producers(&self) -> Audited {
+        let mut publishing = 0_usize;
+        for (slot, session) in self.sessions.in_use() {
+            let Some(producer) = session.producer else { continue };
+            publishing = publishing.saturating_add(1);
+            let Some(known) = self.log.producer(producer.id) else {
+                return Err(format!("producer {} of session {slot} is forgotten", producer.id));
+            };
+            let is_its = known.holder == Some(slot) && known.epoch == producer.epoch;
+            agree(is_its, || format!("session {slot} publishes as {producer:?}, not {known:?}"))?;
+        }
         let held = self.log.producers().filter(|producer| producer.holder.is_some()).count();
-        assert_eq!(held, self.publishers.len(), "places of producers that are held");
+        let said = self.publishers.len();
+        agree((publishing, held) == (said, said), || {
+            format!("{publishing} sessions publish and {held} places are held, not {said}")
+        })
     }
 }

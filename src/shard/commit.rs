@@ -67,7 +67,9 @@ impl<D: Disk> Stations<D> {
     /// A log that was full takes messages again once enough of it is trimmed.
     fn note_room(&mut self) {
         self.counters.add(Counter::SegmentsFreed, self.log.take_freed());
-        if self.condition == Condition::Full && !self.log.is_full() {
+        let stays = Mutant::FullStaysAfterRestart.is_on()
+            && self.counters.get(Counter::MessagesAccepted) == 0;
+        if self.condition == Condition::Full && !self.log.is_full() && !stays {
             self.condition = Condition::Serving;
             self.tell_neighbours();
             self.acknowledge_everybody();
@@ -127,6 +129,11 @@ impl<D: Disk> Stations<D> {
         self.counters.add(Counter::BytesDurable, batch.bytes as u64);
         let durable_ns = batch.times.durable_ns;
         let device_ns = durable_ns.saturating_sub(batch.times.submitted_ns);
+        let durable_ns = if Mutant::StampsDrift.is_on() {
+            durable_ns.saturating_add(1_000_000_000)
+        } else {
+            durable_ns
+        };
         if let Some(observer) = &mut self.observer {
             observer.durable(&batch.times);
         }

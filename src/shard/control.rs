@@ -3,10 +3,11 @@
 use crate::disk::Disk;
 use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_MAX};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Held, Parting, Registration};
+use crate::log::{ControlError, Held, Parting, Registration, StreamFacts};
 use crate::metrics::Counter;
+use crate::mutant::Mutant;
 use crate::session::table::{Asker, Phase, Producer};
 use crate::wire::control::{
     ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, Status,
@@ -23,6 +24,12 @@ impl From {
             Self::Start | Self::End | Self::Time(_) => 1,
         }
     }
+}
+
+/// Where a subscription from the end begins.
+fn end_of(stream: &StreamFacts) -> u64 {
+    let skips = Mutant::EndSkipsAcknowledged.is_on();
+    if skips { stream.next_sequence } else { stream.durable_next }
 }
 
 impl<D: Disk> Stations<D> {
@@ -127,6 +134,9 @@ impl<D: Disk> Stations<D> {
         let said = (epoch, register.instance.get());
         let registered = match self.log.register_producer(memory, id, said, self.unix_ns) {
             Ok(registered) => registered,
+            Err(ControlError::Busy) if Mutant::BusySaysFull.is_on() => {
+                return Err((ErrorCode::NoSpace, 0));
+            }
             Err(ControlError::Busy) => return Err((ErrorCode::Busy, 0)),
             Err(ControlError::TableFull { limit }) => {
                 return Err((ErrorCode::ProducersFull, limit as u64));
@@ -151,7 +161,9 @@ impl<D: Disk> Stations<D> {
         session.receiver.reset(registered.last_seq, &mut self.hold);
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
         let (id, place) = (registered.id, registered.producer_slot);
-        self.log.hold_producer(Held { id, place, holder: slot });
+        if !Mutant::PlaceWithoutOwner.is_on() {
+            self.log.hold_producer(Held { id, place, holder: slot });
+        }
         self.publishers.join(slot);
         Ok(())
     }
@@ -385,7 +397,7 @@ impl<D: Disk> Stations<D> {
             self.reply(error(ErrorCode::UnknownStream, u64::from(stream.0)));
             return;
         };
-        let (first, durable_next) = (facts.first_sequence, facts.durable_next);
+        let (first, end) = (facts.first_sequence, end_of(facts));
         if let Some(index) = self.fanout.find(slot, stream) {
             let known = self.fanout.get(index);
             if known.request() == request {
@@ -406,13 +418,14 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::Trimmed { slot, stream, request, log_start: first });
             return;
         }
-        if self.sessions.get(slot).subscriptions == SUBSCRIPTIONS_MAX {
-            self.reply(error(ErrorCode::SubscriptionsFull, SUBSCRIPTIONS_MAX as u64));
+        let limit = self.options.limits.subscriptions;
+        if self.sessions.get(slot).subscriptions >= limit {
+            self.reply(error(ErrorCode::SubscriptionsFull, limit as u64));
             return;
         }
         let begin = match from {
             From::Start => Begin::Sequence(first),
-            From::End => Begin::Sequence(durable_next),
+            From::End => Begin::Sequence(end),
             From::Sequence(sequence) => Begin::Sequence(sequence.max(1)),
             From::Time(unix_ns) => Begin::Time(unix_ns),
         };

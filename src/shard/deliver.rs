@@ -4,11 +4,13 @@ use zerocopy::IntoBytes;
 
 use crate::disk::{Disk, Io, Operation};
 use crate::fanout::{Begin, Cursor, DATA_FRAME_BYTES_MIN, DataFrame, Packed, Step, Stop};
+use crate::fired::Timer;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::log::Log;
 use crate::log::batch::BatchDamage;
 use crate::memory::Memory;
 use crate::metrics::Counter;
+use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::session::table::Phase;
 use crate::wire::control::{ErrorCode, Heartbeat, sizes};
@@ -159,6 +161,7 @@ impl<D: Disk> Stations<D> {
             let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
         });
         if sent {
+            Timer::ConsumerHeartbeat.fired();
             subscription.beat(self.now_ns);
         }
         usize::from(sent)
@@ -191,6 +194,11 @@ impl<D: Disk> Stations<D> {
                     Packed::BatchEnd => {
                         cursor.go_to(next);
                         batches = batches.saturating_add(1);
+                    }
+                    Packed::Full { .. }
+                        if frame.is_empty() && Mutant::SmallDatagramIsDamage.is_on() =>
+                    {
+                        break Some(Served::Damaged);
                     }
                     Packed::Full { record_bytes } => {
                         let needs = DATA_BYTES_MIN.saturating_add(record_bytes);

@@ -49,6 +49,7 @@ use crate::limits::{
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
+use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::session::receipts::{RUNS_MAX, Run};
 use crate::session::receive::HoldPool;
@@ -248,7 +249,10 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         limits.assert_sound();
         log.set_limits(limits);
         let datagram_bytes = port.datagram_bytes();
-        let message_bytes_max = datagram_bytes.saturating_sub(MESSAGE_OVERHEAD).max(1);
+        let mut message_bytes_max = datagram_bytes.saturating_sub(MESSAGE_OVERHEAD).max(1);
+        if Mutant::MessageSizeUnchecked.is_on() {
+            message_bytes_max = message_bytes_max.saturating_add(8);
+        }
         assert!(message_bytes_max <= CREDIT_BYTES_MIN, "the smallest credit holds every message");
         let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
         let stations = Stations {
@@ -421,6 +425,9 @@ impl<D: Disk> Stations<D> {
     }
 
     fn durability(&self) -> Durability {
+        if Mutant::DurabilityOverstated.is_on() {
+            return Durability::KernelSync;
+        }
         self.disk.info().durability
     }
 

@@ -1,7 +1,9 @@
 //! The keep station: the next batch prepared, sessions that fell silent.
 
 use crate::disk::Disk;
+use crate::fired::Timer;
 use crate::limits::SESSIONS_MAX;
+use crate::mutant::Mutant;
 use crate::session::table::Phase;
 
 use super::Stations;
@@ -28,15 +30,21 @@ impl<D: Disk> Stations<D> {
         for _ in 0..SLOTS_A_TURN {
             self.timer_slot = self.timer_slot.wrapping_add(1) % SESSIONS_MAX;
             let session = self.sessions.get(self.timer_slot);
-            let limit_ns = if session.proven { SILENCE_NS } else { UNPROVEN_NS };
+            let (limit_ns, timer) = if session.proven {
+                (SILENCE_NS, Timer::SessionSilent)
+            } else {
+                (UNPROVEN_NS, Timer::SessionUnproven)
+            };
             let silent = self.now_ns.saturating_sub(session.heard_ns) > limit_ns;
-            if silent && session.phase == Phase::Open {
+            let may_go = session.phase == Phase::Open && !Mutant::SilentSessionKept.is_on();
+            if silent && may_go {
+                timer.fired();
                 self.close_session(self.timer_slot);
             }
         }
         let may_take_time = cfg!(debug_assertions);
         if may_take_time && self.timer_slot.is_multiple_of(SLOTS_AN_AUDIT) {
-            self.audit();
+            self.audit().unwrap_or_else(|what| panic!("O13: {what}"));
         }
     }
 }

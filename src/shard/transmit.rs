@@ -113,7 +113,11 @@ impl<D: Disk> Stations<D> {
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
         let free = self.options.limits.in_flight_bytes.saturating_sub(self.log.bytes_in_flight());
         let share = free.checked_div(publishers.saturating_mul(2)).unwrap_or(0);
-        let share = share.max(CREDIT_BYTES_MIN) as u64;
+        let share = if Mutant::CreditBelowMessage.is_on() {
+            share.min(CREDIT_BYTES_MIN / 8)
+        } else {
+            share.max(CREDIT_BYTES_MIN)
+        } as u64;
         let open = self.condition == super::Condition::Serving;
         let session = self.sessions.get_mut(slot);
         if open {

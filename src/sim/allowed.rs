@@ -17,6 +17,12 @@ pub(super) struct Injected {
     pub(super) stopped: bool,
     /// Tables of the server are small.
     pub(super) limited: bool,
+    /// Something was lost or late, or the server was away or stuck.
+    pub(super) silent: bool,
+    /// What a client said before it was killed may arrive after its successor has come.
+    pub(super) stragglers: bool,
+    /// The client that is told does not wait for ever.
+    pub(super) impatient: bool,
 }
 
 /// When somebody may be told of an error.
@@ -41,18 +47,18 @@ const fn of_code(code: ErrorCode) -> When {
         ErrorCode::UnknownProducer | ErrorCode::UnknownStream | ErrorCode::BadRequest => {
             When::Never("O1")
         }
-        ErrorCode::SessionsFull | ErrorCode::ProducersFull | ErrorCode::StreamsFull => {
-            When::If(|injected| injected.limited)
-        }
-        // A client asks again by itself; there is one instance of each producer; nobody sends what is too large or
-        // damaged; and everybody has few subscriptions.
+        ErrorCode::SessionsFull
+        | ErrorCode::ProducersFull
+        | ErrorCode::StreamsFull
+        | ErrorCode::SubscriptionsFull => When::If(|injected| injected.limited),
+        // The last word of the instance before, which is no more, was late.
+        ErrorCode::Fenced => When::If(|injected| injected.stragglers),
+        // A client asks again by itself, and nobody sends what is too large or damaged.
         ErrorCode::UnknownSession
         | ErrorCode::UnknownSubscription
-        | ErrorCode::Fenced
         | ErrorCode::MessageTooLarge
         | ErrorCode::Checksum
-        | ErrorCode::LimitReached
-        | ErrorCode::SubscriptionsFull => When::Never("O15"),
+        | ErrorCode::LimitReached => When::Never("O15"),
     }
 }
 
@@ -64,10 +70,11 @@ const fn of_error(error: &ClientError) -> When {
         | ClientError::Behind { .. }
         | ClientError::OtherProducer { .. } => When::Never("O1"),
         ClientError::DamagedMessage { .. } => When::Never("O2"),
-        // Everybody waits for ever, and speaks with a server of this protocol.
-        ClientError::Unreachable { .. }
-        | ClientError::ShardUnreachable { .. }
-        | ClientError::Unanswered { .. }
+        ClientError::Unreachable { .. } | ClientError::Unanswered { .. } => {
+            When::If(|injected| injected.impatient && injected.silent)
+        }
+        // There is one shard, of this protocol, and its datagrams stay as they are.
+        ClientError::ShardUnreachable { .. }
         | ClientError::TooLarge { .. }
         | ClientError::Nonsense { .. } => When::Never("O15"),
     }
@@ -118,6 +125,9 @@ mod tests {
         full: false,
         stopped: false,
         limited: false,
+        silent: false,
+        stragglers: false,
+        impatient: false,
     };
 
     #[test]
@@ -128,6 +138,7 @@ mod tests {
             (ErrorCode::NoSpace, Injected { full: true, ..NOTHING }),
             (ErrorCode::Draining, Injected { stopped: true, ..NOTHING }),
             (ErrorCode::SessionsFull, Injected { limited: true, ..NOTHING }),
+            (ErrorCode::Fenced, Injected { stragglers: true, ..NOTHING }),
         ];
         for (code, of_it) in rows {
             for (_, injected) in rows {
@@ -149,18 +160,25 @@ mod tests {
             full: true,
             stopped: true,
             limited: true,
+            silent: true,
+            stragglers: true,
+            impatient: true,
         };
         let server = "127.0.0.1:1".parse().unwrap();
         for (error, oracle) in [
             (ClientError::Refused { code: ErrorCode::UnknownProducer, detail: 0 }, "O1"),
             (ClientError::OtherLog { server, begun: 1, found: 2 }, "O1"),
-            (ClientError::Unreachable { server }, "O15"),
             (ClientError::Nonsense { server }, "O15"),
-            (ClientError::Refused { code: ErrorCode::Fenced, detail: 0 }, "O15"),
+            (ClientError::Refused { code: ErrorCode::MessageTooLarge, detail: 0 }, "O15"),
         ] {
             assert_eq!(all.allows_end("somebody", &error).unwrap_err().oracle, oracle, "{error}");
         }
         all.allows_refusal("somebody", ErrorCode::Busy).unwrap();
+        let gives_up = ClientError::Unreachable { server };
+        all.allows_end("somebody", &gives_up).unwrap();
+        for injected in [Injected { impatient: false, ..all }, Injected { silent: false, ..all }] {
+            assert_eq!(injected.allows_end("somebody", &gives_up).unwrap_err().oracle, "O15");
+        }
         NOTHING.allows_refusal("somebody", ErrorCode::Busy).unwrap();
     }
 }

@@ -15,6 +15,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::log::batch::BatchKind;
 use crate::memory::Memory;
 use crate::random::Random;
 
@@ -90,7 +91,8 @@ struct Flying {
     io: Io,
     /// What a write carries, as it was when it was submitted.
     bytes: Vec<u8>,
-    submitted_ns: u64,
+    /// A batch vouches for all that was done by then.
+    vouches_ns: u64,
     due_ns: u64,
     fate: Fate,
     /// Told to a device that has failed a write before.
@@ -109,13 +111,18 @@ pub enum Crash {
     PowerCut,
 }
 
-/// A batch on the media that a later write, submitted after it was durable, vouches for.
+/// A batch on the media, for which a later one vouches that was sealed after it was durable.
 #[derive(Clone, Copy, Debug)]
 struct Settled {
     disk_offset: u64,
     bytes: usize,
     done_ns: u64,
+    /// It holds messages.
+    is_data: bool,
 }
+
+/// Where a batch says what it holds.
+const KIND_AT: usize = 10;
 
 /// The hardware: media and what is on its way to them.
 #[derive(Debug)]
@@ -142,15 +149,14 @@ pub(super) struct Device {
     /// Batches written, oldest first, and how many of them are vouched for.
     batches: Vec<Settled>,
     vouched: usize,
+    /// When no write was in flight, and none waited: what is sealed later knows what was done by then.
+    rested_ns: u64,
     /// What happened.
     pub hits: DiskHits,
 }
 
 /// Until when the writes of a process that is gone have arrived: shorter than it takes to go round all places.
 const LATE_NS: u64 = 5_000_000;
-
-/// How long before a write another one must have completed for the first to vouch for it.
-const VOUCH_NS: u64 = 5_000_000;
 
 impl Device {
     /// An empty device.
@@ -181,8 +187,14 @@ impl Device {
             at_once: true,
             batches: Vec::new(),
             vouched: 0,
+            rested_ns: 0,
             hits: DiskHits::default(),
         }
+    }
+
+    /// What it says of itself.
+    pub(super) fn durability(&self) -> Durability {
+        self.info.durability
     }
 
     /// Changes what happens from now on; what hangs already stays so.
@@ -208,6 +220,19 @@ impl Device {
     pub(super) fn some_blocks(&self, count: usize) -> Vec<Vec<u8>> {
         let step = (self.blocks.len() / count).max(1);
         self.blocks.values().step_by(step).map(|block| block.to_vec()).collect()
+    }
+
+    /// A log that rests has said, or should have, that all messages are durable that were written by then.
+    pub(super) fn vouch_at_rest(&mut self, done_ns: u64) {
+        let data = self.batches.iter().rposition(|batch| batch.is_data).map_or(0, |last| last + 1);
+        self.vouch(done_ns, data);
+    }
+
+    fn vouch(&mut self, done_ns: u64, end: usize) {
+        let batches = &self.batches[..end];
+        while batches.get(self.vouched).is_some_and(|batch| batch.done_ns <= done_ns) {
+            self.vouched += 1;
+        }
     }
 
     /// Whether nothing is in flight.
@@ -335,8 +360,15 @@ impl Device {
         let number = self.number;
         let due_ns = now_ns + takes_ns;
         let too_late = self.sick;
-        let submitted_ns = now_ns;
-        self.flying.push(Flying { io, bytes, submitted_ns, due_ns, fate, too_late, number });
+        let vouches_ns = self.rested_ns;
+        self.flying.push(Flying { io, bytes, vouches_ns, due_ns, fate, too_late, number });
+    }
+
+    /// A log submits all it has before it looks for what is done: where nothing is in flight then, nothing waits.
+    fn note_rest(&mut self) {
+        if !self.flying.iter().any(|flying| flying.io.operation == Operation::Write) {
+            self.rested_ns = self.clock.now_ns();
+        }
     }
 
     /// The next operation that is done.
@@ -413,13 +445,13 @@ impl Device {
         }
         self.store(io.disk_offset, &flying.bytes);
         if flying.bytes.starts_with(b"BLB1") {
-            let now_ns = self.clock.now_ns();
-            let vouches = |batch: &Settled| batch.done_ns + VOUCH_NS < flying.submitted_ns;
-            while self.batches.get(self.vouched).is_some_and(vouches) {
-                self.vouched += 1;
-            }
-            let (disk_offset, bytes) = (io.disk_offset, io.bytes);
-            self.batches.push(Settled { disk_offset, bytes, done_ns: now_ns });
+            self.vouch(flying.vouches_ns, self.batches.len());
+            self.batches.push(Settled {
+                disk_offset: io.disk_offset,
+                bytes: io.bytes,
+                done_ns: self.clock.now_ns(),
+                is_data: flying.bytes[KIND_AT] == BatchKind::Data as u8,
+            });
         }
         Ok(())
     }
@@ -510,6 +542,7 @@ impl Disk for SimDisk {
 
     fn poll(&mut self, done: &mut [Completion]) -> usize {
         let mut count = 0;
+        self.device.borrow_mut().note_rest();
         while count < done.len() {
             let mut device = self.device.borrow_mut();
             let Some(flying) = device.take_done() else { break };

@@ -11,14 +11,14 @@ use std::rc::Rc;
 use super::disk::{Crash, Device, SimDisk};
 use super::oracle::Oracle;
 use super::plan::Plan;
-use super::server::{DATAGRAM, SERVER, Server, open};
+use super::server::{SERVER, Server, open};
 use super::trace::Trace;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::ManualClock;
 use crate::command::itch::ItchReader;
 use crate::ids::{ConnId, StreamId};
-use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN, STREAMS_MAX};
+use crate::limits::{BLOCK_BYTES, DATAGRAM_BYTES, RING_BYTES_MIN, STREAMS_MAX};
 use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
 use crate::log::inspect::{MessageRow, dump};
@@ -156,7 +156,7 @@ fn datagram(bytes: &[u8]) {
             }
             Ok(Frame::Data(data)) => {
                 let bytes: usize = data.records().map(|record| record.payload.len()).sum();
-                assert!(bytes <= DATAGRAM * 8, "records lie within their datagram");
+                assert!(bytes <= DATAGRAM_BYTES * 8, "records lie within their datagram");
             }
             Ok(_) => {}
             Err(_) => break,
@@ -199,7 +199,7 @@ impl Scene {
                 dead_after_ns: u64::MAX,
                 nonce: u64::from(port),
             };
-            Client::new(net.port(address(port), DATAGRAM), clock.clone(), SERVER, options)
+            Client::new(net.port(address(port), DATAGRAM_BYTES), clock.clone(), SERVER, options)
         };
         let mut publisher = client(101, Publisher::New);
         let consumer = client(102, Publisher::No);

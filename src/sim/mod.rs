@@ -21,10 +21,11 @@ mod world;
 
 pub use disk::{Crash, DiskFaults, DiskHits};
 pub use oracle::{Journal, Oracle, Violation};
-pub use plan::Plan;
+pub use plan::{Feature, Plan};
 pub use server::{EDGES, ServerHits};
 pub use trace::Event;
 
+use crate::fired::Fired;
 use crate::metrics::Counters;
 use crate::port::memory::NetHits;
 
@@ -64,6 +65,8 @@ pub struct Outcome {
     pub server: ServerHits,
     /// What the servers counted, all together.
     pub counters: Counters,
+    /// How often each timer has fired.
+    pub fired: Fired,
 }
 
 /// Runs one seed.

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use crate::client::Receipt;
-use crate::ids::{ProducerId, StreamId};
-use crate::wire::record::Record;
+use crate::fanout::DATA_FRAME_BYTES_MIN;
+use crate::ids::{Durability, ProducerId, StreamId};
+use crate::wire::DATAGRAM_HEADER_BYTES;
+use crate::wire::record::{Record, record_bytes};
+
+/// What a datagram spends before its first record.
+const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{oracle}: {what}")]
 pub struct Violation {
-    /// `O1` to `O9`.
+    /// `O1` to `O26`.
     pub oracle: &'static str,
     /// What was found.
     pub what: String,
@@ -52,6 +57,8 @@ pub struct Oracle {
     known: BTreeMap<(StreamId, u64), Content>,
     /// Per stream: the first sequence kept as far as an operator asked, and as far as it was confirmed.
     trims: BTreeMap<StreamId, (u64, u64)>,
+    /// Streams that somebody was told of, by name.
+    streams: BTreeMap<String, StreamId>,
     epoch: u64,
     durable_end: u64,
     /// Messages delivered to all consumers.
@@ -142,6 +149,33 @@ impl Oracle {
         }
         self.delivered += 1;
         self.place(stream, sequence, Content { producer, producer_seq })
+    }
+
+    /// A consumer was told that a message needs a larger datagram than it takes.
+    ///
+    /// # Errors
+    /// O21 when it takes as large ones as the server, or the message is small enough.
+    pub fn too_large(
+        &self,
+        stream: StreamId,
+        sequence: u64,
+        (needs, takes): (usize, usize),
+        server: usize,
+    ) -> Checked {
+        let known = self.known.get(&(stream, sequence)).and_then(|content| {
+            let by = |journal: &&Journal| journal.producer == Some(ProducerId(content.producer));
+            let index = usize::try_from(content.producer_seq.checked_sub(1)?).ok()?;
+            self.journals.iter().find(by)?.messages.get(index)
+        });
+        let wants = |payload: &[u8]| DATA_BYTES_MIN + record_bytes(payload.len());
+        let is_so = known.is_none_or(|(_, payload)| wants(payload) == needs);
+        if takes < needs && takes < server && is_so {
+            return Ok(());
+        }
+        let what = format!(
+            "stream {stream} sequence {sequence} is said to need {needs} bytes of {takes}, of the server's {server}"
+        );
+        violation("O21", what)
     }
 
     /// An operator asks for a trim; it may take effect from now on, even if the answer never comes.
@@ -274,10 +308,73 @@ impl Oracle {
     /// All faults have ended and `waiting` messages are still not acknowledged, or not consumed.
     ///
     /// # Errors
-    /// O7 when there are any.
-    pub fn settled(what: &str, waiting: u64) -> Checked {
+    /// `oracle` when there are any.
+    pub fn settled(oracle: &'static str, what: &str, waiting: u64) -> Checked {
         if waiting > 0 {
-            return violation("O7", format!("{waiting} {what} long after the last fault"));
+            return violation(oracle, format!("{waiting} {what} long after the last fault"));
+        }
+        Ok(())
+    }
+
+    /// A subscription from a time begins at `start`, where `wanted` is the first message that is not older.
+    ///
+    /// # Errors
+    /// O26 when that is another.
+    pub fn sought(stream: StreamId, sought_ns: u64, wanted: u64, start: u64) -> Checked {
+        if start != wanted {
+            let what = format!(
+                "stream {stream} from time {sought_ns}: begins at {start}, not at {wanted}"
+            );
+            return violation("O26", what);
+        }
+        Ok(())
+    }
+
+    /// A subscription begins at `start` of a stream whose next durable message has number `durable_next`.
+    ///
+    /// # Errors
+    /// O26 when it leaves a message out.
+    pub fn begins_by(stream: StreamId, start: u64, durable_next: u64) -> Checked {
+        if start > durable_next {
+            let what = format!("stream {stream}: begins at {start}, and {durable_next} is next");
+            return violation("O26", what);
+        }
+        Ok(())
+    }
+
+    /// Somebody was told of a stream.
+    pub fn told_stream(&mut self, stream: StreamId, name: &str) {
+        self.streams.insert(name.to_owned(), stream);
+    }
+
+    /// A log was opened that has these streams.
+    ///
+    /// # Errors
+    /// O20 when one is not there that somebody was told of.
+    pub fn has_streams<'a>(&self, streams: impl Iterator<Item = (StreamId, &'a str)>) -> Checked {
+        let found: BTreeMap<&str, StreamId> = streams.map(|(id, name)| (name, id)).collect();
+        let missing = |(name, id): &(&String, &StreamId)| found.get(name.as_str()) != Some(id);
+        match self.streams.iter().find(missing) {
+            Some((name, id)) => {
+                violation("O20", format!("somebody was told that `{name}` is stream {id}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What a receipt says of the device and of times, where `since_ns` have passed since the message was offered.
+    ///
+    /// # Errors
+    /// O18 when it says more than the device grants; O19 when a time is longer than it was.
+    pub fn receipt(receipt: &Receipt, granted: Durability, since_ns: u64) -> Checked {
+        if receipt.durability != granted {
+            let what = format!("{:?} of a device that is {granted:?}", receipt.durability);
+            return violation("O18", what);
+        }
+        let (server_ns, device_ns) = (receipt.server_ns, receipt.device_ns);
+        if device_ns > server_ns || u64::from(server_ns) > since_ns {
+            let what = format!("{device_ns} ns of {server_ns} in the server, {since_ns} in all");
+            return violation("O19", what);
         }
         Ok(())
     }
@@ -288,7 +385,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use super::*;
-    use crate::ids::{Durability, Epoch};
+    use crate::ids::Epoch;
     use crate::wire::record::RecordHeader;
 
     const STREAM: StreamId = StreamId(1);
@@ -389,8 +486,46 @@ mod tests {
 
     #[test]
     fn o7_o8_and_o9_see_what_they_are_for() {
-        caught("O7", Oracle::settled("messages", 1));
+        caught("O7", Oracle::settled("O7", "messages", 1));
         caught("O8", Oracle::within("bytes in flight", 9, 8));
         caught("O9", Oracle::same("one", "two"));
+    }
+
+    #[test]
+    fn o18_and_o19_see_what_a_receipt_overstates() {
+        let told = Receipt { server_ns: 900, device_ns: 400, ..receipt(1, 1) };
+        Oracle::receipt(&told, Durability::Volatile, 900).unwrap();
+        caught("O18", Oracle::receipt(&told, Durability::KernelSync, 900));
+        caught("O19", Oracle::receipt(&told, Durability::Volatile, 899));
+        let device = Receipt { device_ns: 901, ..told };
+        caught("O19", Oracle::receipt(&device, Durability::Volatile, 2_000));
+    }
+
+    #[test]
+    fn o20_sees_a_stream_that_is_gone_or_another() {
+        let mut oracle = oracle();
+        oracle.told_stream(STREAM, "orders");
+        oracle.has_streams([(STREAM, "orders"), (StreamId(2), "more")].into_iter()).unwrap();
+        caught("O20", oracle.has_streams([(StreamId(2), "more")].into_iter()));
+        caught("O20", oracle.has_streams([(StreamId(2), "orders")].into_iter()));
+    }
+
+    #[test]
+    fn o21_sees_a_message_that_a_consumer_is_denied() {
+        let mut oracle = oracle();
+        deliver(&mut oracle, (1, 1), 1, &[0; 3]).unwrap();
+        let needs = DATA_BYTES_MIN + record_bytes(3);
+        oracle.too_large(STREAM, 1, (needs, needs - 1), 1_472).unwrap();
+        caught("O21", oracle.too_large(STREAM, 1, (needs, needs), 1_472));
+        caught("O21", oracle.too_large(STREAM, 1, (needs + 1, needs - 1), 1_472));
+        caught("O21", oracle.too_large(STREAM, 1, (needs, needs - 1), needs - 1));
+    }
+
+    #[test]
+    fn o26_sees_a_subscription_that_begins_too_late() {
+        Oracle::sought(STREAM, 5, 3, 3).unwrap();
+        caught("O26", Oracle::sought(STREAM, 5, 3, 4));
+        Oracle::begins_by(STREAM, 4, 4).unwrap();
+        caught("O26", Oracle::begins_by(STREAM, 5, 4));
     }
 }

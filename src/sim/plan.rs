@@ -1,18 +1,33 @@
 //! What a seed means: how much goes wrong, of which kind, for how long.
 
+mod feature;
+
 use super::disk::DiskFaults;
-use crate::limits::Limits;
+use crate::limits::{
+    BATCH_BYTES_MAX, DATAGRAM_BYTES, DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, IN_FLIGHT_BYTES_MIN,
+    Limits,
+};
 use crate::port::memory::Faults;
 use crate::random::Random;
+use feature::Dice;
+pub use feature::Feature;
+pub(super) use feature::log_uniform;
 
-/// A run's settings, all drawn from its seed. Each kind of fault is off in some runs, so that one does
-/// not hide another.
+/// A turn takes at most so long where a run has no pace of its own.
+const PACE_NS: u64 = 30_000;
+
+/// A run's settings, all drawn from its seed. Each feature is off in half of the runs, so that one does not hide
+/// another; where it is on, its rate is as often small as large.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// Features that are on.
+    pub(super) dice: Dice,
     /// Turns before the faults end.
     pub turns: u64,
+    /// A turn takes at most so long.
+    pub pace_ns: u64,
     /// Size of the disk in segments of 1 MiB.
     pub segments: u64,
     /// Publishers, consumers, streams.
@@ -23,7 +38,7 @@ pub struct Plan {
     pub streams: usize,
     /// Messages offered in one go, at most.
     pub burst: u64,
-    /// Payload bytes, at most.
+    /// Payload bytes, at most, where a run has no sizes of its own.
     pub payload: u64,
     /// Chance in thousandths that a publisher offers in a turn.
     pub offer: u64,
@@ -37,14 +52,18 @@ pub struct Plan {
     pub power_cut: u64,
     /// The server is stopped in an orderly way and started again.
     pub stop: u64,
-    /// The server is held for up to three seconds.
+    /// The server is held for a while.
     pub pause: u64,
     /// A client is killed and started again.
     pub client_kill: u64,
     /// A client is cut off for a while.
     pub partition: u64,
-    /// The wall clock jumps.
-    pub clock_jump: u64,
+    /// The wall clock is set, up to 30 days forward or back.
+    pub clock_step: u64,
+    /// So many millionths of its time the wall clock goes too fast.
+    pub clock_drift: u64,
+    /// The wall clock is off by up to so much at each look.
+    pub clock_jitter_ns: u64,
     /// An acknowledgement of an earlier epoch, as a fenced writer would send it, arrives.
     pub zombie_ack: u64,
     /// Acknowledged data rots on the media.
@@ -57,100 +76,86 @@ pub struct Plan {
     pub trim: u64,
     /// Chance in a hundred thousand turns that a publisher ends for good, and another one begins.
     pub retire: u64,
+    /// Chance in a hundred thousand turns that somebody registers who is gone before publishing anything.
+    pub visit: u64,
     /// What the server has room for: by turns at one opening and the next.
     pub limits: [Limits; 2],
+    /// UDP payload of a datagram of the server.
+    pub datagram_bytes: usize,
 }
 
 impl Plan {
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
+        Self::without(seed, &[])
+    }
+
+    /// The plan of a seed, these features left out; the others are as they were.
+    #[must_use]
+    pub fn without(seed: u64, left_out: &[Feature]) -> Self {
+        let dice = Dice::new(seed, left_out);
+        let rate = |feature| dice.rate(feature);
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
-        let r = &mut random;
-        let mut some = |thousandths: u64, below: u64| {
-            let on = r.one_of_thousand(thousandths);
-            let value = 1 + r.below(below);
-            if on { value } else { 0 }
-        };
-        let net = Faults {
-            loss: some(600, 300),
-            duplication: some(500, 500),
-            reordering: some(500, 400),
-            corruption: some(300, 200),
-            payload_flip: some(200, 50),
-            delay_ns: 1_000 + some(1000, 60_000),
-        };
-        let disk = DiskFaults {
-            slow: some(300, 50),
-            error: some(100, 4),
-            error_but_stored: some(100, 4),
-            hang: some(80, 2),
-            read_error: some(100, 60),
-            bad_read: some(80, 80),
-            late: 0,
-        };
-        let rot_anywhere = some(100, 300);
+        let mut some = |least: u64, below: u64| least + random.below(below);
+        let rot_anywhere = rate(Feature::RotAnywhere);
+        let stop = rate(Feature::Stop);
         let plan = Self {
             seed,
-            turns: 600 + some(1000, 3_000),
-            segments: 6 + some(1000, 16),
-            publishers: at_least_one(some(1000, 3)),
-            consumers: at_least_one(some(1000, 3)),
-            streams: at_least_one(some(1000, 3)),
-            burst: some(1000, 24),
-            payload: if some(200, 1) > 0 { 1_300 } else { 40 + some(1000, 300) },
-            offer: 20 + some(1000, 400),
-            net,
-            disk,
-            kill: some(500, 200),
-            power_cut: some(500, 200),
+            dice,
+            turns: some(600, 3_000),
+            pace_ns: rate(Feature::Pace).max(PACE_NS * u64::from(!dice.is_on(Feature::Pace))),
+            segments: some(7, 16),
+            publishers: few(some(1, 3)),
+            consumers: few(some(1, 3)),
+            streams: few(some(1, 3)),
+            burst: some(1, 24),
+            payload: some(40, 300),
+            offer: some(20, 400),
+            net: net_of(&dice),
+            disk: disk_of(&dice),
+            kill: rate(Feature::Kill),
+            power_cut: rate(Feature::PowerCut),
             // What rots a stopped log needs a stop.
-            stop: some(if rot_anywhere > 0 { 1000 } else { 200 }, 80),
-            pause: some(150, 60),
-            client_kill: some(400, 250),
-            partition: some(250, 120),
-            clock_jump: some(200, 150),
-            zombie_ack: some(300, 400),
-            rot: some(100, 300),
+            stop: if rot_anywhere > 0 { stop.max(40) } else { stop },
+            pause: rate(Feature::Pause),
+            client_kill: rate(Feature::ClientKill),
+            partition: rate(Feature::Partition),
+            clock_step: rate(Feature::ClockStep),
+            clock_drift: rate(Feature::ClockDrift),
+            clock_jitter_ns: rate(Feature::ClockJitter),
+            zombie_ack: rate(Feature::ZombieAck),
+            rot: rate(Feature::Rot),
             rot_anywhere,
-            queue_depth: at_least_one(some(1000, 8)),
-            trim: some(400, 1_500),
-            retire: 0,
+            queue_depth: few(some(1, 8)),
+            trim: rate(Feature::Trim),
+            retire: rate(Feature::Retire),
+            visit: rate(Feature::Visit),
             limits: [Limits::MAX; 2],
+            datagram_bytes: DATAGRAM_BYTES,
         };
-        // A kill finds something in flight in most cases only if writes are slow: so it is likely in half of the runs.
-        let disk = DiskFaults { late: some(500, 1_000), ..plan.disk };
-        let retire = some(300, 1_500);
-        let limits = if r.one_of_thousand(500) {
-            [small_limits(r, &plan), small_limits(r, &plan)]
-        } else {
-            [Limits::MAX; 2]
+        let datagram_bytes = match rate(Feature::ServerDatagram) {
+            0 => DATAGRAM_BYTES,
+            bytes => few(bytes),
         };
-        Self { disk, retire, limits, ..plan }
+        let limits = match dice.random(Feature::Limits) {
+            Some(mut random) => {
+                [small_limits(&mut random, &plan), small_limits(&mut random, &plan)]
+            }
+            None => [Limits::MAX; 2],
+        };
+        Self { limits, datagram_bytes, ..plan }
     }
 
     /// A plan in which nothing goes wrong.
     #[must_use]
     pub fn quiet() -> Self {
-        let nothing = Self::of(0);
-        Self {
-            net: Faults { delay_ns: 1_000, ..Faults::default() },
-            disk: DiskFaults::default(),
-            kill: 0,
-            power_cut: 0,
-            stop: 0,
-            pause: 0,
-            client_kill: 0,
-            partition: 0,
-            clock_jump: 0,
-            zombie_ack: 0,
-            rot: 0,
-            rot_anywhere: 0,
-            trim: 0,
-            retire: 0,
-            limits: [Limits::MAX; 2],
-            ..nothing
-        }
+        Self::without(0, &Feature::ALL)
+    }
+
+    /// The features that are on.
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        self.dice.features()
     }
 
     /// Whether a consumer may be told that a message cannot be read.
@@ -164,6 +169,44 @@ impl Plan {
     pub fn disk_lies(&self) -> bool {
         self.rot > 0 || self.rot_anywhere > 0 || self.disk.bad_read > 0
     }
+
+    /// How long a datagram may be on its way.
+    #[must_use]
+    pub fn travel_ns_max(&self) -> u64 {
+        let times = if self.net.reordering > 0 { 10 } else { 1 };
+        self.net.delay_ns * times + self.net.late_ns
+    }
+}
+
+fn net_of(dice: &Dice) -> Faults {
+    let late = dice.rate(Feature::Late);
+    let late_ns = dice.random(Feature::Late).map_or(0, |mut random| {
+        // As often a millisecond as a minute.
+        random.next_u64();
+        log_uniform(&mut random, 1_000_000, 60_000_000_000)
+    });
+    Faults {
+        loss: dice.rate(Feature::Loss),
+        duplication: dice.rate(Feature::Duplication),
+        reordering: dice.rate(Feature::Reordering),
+        corruption: dice.rate(Feature::Corruption),
+        payload_flip: dice.rate(Feature::PayloadFlip),
+        delay_ns: dice.rate(Feature::Travel).max(1_000),
+        late,
+        late_ns,
+    }
+}
+
+fn disk_of(dice: &Dice) -> DiskFaults {
+    DiskFaults {
+        slow: dice.rate(Feature::SlowDisk),
+        error: dice.rate(Feature::WriteError),
+        error_but_stored: dice.rate(Feature::WriteErrorStored),
+        hang: dice.rate(Feature::Hang),
+        read_error: dice.rate(Feature::ReadError),
+        bad_read: dice.rate(Feature::BadRead),
+        late: dice.rate(Feature::LateWrite),
+    }
 }
 
 /// Limits that fill, each in half of the cases; with places for all clients that live at once, so that everybody comes
@@ -171,8 +214,7 @@ impl Plan {
 fn small_limits(random: &mut Random, plan: &Plan) -> Limits {
     let mut some = |most: usize, least: u64, below: u64| {
         let small = least + random.below(below - least + 1);
-        let small = usize::try_from(small).expect("small");
-        if random.one_of_thousand(500) { small } else { most }
+        if random.one_of_thousand(500) { few(small) } else { most }
     };
     let clients = (plan.publishers + plan.consumers + 2) as u64;
     let max = Limits::MAX;
@@ -183,10 +225,100 @@ fn small_limits(random: &mut Random, plan: &Plan) -> Limits {
         held_frames: u16::try_from(some(max.held_frames.into(), 2, 8)).expect("few"),
         replies: u8::try_from(some(max.replies.into(), 4, 4)).expect("few"),
         replay_buffers: some(max.replay_buffers, 1, 1),
-        in_flight_bytes: some(max.in_flight_bytes, 768 << 10, 1 << 20),
+        in_flight_bytes: some(max.in_flight_bytes, IN_FLIGHT_BYTES_MIN as u64, 1 << 20),
+        // An operator looks at more streams than a consumer has.
+        subscriptions: some(max.subscriptions, plan.streams as u64, plan.streams as u64),
     }
 }
 
-fn at_least_one(value: u64) -> usize {
-    usize::try_from(value.max(1)).expect("a small number")
+fn few(value: u64) -> usize {
+    usize::try_from(value).expect("a small number")
+}
+
+/// What one client is like; it stays so when it is started again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gear {
+    /// UDP payload of its datagrams.
+    pub(super) datagram_bytes: usize,
+    /// Messages of its window, also of a subscription's.
+    pub(super) window_messages: usize,
+    /// Bytes of it.
+    pub(super) window_bytes: usize,
+    /// After so long a silence it gives up.
+    pub(super) patience_ns: u64,
+}
+
+impl Gear {
+    /// That of a client that is like its server, and waits for ever.
+    #[must_use]
+    pub(super) fn plain(plan: &Plan) -> Self {
+        Self {
+            datagram_bytes: plan.datagram_bytes,
+            window_messages: 256,
+            window_bytes: 2 * BATCH_BYTES_MAX,
+            patience_ns: u64::MAX,
+        }
+    }
+
+    /// That of any client.
+    #[must_use]
+    pub(super) fn of(plan: &Plan, random: &mut Random) -> Self {
+        let mut gear = Self::plain(plan);
+        let least = plan.dice.is_on(Feature::ClientDatagram) && random.one_of_thousand(700);
+        if least {
+            let (least, most) = (DATAGRAM_BYTES_MIN as u64, DATAGRAM_BYTES_MAX as u64);
+            gear.datagram_bytes = few(log_uniform(random, least, most));
+        }
+        if plan.dice.is_on(Feature::Window) {
+            gear.window_messages = few(log_uniform(random, 1, 1_024));
+            gear.window_bytes = few(log_uniform(random, 64, 256 << 10));
+        }
+        if plan.dice.is_on(Feature::Patience) && random.one_of_thousand(700) {
+            gear.patience_ns = log_uniform(random, 3_000_000_000, 30_000_000_000);
+        }
+        gear
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_changes_nothing_of_the_rest() {
+        for seed in 0..200 {
+            let whole = Plan::of(seed);
+            for feature in whole.dice.features() {
+                let less = Plan::without(seed, &[feature]);
+                assert!(!less.dice.is_on(feature), "seed {seed}: {feature:?}");
+                let left: Vec<_> = whole.dice.features().filter(|on| *on != feature).collect();
+                assert_eq!(less.dice.features().collect::<Vec<_>>(), left, "seed {seed}");
+                assert_eq!((less.turns, less.segments), (whole.turns, whole.segments));
+                if feature != Feature::Kill {
+                    assert_eq!(less.kill, whole.kill, "seed {seed}: without {feature:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_feature_is_off_in_half_of_the_runs_and_small_as_often_as_large() {
+        let plans: Vec<Plan> = (0..2_000).map(Plan::of).collect();
+        for feature in Feature::ALL {
+            let on = plans.iter().filter(|plan| plan.dice.is_on(feature)).count();
+            let expected = if feature.is_of_a_class() { 400..600 } else { 900..1_100 };
+            assert!(expected.contains(&on), "{feature:?} is on in {on} of 2,000");
+        }
+        let small = plans.iter().filter(|plan| (1..70).contains(&plan.kill)).count();
+        let large = plans.iter().filter(|plan| plan.kill > 90).count();
+        assert!(small.abs_diff(large) < 200, "{small} with few kills, {large} with many");
+    }
+
+    #[test]
+    fn nothing_goes_wrong_in_a_quiet_plan() {
+        let plan = Plan::quiet();
+        assert_eq!(plan.dice.features().count(), 0);
+        assert_eq!((plan.kill, plan.net.loss, plan.disk.error, plan.trim), (0, 0, 0, 0));
+        assert_eq!((plan.limits, plan.pace_ns), ([Limits::MAX; 2], PACE_NS));
+    }
 }

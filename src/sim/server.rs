@@ -9,7 +9,7 @@ use super::disk::{Crash, Device, DiskFaults, SEGMENT_BYTES, SimDisk};
 use super::oracle::{Oracle, Violation};
 use super::plan::Plan;
 use super::trace::Trace;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::disk::Disk;
 use crate::limits::{Limits, RING_BYTES_MIN};
 use crate::log::create::{FormatOptions, SEGMENTS_MIN, format_as};
@@ -20,12 +20,13 @@ use crate::metrics::Counters;
 use crate::port::memory::{MemoryNet, MemoryPort};
 use crate::session::receipts::Run;
 use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
+use crate::wire::control::ErrorCode;
 
 /// Where the server listens.
 pub(super) const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
 
-/// Bytes of a datagram in the simulated network.
-pub(super) const DATAGRAM: usize = 1472;
+/// A log that has rested for so long has said what is durable, as `docs/testing.md` has it.
+const MARKED_NS: u64 = 1_000_000;
 
 const RING: usize = RING_BYTES_MIN;
 
@@ -82,12 +83,14 @@ pub struct ServerHits {
     pub client_kills: u64,
     /// Old instances that lived on.
     pub zombies: u64,
+    /// Publishers that were gone before they had published anything.
+    pub visits: u64,
     /// Producers that said they would not return.
     pub retired: u64,
     /// Partitions.
     pub partitions: u64,
-    /// Jumps of the wall clock.
-    pub clock_jumps: u64,
+    /// Times the wall clock was set.
+    pub clock_steps: u64,
     /// Acknowledgements of an earlier epoch.
     pub zombie_acks: u64,
     /// Changes of condition, as [`EDGES`] lists them.
@@ -96,6 +99,8 @@ pub struct ServerHits {
     pub trims: u64,
     /// Consumers that were told that what they wanted is trimmed.
     pub trimmed: u64,
+    /// Messages too large for the datagrams of a consumer.
+    pub too_large: u64,
     /// Logs that were full and take messages again.
     pub roomy_again: u64,
 }
@@ -132,6 +137,7 @@ pub(super) struct Server {
     pub counters: Counters,
     lies: bool,
     limits: [Limits; 2],
+    datagram_bytes: usize,
 }
 
 /// The first damage that `verify` finds on an image; a log without its superblocks is damaged, too.
@@ -182,6 +188,7 @@ impl Server {
             counters: Counters::default(),
             lies: plan.disk_lies(),
             limits: plan.limits,
+            datagram_bytes: plan.datagram_bytes,
         }
     }
 
@@ -201,10 +208,11 @@ impl Server {
                 self.hits.cuts += u64::from(recovery.cut);
                 self.hits.clean_opens += u64::from(recovery.clean);
                 oracle.opened(recovery.epoch)?;
+                oracle.has_streams(log.streams().map(|facts| (facts.id, facts.name.as_str())))?;
                 disk.take_time();
-                let port = self.net.port(SERVER, DATAGRAM);
+                let port = self.net.port(SERVER, self.datagram_bytes);
                 let options = ShardOptions { limits: self.limits_now(), ..ShardOptions::default() };
-                let shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+                let shard = Shard::new(port, disk, self.clock.begun(), log, runs, options);
                 self.shard = Some(shard);
                 Ok(Opening::Serves)
             }
@@ -288,9 +296,17 @@ impl Server {
         if before != after {
             self.note_edge(before, after);
         }
+        if !self.was_full && self.net.errors(ErrorCode::NoSpace) > 0 {
+            let what = "somebody was told that the log is full, and it never was".into();
+            return Err(Violation { oracle: "O15", what });
+        }
         let Some(shard) = &self.shard else { return Ok(()) };
         let log = shard.log();
         oracle.serves(log.epoch().0, log.durable_end())?;
+        if after == Condition::Serving && log.is_idle() {
+            let done_ns = self.clock.now_ns().saturating_sub(MARKED_NS);
+            self.device.borrow_mut().vouch_at_rest(done_ns);
+        }
         for stream in log.streams() {
             oracle.begins(stream.id, stream.first_sequence)?;
         }
@@ -385,7 +401,6 @@ pub(super) fn open(
     clock: &ManualClock,
     runs: &mut BTreeMap<u64, Vec<Run>>,
 ) -> Result<Opened, OpenError> {
-    use crate::clock::Clock;
     let mut disk = SimDisk::open(device, Log::memory_bytes(RING)).expect("memory for a disk");
     let options = OpenOptions { queue_depth, ring_bytes: RING, unix_ns: clock.unix_ns() };
     let (log, recovery) =

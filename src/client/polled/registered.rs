@@ -3,6 +3,7 @@
 use super::{Link, Phase};
 use crate::client::{ClientError, Compared, Event, Publisher};
 use crate::clock::Clock;
+use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
@@ -102,6 +103,7 @@ impl<C: Clock> Link<C> {
             waits(since_ns, dead_after_ns) || (is_full && waits(code_since_ns, FREED_NS))
         };
         if is_over {
+            Timer::GivesUpRefused.fired();
             self.fail(ClientError::Refused { code, detail });
         }
     }

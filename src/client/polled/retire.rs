@@ -5,6 +5,7 @@ use zerocopy::IntoBytes;
 use super::{Client, Phase};
 use crate::client::Publisher;
 use crate::clock::Clock;
+use crate::fired::Timer;
 use crate::port::Port;
 use crate::wire::control::Retire;
 use crate::wire::frame::Kind;
@@ -32,6 +33,9 @@ impl<P: Port, C: Clock> Client<P, C> {
             return true;
         }
         if link.retired_ns == 0 || link.now_ns.saturating_sub(link.retired_ns) >= RETIRE_NS {
+            if link.retired_ns > 0 {
+                Timer::RetireAgain.fired();
+            }
             link.retired_ns = link.now_ns;
             let body = Retire {
                 producer_id: link.producer.0.0.into(),

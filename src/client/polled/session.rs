@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 use super::{Link, Phase};
 use crate::client::{ClientError, Event, Publisher, ShardFacts, SizeLimit};
 use crate::clock::Clock;
+use crate::fired::Timer;
 use crate::ids::{ConnId, Durability, Peer, ProducerId, StreamId};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
@@ -369,14 +370,16 @@ impl<C: Clock> Link<C> {
         }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         if silent_ns > dead_after_ns {
+            let is_there = self.speaks && self.phase != Phase::Open;
+            let timer = if is_there { Timer::GivesUpRegister } else { Timer::GivesUpServer };
+            timer.fired();
             self.fail(match self.sent_by {
-                _ if self.speaks && self.phase != Phase::Open => {
-                    ClientError::Unanswered { server, what: "REGISTER" }
-                }
+                _ if is_there => ClientError::Unanswered { server, what: "REGISTER" },
                 Some((by, shard)) => ClientError::ShardUnreachable { shard, server, by },
                 None => ClientError::Unreachable { server },
             });
         } else if silent_ns > SILENCE_NS && self.phase == Phase::Open {
+            Timer::ServerSilent.fired();
             self.register_again();
         }
         let young = self.now_ns.saturating_sub(self.registered_ns) < YOUNG_NS;
@@ -386,10 +389,13 @@ impl<C: Clock> Link<C> {
         let now_ns = self.now_ns;
         let waits = |since_ns: u64| now_ns.saturating_sub(since_ns) > dead_after_ns;
         if self.asked.iter().any(|asked| waits(asked.since_ns)) {
+            Timer::GivesUpRequest.fired();
             self.fail(ClientError::Unanswered { server, what: "a request" });
         } else if self.subscriptions.iter().any(|sub| sub.asked_since_ns().is_some_and(waits)) {
+            Timer::GivesUpSubscribe.fired();
             self.fail(ClientError::Unanswered { server, what: "SUBSCRIBE" });
         } else if self.sender.stalled_since_ns().is_some_and(waits) {
+            Timer::GivesUpPublish.fired();
             self.fail(ClientError::Unanswered { server, what: "PUBLISH" });
         }
     }

@@ -7,6 +7,7 @@ use zerocopy::IntoBytes;
 use super::{Link, Phase};
 use crate::client::{Publisher, Request};
 use crate::clock::Clock;
+use crate::fired::Timer;
 use crate::ids::ConnId;
 use crate::port::Port;
 use crate::wire::DatagramWriter;
@@ -75,6 +76,9 @@ impl<C: Clock> Link<C> {
             let _ = writer.frame(Kind::Register, body.as_bytes(), &[]);
         });
         if sent {
+            if wait_ns > REGISTER_NS.0 {
+                Timer::RegisterAgain.fired();
+            }
             let wait_ns = wait_ns.saturating_mul(2).clamp(REGISTER_NS.0, REGISTER_NS.1);
             self.register_asked_ns = self.now_ns;
             self.phase = Phase::Registering { asked_ns: self.now_ns, wait_ns };
@@ -135,7 +139,11 @@ impl<C: Clock> Link<C> {
         for index in 0..self.asked.len() {
             sent = sent.saturating_add(self.ask(index, port));
         }
-        if self.is_mute || now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS {
+        let rests = now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS;
+        if rests {
+            Timer::ClientHeartbeat.fired();
+        }
+        if rests || self.is_mute {
             let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
             sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                 let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
@@ -148,6 +156,9 @@ impl<C: Clock> Link<C> {
         let asked = &mut self.asked[index];
         if self.now_ns.saturating_sub(asked.asked_ns) < asked.wait_ns {
             return 0;
+        }
+        if asked.wait_ns > 0 {
+            Timer::RequestAgain.fired();
         }
         asked.asked_ns = self.now_ns;
         asked.wait_ns = asked.wait_ns.saturating_mul(2).clamp(REQUEST_NS.0, REQUEST_NS.1);

@@ -1,9 +1,14 @@
 //! The operator of a run: trims streams, and looks at what comes of it.
 
 use super::World;
-use crate::client::{Event, Publisher, Request};
+use crate::client::{Event, Publisher, Request, StartFrom};
+use crate::clock::Clock;
 use crate::ids::StreamId;
-use crate::sim::oracle::Violation;
+use crate::sim::oracle::{Oracle, Violation};
+use crate::sim::plan::log_uniform;
+
+/// So many streams it looks at, at most: fewer than a session may subscribe to where limits are not small.
+const LOOKS_AT: usize = 8;
 
 impl World {
     /// Trims a stream somewhere up to its durable end.
@@ -35,7 +40,8 @@ impl World {
 
     fn ask_to_trim(&mut self, id: StreamId, first: u64) {
         if self.operator.is_none() {
-            self.operator = Some(self.client(Publisher::No));
+            let gear = self.operator_gear;
+            self.operator = Some(self.client(Publisher::No, &gear));
         }
         self.oracle.trim_asked(id, first);
         self.server.hits.trims += 1;
@@ -46,20 +52,53 @@ impl World {
             operator.request(Request::ListStreams);
             operator.request(Request::CreateStream(format!("more-{}", self.server.hits.trims)));
         }
+        self.look();
+    }
+
+    /// The operator looks at a stream: from its start, from its end, or from a moment ago.
+    fn look(&mut self) {
+        let Some(shard) = &self.server.shard else { return };
+        let streams = shard.log().streams().map(|facts| facts.id);
+        let streams: Vec<StreamId> = streams.take(LOOKS_AT).collect();
+        let nth = usize::try_from(self.random.below(streams.len() as u64)).expect("few streams");
+        let from = match self.random.below(3) {
+            0 => StartFrom::Start,
+            1 => StartFrom::End,
+            _ => {
+                let ago_ns = log_uniform(&mut self.random, 1_000, 10_000_000_000);
+                StartFrom::Time(self.clock.unix_ns().saturating_sub(ago_ns))
+            }
+        };
+        if let Some(operator) = &mut self.operator {
+            operator.subscribe(streams[nth], from, 16);
+        }
     }
 
     pub(super) fn poll_operator(&mut self) -> Result<(), Violation> {
-        let injected = self.injected();
+        let injected = self.injected_with(&self.operator_gear);
         let Some(operator) = &mut self.operator else { return Ok(()) };
-        let polled = operator.poll(&mut |_| {});
+        let oracle = &mut self.oracle;
+        let mut broken = Ok(());
+        let polled = operator.poll(&mut |record| {
+            let stream = StreamId(record.header.stream.get());
+            if broken.is_ok() {
+                broken = oracle.delivered(stream, record.header.sequence.get(), record);
+            }
+        });
+        broken?;
         while let Some(event) = operator.next_event() {
             match event {
-                Event::Stream { info, .. } => self.oracle.told_begin(info.id, info.log_start)?,
+                Event::Stream { info, .. } => {
+                    self.oracle.told_begin(info.id, info.log_start)?;
+                    self.oracle.told_stream(info.id, &info.name);
+                }
+                Event::Subscribed { stream, start, durable_next } => {
+                    Oracle::begins_by(stream, start, durable_next)?;
+                }
                 Event::Refused { code, .. } => {
                     injected.allows_refusal("the operator", code)?;
                 }
                 Event::Connected { .. }
-                | Event::Subscribed { .. }
                 | Event::ListEnd { .. }
                 | Event::Redirected { .. }
                 | Event::Trimmed { .. }

@@ -22,7 +22,7 @@ impl World {
     pub(super) fn begin_anew(&mut self, index: usize) {
         let publisher = &mut self.publishers[index];
         publisher.journal = self.oracle.journals.len();
-        (publisher.resumed, publisher.retires) = (false, false);
+        (publisher.succeeds, publisher.resumed, publisher.retires) = (false, false, false);
         self.oracle.journals.push(Journal::default());
         self.server.hits.retired += 1;
     }
