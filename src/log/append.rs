@@ -3,20 +3,15 @@
 use zerocopy::IntoBytes;
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
+use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Spot};
 use super::places::StreamPlaces;
-use super::segment::{
-    Base, End, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader, write_closing,
-};
-use super::tables::{CHECKPOINT_PARTS_MAX, Held, NO_SEGMENT, Parting, ProducerFacts};
+use super::segment::{Base, End, INDEX_BYTES, SegmentHeader, write_closing};
 use super::{
     AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
     RESERVED_SEGMENTS, Registration, live_of,
 };
-use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, PRODUCER_RETURN_NS, STREAMS_MAX,
-};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
@@ -30,9 +25,6 @@ pub(super) const CONTROL_PRODUCER: u16 = 2;
 pub(super) const CONTROL_TRIM: u16 = 3;
 /// A producer was forgotten: its place is free.
 pub(super) const CONTROL_FORGET: u16 = 4;
-
-/// After nobody was found who may be forgotten, so long before all producers are looked at again.
-const SEARCH_AGAIN_NS: u64 = 1_000_000_000;
 
 /// Bytes a roll adds beside the checkpoint: the roll itself and the epoch's opening.
 const ROLL_BYTES: usize = 2 * BLOCK_BYTES;
@@ -52,7 +44,7 @@ impl Log {
     /// See [`AppendError`]; nothing was changed.
     ///
     /// # Panics
-    /// When the place in the table is not that of the producer who signed.
+    /// When the handle is not that of the producer who signed.
     #[inline]
     pub fn append(
         &mut self,
@@ -60,21 +52,17 @@ impl Log {
         message: &Message<'_>,
         unix_ns: u64,
     ) -> Result<Appended, AppendError> {
-        let signed = &message.signed;
-        let stream = self.stream(signed.stream).ok_or(AppendError::NoStream)?;
-        let sequence = stream.next_sequence;
-        // Asked before anything is written: one producer's number in another's place loses or doubles messages.
-        self.tables.producer_at_mut(signed.producer_id, message.producer_slot);
-        self.make_room(memory, record_bytes(message.payload.len()), RESERVED_SEGMENTS, unix_ns)?;
-        self.note_touched(signed.stream, sequence, unix_ns);
+        let (signed, bytes) = (&message.signed, message.payload.len());
+        self.stream(signed.stream).ok_or(AppendError::NoStream)?;
+        // Asked before anything is written.
+        self.catalog.producers().check(message.producer, signed.producer_id);
+        self.make_room(memory, record_bytes(bytes), RESERVED_SEGMENTS, unix_ns)?;
+        let sequence = self.catalog.append(signed, message.producer, bytes, unix_ns);
+        if self.catalog.touch(signed.stream, self.next_batch) {
+            self.note_touched(signed.stream, sequence);
+        }
         self.put_record(memory, signed, message.crc32c, message.payload, sequence, unix_ns);
         self.open.messages += 1;
-        let stream = self.tables.stream_mut(signed.stream).expect("found above");
-        stream.next_sequence += 1;
-        stream.bytes += message.payload.len() as u64;
-        let producer = self.tables.producer_at_mut(signed.producer_id, message.producer_slot);
-        producer.last_seq = signed.producer_seq;
-        producer.last_active_ns = unix_ns;
         Ok(Appended { sequence, batch_seq: self.next_batch })
     }
 
@@ -89,14 +77,12 @@ impl Log {
         unix_ns: u64,
     ) -> Result<(StreamId, u64), ControlError> {
         let limit = self.limits.streams;
-        let id = self
-            .tables
-            .next_stream()
-            .filter(|id| id.0 as usize <= limit)
-            .ok_or(ControlError::TableFull { limit })?;
+        let next = self.catalog.streams().next_id();
+        let id =
+            next.filter(|id| id.0 as usize <= limit).ok_or(ControlError::TableFull { limit })?;
         let said = (CONTROL_STREAM, u64::from(id.0), 0);
         self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
-        self.tables.add_stream(id, name, unix_ns, self.next_batch);
+        self.catalog.add_stream(id, name, unix_ns, self.next_batch);
         self.places.push(StreamPlaces::new(self.geometry.segments));
         Ok((id, self.next_batch))
     }
@@ -116,13 +102,14 @@ impl Log {
         (epoch, instance): (u32, u64),
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
+        let limit = self.limits.producers;
         let forgotten = match id {
             Some(id) => {
-                assert!(self.tables.producer_slot(id).is_some(), "the caller looked for {id}");
+                assert!(self.producer(id).is_some(), "the caller looked for {id}");
                 None
             }
-            None if self.tables.is_full_of_producers(self.limits.producers) => {
-                Some(self.forgettable(unix_ns)?)
+            None if self.catalog.producers().is_full(limit) => {
+                Some(self.catalog.search(limit, unix_ns)?)
             }
             None => None,
         };
@@ -133,57 +120,24 @@ impl Log {
         if let Some(id) = forgotten {
             self.put_forget(memory, id, unix_ns);
         }
-        let id = id.unwrap_or_else(|| self.tables.next_producer());
+        let id = id.unwrap_or_else(|| self.catalog.producers().next_id());
         self.put_control_record(
             memory,
             (CONTROL_PRODUCER, id.0, u64::from(epoch)),
             &payload,
             unix_ns,
         );
-        let slot = self.tables.register(id, (epoch, instance), unix_ns, self.next_batch);
-        let last_seq = self.tables.producer_at_mut(id, slot).last_seq;
         let batch_seq = self.next_batch;
-        Ok(Registration { id, producer_slot: slot, last_seq, batch_seq, forgotten })
+        let last_seq = self.catalog.register(id, (epoch, instance), unix_ns, batch_seq);
+        Ok(Registration { id, last_seq, batch_seq, forgotten })
     }
 
-    /// Whom to forget for somebody new. All are looked at once a turn at most, and not where there was nobody a moment
-    /// ago: a turn may bring hundreds of registrations.
-    fn forgettable(&mut self, unix_ns: u64) -> Result<ProducerId, ControlError> {
-        let (now_ns, opened_ns) = (self.now_ns, self.opened_ns);
-        match self.all_may_return {
-            Some((since_ns, error)) if now_ns.saturating_sub(since_ns) < SEARCH_AGAIN_NS => {
-                Timer::ForgetHeldBack.fired();
-                return Err(error);
-            }
-            _ if self.searched => return Err(ControlError::Busy),
-            Some(_) => Timer::ForgetAgain.fired(),
-            None => {}
-        }
-        (self.all_may_return, self.searched) = (None, true);
-        // Who had no time yet to come back is waited for, whatever the clock says of its last message.
-        let returns = |producer: &ProducerFacts| {
-            let since_ns = opened_ns.max(producer.released_ns);
-            !producer.ended && now_ns.saturating_sub(since_ns) < PRODUCER_RETURN_NS
-        };
-        if let Some(found) = self.tables.forgettable(unix_ns, returns) {
-            if self.tables.producer(found).is_some_and(|it| !it.ended && it.is_idle(unix_ns)) {
-                Timer::ForgetIdle.fired();
-            }
-            return Ok(found);
-        }
-        let is_a_matter_of_time = self.tables.forgettable(unix_ns, |_| false).is_some();
-        let full = ControlError::TableFull { limit: self.limits.producers };
-        let error = if is_a_matter_of_time { ControlError::Busy } else { full };
-        self.all_may_return = Some((now_ns, error));
-        Err(error)
-    }
-
-    /// The place of a producer is a session's from now on, until it is released.
+    /// A session, as the shard numbers it, publishes as a producer from now on, until it gives the handle back.
     ///
     /// # Panics
-    /// When it is somebody else's place, or another session has it.
-    pub fn hold_producer(&mut self, held: Held) {
-        self.tables.hold(held);
+    /// When the producer is not known, or another session publishes as it.
+    pub fn hold_producer(&mut self, id: ProducerId, holder: usize) -> ProducerHandle {
+        self.catalog.hold(id, holder)
     }
 
     /// The session of a producer has ended. Where its client said that it will not return its place is free at once,
@@ -191,27 +145,25 @@ impl Log {
     /// before that is durable brings it back as one that may return.
     ///
     /// # Panics
-    /// When it is somebody else's place, or another session has it.
+    /// When the handle is another session's, which two handles for one producer would be.
     pub fn release_producer(
         &mut self,
         memory: &mut Memory,
-        held: Held,
+        handle: ProducerHandle,
         parting: Parting,
         unix_ns: u64,
     ) {
-        self.tables.release(held, parting, self.now_ns, unix_ns);
-        if parting != Parting::MayReturn {
-            self.all_may_return = None;
-        }
+        let id = handle.id();
+        self.catalog.release(handle, parting, unix_ns);
         let may_say = parting == Parting::Ended && self.fault.is_none();
         if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
-            self.put_forget(memory, held.id, unix_ns);
+            self.put_forget(memory, id, unix_ns);
         }
     }
 
     fn put_forget(&mut self, memory: &mut Memory, id: ProducerId, unix_ns: u64) {
         self.put_control_record(memory, (CONTROL_FORGET, id.0, 0), &[], unix_ns);
-        self.tables.forget(id);
+        self.catalog.forget(id);
     }
 
     /// Appends a control record: what it says, of which id, and a number.
@@ -278,7 +230,7 @@ impl Log {
             return Err(AppendError::Full);
         }
         // Where tables are larger than the limit allows for, a roll has all that is in flight for itself.
-        let rolls = ROLL_BYTES + self.tables.checkpoint_bytes() + BATCH_BYTES_MAX;
+        let rolls = ROLL_BYTES + self.catalog.checkpoint_bytes() + BATCH_BYTES_MAX;
         if self.aux_pending > 0 || self.undurable_bytes + rolls > limit.max(rolls) {
             return Err(AppendError::Busy);
         }
@@ -324,44 +276,23 @@ impl Log {
         self.open.body_len += bytes;
     }
 
-    /// Notes that a stream has messages in the open batch, and puts it into the index where it is due.
-    #[inline]
-    fn note_touched(&mut self, id: StreamId, sequence: u64, unix_ns: u64) {
-        let log_off = self.open_log_off();
-        let granule_bytes = self.geometry.segment_bytes / GRANULES;
-        let granule = log_off / granule_bytes;
-        let next_batch = self.next_batch;
-        let current = *self.current();
-        let stream = self.tables.stream_mut(id).expect("the caller found it");
-        stream.newest_ns = stream.newest_ns.max(unix_ns);
-        let newest_ns = stream.newest_ns;
-        if stream.touched_batch == next_batch {
-            return;
-        }
-        stream.touched_batch = next_batch;
+    /// Notes that a stream has messages in the open batch, the first of which is `sequence`, and puts it into the index
+    /// where it is due.
+    fn note_touched(&mut self, id: StreamId, sequence: u64) {
         self.touched.push(id);
-        if stream.first_segment == NO_SEGMENT {
-            stream.first_segment = current.seg_no;
-        }
-        if stream.indexed_granule == granule {
-            return;
-        }
+        let current = *self.current();
+        self.catalog.keep_in(id, current.seg_no);
+        let granule_bytes = self.geometry.segment_bytes / GRANULES;
+        let spot = Spot {
+            granule: self.open_log_off() / granule_bytes,
+            segment_granule: current.seg_no * GRANULES,
+            block: self.off / BLOCK_BYTES as u64,
+        };
         let entries = &mut self.index[usize::try_from(current.phys).expect("a segment's place")];
-        let segment_granule = current.seg_no * GRANULES;
-        let is_new = stream.indexed_granule == u64::MAX || stream.indexed_granule < segment_granule;
-        // The last places are for streams that are not in this segment's index yet.
-        if is_new || entries.len() < INDEX_ENTRIES - STREAMS_MAX {
-            stream.indexed_granule = granule;
-            let entry = IndexEntry {
-                stream: id.0.into(),
-                block: u32::try_from(self.off / BLOCK_BYTES as u64).expect("32 bits").into(),
-                first_sequence: sequence.into(),
-                time_ns: newest_ns.into(),
-            };
-            entries.push(entry);
-            let place = usize::try_from(id.0).expect("32 bits fit") - 1;
-            self.places[place].note(current.seg_no, &entry);
-        }
+        let Some(entry) = self.catalog.index(id, sequence, spot, entries.len()) else { return };
+        entries.push(entry);
+        let place = usize::try_from(id.0).expect("32 bits fit") - 1;
+        self.places[place].note(current.seg_no, &entry);
     }
 
     /// Seals the open batch and puts it into the queue.
@@ -389,7 +320,7 @@ impl Log {
         }
         self.told_lac = self.durable_seq;
         for id in self.touched.drain(..) {
-            let next = self.tables.stream(id).expect("a known stream").next_sequence;
+            let next = self.catalog.streams().get(id).expect("a known stream").next_sequence;
             self.marks.push_back((self.next_batch, id, next));
         }
         self.flights.push_back(Flight {
@@ -521,10 +452,10 @@ impl Log {
         if new_epoch {
             self.seal_open(memory, BatchKind::EpochOpen, unix_ns);
         }
-        for part in 0..self.tables.checkpoint_parts() {
+        for part in 0..self.catalog.checkpoint_parts() {
             let start = self.ring_offset(self.open_log_off()) + BATCH_HEADER_BYTES;
             let room = start..start + BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
-            self.open.body_len = self.tables.write_checkpoint(part, memory.bytes_mut(room));
+            self.open.body_len = self.catalog.write_checkpoint(part, memory.bytes_mut(room));
             self.seal_open(memory, BatchKind::Checkpoint, unix_ns);
         }
     }

@@ -125,7 +125,7 @@ impl Log {
                 break;
             }
             self.marks.pop_front();
-            self.tables.stream_mut(id).expect("a known stream").durable_next = next;
+            self.catalog.durable(id, next);
         }
         self.trims_durable(batch_seq);
         self.completed.push_back(DurableBatch {
@@ -143,10 +143,7 @@ impl Log {
     /// Writes down that what is durable is durable, once the log has rested for a millisecond: until
     /// then recovery could not tell damage to the last batches from a torn tail. Frees what was trimmed.
     pub fn tick(&mut self, memory: &mut Memory, now_ns: u64, unix_ns: u64) {
-        (self.now_ns, self.searched) = (now_ns, false);
-        if self.opened_ns == 0 {
-            self.opened_ns = now_ns;
-        }
+        self.catalog.turn(now_ns);
         if self.free_due {
             self.free_trimmed();
         }

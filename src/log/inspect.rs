@@ -68,7 +68,7 @@ pub fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let superblock = &read.superblock;
     let code = u8::try_from(superblock.durability.get()).ok().and_then(Durability::from_code);
-    let streams = read.tables.streams().map(|stream| StreamDescription {
+    let streams = read.catalog.streams().iter().map(|stream| StreamDescription {
         id: stream.id.0,
         name: stream.name.clone(),
         first_sequence: stream.first_sequence,
@@ -89,7 +89,7 @@ pub fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
         epoch: superblock.last_epoch.get(),
         clean: read.recovery.clean,
         messages: read.recovery.messages,
-        producers: read.tables.producers().count() as u64,
+        producers: read.catalog.producers().iter().count() as u64,
         streams: streams.collect(),
     })
 }

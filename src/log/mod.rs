@@ -21,7 +21,7 @@ pub mod batch;
 pub mod superblock;
 pub mod shares;
 pub mod segment;
-pub mod tables;
+pub mod catalog;
 mod places;
 mod append;
 mod commit;
@@ -62,14 +62,14 @@ use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
+pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts};
 pub use recovery::Witness;
-pub use tables::{Held, Parting, ProducerFacts, StreamFacts};
 
 use batch::SegmentKey;
+use catalog::Catalog;
 use places::{StreamPlaces, places_of};
 use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
 use superblock::Superblock;
-use tables::Tables;
 use trim::TRIMS_MAX;
 
 /// Segments kept back so that a full log can still be opened, trimmed and closed.
@@ -83,8 +83,8 @@ const GRANULES: u64 = 128;
 pub struct Message<'a> {
     /// What the producer signed.
     pub signed: Signed,
-    /// The producer's place in the table.
-    pub producer_slot: usize,
+    /// The right to publish as the producer who signed.
+    pub producer: &'a ProducerHandle,
     /// The producer's checksum.
     pub crc32c: u32,
     /// Extension and payload.
@@ -145,8 +145,6 @@ impl From<AppendError> for ControlError {
 pub struct Registration {
     /// Its identity.
     pub id: ProducerId,
-    /// Its place in the table.
-    pub producer_slot: usize,
     /// The last number accepted from it.
     pub last_seq: u64,
     /// The batch that holds the registration.
@@ -243,7 +241,7 @@ struct OpenBatch {
 pub struct Log {
     superblock: Superblock,
     geometry: Geometry,
-    tables: Tables,
+    catalog: Catalog,
     epoch: u64,
     queue_depth: usize,
     ring_bytes: usize,
@@ -307,14 +305,6 @@ pub struct Log {
     /// Segments freed since somebody asked.
     freed: u64,
     last_durable_ns: u64,
-    /// The time of this turn, and that of the first since the log was opened; 0 before that.
-    now_ns: u64,
-    opened_ns: u64,
-    /// When all producers were looked at and none could be forgotten, and what was said to who was new; `None` once
-    /// one has ended since.
-    all_may_return: Option<(u64, ControlError)>,
-    /// All producers were looked at in this turn.
-    searched: bool,
     fault: Option<LogFault>,
     limits: Limits,
 }
@@ -361,13 +351,13 @@ impl Log {
     fn assemble(
         superblock: &Superblock,
         (queue_depth, ring_bytes): (usize, usize),
-        mut tables: Tables,
+        mut catalog: Catalog,
         live: VecDeque<Live>,
         index: Vec<Vec<IndexEntry>>,
         free: VecDeque<u64>,
     ) -> Self {
         let geometry = Geometry::of(superblock);
-        let places = places_of(&mut tables, &live, &index);
+        let places = places_of(&mut catalog, &live, &index);
         let (base, durable_end) = match live.back() {
             Some(last) => {
                 let end = last.end.expect("recovery closes what it keeps");
@@ -378,7 +368,7 @@ impl Log {
         Self {
             superblock: *superblock,
             geometry,
-            tables,
+            catalog,
             epoch: superblock.last_epoch.get(),
             queue_depth: queue_depth.clamp(1, QUEUE_DEPTH_MAX),
             ring_bytes,
@@ -416,10 +406,6 @@ impl Log {
             free_due: true,
             freed: 0,
             last_durable_ns: 0,
-            now_ns: 0,
-            opened_ns: 0,
-            all_may_return: None,
-            searched: false,
             fault: None,
             limits: Limits::MAX,
         }
@@ -491,26 +477,29 @@ impl Log {
     #[must_use]
     #[inline]
     pub fn stream(&self, id: StreamId) -> Option<&StreamFacts> {
-        self.tables.stream(id).filter(|stream| self.is_durable(stream.created_batch))
+        self.catalog.streams().get(id).filter(|stream| self.is_durable(stream.created_batch()))
     }
 
     /// The stream of this name, if its record is durable.
     #[must_use]
     pub fn stream_by_name(&self, name: &str) -> Option<&StreamFacts> {
-        self.tables.stream_by_name(name).filter(|stream| self.is_durable(stream.created_batch))
+        self.catalog
+            .streams()
+            .by_name(name)
+            .filter(|stream| self.is_durable(stream.created_batch()))
     }
 
     /// The stream of this name that is being made, and the batch of its record, which is not durable yet.
     #[must_use]
     pub fn stream_being_made(&self, name: &str) -> Option<(StreamId, u64)> {
-        let stream = self.tables.stream_by_name(name)?;
-        let batch_seq = stream.created_batch;
+        let stream = self.catalog.streams().by_name(name)?;
+        let batch_seq = stream.created_batch();
         (!self.is_durable(batch_seq)).then_some((stream.id, batch_seq))
     }
 
     /// All streams whose records are durable, by id.
     pub fn streams(&self) -> impl Iterator<Item = &StreamFacts> {
-        self.tables.streams().filter(|stream| self.is_durable(stream.created_batch))
+        self.catalog.streams().iter().filter(|stream| self.is_durable(stream.created_batch()))
     }
 
     /// Whether a batch, and with it all it says, is durable.
@@ -523,24 +512,24 @@ impl Log {
     /// A producer.
     #[must_use]
     pub fn producer(&self, id: ProducerId) -> Option<&ProducerFacts> {
-        self.tables.producer(id)
+        self.catalog.producers().get(id)
     }
 
     /// Whether the newest registration of a producer is durable.
     #[must_use]
     pub fn is_registered(&self, producer: &ProducerFacts) -> bool {
-        self.is_durable(producer.registered_batch)
+        self.is_durable(producer.registered_batch())
     }
 
     /// All producers.
     pub fn producers(&self) -> impl Iterator<Item = &ProducerFacts> {
-        self.tables.producers()
+        self.catalog.producers().iter()
     }
 
     /// The places of producers; where the id is 0 there is none.
     #[must_use]
     pub fn producer_places(&self) -> &[ProducerFacts] {
-        self.tables.producer_places()
+        self.catalog.producers().places()
     }
 
     /// The batch that holds the newest of what was appended.
@@ -604,23 +593,17 @@ impl Log {
 impl Log {
     /// As if a producer had published a message.
     pub(crate) fn pretend_forgotten(&mut self, id: ProducerId) {
-        self.tables.forget(id);
+        self.catalog.forget(id);
     }
 
     /// As its name says.
     pub(crate) fn pretend_published(&mut self, id: ProducerId) {
-        let slot = self.producer_slot(id).expect("it is known");
-        self.tables.producer_at_mut(id, slot).last_seq = 1;
-    }
-
-    /// The place of a producer.
-    pub(crate) fn producer_slot(&self, id: ProducerId) -> Option<usize> {
-        self.tables.producer_slot(id)
+        self.catalog.pretend_published(id);
     }
 
     /// The id the next new producer gets.
     pub(crate) fn next_producer_id(&self) -> ProducerId {
-        self.tables.next_producer()
+        self.catalog.producers().next_id()
     }
 }
 

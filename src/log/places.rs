@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::catalog::Catalog;
 use super::segment::IndexEntry;
-use super::tables::Tables;
 use super::{Live, Log};
 use crate::ids::StreamId;
 use crate::limits::STREAMS_MAX;
@@ -53,19 +53,17 @@ impl StreamPlaces {
 
 /// Where the messages of all streams are that recovery has found.
 pub(super) fn places_of(
-    tables: &mut Tables,
+    catalog: &mut Catalog,
     live: &VecDeque<Live>,
     index: &[Vec<IndexEntry>],
 ) -> Vec<StreamPlaces> {
     let mut places = Vec::with_capacity(STREAMS_MAX);
-    places.extend(tables.streams().map(|_| StreamPlaces::new(index.len() as u64)));
+    places.extend(catalog.streams().iter().map(|_| StreamPlaces::new(index.len() as u64)));
     for live in live {
         for entry in &index[usize::try_from(live.phys).expect("a segment's place")] {
             let stream = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
             places[stream].note(live.seg_no, entry);
-            let facts = tables.stream_mut(StreamId(entry.stream.get()));
-            let facts = facts.expect("an index names known streams");
-            facts.newest_ns = facts.newest_ns.max(entry.time_ns.get());
+            catalog.saw_time(StreamId(entry.stream.get()), entry.time_ns.get());
         }
     }
     places
@@ -115,7 +113,7 @@ impl Log {
         count: impl Fn(&VecDeque<Place>) -> usize,
         is_before: impl Fn(&IndexEntry) -> bool,
     ) -> (u64, u64) {
-        let durable_next = self.tables.stream(stream).map_or(1, |facts| facts.durable_next);
+        let durable_next = self.catalog.streams().get(stream).map_or(1, |facts| facts.durable_next);
         let nowhere = (self.durable_end, durable_next);
         let Some(places) = self.places_of(stream) else { return nowhere };
         let durable = places.partition_point(|place| place.first_sequence < durable_next);

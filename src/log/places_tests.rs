@@ -14,8 +14,12 @@ impl Writer {
         let (producer_id, producer_seq) = (ProducerId(1), self.next_seq);
         let signed = Signed { producer_id, producer_seq, stream, flags: 0, ext_len: 0 };
         let crc32c = signed.crc32c(&payload);
-        let message = Message { signed, producer_slot: 0, crc32c, payload: &payload };
-        while self.log.append(self.disk.memory_mut(), &message, unix_ns).is_err() {
+        loop {
+            let producer = self.producer.as_ref().expect("it was opened");
+            let message = Message { signed, producer, crc32c, payload: &payload };
+            if self.log.append(self.disk.memory_mut(), &message, unix_ns).is_ok() {
+                break;
+            }
             self.settle();
         }
         self.next_seq += 1;

@@ -13,13 +13,12 @@ mod witness;
 
 use std::collections::VecDeque;
 
+use super::catalog::Catalog;
 use super::scan::{self, Stop, walk};
 use super::segment::{
     End, Geometry, INDEX_BYTES, IndexEntry, SegmentHeader, read_closing, write_closing,
 };
 use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
-use super::tables::Tables;
-use super::trim::first_kept;
 use super::{Live, Log, LogFault, RESERVED_SEGMENTS, live_of, new_index};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
@@ -190,7 +189,7 @@ pub(super) struct Read {
     /// Segments the log has passed by.
     stale: Vec<SegmentHeader>,
     begun: Begun,
-    pub(super) tables: Tables,
+    pub(super) catalog: Catalog,
     pub(super) recovery: Recovery,
 }
 
@@ -222,7 +221,7 @@ pub(super) fn read_log<D: Disk>(
         trimmed,
         stale,
         begun,
-        tables: Tables::new(),
+        catalog: Catalog::new(),
         recovery: Recovery { clean, ..Recovery::default() },
     };
     let mut later_mark = None;
@@ -234,7 +233,7 @@ pub(super) fn read_log<D: Disk>(
         read.recovery.cut |= looked.stop.lac_ahead > 0;
         if looked.opened && looked.content {
             looked.messages.iter().for_each(seen);
-            read.tables = looked.tables;
+            read.catalog = looked.catalog;
             read.recovery.messages = looked.stop.end.base.message;
             last.closing = Some((looked.stop.end, looked.index));
             last.is_closed = false;
@@ -245,7 +244,7 @@ pub(super) fn read_log<D: Disk>(
         later_mark = Some(mark.min(last.header.base_batch_seq.get()));
         read.dropped.push(last.header);
         if looked.opened && read.found.len() == 1 {
-            read.tables = looked.tables;
+            read.catalog = looked.catalog;
         }
         read.found.pop();
     }
@@ -259,11 +258,12 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
         let (_, entries) = found.closing.as_ref().expect("what is kept is closed");
         (found.header.seg_no.get(), entries.as_slice())
     });
-    let Some((id, first, last)) = first_kept(&mut read.tables, segments) else { return Ok(()) };
+    let Some((id, first, last)) = read.catalog.kept_in(segments) else { return Ok(()) };
     let begin = read.found.first().map(|found| found.header);
     let gap = gap.unwrap_or_default();
     let seg_no = begin.map_or(0, |header| header.seg_no.get() - 1);
-    let name = read.tables.stream(id).map_or_else(String::new, |stream| stream.name.clone());
+    let name =
+        read.catalog.streams().get(id).map_or_else(String::new, |stream| stream.name.clone());
     Err(OpenError::Damaged(Box::new(Damaged {
         name: disk.info().name.clone(),
         seg_no,
@@ -276,7 +276,7 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
 
 /// What walking over a segment showed.
 struct Last {
-    tables: Tables,
+    catalog: Catalog,
     stop: Stop,
     /// The checkpoint that opens it is whole.
     opened: bool,
@@ -329,7 +329,7 @@ impl Log {
             close_found(disk, &superblock, &open.header, end, entries)
                 .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
         }
-        read.tables.all_durable();
+        read.catalog.recovered();
         let segments = superblock.segment_count.get();
         let places = usize::try_from(segments).expect("a disk's segments");
         let mut live = VecDeque::with_capacity(places);
@@ -346,8 +346,8 @@ impl Log {
         read.recovery.segments = live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
         let sizes = (depth, options.ring_bytes);
-        let tables = std::mem::take(&mut read.tables);
-        let mut log = Self::assemble(&superblock, sizes, tables, live, index, free);
+        let catalog = std::mem::take(&mut read.catalog);
+        let mut log = Self::assemble(&superblock, sizes, catalog, live, index, free);
         log.known_seg_no = read.begun.seg_no;
         read.recovery.messages = log.messages;
         log.begin_epoch(disk, &read, options.unix_ns)

@@ -1,7 +1,5 @@
 //! The log against everything a disk may do to it.
 
-use std::collections::BTreeMap;
-
 use super::create::{FormatError, FormatOptions, format, occupant};
 use super::recovery::{OpenError, OpenOptions, Reason, read_log};
 use super::testdisk::{RING, TestDisk};
@@ -26,8 +24,7 @@ pub(super) struct Writer {
     pub(super) disk: TestDisk,
     pub(super) log: Log,
     pub(super) stream: StreamId,
-    slot: usize,
-    producer: ProducerId,
+    pub(super) producer: Option<ProducerHandle>,
     pub(super) next_seq: u64,
     /// Per sequence: its batch and its payload.
     pub(super) appended: Vec<(u64, Vec<u8>)>,
@@ -43,8 +40,7 @@ impl Writer {
             disk,
             log,
             stream: StreamId(1),
-            slot: 0,
-            producer: ProducerId(1),
+            producer: None,
             next_seq: 1,
             appended: Vec::new(),
             durable_seq,
@@ -53,24 +49,24 @@ impl Writer {
         if writer.log.stream(StreamId(1)).is_none() {
             writer.log.create_stream(writer.disk.memory_mut(), "orders", 1).unwrap();
             let memory = writer.disk.memory_mut();
-            let registered = writer.log.register_producer(memory, None, (1, 9), 1).unwrap();
-            writer.producer = registered.id;
+            writer.log.register_producer(memory, None, (1, 9), 1).unwrap();
             writer.settle();
         }
-        writer.slot = 0;
+        writer.producer = Some(writer.log.hold_producer(ProducerId(1), 0));
         writer
     }
 
     pub(super) fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
+        let producer = self.producer.as_ref().expect("it was opened");
         let signed = Signed {
-            producer_id: self.producer,
+            producer_id: producer.id(),
             producer_seq: self.next_seq,
             stream: self.stream,
             flags: 0,
             ext_len: 0,
         };
         let crc32c = signed.crc32c(payload);
-        let message = Message { signed, producer_slot: self.slot, crc32c, payload };
+        let message = Message { signed, producer, crc32c, payload };
         let appended = self.log.append(self.disk.memory_mut(), &message, 2_000 + self.next_seq)?;
         self.next_seq += 1;
         self.appended.push((appended.batch_seq, payload.to_vec()));
@@ -502,15 +498,11 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     writer.settle();
     writer.now_ns += crate::limits::PRODUCER_RETURN_NS;
     writer.settle();
-    let mut slots = BTreeMap::new();
     for _ in 0..PRODUCERS_MAX + 10 {
         loop {
             let memory = writer.disk.memory_mut();
             match writer.log.register_producer(memory, None, (1, 1), 5) {
-                Ok(registered) => {
-                    slots.insert(registered.id.0, registered.producer_slot);
-                    break;
-                }
+                Ok(_) => break,
                 Err(ControlError::Busy) => writer.settle(),
                 Err(error) => panic!("{error}"),
             }

@@ -3,7 +3,7 @@
 //! A trim is a record in the log. Once it is durable, the stream begins where it says, and a segment of
 //! which no stream keeps a message is freed: both copies of its header are wiped, and behind the wipes its
 //! place is used again. Recovery needs no word about what was freed: the segments that are there have to
-//! hold every message that is kept (see `first_kept`).
+//! hold every message that is kept (see `kept_in`).
 //!
 //! A segment also holds a checkpoint of all tables. So one is freed only when a later one holds records, and a
 //! header that is on the media says that these are durable: recovery, which opens the newest segment with
@@ -13,8 +13,6 @@
 
 use super::append::CONTROL_TRIM;
 use super::recovery::wipe;
-use super::segment::IndexEntry;
-use super::tables::{NO_SEGMENT, Tables};
 use super::{AppendError, Cargo, ControlError, Flight, Live, Log, LogFault, RESERVED_SEGMENTS};
 use crate::disk::Disk;
 use crate::ids::StreamId;
@@ -68,12 +66,12 @@ impl Log {
         first: u64,
         unix_ns: u64,
     ) -> Result<Option<u64>, TrimError> {
-        let stream = self.tables.stream(id).ok_or(TrimError::NoStream)?;
+        let stream = self.catalog.streams().get(id).ok_or(TrimError::NoStream)?;
         let durable_next = stream.durable_next;
         if first > durable_next {
             return Err(TrimError::NotThere { durable_next });
         }
-        if first <= stream.first_recorded {
+        if first <= stream.first_recorded() {
             let waiting = self.trims.iter().rev().find(|(_, of, _)| *of == id);
             return Ok(waiting.map(|(batch_seq, _, _)| *batch_seq));
         }
@@ -83,7 +81,7 @@ impl Log {
         let said = (CONTROL_TRIM, u64::from(id.0), first);
         self.put_control(memory, said, &[], RESERVED_FOR_OPENING, unix_ns)
             .map_err(ControlError::from)?;
-        self.tables.stream_mut(id).expect("found above").first_recorded = first;
+        self.catalog.trim_recorded(id, first);
         self.trims.push_back((self.next_batch, id, first));
         if Mutant::TrimBeforeDurable.is_on() {
             self.apply_trim(id, first);
@@ -109,17 +107,9 @@ impl Log {
     }
 
     fn apply_trim(&mut self, id: StreamId, first: u64) {
-        let stream = self.tables.stream(id).expect("a known stream");
-        let first_segment = if first < stream.next_sequence {
-            // Where the index says, or before: what is kept is in that segment at the earliest.
-            let (log_off, _) = self.locate(id, first);
-            stream.first_segment.max(log_off / self.geometry.segment_bytes)
-        } else {
-            NO_SEGMENT
-        };
-        let stream = self.tables.stream_mut(id).expect("a known stream");
-        stream.first_sequence = stream.first_sequence.max(first);
-        stream.first_segment = first_segment;
+        // Where the index says, or before: what is kept is in that segment at the earliest.
+        let (log_off, _) = self.locate(id, first);
+        self.catalog.trim_durable(id, first, log_off / self.geometry.segment_bytes);
         self.free_due = true;
     }
 
@@ -140,7 +130,7 @@ impl Log {
     /// without messages, when a later one tells all that it does. A header on the media has to say that the later
     /// one's records are durable.
     fn take_unneeded(&mut self) -> Option<Live> {
-        let kept_from = self.tables.streams().map(|stream| stream.first_segment).min();
+        let kept_from = self.catalog.streams().kept_from();
         let newest = self.live.len().checked_sub(1)?;
         let from = newest.saturating_sub(LOOKED_AT).max(1);
         let found = std::iter::once(0).chain(from..newest).find(|&index| {
@@ -218,8 +208,7 @@ impl Log {
     /// keeps anything.
     #[must_use]
     pub fn oldest_keeper(&self) -> Option<&str> {
-        let keeps = self.tables.streams().filter(|stream| stream.first_segment != NO_SEGMENT);
-        keeps.min_by_key(|stream| stream.first_segment).map(|stream| stream.name.as_str())
+        self.catalog.streams().oldest_keeper().map(|stream| stream.name.as_str())
     }
 
     /// How many segments were freed since this was last asked.
@@ -237,40 +226,4 @@ impl From<AppendError> for TrimError {
     fn from(error: AppendError) -> Self {
         Self::NotAppended(error.into())
     }
-}
-
-/// Notes for each stream in which of several segments, ascending and with their indexes, its kept messages
-/// begin. Returns the first stream of which some are in none of them, and which: all that is kept has to be
-/// there, since only what was trimmed is ever freed.
-pub(super) fn first_kept<'a>(
-    tables: &mut Tables,
-    segments: impl Iterator<Item = (u64, &'a [IndexEntry])>,
-) -> Option<(StreamId, u64, u64)> {
-    let count = tables.streams().count();
-    let mut from = vec![(NO_SEGMENT, 0); count];
-    for (seg_no, entries) in segments {
-        for entry in entries {
-            let place = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
-            let facts = tables.streams().nth(place).expect("an index names known streams");
-            let first_here = entry.first_sequence.get();
-            if from[place].0 == NO_SEGMENT || first_here <= facts.first_recorded {
-                from[place] = (seg_no, first_here);
-            }
-        }
-    }
-    let mut missing = None;
-    for (place, (seg_no, first_here)) in from.into_iter().enumerate() {
-        let id = StreamId(u32::try_from(place + 1).expect("few streams"));
-        let stream = tables.stream_mut(id).expect("counted above");
-        let (first, next) = (stream.first_recorded, stream.next_sequence);
-        if first >= next {
-            continue;
-        }
-        stream.first_segment = seg_no;
-        let there = if seg_no == NO_SEGMENT { next } else { first_here };
-        if there > first && missing.is_none() {
-            missing = Some((id, first, there - 1));
-        }
-    }
-    missing
 }

@@ -37,8 +37,8 @@ impl Writer {
 pub(super) fn kept(image: Vec<u8>) -> Result<(u64, BTreeMap<u64, Vec<u8>>), OpenError> {
     let mut disk = TestDisk::with(image, 1);
     let read = read_log(&mut disk, &mut |_| {})?;
-    let facts = read.tables.stream(StreamId(1)).expect("it was made first of all");
-    let (first, next) = (facts.first_recorded, facts.next_sequence);
+    let facts = read.catalog.streams().get(StreamId(1)).expect("it was made first of all");
+    let (first, next) = (facts.first_recorded(), facts.next_sequence);
     let mut payloads = BTreeMap::new();
     for found in &read.found {
         let start = End { off: BLOCK_BYTES as u64, base: found.header.base() };

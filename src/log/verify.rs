@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::batch::{BatchKind, BatchView};
+use super::catalog::Catalog;
 use super::create::{banner, disk_bytes_of};
 use super::recovery::{
     Decision, Facts, Found, OpenError, Reason, check_chain, decide, mark_of, read_log,
@@ -16,7 +17,6 @@ use super::recovery::{
 use super::scan::{self, CHUNK_BYTES, Stop, walk};
 use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, read_closing};
 use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, Superblock, copy_offsets, read_copies};
-use super::tables::{NO_SEGMENT, Tables};
 use crate::disk::{Disk, DiskFault};
 use crate::ids::StreamId;
 use crate::limits::BLOCK_BYTES;
@@ -86,7 +86,7 @@ pub fn verify<D: Disk>(
         expected: Base::default(),
         messages_end: Base::default(),
         has_content: false,
-        kept_from: 0,
+        kept_from: Some(0),
         begins_later: false,
     };
     verifier.check_copies(disk);
@@ -96,8 +96,7 @@ pub fn verify<D: Disk>(
     // Until the tables say otherwise, everything is kept. A beginning is missing where it was not trimmed.
     let begin_missing = match read_log(disk, &mut |_| {}) {
         Ok(read) => {
-            let oldest = read.tables.streams().map(|stream| stream.first_segment).min();
-            verifier.kept_from = oldest.unwrap_or(NO_SEGMENT);
+            verifier.kept_from = read.catalog.streams().kept_from();
             false
         }
         Err(OpenError::Damaged(damaged)) => damaged.because == Reason::SegmentMissing,
@@ -182,7 +181,7 @@ struct Verifier {
     /// The segment at hand holds messages or streams.
     has_content: bool,
     /// Segments with a lower number hold nothing that is kept; they may be half wiped.
-    kept_from: u64,
+    kept_from: Option<u64>,
     /// The log's beginning was trimmed, and the checkpoint that tells how far was not read yet.
     begins_later: bool,
 }
@@ -306,7 +305,8 @@ impl Verifier {
                         let next = found.iter().find(|next| next.header.seg_no > seg_no);
                         let superseded =
                             next.is_some_and(|next| next.header.supersedes(&used.header));
-                        let is_kept = seg_no.get() >= self.kept_from && !superseded;
+                        let is_kept =
+                            self.kept_from.is_some_and(|from| seg_no.get() >= from) && !superseded;
                         let is_damage = counts && is_kept && (begun || was_closed);
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
@@ -338,7 +338,7 @@ impl Verifier {
             self.note(true, start, what);
         }
         let mut from = End { off: BLOCK_BYTES as u64, base: header.base() };
-        let mut tables = Some(Tables::new());
+        let mut tables = Some(Catalog::new());
         let mut parts = 0;
         self.has_content = false;
         // What arrived behind the end of a segment that an opening had closed does not count.
@@ -433,7 +433,7 @@ impl Verifier {
         Ok(found.map(|(end, _)| end))
     }
 
-    fn take(&mut self, batch: &BatchView<'_>, tables: &mut Option<Tables>, parts: &mut u16) {
+    fn take(&mut self, batch: &BatchView<'_>, tables: &mut Option<Catalog>, parts: &mut u16) {
         self.report.batches += 1;
         match batch.kind() {
             BatchKind::Checkpoint => {
@@ -458,9 +458,9 @@ impl Verifier {
         }
     }
 
-    fn take_checkpoint(&mut self, tables: &Tables) {
+    fn take_checkpoint(&mut self, catalog: &Catalog) {
         let begins = std::mem::take(&mut self.begins_later);
-        for facts in tables.streams() {
+        for facts in catalog.streams().iter() {
             let (id, next) = (facts.id.0, facts.next_sequence);
             // What stands before the first segment that is there was trimmed.
             let from = if begins { next } else { 1 };

@@ -29,8 +29,6 @@ pub struct Producer {
     pub id: ProducerId,
     /// Its epoch; an older one is fenced.
     pub epoch: u32,
-    /// Its place in the log's table.
-    pub slot: usize,
 }
 
 /// Who asks for a session.

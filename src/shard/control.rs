@@ -5,7 +5,7 @@ use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Held, Parting, Registration, StreamFacts};
+use crate::log::{ControlError, Parting, Registration, StreamFacts};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::session::table::{Asker, Phase, Producer};
@@ -156,15 +156,10 @@ impl<D: Disk> Stations<D> {
         let slot = self.seat(asker, register, old, &registered);
         self.begin_session(slot, register);
         let session = self.sessions.get_mut(slot);
-        session.producer =
-            Some(Producer { id: registered.id, epoch, slot: registered.producer_slot });
+        session.producer = Some(Producer { id: registered.id, epoch });
         session.receiver.reset(registered.last_seq, &mut self.hold);
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
-        let (id, place) = (registered.id, registered.producer_slot);
-        if !Mutant::PlaceWithoutOwner.is_on() {
-            self.log.hold_producer(Held { id, place, holder: slot });
-        }
-        self.publishers.join(slot);
+        self.publishers.join(slot, self.log.hold_producer(registered.id, slot));
         Ok(())
     }
 
@@ -232,12 +227,11 @@ impl<D: Disk> Stations<D> {
             }
         }
         if let Some(producer) = self.sessions.get_mut(slot).producer.take() {
-            self.publishers.leave(slot);
-            let held = Held { id: producer.id, place: producer.slot, holder: slot };
+            let handle = self.publishers.leave(slot);
             // A log that takes nothing more cannot say that it will not.
             let over = self.condition.is_over();
             let parting = if over { Parting::MayReturn } else { parting };
-            self.log.release_producer(self.disk.memory_mut(), held, parting, self.unix_ns);
+            self.log.release_producer(self.disk.memory_mut(), handle, parting, self.unix_ns);
             if parting == Parting::Ended {
                 self.publishers.take_recovered(producer.id);
             }

@@ -236,7 +236,7 @@ fn a_place_is_good_only_for_its_owner() {
     let stream = world.create(maker, "orders");
     world.crowd(2, 1);
     let Stations { log, disk, .. } = world.stations();
-    let slot = log.producer_slot(ProducerId(2)).unwrap();
+    let producer = &log.hold_producer(ProducerId(2), 0);
     let signed = crate::wire::record::Signed {
         producer_id: ProducerId(1),
         producer_seq: 1,
@@ -245,7 +245,7 @@ fn a_place_is_good_only_for_its_owner() {
         ext_len: 0,
     };
     let crc32c = signed.crc32c(b"x");
-    let message = crate::log::Message { signed, producer_slot: slot, crc32c, payload: b"x" };
+    let message = crate::log::Message { signed, producer, crc32c, payload: b"x" };
     let _ = log.append(disk.memory_mut(), &message, 1);
 }
 
@@ -394,16 +394,16 @@ fn a_busy_log_is_no_full_table() {
     let publisher = world.client(Publisher::New);
     let stream = world.create(publisher, "orders");
     let stations = world.stations();
-    let slot = stations.log.producer_slot(ProducerId(1)).unwrap();
+    let slot = stations.log.producer(ProducerId(1)).unwrap().holder.unwrap();
     let payload = [0; 1_000];
     for producer_seq in 1.. {
         let (producer_id, flags, ext_len) = (ProducerId(1), 0, 0);
         let signed =
             crate::wire::record::Signed { producer_id, producer_seq, stream, flags, ext_len };
         let crc32c = signed.crc32c(&payload);
-        let message =
-            crate::log::Message { signed, producer_slot: slot, crc32c, payload: &payload };
-        let Stations { log, disk, .. } = &mut *stations;
+        let Stations { log, disk, publishers, .. } = &mut *stations;
+        let producer = publishers.handle(slot);
+        let message = crate::log::Message { signed, producer, crc32c, payload: &payload };
         match log.append(disk.memory_mut(), &message, 1) {
             Ok(_) => {}
             Err(error) => {

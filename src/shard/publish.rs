@@ -8,7 +8,7 @@ use crate::metrics::{Counter, Counters};
 use crate::mutant::Mutant;
 use crate::session::receipts::Run;
 use crate::session::receive::Verdict;
-use crate::session::table::{Producer, Session};
+use crate::session::table::Session;
 use crate::wire::control::{ErrorCode, sizes};
 use crate::wire::publish::{Probe, Publish};
 use crate::wire::record::Signed;
@@ -44,11 +44,11 @@ struct Desk<'a> {
 impl<D: Disk> Stations<D> {
     pub(super) fn on_publish(&mut self, slot: usize, publish: &Publish<'_>) {
         let session = self.sessions.get_mut(slot);
-        let Some(producer) = session.producer else {
+        if session.producer.is_none() {
             let code = ErrorCode::BadRequest;
             self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
             return;
-        };
+        }
         if publish.longest() > self.message_bytes_max {
             // What was announced is what every consumer of the same datagrams can be sent.
             let detail = sizes(publish.longest(), self.message_bytes_max);
@@ -59,7 +59,7 @@ impl<D: Disk> Stations<D> {
         let (first_seq, count) = (publish.head.first_seq.get(), publish.count());
         match session.receiver.classify(first_seq, count) {
             Verdict::Duplicate if Mutant::DuplicatesAppended.is_on() => {
-                self.accept(slot, producer, publish, 0);
+                self.accept(slot, publish, 0);
             }
             Verdict::Duplicate => {
                 self.counters.add(Counter::MessagesDuplicate, count);
@@ -67,8 +67,8 @@ impl<D: Disk> Stations<D> {
             }
             Verdict::Accept { skip } => {
                 self.counters.add(Counter::MessagesDuplicate, skip);
-                if self.accept(slot, producer, publish, skip) == Outcome::Whole {
-                    self.accept_held(slot, producer);
+                if self.accept(slot, publish, skip) == Outcome::Whole {
+                    self.accept_held(slot);
                 }
             }
             Verdict::Hold => {
@@ -92,7 +92,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Looks again at frames that were held behind a gap which is filled now.
-    fn accept_held(&mut self, slot: usize, producer: Producer) {
+    fn accept_held(&mut self, slot: usize) {
         while let Some(held) = self.sessions.get_mut(slot).receiver.take_ready() {
             let mut body = [0; crate::limits::DATAGRAM_BYTES_MAX];
             let stored = self.hold.body(held);
@@ -104,7 +104,7 @@ impl<D: Disk> Stations<D> {
             match self.sessions.get(slot).receiver.classify(first_seq, publish.count()) {
                 Verdict::Duplicate => {}
                 Verdict::Accept { skip } => {
-                    if self.accept(slot, producer, &publish, skip) != Outcome::Whole {
+                    if self.accept(slot, &publish, skip) != Outcome::Whole {
                         break;
                     }
                 }
@@ -117,13 +117,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn accept(
-        &mut self,
-        slot: usize,
-        producer: Producer,
-        publish: &Publish<'_>,
-        skip: u64,
-    ) -> Outcome {
+    fn accept(&mut self, slot: usize, publish: &Publish<'_>, skip: u64) -> Outcome {
         if self.condition != Condition::Serving {
             self.publishers.acknowledge(slot);
             return Outcome::Full;
@@ -137,7 +131,7 @@ impl<D: Disk> Stations<D> {
             now_ns: self.now_ns,
             unix_ns: self.unix_ns,
         };
-        let outcome = desk.append(slot, session, producer, publish, skip);
+        let outcome = desk.append(slot, session, publish, skip);
         match outcome {
             Outcome::Whole => {}
             Outcome::Busy => self.publishers.acknowledge(slot),
@@ -178,7 +172,6 @@ impl Desk<'_> {
         &mut self,
         slot: usize,
         session: &mut Session,
-        producer: Producer,
         publish: &Publish<'_>,
         skip: u64,
     ) -> Outcome {
@@ -190,7 +183,8 @@ impl Desk<'_> {
                 continue;
             }
             let (flags, ext_len) = (head.flags.get(), head.ext_len.get());
-            let signed = Signed { producer_id: producer.id, producer_seq, stream, flags, ext_len };
+            let producer_id = self.publishers.handle(slot).id();
+            let signed = Signed { producer_id, producer_seq, stream, flags, ext_len };
             let crc32c = head.crc32c.get();
             if signed.crc32c(payload) != crc32c {
                 self.counters.add(Counter::MessagesDamaged, 1);
@@ -199,7 +193,8 @@ impl Desk<'_> {
             if !session.receipts.has_room() {
                 return Outcome::Busy;
             }
-            let message = Message { signed, producer_slot: producer.slot, crc32c, payload };
+            let producer = self.publishers.handle(slot);
+            let message = Message { signed, producer, crc32c, payload };
             let appended = match self.log.append(self.memory, &message, self.unix_ns) {
                 Ok(appended) => appended,
                 Err(AppendError::Busy) => return Outcome::Busy,

@@ -8,13 +8,16 @@ use super::OWED_MAX;
 use super::slots::SlotQueue;
 use crate::ids::ProducerId;
 use crate::limits::SESSIONS_MAX;
+use crate::log::ProducerHandle;
 use crate::memory::resident;
 use crate::session::receipts::Run;
 
 /// The sessions that publish.
 #[derive(Debug)]
 pub(super) struct Publishers {
-    /// How many there are.
+    /// Per session, what it publishes with.
+    handles: Box<[Option<ProducerHandle>]>,
+    /// How many of them there are.
     count: usize,
     /// Whose registration is on its way to the disk, in the order of the log.
     registering: SlotQueue,
@@ -34,6 +37,7 @@ impl Publishers {
     /// None yet; `recovered` are the messages that recovery has seen, by producer. Allocates what it will ever need.
     pub(super) fn new(recovered: BTreeMap<u64, Vec<Run>>) -> Self {
         Self {
+            handles: (0..SESSIONS_MAX).map(|_| None).collect(),
             count: 0,
             registering: SlotQueue::new(SESSIONS_MAX),
             due: SlotQueue::new(SESSIONS_MAX),
@@ -56,20 +60,38 @@ impl Publishers {
     }
 
     /// One more, whose registration becomes durable after those before it.
-    pub(super) fn join(&mut self, slot: usize) {
+    ///
+    /// # Panics
+    /// When the session publishes as somebody already.
+    pub(super) fn join(&mut self, slot: usize, handle: ProducerHandle) {
+        assert!(
+            self.handles[slot].replace(handle).is_none(),
+            "a session publishes as one producer"
+        );
         self.count = self.count.saturating_add(1);
         self.registering.add(slot);
+    }
+
+    /// What a session publishes with.
+    ///
+    /// # Panics
+    /// When it does not publish.
+    #[inline]
+    pub(super) fn handle(&self, slot: usize) -> &ProducerHandle {
+        self.handles[slot].as_ref().expect("a session that publishes")
     }
 
     /// One less, who waits for nothing any more: whoever has the place next is not told what this one was owed.
     ///
     /// # Panics
-    /// When there is none.
-    pub(super) fn leave(&mut self, slot: usize) {
+    /// When it does not publish.
+    pub(super) fn leave(&mut self, slot: usize) -> ProducerHandle {
+        let handle = self.handles[slot].take().expect("a session that publishes");
         self.count = self.count.checked_sub(1).expect("each is counted once");
         self.registering.remove(slot);
         self.due.remove(slot);
         self.gaps.remove(slot);
+        handle
     }
 
     /// The next whose registration becomes durable.
@@ -183,11 +205,11 @@ mod tests {
     #[test]
     fn who_leaves_while_it_registers_is_not_waited_for() {
         let mut publishers = Publishers::new(BTreeMap::new());
-        publishers.join(1);
-        publishers.join(2);
+        publishers.join(1, ProducerHandle::pretend(ProducerId(1), 1));
+        publishers.join(2, ProducerHandle::pretend(ProducerId(2), 2));
         publishers.acknowledge(1);
         publishers.note_gap(1);
-        publishers.leave(1);
+        assert_eq!(publishers.leave(1).id(), ProducerId(1));
         assert_eq!((publishers.len(), publishers.registering()), (1, Some(2)));
         assert_eq!((publishers.due(), publishers.take_gap()), (None, None));
         publishers.registered(2);

@@ -1,4 +1,4 @@
-//! Rebuilding: tables, index and messages from the batches of one segment.
+//! Rebuilding: catalog, index and messages from the batches of one segment.
 
 use super::{Last, RecoveredMessage};
 use crate::disk::Disk;
@@ -6,15 +6,15 @@ use crate::ids::{ProducerId, StreamId};
 use crate::limits::BLOCK_BYTES;
 use crate::log::append::{CONTROL_FORGET, CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
 use crate::log::batch::{BatchKind, BatchView};
+use crate::log::catalog::{Catalog, Spot};
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{IndexEntry, SegmentHeader};
 use crate::log::superblock::Superblock;
-use crate::log::tables::Tables;
 use crate::wire::record::Record;
 
-/// Rebuilds tables and index from the batches of one segment.
+/// Rebuilds the catalog and the index from the batches of one segment.
 pub(super) struct Reader {
-    tables: Tables,
+    catalog: Catalog,
     parts: u16,
     opened: bool,
     content: bool,
@@ -27,7 +27,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(header: &SegmentHeader, segment_bytes: u64) -> Self {
         Self {
-            tables: Tables::new(),
+            catalog: Catalog::new(),
             parts: 0,
             opened: false,
             content: false,
@@ -42,7 +42,7 @@ impl Reader {
         match batch.kind() {
             BatchKind::Checkpoint if !self.opened => {
                 // The hash was right, so a part that makes no sense is a bug of the writer.
-                let last = self.tables.read_checkpoint(batch.body(), self.parts);
+                let last = self.catalog.read_checkpoint(batch.body(), self.parts);
                 self.opened = last.expect("the checkpoint's parts follow each other");
                 self.parts += 1;
             }
@@ -64,29 +64,18 @@ impl Reader {
         } else if header.flags.get() == CONTROL_STREAM {
             let id = StreamId(u32::try_from(id).expect("a stream's id"));
             let name = std::str::from_utf8(record.payload).expect("a stream's name");
-            self.tables.add_stream(id, name, unix_ns, 0);
+            self.catalog.add_stream(id, name, unix_ns, 0);
         } else if header.flags.get() == CONTROL_PRODUCER {
             let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
             let instance = record.payload.try_into().expect("an instance's number");
             let said = (epoch, u64::from_le_bytes(instance));
-            self.take_registration(ProducerId(id), said, unix_ns);
+            self.catalog.register_recovered(ProducerId(id), said, unix_ns);
         } else if header.flags.get() == CONTROL_FORGET {
-            self.tables.forget(ProducerId(id));
+            self.catalog.forget(ProducerId(id));
         } else if header.flags.get() == CONTROL_TRIM {
             let id = StreamId(u32::try_from(id).expect("a stream's id"));
-            let stream = self.tables.stream_mut(id).expect("a stream of the catalog");
-            stream.first_recorded = stream.first_recorded.max(header.producer_seq.get());
+            self.catalog.trim_recorded(id, header.producer_seq.get());
         }
-    }
-
-    fn take_registration(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
-        // A log of a release that did not say whom it forgot: it chose as is chosen here.
-        let is_new = self.tables.producer_slot(id).is_none();
-        if is_new && self.tables.is_full_of_producers(crate::limits::PRODUCERS_MAX) {
-            let Some(forgotten) = self.tables.forgettable(unix_ns, |_| false) else { return };
-            self.tables.forget(forgotten);
-        }
-        self.tables.register(id, said, unix_ns, 0);
     }
 
     fn take_message(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
@@ -98,29 +87,14 @@ impl Reader {
             sequence: header.sequence.get(),
         };
         let unix_ns = header.received_ns.get();
-        if let Some(slot) = self.tables.producer_slot(message.producer_id) {
-            let producer = self.tables.producer_at_mut(message.producer_id, slot);
-            producer.last_seq = message.producer_seq;
-            producer.last_active_ns = unix_ns;
-        }
-        let granule = batch.log_off() / (self.segment_bytes / crate::log::GRANULES);
-        let stream = self.tables.stream_mut(message.stream).expect("a stream of the catalog");
-        assert_eq!(stream.next_sequence, message.sequence, "sequences are dense");
-        stream.next_sequence += 1;
-        stream.bytes += record.payload.len() as u64;
-        stream.newest_ns = stream.newest_ns.max(unix_ns);
-        let is_new = stream.indexed_granule == u64::MAX;
-        let room = self.index.len() < crate::log::INDEX_ENTRIES - crate::limits::STREAMS_MAX;
-        if stream.indexed_granule != granule && (is_new || room) {
-            stream.indexed_granule = granule;
-            let block = (batch.log_off() - self.segment_start) / BLOCK_BYTES as u64;
-            self.index.push(IndexEntry {
-                stream: message.stream.0.into(),
-                block: u32::try_from(block).expect("a block of a segment").into(),
-                first_sequence: message.sequence.into(),
-                time_ns: stream.newest_ns.into(),
-            });
-        }
+        self.catalog.append_recovered(&message, record.payload.len(), unix_ns);
+        let spot = Spot {
+            granule: batch.log_off() / (self.segment_bytes / crate::log::GRANULES),
+            segment_granule: self.segment_start / (self.segment_bytes / crate::log::GRANULES),
+            block: (batch.log_off() - self.segment_start) / BLOCK_BYTES as u64,
+        };
+        let entries = self.index.len();
+        self.index.extend(self.catalog.index(message.stream, message.sequence, spot, entries));
         self.messages.push(message);
     }
 
@@ -153,12 +127,12 @@ impl Reader {
                 None => Some((stream.name.clone(), stream.next_sequence, None)),
             }
         };
-        self.tables.streams().filter_map(say).collect()
+        self.catalog.streams().iter().filter_map(say).collect()
     }
 
     pub(super) fn finish(self, stop: Stop) -> Last {
         Last {
-            tables: self.tables,
+            catalog: self.catalog,
             stop,
             opened: self.opened,
             content: self.content,

@@ -1,0 +1,200 @@
+//! What a shard knows beside its messages: the catalog of streams and the producers. Rebuilt at recovery from the
+//! checkpoint that opens a segment and the records after it.
+//!
+//! Whoever is given the tables sees all of them; what changes them is a method here that says what happened.
+
+mod checkpoint;
+mod producers;
+mod streams;
+
+use super::ControlError;
+use super::recovery::RecoveredMessage;
+use super::segment::IndexEntry;
+use crate::ids::{ProducerId, StreamId};
+use crate::wire::record::Signed;
+
+pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
+pub use producers::{Parting, ProducerFacts, ProducerHandle, Producers};
+pub(super) use streams::Spot;
+pub use streams::{StreamFacts, Streams};
+
+/// Both tables.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    streams: Streams,
+    producers: Producers,
+}
+
+impl Catalog {
+    /// Empty tables; allocates what they will ever need, but for the names.
+    pub(super) fn new() -> Self {
+        Self { streams: Streams::new(), producers: Producers::new() }
+    }
+
+    /// The streams.
+    #[inline]
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// The producers.
+    #[inline]
+    pub(super) fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// A turn of the shard begins.
+    pub(super) fn turn(&mut self, now_ns: u64) {
+        self.producers.turn(now_ns);
+    }
+
+    /// A message is appended: its stream has a sequence more, which is returned, and its producer was active.
+    ///
+    /// # Panics
+    /// When the handle is not that of the producer who signed.
+    #[inline]
+    pub(super) fn append(
+        &mut self,
+        signed: &Signed,
+        handle: &ProducerHandle,
+        bytes: usize,
+        unix_ns: u64,
+    ) -> u64 {
+        self.producers.append(handle, signed.producer_seq, unix_ns);
+        self.streams.append(signed.stream, bytes, unix_ns)
+    }
+
+    /// The same as recovery finds it.
+    ///
+    /// # Panics
+    /// When its sequence is not the next of its stream.
+    pub(super) fn append_recovered(
+        &mut self,
+        message: &RecoveredMessage,
+        bytes: usize,
+        unix_ns: u64,
+    ) {
+        self.producers.append_recovered(message.producer_id, message.producer_seq, unix_ns);
+        let sequence = self.streams.append(message.stream, bytes, unix_ns);
+        assert_eq!(sequence, message.sequence, "sequences are dense");
+    }
+
+    /// Whether a batch holds the first message of a stream it has got so far, which it has from now on.
+    #[inline]
+    pub(super) fn touch(&mut self, id: StreamId, batch_seq: u64) -> bool {
+        self.streams.touch(id, batch_seq)
+    }
+
+    /// What is kept of a stream begins in this segment, if nothing of it is kept so far.
+    pub(super) fn keep_in(&mut self, id: StreamId, seg_no: u64) {
+        self.streams.keep_in(id, seg_no);
+    }
+
+    /// The entry of a segment's index, which has so many, for a message of a stream, where it is due.
+    pub(super) fn index(
+        &mut self,
+        id: StreamId,
+        sequence: u64,
+        spot: Spot,
+        entries: usize,
+    ) -> Option<IndexEntry> {
+        self.streams.index(id, sequence, spot, entries)
+    }
+
+    /// A stream is made by a record of a batch; 0 where recovery found it.
+    pub(super) fn add_stream(&mut self, id: StreamId, name: &str, unix_ns: u64, batch_seq: u64) {
+        self.streams.add(id, name, unix_ns, batch_seq);
+    }
+
+    /// All of a stream below `next` is durable.
+    pub(super) fn durable(&mut self, id: StreamId, next: u64) {
+        self.streams.durable(id, next);
+    }
+
+    /// A record says that messages of a stream below `first` are not kept.
+    pub(super) fn trim_recorded(&mut self, id: StreamId, first: u64) {
+        self.streams.trim_recorded(id, first);
+    }
+
+    /// That record is durable: what is kept begins at `first`, in no segment before `seg_no`.
+    pub(super) fn trim_durable(&mut self, id: StreamId, first: u64, seg_no: u64) {
+        self.streams.trim_durable(id, first, seg_no);
+    }
+
+    /// A time that an entry of the index for a stream bears.
+    pub(super) fn saw_time(&mut self, id: StreamId, unix_ns: u64) {
+        self.streams.saw_time(id, unix_ns);
+    }
+
+    /// Whom to forget for a new producer, where as many are known as may be.
+    pub(super) fn search(
+        &mut self,
+        limit: usize,
+        unix_ns: u64,
+    ) -> Result<ProducerId, ControlError> {
+        self.producers.search(limit, unix_ns)
+    }
+
+    /// A producer is registered by a record of a batch, under an epoch and for an instance. Returns the last number
+    /// accepted from it.
+    pub(super) fn register(
+        &mut self,
+        id: ProducerId,
+        said: (u32, u64),
+        unix_ns: u64,
+        batch_seq: u64,
+    ) -> u64 {
+        self.producers.register(id, said, unix_ns, batch_seq)
+    }
+
+    /// The same as recovery finds it. A log of a release that did not say whom it forgot: it chose as is chosen here.
+    pub(super) fn register_recovered(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
+        let is_new = self.producers.get(id).is_none();
+        if is_new && self.producers.is_full(crate::limits::PRODUCERS_MAX) {
+            let Some(forgotten) = self.producers.forgettable(unix_ns, |_| false) else { return };
+            self.producers.forget(forgotten);
+        }
+        self.producers.register(id, said, unix_ns, 0);
+    }
+
+    /// A record says that a producer is forgotten.
+    pub(super) fn forget(&mut self, id: ProducerId) {
+        self.producers.forget(id);
+    }
+
+    /// A session publishes as a producer.
+    pub(super) fn hold(&mut self, id: ProducerId, holder: usize) -> ProducerHandle {
+        self.producers.hold(id, holder)
+    }
+
+    /// It does so no more.
+    pub(super) fn release(&mut self, handle: ProducerHandle, parting: Parting, unix_ns: u64) {
+        self.producers.release(handle, parting, unix_ns);
+    }
+
+    /// Notes for each stream in which of several segments its kept messages begin: see [`Streams::kept_in`].
+    pub(super) fn kept_in<'a>(
+        &mut self,
+        segments: impl Iterator<Item = (u64, &'a [IndexEntry])>,
+    ) -> Option<(StreamId, u64, u64)> {
+        self.streams.kept_in(segments)
+    }
+
+    /// Recovery is over: all that it found is durable.
+    pub(super) fn recovered(&mut self) {
+        self.streams.recovered();
+        self.producers.recovered();
+    }
+
+    /// As if a producer had published a message.
+    #[cfg(test)]
+    pub(super) fn pretend_published(&mut self, id: ProducerId) {
+        self.producers.pretend_published(id);
+    }
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
