@@ -4,6 +4,7 @@
 //! with the process before hears that it is gone. Nothing else is answered, nothing by more than it is long.
 
 use std::io;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -13,7 +14,7 @@ use super::{LaunchError, dpdk_port};
 use crate::ids::ConnId;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
-use crate::profile::{PortDriver, PortProfile};
+use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::retry::retry;
 use crate::shard::{REFUSAL_BYTES, refuse};
 use crate::wire::control::{ErrorCode, STARTING};
@@ -85,14 +86,22 @@ pub(super) enum Entrance {
 }
 
 impl Entrance {
-    pub(super) fn open(profile: &PortProfile) -> Result<Self, LaunchError> {
-        Ok(match profile.driver {
+    /// One for each shard; those of a DPDK device are opened together.
+    pub(super) fn open_all(profile: &Profile) -> Result<Vec<Self>, LaunchError> {
+        match profile.port.driver {
             PortDriver::Udp => {
-                let port = open_udp(profile)?;
-                Self::Door(Door::open(Box::new(port)).map_err(LaunchError::Thread)?)
+                let ports = (0..profile.shard.count).map(|shard| port_of(&profile.port, shard));
+                ports.map(|port| Self::open_udp(&port)).collect()
             }
-            PortDriver::Dpdk => Self::Port(dpdk_port::open(profile)?),
-        })
+            PortDriver::Dpdk => {
+                Ok(dpdk_port::open_all(profile)?.into_iter().map(Self::Port).collect())
+            }
+        }
+    }
+
+    fn open_udp(profile: &PortProfile) -> Result<Self, LaunchError> {
+        let port = open_udp(profile)?;
+        Ok(Self::Door(Door::open(Box::new(port)).map_err(LaunchError::Thread)?))
     }
 
     pub(super) fn pass(self) -> SendPort {
@@ -101,6 +110,12 @@ impl Entrance {
             Self::Port(port) => port,
         }
     }
+}
+
+fn port_of(base: &PortProfile, shard: u32) -> PortProfile {
+    let offset = u16::try_from(shard).expect("few shards");
+    let address = SocketAddrV4::new(*base.address.ip(), base.address.port() + offset);
+    PortProfile { address, ..base.clone() }
 }
 
 fn open_udp(profile: &PortProfile) -> Result<UdpPort, PortError> {

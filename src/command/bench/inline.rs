@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::clock::{Clock, HostClock};
 use crate::ids::Peer;
-use crate::launch::{AnyDisk, AnyPort, LaunchError, open_disk, open_port_pair};
+use crate::launch::{AnyDisk, AnyPort, LaunchError, open_log_disk, open_port_pair, open_tool_disk};
 use crate::log::Log;
 use crate::log::create::{FormatOptions, format};
 use crate::log::recovery::OpenOptions;
@@ -54,11 +54,13 @@ impl Inline {
     pub(super) fn serve(&self, profile: &Profile) -> Result<Running, LaunchError> {
         let clock = HostClock::new();
         let ring_bytes = usize::try_from(profile.disk.ring).expect("a 64-bit machine");
-        let mut disk = open_disk(&profile.disk, Log::memory_bytes(ring_bytes), &mut |_| {})?;
+        let memory_bytes = Log::memory_bytes(ring_bytes);
         if profile.disk.driver == DiskDriver::Spdk {
             let segment_bytes = profile.disk.segment;
-            format(&mut disk, &FormatOptions { segment_bytes, force: true })?;
+            let mut whole = open_tool_disk(&profile.disk, &profile.disk.path, memory_bytes, false)?;
+            format(&mut whole, &FormatOptions { segment_bytes, force: true })?;
         }
+        let mut disk = open_log_disk(profile, memory_bytes)?;
         let options = OpenOptions {
             queue_depth: profile.disk.queue_depth,
             ring_bytes,

@@ -1,4 +1,4 @@
-//! What the disks of an appliance are on.
+//! What the log of an appliance is on: the one way to a shard's disk.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -8,10 +8,14 @@ use std::sync::atomic::AtomicBool;
 use super::files::HostFiles;
 use super::logfile::{self, Missing};
 use super::present::Presence;
-use super::{AnyDisk, FORMAT_MEMORY_BYTES, LaunchError, Progress, of_share, open_disk, spdk_disk};
+use super::{
+    AnyDisk, FORMAT_MEMORY_BYTES, LaunchError, Progress, catch_signals, of_share, spdk_disk,
+};
 use crate::disk::media::Media;
+use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};
-use crate::log::create::segments_in;
+use crate::limits::QUEUE_DEPTH_MAX;
+use crate::log::create::{FormatOptions, format, segments_in};
 use crate::log::shares;
 use crate::log::superblock::ShareId;
 use crate::profile::units::format_bytes;
@@ -21,23 +25,28 @@ use crate::profile::{DiskDriver, DiskProfile, Profile, ProfileError};
 const HOLE_BYTES_MIN: u64 = 1 << 20;
 
 /// What the disks of all shards are on: held while the appliance serves, also while the disk is lost.
-pub(super) enum Held {
-    /// Each has memory of its own.
-    Nothing,
+pub(super) enum LogDisk {
+    /// Each has memory of its own, and a new log in it.
+    Memory {
+        /// Of all shards together.
+        bytes: u64,
+        segment_bytes: u64,
+    },
     File(Arc<UringFile>, Presence),
     Namespace(spdk_disk::Namespace),
 }
 
-impl Held {
-    /// Takes hold of what the log is on. A file that does not exist, and never did, is made.
-    pub(super) fn of(
+impl LogDisk {
+    /// Takes hold of what the log is on. A file that does not exist, and never did, is made for as many shards as the
+    /// profile says.
+    pub(super) fn take(
         profile: &Profile,
         stop: &AtomicBool,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Self, LaunchError> {
         let (disk, count) = (&profile.disk, profile.shard.count);
         Ok(match disk.driver {
-            DiskDriver::Ram => Self::Nothing,
+            DiskDriver::Ram => Self::Memory { bytes: disk.size, segment_bytes: disk.segment },
             DiskDriver::Spdk => Self::Namespace(spdk_disk::hold(disk, count)?),
             DiskDriver::Uring => {
                 refuse_memory(profile)?;
@@ -61,31 +70,47 @@ impl Held {
     pub(super) fn misplaced(&self) -> Option<&UringFile> {
         match self {
             Self::File(file, presence) if presence.is_lost() => Some(file),
-            Self::File(..) | Self::Nothing | Self::Namespace(_) => None,
+            Self::File(..) | Self::Memory { .. } | Self::Namespace(_) => None,
         }
     }
 
     /// The disk of one shard, with `memory_bytes` to work in.
-    pub(super) fn open(
-        &self,
-        profile: &DiskProfile,
-        share: ShareId,
-        memory_bytes: usize,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Result<AnyDisk, LaunchError> {
+    pub(super) fn open(&self, share: ShareId, memory_bytes: usize) -> Result<AnyDisk, LaunchError> {
         match self {
             Self::File(file, _) => of_share(UringDisk::on(Arc::clone(file), memory_bytes)?, share),
             Self::Namespace(namespace) => spdk_disk::open_on(namespace, memory_bytes, share),
-            Self::Nothing => {
-                let size = profile.size / u64::from(share.count);
-                open_disk(&DiskProfile { size, ..profile.clone() }, memory_bytes, watch)
+            Self::Memory { bytes, segment_bytes } => {
+                let bytes = bytes / u64::from(share.count);
+                let mut disk = RamDisk::new(bytes, memory_bytes, QUEUE_DEPTH_MAX)?;
+                let options = FormatOptions { segment_bytes: *segment_bytes, force: false };
+                format(&mut disk, &options)?;
+                Ok(Box::new(disk))
             }
         }
     }
 }
 
+/// Makes a new, empty log for `count` shards in the file a profile names, also where there was one before, until
+/// a signal says otherwise.
+///
+/// # Errors
+/// What keeps it from being made, and how to mend it.
+pub fn make_log_file(
+    profile: &DiskProfile,
+    count: u32,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
+    ensure_file(profile, count, &*catch_signals()?, Missing::MakeAnew, watch)
+}
+
+/// Removes a log's file and what says that there is one.
+pub fn remove_log_file(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_file(logfile::note_of(path));
+}
+
 /// Sees to it that the log's file is there; where it is not, and never was, it is made for `count` shards.
-pub(super) fn ensure_file(
+fn ensure_file(
     profile: &DiskProfile,
     count: u32,
     stop: &AtomicBool,

@@ -1,33 +1,23 @@
-//! A shard's seat: its log opened, served, and opened again when its disk was lost and is back.
+//! A shard's log opened at launch, and opened again when its disk was lost and is back.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::held::Held;
-use super::{AnyDisk, AnyPort, House, LaunchError, Progress, TURNS_A_LOOK, failure, stop_shard};
-use crate::admin::state::ShardFacts;
-use crate::clock::{Clock, FollowingClock};
+use super::shard_thread::ShardThread;
+use super::{AnyDisk, LaunchError, Progress};
+use crate::clock::Clock;
 use crate::disk::lock::Lock;
-use crate::disk::uring::UringFile;
 use crate::disk::{Disk, DiskError, DiskFault};
-use crate::limits::Limits;
 use crate::log::recovery::{OpenError, OpenOptions};
-use crate::log::superblock::{Identities, ShareId};
+use crate::log::superblock::Identities;
 use crate::log::{Log, Witness};
-use crate::port::Port;
-use crate::profile::{DiskDriver, Profile};
+use crate::profile::DiskDriver;
 use crate::session::receipts::Run;
-use crate::shard::observe::Observer;
-use crate::shard::{Condition, Neighbours, Shard, ShardOptions, recovered_run};
+use crate::shard::recovered_run;
 
 /// Between two tries to open a disk that is gone.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
-
-/// Of a log that is full, trimmed and full again many times a second, one word a second is said.
-const SAY_EVERY_NS: u64 = 1_000_000_000;
 
 /// How long a launch waits for a device that was there and went away.
 const LAUNCH_WAIT_NS: u64 = 20_000_000_000;
@@ -35,129 +25,7 @@ const LAUNCH_WAIT_NS: u64 = 20_000_000_000;
 /// A disk, its log, and the runs of messages recovery has seen, by producer.
 pub(super) type Opened = (AnyDisk, Log, BTreeMap<u64, Vec<Run>>);
 
-/// Where a shard runs, and on what.
-pub(super) struct Seat<'a> {
-    pub(super) share: ShareId,
-    held: &'a Held,
-    pub(super) profile: &'a Profile,
-    clock: FollowingClock,
-    stop: Arc<AtomicBool>,
-    /// Moves while the shard makes turns.
-    pub(super) beat: Arc<AtomicU64>,
-    pub(super) core: Option<usize>,
-    /// That no other process of this host serves the same log, be it by another way.
-    log_lock: RefCell<Option<Lock>>,
-}
-
-impl<'a> Seat<'a> {
-    /// A seat that has no core yet.
-    pub(super) fn new(
-        share: ShareId,
-        held: &'a Held,
-        profile: &'a Profile,
-        clock: FollowingClock,
-        stop: Arc<AtomicBool>,
-        beat: Arc<AtomicU64>,
-    ) -> Self {
-        Self { share, held, profile, clock, stop, beat, core: None, log_lock: RefCell::default() }
-    }
-
-    /// Serves until it is told to stop; a disk that is lost is opened again as soon as it is back.
-    pub(super) fn serve(
-        &self,
-        mut port: AnyPort,
-        mut opened: Opened,
-        (house, mut observer): (House, Observer),
-        mut neighbours: Option<Neighbours>,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Result<(), LaunchError> {
-        loop {
-            let (disk, log, runs) = opened;
-            let (name, durability) = (disk.info().name.clone(), disk.info().durability);
-            let options = ShardOptions {
-                limits: Limits::MAX,
-                window_messages: self.profile.limits.window_messages,
-                secret: getrandom::u64().expect("the operating system gives random bytes"),
-            };
-            let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
-            // Housekeeping goes with the process only.
-            let _ = house.facts.send(ShardFacts {
-                address: shard.port().local().to_string(),
-                port: shard.port().describe(),
-                disk: name.clone(),
-                durability: durability.name(),
-                core: self.core,
-            });
-            shard.observe(observer);
-            if let Some(neighbours) = neighbours.take() {
-                shard.join(neighbours);
-            }
-            house.life.begin();
-            watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
-            let fault = self.run(&mut shard, watch);
-            house.life.pause();
-            let Some(fault) = fault else {
-                watch(Progress::Stopping);
-                return stop_shard(shard, &self.clock, watch);
-            };
-            watch(Progress::Lost(name, fault));
-            observer = shard.take_observer().expect("given above");
-            neighbours = shard.take_neighbours();
-            let witness = shard.log().witness();
-            port = shard.abandon();
-            let Some(again) = self.open_again(Some(&witness), u64::MAX, watch)? else {
-                return Ok(());
-            };
-            opened = again;
-        }
-    }
-
-    /// Turns until it is told to stop (`None`), or the disk is lost.
-    fn run<C: Clock>(
-        &self,
-        shard: &mut Shard<AnyPort, AnyDisk, C>,
-        watch: &mut dyn FnMut(Progress),
-    ) -> Option<DiskFault> {
-        // A log may be full from the beginning.
-        let (mut told, mut told_ns) = (Condition::Serving, 0);
-        loop {
-            for _ in 0..TURNS_A_LOOK {
-                shard.turn();
-            }
-            // Only this thread writes it, and it orders nothing.
-            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-            // Only a flag: it orders nothing but itself.
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            let misplaced = self.held.misplaced();
-            if misplaced.is_some() {
-                shard.give_up_disk(DiskFault::Misplaced);
-            }
-            let condition = shard.condition();
-            if condition == told {
-                continue;
-            }
-            let now_ns = self.clock.now_ns();
-            if condition.takes_trims() && now_ns.saturating_sub(told_ns) < SAY_EVERY_NS {
-                continue;
-            }
-            match condition {
-                Condition::Failed(code) => {
-                    let open = misplaced.map(UringFile::own_name);
-                    watch(Progress::Failing(failure(shard, code, open.as_deref())));
-                }
-                Condition::Full => {
-                    watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
-                }
-                Condition::DiskLost(fault) => return Some(fault),
-                Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),
-                Condition::Draining => {}
-            }
-            (told, told_ns) = (condition, now_ns);
-        }
-    }
-
+impl ShardThread<'_> {
     /// Opens the log at launch. A device that goes away while it is read is
     /// waited for, one that was not there is not.
     pub(super) fn open_first(
@@ -197,7 +65,7 @@ impl<'a> Seat<'a> {
     ) -> Result<Option<Opened>, LaunchError> {
         let ring_bytes = usize::try_from(self.profile.disk.ring).expect("a 64-bit machine");
         let memory_bytes = Log::memory_bytes(ring_bytes);
-        let mut disk = self.held.open(&self.profile.disk, self.share, memory_bytes, watch)?;
+        let mut disk = self.disk.open(self.share, memory_bytes)?;
         if !self.settle(&mut disk, witness.is_some(), watch) {
             return Ok(None);
         }
@@ -262,7 +130,7 @@ impl<'a> Seat<'a> {
     /// # Errors
     /// What no waiting mends: the device is back, and its log is damaged, gone, another, or an older copy. After
     /// `until_ns` whatever it is.
-    fn open_again(
+    pub(super) fn open_again(
         &self,
         witness: Option<&Witness>,
         until_ns: u64,

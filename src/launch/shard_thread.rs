@@ -1,0 +1,348 @@
+//! A shard's thread: pinned, its log open, served until it is told to stop, and served again when its disk was lost and
+//! is back.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::door::Entrance;
+use super::housekeeping::Reports;
+use super::listener::Event;
+use super::log_disk::LogDisk;
+use super::open_log::Opened;
+use super::{AnyDisk, AnyPort, DRAIN_NS, LaunchError, Progress, pin_to};
+use crate::admin::state::ShardFacts;
+use crate::clock::{Clock, FollowingClock};
+use crate::disk::lock::Lock;
+use crate::disk::uring::UringFile;
+use crate::disk::{Disk, DiskFault};
+use crate::limits::Limits;
+use crate::log::superblock::ShareId;
+use crate::port::Port;
+use crate::profile::Profile;
+use crate::shard::{Condition, Neighbours, Shard, ShardOptions};
+use crate::wire::control::ErrorCode;
+
+/// Turns between two looks at the signals, and between two signs of life. Few, because a turn that waits for
+/// the disk on a core it shares takes as long as the other's time slice, and the watchdog must not take that for
+/// a shard that hangs.
+const TURNS_A_LOOK: u32 = 16;
+
+/// Of a log that is full, trimmed and full again many times a second, one word a second is said.
+const SAY_EVERY_NS: u64 = 1_000_000_000;
+
+/// Between two looks of a shard at its disk while others open their logs: the disk gives a sign of life a second to
+/// whoever wants to know whether the namespace's owner lives, and takes 16 looks at most to come to it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where a shard runs, and on what.
+pub(super) struct ShardThread<'a> {
+    pub(super) share: ShareId,
+    pub(super) disk: &'a LogDisk,
+    pub(super) profile: &'a Profile,
+    pub(super) clock: FollowingClock,
+    pub(super) stop: Arc<AtomicBool>,
+    /// Moves while the shard makes turns.
+    pub(super) beat: Arc<AtomicU64>,
+    pub(super) core: Option<usize>,
+    /// That no other process of this host serves the same log, be it by another way.
+    pub(super) log_lock: RefCell<Option<Lock>>,
+}
+
+/// A shard that panics takes the process with it: recovery is the restart.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl ShardThread<'_> {
+    /// Opens the log, waits to be let go, and serves; says what happens, and last how it ended.
+    pub(super) fn run(
+        &self,
+        entrance: Entrance,
+        reports: Reports,
+        go: &mpsc::Receiver<Option<Neighbours>>,
+        events: &mpsc::Sender<(u32, Event)>,
+    ) {
+        let _abort = AbortOnPanic;
+        let tell = |event| {
+            // The listener goes last.
+            let _ = events.send((self.share.index, event));
+        };
+        let mut watch = |progress| tell(Event::Progress(progress));
+        // Memory is touched first by the core that works with it, so the thread is pinned before there is any.
+        let opened = pin_to(self.core).and_then(|_| self.open_first(&mut watch));
+        let ended = opened.and_then(|opened| {
+            tell(Event::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
+            let mut reopen = |opened, fault| self.reopen(opened, fault, &mut watch);
+            match wait_to_go(go, opened, &mut reopen)? {
+                Some((neighbours, opened)) => {
+                    self.serve(entrance.pass(), opened, neighbours, reports, &mut watch)
+                }
+                None => Ok(()),
+            }
+        });
+        tell(Event::Ended(ended));
+    }
+
+    /// Serves until it is told to stop; a disk that is lost is opened again as soon as it is back.
+    fn serve(
+        &self,
+        mut port: AnyPort,
+        mut opened: Opened,
+        mut neighbours: Option<Neighbours>,
+        reports: Reports,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Result<(), LaunchError> {
+        let Reports { life, facts, mut observer } = reports;
+        loop {
+            let (disk, log, runs) = opened;
+            let (name, durability) = (disk.info().name.clone(), disk.info().durability);
+            let options = ShardOptions {
+                limits: Limits::MAX,
+                window_messages: self.profile.limits.window_messages,
+                secret: getrandom::u64().expect("the operating system gives random bytes"),
+            };
+            let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+            // Housekeeping goes with the process only.
+            let _ = facts.send(ShardFacts {
+                address: shard.port().local().to_string(),
+                port: shard.port().describe(),
+                disk: name.clone(),
+                durability: durability.name(),
+                core: self.core,
+            });
+            shard.observe(observer);
+            if let Some(neighbours) = neighbours.take() {
+                shard.join(neighbours);
+            }
+            life.begin();
+            watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
+            let fault = self.turns(&mut shard, watch);
+            life.pause();
+            let Some(fault) = fault else {
+                watch(Progress::Stopping);
+                return stop_shard(shard, &self.clock, watch);
+            };
+            watch(Progress::Lost(name, fault));
+            observer = shard.take_observer().expect("given above");
+            neighbours = shard.take_neighbours();
+            let witness = shard.log().witness();
+            port = shard.abandon();
+            let Some(again) = self.open_again(Some(&witness), u64::MAX, watch)? else {
+                return Ok(());
+            };
+            opened = again;
+        }
+    }
+
+    /// Turns until it is told to stop (`None`), or the disk is lost.
+    fn turns<C: Clock>(
+        &self,
+        shard: &mut Shard<AnyPort, AnyDisk, C>,
+        watch: &mut dyn FnMut(Progress),
+    ) -> Option<DiskFault> {
+        // A log may be full from the beginning.
+        let (mut told, mut told_ns) = (Condition::Serving, 0);
+        loop {
+            for _ in 0..TURNS_A_LOOK {
+                shard.turn();
+            }
+            // Only this thread writes it, and it orders nothing.
+            self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            // Only a flag: it orders nothing but itself.
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let misplaced = self.disk.misplaced();
+            if misplaced.is_some() {
+                shard.give_up_disk(DiskFault::Misplaced);
+            }
+            let condition = shard.condition();
+            if condition == told {
+                continue;
+            }
+            let now_ns = self.clock.now_ns();
+            if condition.takes_trims() && now_ns.saturating_sub(told_ns) < SAY_EVERY_NS {
+                continue;
+            }
+            match condition {
+                Condition::Failed(code) => {
+                    let open = misplaced.map(UringFile::own_name);
+                    watch(Progress::Failing(failure(shard, code, open.as_deref())));
+                }
+                Condition::Full => {
+                    watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
+                }
+                Condition::DiskLost(fault) => return Some(fault),
+                Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),
+                Condition::Draining => {}
+            }
+            (told, told_ns) = (condition, now_ns);
+        }
+    }
+}
+
+/// Waits until the logs of all shards are open, which may take the slowest long; `None` where one of them could not
+/// begin, with this one closed. A disk that is lost meanwhile is let go of: others wait for that to have theirs.
+fn wait_to_go(
+    go: &mpsc::Receiver<Option<Neighbours>>,
+    mut opened: Opened,
+    reopen: &mut dyn FnMut(Opened, DiskFault) -> Result<Opened, LaunchError>,
+) -> Result<Option<(Option<Neighbours>, Opened)>, LaunchError> {
+    loop {
+        match go.recv_timeout(LOOK_EVERY) {
+            Ok(neighbours) => return Ok(Some((neighbours, opened))),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return close(opened).map(|()| None),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                // An open log has nothing in flight: what is polled for is what a disk does by itself.
+                let finished = opened.0.poll(&mut []);
+                assert_eq!(finished, 0, "there is no place for a completion");
+                if let Some(fault) = opened.0.out_of_service() {
+                    opened = reopen(opened, fault)?;
+                }
+            }
+        }
+    }
+}
+
+fn close((mut disk, log, _): Opened) -> Result<(), LaunchError> {
+    log.close(&mut disk).map_err(|error| LaunchError::Failed(error.to_string()))
+}
+
+fn failure<P: Port, D: Disk, C: Clock>(
+    shard: &Shard<P, D, C>,
+    code: ErrorCode,
+    misplaced: Option<&str>,
+) -> String {
+    if let Some(open) = misplaced {
+        let fault = DiskFault::Misplaced;
+        return format!(
+            "the log: {fault}; nothing more is acknowledged; copy {open} to save what is in it, put that in its \
+             place, then restart"
+        );
+    }
+    if let Some(damage) = shard.damage() {
+        let stream = shard.log().stream(damage.stream).map_or("?", |facts| facts.name.as_str());
+        let (first, last) = (damage.first, damage.last);
+        return format!(
+            "acknowledged data is damaged: stream {stream}, sequences {first} to {last}; nothing more \
+             is acknowledged; see: buslane log verify"
+        );
+    }
+    match shard.log().fault() {
+        Some(fault) => format!("{fault}; nothing more is acknowledged; restart once it is mended"),
+        None => code.to_string(),
+    }
+}
+
+fn stop_shard<C: Clock>(
+    mut shard: Shard<AnyPort, AnyDisk, C>,
+    clock: &C,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<(), LaunchError> {
+    shard.drain();
+    let begin_ns = clock.now_ns();
+    while !shard.is_drained() && clock.now_ns() - begin_ns < DRAIN_NS {
+        shard.turn();
+    }
+    let open_bytes = shard.log().bytes_in_flight();
+    if !shard.is_drained() && open_bytes > 0 {
+        watch(Progress::Failing(format!(
+            "{} bytes of the log are not on media {} s after the stop",
+            open_bytes,
+            DRAIN_NS / 1_000_000_000
+        )));
+    }
+    shard.close().map(|_| ()).map_err(LaunchError::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::listener::Go;
+    use super::*;
+    use crate::disk::ram::RamDisk;
+    use crate::disk::{Completion, DiskInfo, Io};
+    use crate::log::Log;
+    use crate::log::create::{FormatOptions, format};
+    use crate::log::recovery::OpenOptions;
+    use crate::memory::Memory;
+
+    /// Is lost after it was polled so often in a row, or lets go of the sender.
+    struct Polled {
+        disk: RamDisk,
+        polls_left: u32,
+        go: Option<Go>,
+        is_lost: bool,
+    }
+
+    impl Disk for Polled {
+        fn info(&self) -> &DiskInfo {
+            self.disk.info()
+        }
+
+        fn memory(&self) -> &Memory {
+            self.disk.memory()
+        }
+
+        fn memory_mut(&mut self) -> &mut Memory {
+            self.disk.memory_mut()
+        }
+
+        fn submit(&mut self, io: Io) -> Result<(), Io> {
+            self.disk.submit(io)
+        }
+
+        fn poll(&mut self, done: &mut [Completion]) -> usize {
+            if done.is_empty() {
+                self.polls_left -= 1;
+                if self.polls_left == 0 {
+                    self.is_lost = self.go.is_none();
+                    self.go = None;
+                }
+            }
+            self.disk.poll(done)
+        }
+
+        fn in_flight(&self) -> usize {
+            self.disk.in_flight()
+        }
+
+        fn out_of_service(&self) -> Option<DiskFault> {
+            self.is_lost.then_some(DiskFault::Gone)
+        }
+    }
+
+    fn opened(go: Option<Go>) -> Opened {
+        let ring_bytes = 2 << 20;
+        let mut disk = RamDisk::new(16 << 20, Log::memory_bytes(ring_bytes), 4).unwrap();
+        format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
+        let options = OpenOptions { queue_depth: 4, ring_bytes, unix_ns: 1 };
+        let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
+        (Box::new(Polled { disk, polls_left: 20, go, is_lost: false }), log, BTreeMap::new())
+    }
+
+    /// It ends only because the disks are polled: nobody else lets go of the sender.
+    #[test]
+    fn a_disk_is_looked_at_while_its_shard_waits_for_the_slowest() {
+        let (go, wait) = mpsc::channel();
+        let (mut lost, mut go) = (0, Some(go));
+        let mut reopen = |before: Opened, fault| {
+            assert_eq!(fault, DiskFault::Gone);
+            drop(before);
+            lost += 1;
+            Ok(opened(go.take()))
+        };
+        let ended = wait_to_go(&wait, opened(None), &mut reopen).unwrap();
+        assert!(ended.is_none(), "nobody sent anything");
+        assert_eq!(lost, 1, "it was let go of, and opened again");
+    }
+}
