@@ -18,10 +18,11 @@ use crate::clock::{Clock, HostClock};
 use crate::disk::share::Share;
 use crate::disk::{Disk, is_transport_id};
 use crate::launch::{LaunchError, catch_signals, of_share, open_served_disk};
+use crate::limits::SEGMENT_BYTES_MIN;
 use crate::log::copy::{CopyError, CopyOptions, copy};
 use crate::log::create::{FormatError, occupant};
 use crate::log::inspect::{LogDescription, describe};
-use crate::log::shares::{shard_count, share_bytes};
+use crate::log::shares::{bytes_needed, clear_ends, head, shard_count, share_bytes};
 use crate::log::superblock::ShareId;
 use crate::log::verify::verify;
 use crate::profile::Profile;
@@ -32,6 +33,7 @@ struct Job<'a> {
     profile: &'a Profile,
     from: &'a Path,
     count: u32,
+    segment_bytes: u64,
     rate: Option<u64>,
     stop: &'a AtomicBool,
     quiet: bool,
@@ -43,12 +45,15 @@ pub(super) fn copy_log(
     args: &LogCopyArgs,
 ) -> Result<(), CommandError> {
     let stop = catch_signals()?;
-    let mut head = open_served_disk(&profile.disk, &args.from.to_string_lossy(), MEMORY_BYTES)?;
-    let count = shard_count(&mut head)?.unwrap_or(profile.shard.count);
-    let from_bytes = head.info().bytes;
-    drop(head);
+    let mut source = open_served_disk(&profile.disk, &args.from.to_string_lossy(), MEMORY_BYTES)?;
+    let count = shard_count(&mut source)?.unwrap_or(profile.shard.count);
+    let said = head(&mut source).ok().flatten();
+    // What a damaged head does not say, is found to be too small later.
+    let segment_bytes = said.map_or(SEGMENT_BYTES_MIN as u64, |head| head.segment_bytes());
+    let from_bytes = source.info().bytes;
+    drop(source);
     let (profile, from, rate, quiet) = (profile, args.from.as_path(), args.rate, globals.quiet);
-    let job = Job { profile, from, count, rate, stop: &stop, quiet };
+    let job = Job { profile, from, count, segment_bytes, rate, stop: &stop, quiet };
     refuse_itself(from, &args.to)?;
     let to = &args.to;
     let is_file = !is_transport_id(&to.to_string_lossy()) && !is_device(to);
@@ -150,6 +155,15 @@ impl Job<'_> {
 
     /// Copies each shard's log; the first last, since what a disk is for is read from its head.
     fn fill(&self, to: &Target<'_>) -> Result<Vec<Made>, CommandError> {
+        let mut disk = to.disk(self.profile)?;
+        let (name, found) = (disk.info().name.clone(), disk.info().bytes);
+        let needed = bytes_needed(self.segment_bytes, self.count);
+        if found < needed {
+            return Err(CopyError::TooSmall { name, found, needed }.into());
+        }
+        clear_ends(&mut disk)
+            .map_err(|fault| LaunchError::from(FormatError::Device { name, fault }))?;
+        drop(disk);
         let mut rounds = Vec::new();
         for index in (0..self.count).rev() {
             rounds.push(self.copy_share(to, ShareId { index, count: self.count })?);
@@ -165,15 +179,12 @@ impl Job<'_> {
         let from = &self.from.to_string_lossy();
         let mut source =
             of_share(open_served_disk(&self.profile.disk, from, MEMORY_BYTES)?, share)?;
-        let mut target = to.disk(self.profile)?;
-        let mut bytes = 0;
-        if share.count > 1 {
-            bytes = share_bytes(target.info().bytes, share.count);
-            target = Box::new(Share::new(target, u64::from(share.index) * bytes, bytes));
-        }
+        let target = to.disk(self.profile)?;
+        let bytes = share_bytes(target.info().bytes, share.count);
+        let mut target = Share::new(target, u64::from(share.index) * bytes, bytes);
         let mut leg = [0; 16];
         getrandom::fill(&mut leg).map_err(|error| LaunchError::from(FormatError::Random(error)))?;
-        let options = CopyOptions { leg, share: (share, bytes) };
+        let options = CopyOptions { leg, share };
         let bar = Progress::new(self.quiet, "bytes copied", None);
         let pace = Pace::new(self.rate);
         let copied = copy(&mut source, &mut target, &options, &mut |done| {

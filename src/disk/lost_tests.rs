@@ -119,8 +119,7 @@ fn media(shards: u32) -> RamDisk {
 
 /// All that an opening does with a disk, as a launch and a reopening do it.
 fn open(disk: &mut Lost, share: ShareId) -> Result<(), OpenError> {
-    let found = find(disk, share)?;
-    let (start, bytes) = found.unwrap_or_else(|| (0, disk.info().bytes));
+    let (start, bytes) = find(disk, share)?;
     let mut part = Share::new(disk, start, bytes);
     // What it cannot tell is told by the opening.
     let _ = Identities::read(&mut part);

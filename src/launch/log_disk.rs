@@ -15,8 +15,8 @@ use crate::disk::media::Media;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::limits::QUEUE_DEPTH_MAX;
-use crate::log::create::{FormatOptions, format, segments_in};
-use crate::log::shares;
+use crate::log::create::{FormatOptions, segments_in};
+use crate::log::shares::{self, format_shares};
 use crate::log::superblock::ShareId;
 use crate::profile::units::format_bytes;
 use crate::profile::{DiskDriver, DiskProfile, Profile, ProfileError};
@@ -83,8 +83,8 @@ impl LogDisk {
                 let bytes = bytes / u64::from(share.count);
                 let mut disk = RamDisk::new(bytes, memory_bytes, QUEUE_DEPTH_MAX)?;
                 let options = FormatOptions { segment_bytes: *segment_bytes, force: false };
-                format(&mut disk, &options)?;
-                Ok(Box::new(disk))
+                format_shares(&mut disk, &options, 1)?;
+                of_share(disk, ShareId::WHOLE)
             }
         }
     }
@@ -163,8 +163,7 @@ fn differences(profile: &Profile, file: &Arc<UringFile>) -> Vec<String> {
     }
     let is_device = Path::new(&disk.path).metadata().is_ok_and(|found| !found.is_file());
     let share = shares::share_bytes(disk.size, head.share().count);
-    let whole = if head.share().count == 1 { disk.size } else { share };
-    if profile.source.is_given("disk.size") && !is_device && segments_in(whole, bytes) != segments {
+    if profile.source.is_given("disk.size") && !is_device && segments_in(share, bytes) != segments {
         let of = shares::shards(head.share().count);
         let there = format!("{segments} segments of {} for {of}", format_bytes(bytes));
         differences.push(differs("disk.size", disk.size, there));

@@ -43,15 +43,13 @@ pub fn open_log_disk(profile: &Profile, memory_bytes: usize) -> Result<AnyDisk, 
     LogDisk::take(profile, &AtomicBool::new(false), &mut |_| {})?.open(ShareId::WHOLE, memory_bytes)
 }
 
-/// The share of a disk that belongs to a shard, or all of it where that is the only one.
+/// The share of a disk that belongs to a shard.
 ///
 /// # Errors
 /// When the disk was formatted for another number of shards, or the share is another's.
 pub fn of_share<D: Disk + 'static>(mut disk: D, share: ShareId) -> Result<AnyDisk, LaunchError> {
-    Ok(match shares::find(&mut disk, share)? {
-        Some((start, bytes)) => Box::new(Share::new(disk, start, bytes)),
-        None => Box::new(disk),
-    })
+    let (start, bytes) = shares::find(&mut disk, share)?;
+    Ok(Box::new(Share::new(disk, start, bytes)))
 }
 
 /// Opens a disk for a tool, for looking only where `read_only`: by its name a file, a block device, or a

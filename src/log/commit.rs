@@ -177,11 +177,7 @@ impl Log {
         }
         let mut superblock = self.superblock.next();
         superblock.clean = 1.into();
-        let hint = &mut superblock.hints[0];
-        hint.state = 1.into();
-        hint.end_off = self.durable_end.into();
-        hint.end_chain = self.chain.into();
-        hint.closed_end = self.durable_seq.into();
+        superblock.closed_end = self.durable_seq.into();
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })
     }
 

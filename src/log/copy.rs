@@ -116,11 +116,11 @@ pub struct Copied {
 pub struct CopyOptions {
     /// Identity of the new leg.
     pub leg: [u8; 16],
-    /// Which share of its disk the copy is, and how large each is.
-    pub share: (ShareId, u64),
+    /// Which share of its disk the copy is.
+    pub share: ShareId,
 }
 
-/// Copies a log to a disk, of which all that was there is lost. The superblock is written last: before that
+/// Copies a log to a share of a disk, or all of it, of which all that was there is lost. The superblock is written last: before that
 /// there is no log. `progress` is told the bytes copied so far and says whether to go on.
 ///
 /// # Errors
@@ -158,9 +158,8 @@ pub fn copy<S: Disk, T: Disk>(
     };
     let rounds = copier.rounds()?;
     let (info, source_block) = (copier.target.info().clone(), copier.superblock);
-    let (share, share_bytes) = options.share;
-    let superblock =
-        source_block.copy_of(options.leg, &info, segments).of_share(share, share_bytes);
+    let superblock = source_block.copy_of(options.leg, &info, segments);
+    let superblock = superblock.of_share(options.share, room);
     let copied = Copied {
         segments: copier.placed.len() as u64,
         bytes: copier.bytes,

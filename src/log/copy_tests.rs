@@ -11,7 +11,7 @@ use crate::disk::{Completion, Disk, DiskInfo, Io, Operation, fake};
 use crate::memory::Memory;
 use crate::random::Random;
 
-const COPY: CopyOptions = CopyOptions { leg: [7; 16], share: (ShareId::WHOLE, 0) };
+const COPY: CopyOptions = CopyOptions { leg: [7; 16], share: ShareId::WHOLE };
 
 /// The disk of a log that somebody writes: at each read, things happen before it.
 struct Beside {

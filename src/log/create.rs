@@ -5,7 +5,8 @@ use zerocopy::IntoBytes;
 use super::scan::{CHUNK_BYTES, read};
 use super::segment::{Geometry, INDEX_BYTES};
 use super::superblock::{
-    AREA_OFFSET, CopyDamage, END_BYTES, Identity, ShareId, Superblock, read_copies,
+    AREA_OFFSET, CopyDamage, END_BYTES, FORMAT, Identity, ShareId, Superblock, other_release,
+    read_copies,
 };
 use crate::disk::share::Share;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
@@ -83,7 +84,7 @@ pub enum FormatError {
     Random(getrandom::Error),
 }
 
-/// Makes an empty log on a disk.
+/// Makes an empty log over all of a disk, for its only shard.
 ///
 /// # Errors
 /// See [`FormatError`].
@@ -110,7 +111,7 @@ pub fn format_as<D: Disk>(
     {
         return Err(FormatError::Occupied { name, what });
     }
-    format_share(disk, options.segment_bytes, identity, (ShareId::WHOLE, 0)).map_err(device)
+    format_share(disk, options.segment_bytes, identity, ShareId::WHOLE).map_err(device)
 }
 
 /// Whether a log with such segments fits into `found` bytes of a disk.
@@ -132,14 +133,15 @@ pub(super) fn check_size(
     Ok(())
 }
 
-/// Writes an empty log over all of a disk, which is a share of `share_bytes`, or the whole.
+/// Writes an empty log over all of a disk, which is a share.
 pub(super) fn format_share<D: Disk>(
     disk: &mut D,
     segment_bytes: u64,
     identity: &[u8; 48],
-    (share, share_bytes): (ShareId, u64),
+    share: ShareId,
 ) -> Result<Superblock, DiskFault> {
-    let segments = segments_in(disk.info().bytes, segment_bytes);
+    let share_bytes = disk.info().bytes;
+    let segments = segments_in(share_bytes, segment_bytes);
     let geometry = Geometry { segment_bytes, segments };
     let superblock = new_superblock(disk, &geometry, identity).of_share(share, share_bytes);
     write_layout(disk, &geometry, &superblock)?;
@@ -236,16 +238,13 @@ pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
     if bytes < AREA_OFFSET + END_BYTES {
         return Ok(Made::Nothing);
     }
-    let mut found = made_of(&read_copies(disk));
-    let Some(head) = super::shares::head(disk)? else { return Ok(found) };
-    let (share, each) = (head.share(), head.share_bytes().unwrap_or(bytes));
-    if share.count > 1 && each * u64::from(share.count) > bytes {
+    let Some(head) = super::shares::head(disk)? else { return Ok(made_of(&read_copies(disk))) };
+    let (count, each) = (head.share().count, head.share_bytes());
+    if each * u64::from(count) > bytes {
         return Ok(Made::Unknown);
     }
-    if share.count == 1 || found == Made::Served {
-        return Ok(found);
-    }
-    for index in 0..share.count {
+    let mut found = Made::Nothing;
+    for index in 0..count {
         let mut part = Share::new(&mut *disk, u64::from(index) * each, each);
         match made_of(&read_copies(&mut part)) {
             Made::Nothing => {}
@@ -296,8 +295,9 @@ pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
         };
         return Ok(Some(format!("a log of Buslane ({segments} segments{of})")));
     }
-    if copies.iter().any(|copy| matches!(copy, Err(CopyDamage::Release(_)))) {
-        return Ok(Some("a log of a later release of Buslane".to_owned()));
+    if let Some(format) = other_release(&copies, 1) {
+        let which = if format < FORMAT { "an earlier" } else { "a later" };
+        return Ok(Some(format!("a log of {which} release of Buslane (format {format})")));
     }
     let chunk = 128 << 10;
     let head = (0..1 << 20).step_by(chunk);

@@ -92,6 +92,42 @@ fn a_place_is_found_by_sequence_and_by_time_though_the_clock_was_set_back() {
     check(&writer, &times);
 }
 
+/// Of the newest message before the clock was set back no index entry tells: only the first of a part of a segment has
+/// one. The checkpoint of the next segment does.
+#[test]
+fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_opened_anew() {
+    let again = |mut writer: Writer| {
+        writer.settle();
+        Writer::open(TestDisk::with(writer.disk.bytes.clone(), 8))
+    };
+    let mut writer = Writer::open(formatted(24, 7));
+    writer.log.create_stream(writer.disk.memory_mut(), "second", 1).unwrap();
+    let (first, second) = (StreamId(1), StreamId(2));
+    let mut times = Vec::new();
+    for unix_ns in [10_000, 50_000] {
+        writer.append_at(first, unix_ns);
+        writer.settle();
+        times.push(unix_ns);
+    }
+    // In the newest segment there is nothing of the first stream any more.
+    let mut writer = again(writer);
+    writer.append_at(second, 20_000);
+    let mut writer = again(writer);
+    assert_eq!(writer.log.stream(first).unwrap().newest_ns(), 50_000);
+    for unix_ns in [20_000, 30_000, 60_000] {
+        writer.append_at(first, unix_ns);
+        writer.settle();
+        times.push(unix_ns);
+    }
+    let writer = again(writer);
+    for unix_ns in (0..70_000).step_by(5_000) {
+        let (_, found) = writer.log.locate_time(first, unix_ns);
+        let wanted = times.iter().position(|&time| time >= unix_ns);
+        let wanted = wanted.map_or(u64::MAX, |index| index as u64 + 1);
+        assert!(found <= wanted, "at {unix_ns}: from {found}, {wanted} is wanted");
+    }
+}
+
 #[test]
 fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     let mut writer = Writer::open(formatted(9, 7));

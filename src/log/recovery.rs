@@ -105,40 +105,18 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
         if copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
             return Err(OpenError::NotFormatted { name });
         }
-        if let Some(format) = of_later_release(&copies) {
-            return Err(OpenError::Later { name, format });
-        }
-        let say = |(index, copy): (usize, &Result<Superblock, CopyDamage>)| match copy {
-            Ok(block) => format!("copy {index}: write {}", block.sequence),
-            Err(damage) => format!("copy {index}: {damage}"),
-        };
-        let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
-        return Err(OpenError::NoQuorum { name, copies });
+        return Err(OpenError::of_copies(name, &copies, 2));
     };
-    let found = disk.info().bytes;
-    if superblock.share_bytes().is_some_and(|bytes| bytes != found) {
+    let (found, needed) = (disk.info().bytes, superblock.share_bytes());
+    if found == needed {
+        return Ok(superblock);
+    }
+    if superblock.share().count > 1 {
         // The first share of a disk that is cut, taken for the whole.
         let (found, wanted) = (superblock.share().count, 1);
         return Err(OpenError::Shards { name, found, wanted });
     }
-    let geometry = Geometry::of(&superblock);
-    let needed = super::create::disk_bytes_of(&geometry);
-    if found < needed {
-        return Err(OpenError::Smaller { name, needed, found });
-    }
-    Ok(superblock)
-}
-
-/// The format of a later release, where two copies say it.
-fn of_later_release(copies: &[Result<Superblock, CopyDamage>]) -> Option<u8> {
-    let mut formats = copies.iter().filter_map(|copy| match copy {
-        Err(CopyDamage::Release(format)) => Some(*format),
-        Ok(_)
-        | Err(
-            CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Read(_),
-        ) => None,
-    });
-    formats.nth(1)
+    Err(OpenError::Smaller { name, needed, found })
 }
 
 fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {
@@ -146,7 +124,11 @@ fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {
         Err(CopyDamage::Read(fault)) => Some(*fault),
         Ok(_)
         | Err(
-            CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Release(_),
+            CopyDamage::NotOurs
+            | CopyDamage::Checksum
+            | CopyDamage::Copy
+            | CopyDamage::Earlier(_)
+            | CopyDamage::Later(_),
         ) => None,
     }
 }
@@ -367,15 +349,14 @@ impl Log {
         self.free_unneeded_now(disk)?;
         let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
-        let mut superblock = self.superblock.next().upgraded();
+        let mut superblock = self.superblock.next();
         superblock.last_epoch = self.epoch.into();
         superblock.clean = 0.into();
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
-        superblock.hints[0].closed_end = self.durable_seq.into();
-        superblock.hints[0].state = 0.into();
+        superblock.closed_end = self.durable_seq.into();
         if let Some(phys) = self.free.front() {
-            superblock.hints[0].begun_place = (phys + 1).into();
-            superblock.hints[0].begun_seg_no = self.first_seg_no().into();
+            superblock.begun_place = (phys + 1).into();
+            superblock.begun_seg_no = self.first_seg_no().into();
         }
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
@@ -412,7 +393,7 @@ fn look_at<D: Disk>(
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
     let facts = Facts::gather(superblock, found, &stop, later_mark);
     if let Decision::Halt(because) = decide(facts) {
-        let closed_end = superblock.hints[0].closed_end.get();
+        let closed_end = superblock.closed_end.get();
         let ends = [later_mark.unwrap_or(0), stop.lac_ahead, found.closed_at(), closed_end];
         let (next, last) = (stop.end.base.batch_seq + 1, ends.into_iter().fold(0, u64::max));
         let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;

@@ -54,9 +54,9 @@ pub struct SegmentHeader {
     pub phys_index: U64,
     /// Unix time.
     pub created_ns: U64,
-    /// The segment before it in the log; 0 where there is none, or an older release did not say.
+    /// The segment before it in the log; 0 where there is none.
     prev_seg_no: U64,
-    /// The place its epoch takes next, and 1; 0 where none is free, or an older release did not say.
+    /// The place its epoch takes next, and 1; 0 where none is free, and in a copy of a log.
     next_place: U64,
     /// The last batch of the newest segment before it that holds messages. What is between that and `base_batch_seq`
     /// is told by the checkpoint that opens this one and may be gone. 0: not said, or there is none.

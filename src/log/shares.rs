@@ -1,24 +1,29 @@
-//! Several logs on one disk: how it is cut, and finding the share of a shard again.
+//! A disk and its shares: how it is cut, and finding the share of a shard again.
 //!
-//! A disk for N shards is cut into N equal shares at format, each a complete log: superblock copies, segments,
-//! epochs. The superblock of each says which share it is and how large all are, so that a disk that grew keeps
-//! its shares. A disk for one shard is not cut, and has the bytes it always had. The first share is written last,
-//! because what a disk is for is read from its head.
+//! A disk for N shards is cut into N equal shares at format, N being one or more, each a complete log: superblock
+//! copies, segments, epochs. The superblock of each says which share it is and how large all are, so that a disk that
+//! grew keeps its shares. The first share is written last, because what a disk is for is read from its head.
 
 use super::create::{
-    FormatError, FormatOptions, check_size, clear, disk_bytes_min, format, format_share, occupant,
+    FormatError, FormatOptions, check_size, clear, disk_bytes_min, format_share, occupant,
 };
 use super::recovery::OpenError;
 use super::scan::CHUNK_BYTES;
 use super::superblock::{
-    AREA_OFFSET, CopyDamage, END_BYTES, ShareId, Superblock, copy_offsets, quorum, read_copies,
+    AREA_OFFSET, CopyDamage, END_BYTES, ShareId, Superblock, copy_offsets, other_release, quorum,
+    read_copies, read_copy,
 };
 use crate::disk::share::Share;
-use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
-use crate::limits::{BLOCK_BYTES, SHARDS_MAX};
+use crate::disk::{Disk, DiskFault, DiskInfo};
+use crate::limits::SHARDS_MAX;
 
-/// Shares are whole multiples of this, so that segments are aligned as on a whole disk.
+/// Shares are whole multiples of this, so that segments are aligned as at the start of the disk.
 const ALIGNMENT: u64 = AREA_OFFSET;
+
+/// Copies of the superblock that stand at the head of the disk, however it is cut.
+const HEAD_COPIES: usize = 2;
+
+type HeadCopy = Result<Superblock, CopyDamage>;
 
 /// A number of shards, for people.
 #[must_use]
@@ -30,6 +35,12 @@ pub fn shards(count: u32) -> String {
 #[must_use]
 pub fn share_bytes(disk_bytes: u64, count: u32) -> u64 {
     disk_bytes / u64::from(count) / ALIGNMENT * ALIGNMENT
+}
+
+/// Bytes a disk needs at least for so many shards with segments of this size.
+#[must_use]
+pub fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
+    disk_bytes_min(segment_bytes).next_multiple_of(ALIGNMENT) * u64::from(count)
 }
 
 /// Makes an empty log for each of `count` shards on a disk; returns the superblock of the first.
@@ -45,9 +56,6 @@ pub fn format_shares<D: Disk>(
     count: u32,
 ) -> Result<Superblock, FormatError> {
     assert!((1..=SHARDS_MAX).contains(&count), "{count} shards");
-    if count == 1 {
-        return format(disk, options);
-    }
     let name = disk.info().name.clone();
     let bytes = share_bytes(disk.info().bytes, count);
     check_share_size(disk.info(), options, (bytes, count))?;
@@ -57,10 +65,7 @@ pub fn format_shares<D: Disk>(
     {
         return Err(FormatError::Occupied { name, what });
     }
-    // Of what was there before, neither head nor end may be found when this is interrupted.
-    let end = disk.info().bytes;
-    clear(disk, 0, AREA_OFFSET).map_err(device)?;
-    clear(disk, end - END_BYTES, end).map_err(device)?;
+    clear_ends(disk).map_err(device)?;
     let mut cluster = [0; 16];
     getrandom::fill(&mut cluster).map_err(FormatError::Random)?;
     let mut first = None;
@@ -70,10 +75,21 @@ pub fn format_shares<D: Disk>(
         identity[..16].copy_from_slice(&cluster);
         let mut share = Share::new(&mut *disk, u64::from(index) * bytes, bytes);
         let id = ShareId { index, count };
-        let made = format_share(&mut share, options.segment_bytes, &identity, (id, bytes));
+        let made = format_share(&mut share, options.segment_bytes, &identity, id);
         first = Some(made.map_err(device)?);
     }
     Ok(first.expect("at least one share"))
+}
+
+/// Clears both ends of a disk, whatever its shares are: of what was there before, neither may be found when the making
+/// of a log is interrupted.
+///
+/// # Errors
+/// What the device said.
+pub fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
+    let end = disk.info().bytes;
+    clear(disk, 0, AREA_OFFSET)?;
+    clear(disk, end - END_BYTES, end)
 }
 
 fn check_share_size(
@@ -83,8 +99,7 @@ fn check_share_size(
 ) -> Result<(), FormatError> {
     match check_size(disk, bytes, options) {
         Err(FormatError::TooSmall { name, segment_bytes, .. }) => {
-            let each = disk_bytes_min(segment_bytes).next_multiple_of(ALIGNMENT);
-            let (found, needed) = (disk.bytes, each * u64::from(count));
+            let (found, needed) = (disk.bytes, bytes_needed(segment_bytes, count));
             Err(FormatError::TooSmall { name, found, needed, segment_bytes })
         }
         other => other,
@@ -109,59 +124,78 @@ fn occupant_of_any<D: Disk>(
     Ok(None)
 }
 
-/// The superblock at the head of a disk: of its only log, or of the first share. `None` where it is no log or
+/// The copies at the head of a disk, those of the first share. `None` where there is no room for any.
+fn head_copies<D: Disk>(disk: &mut D) -> Result<Option<[HeadCopy; HEAD_COPIES]>, DiskFault> {
+    let bytes = disk.info().bytes;
+    if bytes < AREA_OFFSET + END_BYTES || disk.memory().len() < CHUNK_BYTES {
+        return Ok(None);
+    }
+    let mut copies = [Err(CopyDamage::NotOurs); HEAD_COPIES];
+    for (copy, disk_offset) in copy_offsets(bytes).into_iter().enumerate().take(HEAD_COPIES) {
+        copies[copy] = read_copy(disk, copy, disk_offset);
+        if let Err(CopyDamage::Read(fault)) = copies[copy] {
+            return Err(fault);
+        }
+    }
+    Ok(Some(copies))
+}
+
+fn first_of(copies: Option<&[HeadCopy]>) -> Option<Superblock> {
+    copies.and_then(|copies| copies.iter().flatten().next().copied())
+}
+
+fn are_no_log(copies: &[HeadCopy]) -> bool {
+    copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs)))
+}
+
+/// The superblock at the head of a disk: of the first share. `None` where it is no log, or one of another release, or
 /// its head is damaged.
 ///
 /// # Errors
 /// What the device said.
 pub fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFault> {
-    let bytes = disk.info().bytes;
-    if bytes < AREA_OFFSET + END_BYTES || disk.memory().len() < CHUNK_BYTES {
-        return Ok(None);
-    }
-    // The copies at the end are elsewhere on a disk that is cut: these two stand fast.
-    for (copy, disk_offset) in copy_offsets(bytes).into_iter().enumerate().take(2) {
-        let operation = Operation::Read;
-        run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES })?;
-        if let Ok(found) = Superblock::check(disk.memory().bytes(0..BLOCK_BYTES), copy) {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
+    Ok(first_of(head_copies(disk)?.as_ref().map(|copies| copies.as_slice())))
 }
 
 /// How many shards a disk was formatted for; `None` where its head does not say.
 ///
 /// # Errors
-/// What the device said.
+/// What the device said, or that the log is of another release.
 pub fn shard_count<D: Disk>(disk: &mut D) -> Result<Option<u32>, OpenError> {
-    let name = disk.info().name.clone();
-    let head = head(disk).map_err(|fault| OpenError::Device { name, fault })?;
-    Ok(head.map(|head| head.share().count))
+    Ok(known_head(disk)?.0.map(|head| head.share().count))
 }
 
-/// Where the share of a shard lies: its start and its bytes; `None` for all of the disk.
+/// The superblock at the head of a disk, and the copies there.
+fn known_head<D: Disk>(disk: &mut D) -> Result<(Option<Superblock>, Vec<HeadCopy>), OpenError> {
+    let name = disk.info().name.clone();
+    let copies = head_copies(disk);
+    let copies = copies.map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
+    let copies = copies.map_or_else(Vec::new, Vec::from);
+    let head = first_of(Some(&copies));
+    if head.is_none() && other_release(&copies, 1).is_some() {
+        return Err(OpenError::of_copies(name, &copies, 1));
+    }
+    Ok((head, copies))
+}
+
+/// Where the share of a shard lies: its start and its bytes.
 ///
 /// A damaged head is not held against the disk: the shares lie where the number of shards asked for puts them,
 /// and their other copies tell whether that is so.
 ///
 /// # Errors
-/// `OpenError`: the disk was formatted for another number of shards, or the share is another's.
-pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Option<(u64, u64)>, OpenError> {
+/// `OpenError`: the disk was formatted for another number of shards, or by another release, or the share is another's.
+pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenError> {
     let name = disk.info().name.clone();
-    let device = |fault| OpenError::Device { name: name.clone(), fault };
-    let head = head(disk).map_err(device)?;
+    let (head, head_copies) = known_head(disk)?;
     if let Some(head) = head
         && head.share().count != share.count
     {
         let (found, wanted) = (head.share().count, share.count);
         return Err(OpenError::Shards { name, found, wanted });
     }
-    if share.count == 1 {
-        return Ok(None);
-    }
     let found = disk.info().bytes;
-    let bytes = head.and_then(|head| head.share_bytes());
+    let bytes = head.map(|head| head.share_bytes());
     let bytes = bytes.unwrap_or_else(|| share_bytes(found, share.count));
     let start = u64::from(share.index) * bytes;
     if bytes < AREA_OFFSET + END_BYTES {
@@ -173,23 +207,33 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Option<(u64, u64)>,
     }
     let mut there = Share::new(disk, start, bytes);
     let copies = read_copies(&mut there);
-    if head.is_none() && copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
-        return Err(OpenError::NotFormatted { name });
+    if head.is_none() && are_no_log(&copies) {
+        if are_no_log(&head_copies) {
+            return Err(OpenError::NotFormatted { name });
+        }
+        // There is a log, of which it cannot be told where this share would be.
+        return Err(OpenError::of_copies(name, &head_copies, HEAD_COPIES));
     }
     // Where its copies do not agree, opening the log says how.
-    let Some(own) = quorum(&copies) else { return Ok(Some((start, bytes))) };
+    let Some(own) = quorum(&copies) else { return Ok((start, bytes)) };
+    if head.is_none() && own.share().count != share.count {
+        let (found, wanted) = (own.share().count, share.count);
+        return Err(OpenError::Shards { name: there.info().name.clone(), found, wanted });
+    }
     let ours = head.is_none_or(|head| head.cluster == own.cluster);
     if own.share() != share || !ours {
         let (name, ShareId { index, count }) = (there.info().name.clone(), own.share());
         return Err(OpenError::Share { name, wanted: share.index, found: index, count, ours });
     }
-    Ok(Some((start, bytes)))
+    Ok((start, bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::disk::ram::RamDisk;
+    use crate::disk::{Io, Operation, run};
+    use crate::limits::BLOCK_BYTES;
     use crate::log::Log;
     use crate::log::recovery::OpenOptions;
 
@@ -209,7 +253,7 @@ mod tests {
         index: u32,
         count: u32,
     ) -> Result<Share<&mut RamDisk>, OpenError> {
-        let (start, bytes) = find(disk, ShareId { index, count })?.expect("a share");
+        let (start, bytes) = find(disk, ShareId { index, count })?;
         Ok(Share::new(disk, start, bytes))
     }
 
@@ -250,7 +294,7 @@ mod tests {
         format_shares(&mut disk, &options(true), 1).unwrap();
         let error = find(&mut disk, ShareId { index: 0, count: 2 }).unwrap_err().to_string();
         assert!(error.contains("for 1 shard, the profile says 2: set shard.count=1"), "{error}");
-        assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), None, "all of the disk");
+        assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 40 * MIB), "all of the disk");
     }
 
     #[test]

@@ -1,36 +1,38 @@
 //! The superblock: four copies that identify the disk and hint at the log's state. Written at format,
-//! at each opening for writing and at a clean stop; never on the path.
+//! at each opening for writing and at a clean stop; never on the path. `docs/log-format.md` has its bytes.
 
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use std::cmp::Ordering;
 
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::create::SEGMENTS_MIN;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
-use crate::limits::{BLOCK_BYTES, SHARDS_MAX};
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARDS_MAX};
 
-/// First bytes of a superblock.
+/// First bytes of a superblock of any format.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";
+
+/// The only format that is read and written. A later one need have no more than magic, checksum and number in common
+/// with it, so that it is refused by its number.
+pub const FORMAT: u16 = 3;
+
+/// Bits of features a reader must know to read the log: there is none yet.
+const INCOMPAT_KNOWN: u32 = 0;
 
 /// Copies on a disk.
 pub const COPIES: usize = 4;
 
 /// Where the segments begin.
 pub const AREA_OFFSET: u64 = 2 << 20;
+const AREA_BLOCK: u64 = AREA_OFFSET / BLOCK_BYTES as u64;
+
+/// Binary logarithms of the least and the largest segment.
+const SEGMENT_LOG2_MIN: u32 = SEGMENT_BYTES_MIN.trailing_zeros();
+const SEGMENT_LOG2_MAX: u32 = SEGMENT_BYTES_MAX.trailing_zeros();
 
 /// What is kept free behind the segments for the last two copies.
 pub const END_BYTES: u64 = 1 << 20;
-
-/// The disk is cut into shares: a release that does not know of them would take the first for the whole.
-const INCOMPAT_SHARES: u32 = 1;
-
-/// Features a reader must know to read the log.
-const INCOMPAT_KNOWN: u32 = INCOMPAT_SHARES;
-
-/// The newest format. From 2 on there may be records that forget a producer, and segments that were given back in the
-/// middle of the log: a release that knows 1 only takes both for damage. Opening a log for writing makes it the newest.
-const FORMAT: u8 = 2;
-
-/// Bytes of the block that nothing uses yet.
-const RESERVED_BYTES: usize = 752;
 
 /// A share of a disk: the shard it belongs to, and of how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct ShareId {
 }
 
 impl ShareId {
-    /// All of a disk, for the only shard.
+    /// That of the only shard.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 }
 
@@ -58,48 +60,21 @@ pub fn is_superblock(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// What is remembered of one shard.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct ShardHint {
-    /// Shard number.
-    pub shard: U32,
-    /// 1: stopped cleanly, `closed_end` holds.
-    pub state: U32,
-    /// The place its last epoch begins in, and 1; 0 where an older release did not say.
-    pub begun_place: U64,
-    /// The segment its last epoch begins with.
-    pub begun_seg_no: U64,
-    /// Log offset of the end at a clean stop.
-    pub end_off: U64,
-    /// Chain value at the end.
-    pub end_chain: U64,
-    /// The last batch at a clean stop.
-    pub closed_end: U64,
-}
-
-/// The block, little-endian.
+/// The block, little-endian. What is reserved is zero; where it is not, a later release has written it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Superblock {
     magic: [u8; 8],
+    /// BLAKE3 of everything behind the number of the copy, the first 16 bytes of it.
     checksum: [u8; 16],
-    copy: [u8; 2],
-    format: [u8; 6],
+    copy: U16,
+    format: U16,
+    /// Reserved: a version of the format that a reader of this one can read.
+    minor: U16,
+    superblock_bytes: U16,
     /// Counts the writes of the superblock.
     pub sequence: U64,
+    /// Checksum of the one before.
     parent: [u8; 16],
     /// Identity of the log.
     pub cluster: [u8; 16],
@@ -107,9 +82,8 @@ pub struct Superblock {
     pub leg: [u8; 16],
     /// NGUID of the device, zero where it has none.
     pub nguid: [u8; 16],
-    eui64: [u8; 8],
-    serial: [u8; 20],
-    nsid: U32,
+    /// Reserved: what else identifies the device.
+    device: [u8; 32],
     /// Logical block size.
     pub block_bytes: U32,
     /// Binary logarithm of the segment size.
@@ -119,28 +93,56 @@ pub struct Superblock {
     area_block: U64,
     /// Random, never on the wire.
     pub salt: [u8; 16],
+    /// Reserved: the membership of the legs that was seen last.
     view: U64,
     /// The highest epoch that was ever given out.
     pub last_epoch: U64,
     /// [`crate::ids::Durability`] at format.
     pub durability: U32,
+    /// Bits of features that a reader need not know.
     compat: U32,
     incompat: U32,
     /// 1: stopped cleanly.
     pub clean: U32,
+    /// Reserved: which key the log is encrypted with.
     key: [u8; 48],
-    /// Per shard.
-    pub hints: [ShardHint; SHARDS_MAX as usize],
-    /// Shards the disk is cut into shares for; 0 means 1.
-    shards: U32,
     /// The shard whose share this is.
     shard: U32,
-    /// Size of each share, which begin one behind the other at the start of the disk; 0 where one log has all of it.
+    /// Shards the disk is cut into shares for.
+    shards: U32,
+    /// Size of each share; they begin one behind the other at the start of the disk.
     share_bytes: U64,
+    /// The place its last epoch begins in, and 1; 0 before there was one, and in a copy of a log.
+    pub begun_place: U64,
+    /// The segment its last epoch begins with.
+    pub begun_seg_no: U64,
+    /// The last batch that was known durable when this was written: at the last opening, or a clean stop.
+    pub closed_end: U64,
+    /// Reserved: a random number of the last opening for writing, by which histories are told apart.
+    incarnation: U64,
+    /// Reserved: chain value that the log was opened with.
+    opening_chain: U64,
+    /// Reserved: the legs that the log is mirrored on.
+    legs: [u8; LEGS_BYTES],
     reserved: [u8; RESERVED_BYTES],
 }
 
-const _: () = assert!(size_of::<ShardHint>() == 48 && size_of::<Superblock>() == BLOCK_BYTES);
+/// Room for sixteen legs of 64 bytes.
+const LEGS_BYTES: usize = 1024;
+
+/// Bytes of the block that nothing is planned for.
+const RESERVED_BYTES: usize = 2760;
+
+const _: () = {
+    assert!(size_of::<Superblock>() == BLOCK_BYTES);
+    assert!(std::mem::offset_of!(Superblock, copy) == 24 && CHECKED_FROM == 26);
+    assert!(std::mem::offset_of!(Superblock, block_bytes) == 136);
+    assert!(std::mem::offset_of!(Superblock, shard) == 256);
+    assert!(std::mem::offset_of!(Superblock, legs) == 312);
+};
+
+/// Where what the checksum covers begins: behind the number of the copy.
+const CHECKED_FROM: usize = std::mem::offset_of!(Superblock, format);
 
 /// What is said of a log when it is formatted.
 #[derive(Clone, Copy, Debug)]
@@ -156,67 +158,47 @@ pub struct Identity {
 }
 
 impl Superblock {
-    /// The first superblock of a new log.
+    /// The first superblock of a new log, on a disk that is just as large as it needs.
     #[must_use]
     pub fn new(identity: &Identity, segment_log2: u32, segments: u64, durability: u8) -> Self {
-        let mut hints = [ShardHint::default(); SHARDS_MAX as usize];
-        for (shard, hint) in (0u32..).zip(&mut hints) {
-            hint.shard = shard.into();
-        }
-        Self {
-            magic: MAGIC,
-            checksum: [0; 16],
-            copy: [0; 2],
-            format: [FORMAT, 0, 0, 0, 0, 16],
-            sequence: 1.into(),
-            parent: [0; 16],
-            cluster: identity.cluster,
-            leg: identity.leg,
-            nguid: identity.nguid,
-            eui64: [0; 8],
-            serial: [0; 20],
-            nsid: 0.into(),
-            block_bytes: u32::try_from(BLOCK_BYTES).expect("4096").into(),
-            segment_log2: segment_log2.into(),
-            segment_count: segments.into(),
-            area_block: (AREA_OFFSET / BLOCK_BYTES as u64).into(),
-            salt: identity.salt,
-            view: 0.into(),
-            last_epoch: 0.into(),
-            durability: u32::from(durability).into(),
-            compat: 0.into(),
-            incompat: 0.into(),
-            clean: 1.into(),
-            key: [0; 48],
-            hints,
-            shards: 1.into(),
-            shard: 0.into(),
-            share_bytes: 0.into(),
-            reserved: [0; RESERVED_BYTES],
-        }
+        let block_bytes = u16::try_from(BLOCK_BYTES).expect("4096");
+        let mut block = Self::new_zeroed();
+        block.magic = MAGIC;
+        block.format = FORMAT.into();
+        block.superblock_bytes = block_bytes.into();
+        block.sequence = 1.into();
+        block.cluster = identity.cluster;
+        block.leg = identity.leg;
+        block.nguid = identity.nguid;
+        block.salt = identity.salt;
+        block.block_bytes = u32::from(block_bytes).into();
+        block.segment_log2 = segment_log2.into();
+        block.segment_count = segments.into();
+        block.area_block = AREA_BLOCK.into();
+        block.durability = u32::from(durability).into();
+        block.clean = 1.into();
+        let share_bytes = AREA_OFFSET + (segments << segment_log2) + END_BYTES;
+        block.of_share(ShareId::WHOLE, share_bytes)
     }
 
-    /// The same for a share of `share_bytes` of a disk.
+    /// The same for a share of `share_bytes`.
     #[must_use]
     pub fn of_share(mut self, share: ShareId, share_bytes: u64) -> Self {
-        if share != ShareId::WHOLE {
-            self.incompat = INCOMPAT_SHARES.into();
-            (self.shard, self.shards) = (share.index.into(), share.count.into());
-            self.share_bytes = share_bytes.into();
-        }
+        (self.shard, self.shards) = (share.index.into(), share.count.into());
+        self.share_bytes = share_bytes.into();
         self
     }
 
     /// Which share of its disk this log is on.
     #[must_use]
     pub fn share(&self) -> ShareId {
-        ShareId { index: self.shard.get(), count: self.shards.get().max(1) }
+        ShareId { index: self.shard.get(), count: self.shards.get() }
     }
 
-    /// Size of each share; `None` where one log has the whole disk.
+    /// Size of each share: [`SHARDS_MAX`] of them are still below 2^64.
     #[must_use]
-    pub fn share_bytes(&self) -> Option<u64> {
-        (self.share().count > 1).then_some(self.share_bytes.get())
+    pub fn share_bytes(&self) -> u64 {
+        self.share_bytes.get()
     }
 
     /// Segment size in bytes.
@@ -226,7 +208,7 @@ impl Superblock {
     }
 
     fn checksum_now(&self) -> [u8; 16] {
-        let hash = blake3::hash(&self.as_bytes()[26..]);
+        let hash = blake3::hash(&self.as_bytes()[CHECKED_FROM..]);
         hash.as_bytes()[..16].try_into().expect("16 of 32 bytes")
     }
 
@@ -239,19 +221,6 @@ impl Superblock {
         next
     }
 
-    /// The same in the newest format: to be written on all copies before anything that only this format has.
-    #[must_use]
-    pub fn upgraded(mut self) -> Self {
-        self.format[0] = FORMAT;
-        self
-    }
-
-    /// Which format the log is in.
-    #[must_use]
-    pub fn format(&self) -> u8 {
-        self.format[0]
-    }
-
     /// That of a copy of this log on another disk, with as many segments as it has room for: the same log on
     /// another leg.
     #[must_use]
@@ -260,7 +229,7 @@ impl Superblock {
         (copy.leg, copy.nguid) = (leg, disk.identity);
         copy.segment_count = segments.into();
         // A place of the other disk; the number stays, so that none is given twice.
-        copy.hints[0].begun_place = 0.into();
+        copy.begun_place = 0.into();
         copy.durability = u32::from(disk.durability.code()).into();
         copy
     }
@@ -277,24 +246,55 @@ impl Superblock {
         if block.checksum_now() != block.checksum {
             return Err(CopyDamage::Checksum);
         }
-        if block.copy != [u8::try_from(copy).expect("4 copies"), 0] {
+        if usize::from(block.copy.get()) != copy {
             return Err(CopyDamage::Copy);
         }
-        let is_known = (1..=FORMAT).contains(&block.format[0]);
-        if !is_known || block.incompat.get() & !INCOMPAT_KNOWN != 0 {
-            return Err(CopyDamage::Release(block.format[0]));
+        let format = block.format.get();
+        match format.cmp(&FORMAT) {
+            Ordering::Less => return Err(CopyDamage::Earlier(format)),
+            Ordering::Greater => return Err(CopyDamage::Later(format)),
+            Ordering::Equal if block.says_more() => return Err(CopyDamage::Later(format)),
+            Ordering::Equal => {}
         }
-        let share = block.share();
-        if block.reserved != [0; RESERVED_BYTES]
-            || share.index >= share.count
-            || share.count > SHARDS_MAX
-            || !block.share_bytes.get().is_multiple_of(BLOCK_BYTES as u64)
-            || !(20..=30).contains(&block.segment_log2.get())
-            || block.block_bytes.get() as usize != BLOCK_BYTES
-        {
-            return Err(CopyDamage::Checksum);
+        if block.is_in_range() { Ok(block) } else { Err(CopyDamage::Checksum) }
+    }
+
+    /// Whether there is something in it that only a later release can have written.
+    fn says_more(&self) -> bool {
+        let reserved: [&[u8]; 8] = [
+            self.minor.as_bytes(),
+            &self.device,
+            self.view.as_bytes(),
+            &self.key,
+            self.incarnation.as_bytes(),
+            self.opening_chain.as_bytes(),
+            &self.legs,
+            &self.reserved,
+        ];
+        self.incompat.get() & !INCOMPAT_KNOWN != 0
+            || reserved.iter().any(|bytes| bytes.iter().any(|&byte| byte != 0))
+    }
+
+    /// Whether every number can be: what is read from a disk may have been written by anybody.
+    fn is_in_range(&self) -> bool {
+        let ShareId { index, count } = self.share();
+        let share_bytes = self.share_bytes.get();
+        let sizes = usize::from(self.superblock_bytes.get()) == BLOCK_BYTES
+            && self.block_bytes.get() as usize == BLOCK_BYTES
+            && self.area_block.get() == AREA_BLOCK
+            && (SEGMENT_LOG2_MIN..=SEGMENT_LOG2_MAX).contains(&self.segment_log2.get());
+        let shares = (1..=SHARDS_MAX).contains(&count)
+            && index < count
+            && share_bytes.is_multiple_of(BLOCK_BYTES as u64)
+            && share_bytes.checked_mul(u64::from(SHARDS_MAX)).is_some();
+        if !(sizes && shares && self.clean.get() <= 1) {
+            return false;
         }
-        Ok(block)
+        let area = share_bytes.checked_sub(AREA_OFFSET + END_BYTES);
+        area.is_some_and(|bytes| {
+            let room = bytes >> self.segment_log2.get();
+            (SEGMENTS_MIN..=room).contains(&self.segment_count.get())
+        })
     }
 
     /// Writes all copies: the first alone, then the others, so that no crash leaves fewer than two
@@ -306,7 +306,7 @@ impl Superblock {
         for (copy, disk_offset) in copy_offsets(disk.info().bytes).into_iter().enumerate() {
             let mut block = *self;
             block.checksum = self.checksum_now();
-            block.copy = [u8::try_from(copy).expect("4 copies"), 0];
+            block.copy = u16::try_from(copy).expect("4 copies").into();
             disk.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(block.as_bytes());
             let operation = Operation::Write;
             let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
@@ -328,28 +328,47 @@ pub enum CopyDamage {
     /// a copy that belongs elsewhere
     #[error("a copy that belongs elsewhere on the disk")]
     Copy,
+    /// written by an earlier release, format {0}
+    #[error("written by an earlier release of Buslane (format {0}); use that release")]
+    Earlier(u16),
     /// written by a later release, format {0}
     #[error("written by a later release of Buslane (format {0}); use that release")]
-    Release(u8),
+    Later(u16),
     /// cannot be read
     #[error("cannot be read: {0}")]
     Read(DiskFault),
+}
+
+/// Reads one copy.
+pub(super) fn read_copy<D: Disk>(
+    disk: &mut D,
+    copy: usize,
+    disk_offset: u64,
+) -> Result<Superblock, CopyDamage> {
+    let operation = Operation::Read;
+    let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
+    run(disk, io).map_err(CopyDamage::Read)?;
+    Superblock::check(disk.memory().bytes(0..BLOCK_BYTES), copy)
 }
 
 /// Reads all copies, each by itself.
 #[allow(clippy::large_stack_arrays, reason = "four blocks, at start and in tools only")]
 pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
     let offsets = copy_offsets(disk.info().bytes);
-    let mut copies = [Err(CopyDamage::NotOurs); COPIES];
-    for (copy, disk_offset) in offsets.into_iter().enumerate() {
-        let operation = Operation::Read;
-        let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };
-        copies[copy] = match run(disk, io) {
-            Ok(()) => Superblock::check(disk.memory().bytes(0..BLOCK_BYTES), copy),
-            Err(fault) => Err(CopyDamage::Read(fault)),
-        };
-    }
-    copies
+    std::array::from_fn(|copy| read_copy(disk, copy, offsets[copy]))
+}
+
+/// The format that copies are in which are of another release; `needed` of them have to say so.
+#[must_use]
+pub fn other_release(copies: &[Result<Superblock, CopyDamage>], needed: usize) -> Option<u16> {
+    let format = |copy: &Result<Superblock, CopyDamage>| match copy {
+        Err(CopyDamage::Earlier(format) | CopyDamage::Later(format)) => Some(*format),
+        Ok(_)
+        | Err(
+            CopyDamage::NotOurs | CopyDamage::Checksum | CopyDamage::Copy | CopyDamage::Read(_),
+        ) => None,
+    };
+    copies.iter().filter_map(format).nth(needed - 1)
 }
 
 /// What a log is, as its superblock says.
@@ -383,12 +402,12 @@ pub fn quorum(copies: &[Result<Superblock, CopyDamage>; COPIES]) -> Option<Super
 mod tests {
     use super::*;
 
-    fn sealed(sequence: u64, copy: u8) -> Superblock {
+    fn sealed(sequence: u64, copy: u16) -> Superblock {
         let identity = Identity { cluster: [1; 16], leg: [2; 16], salt: [3; 16], nguid: [0; 16] };
         let mut block = Superblock::new(&identity, 24, 9, 5);
         block.sequence = sequence.into();
         block.checksum = block.checksum_now();
-        block.copy = [copy, 0];
+        block.copy = copy.into();
         block
     }
 
@@ -403,7 +422,7 @@ mod tests {
                 let what = state / 3u32.pow(u32::try_from(copy).unwrap()) % 3;
                 count[what as usize] += 1;
                 if what > 0 {
-                    *place = Ok(sealed(u64::from(what), u8::try_from(copy).unwrap()));
+                    *place = Ok(sealed(u64::from(what), u16::try_from(copy).unwrap()));
                 }
             }
             let expected = if count[2] >= 2 { Some(2) } else { (count[1] >= 2).then_some(1) };
@@ -411,36 +430,124 @@ mod tests {
         }
     }
 
-    /// What today's releases have written, and read.
-    #[test]
-    fn the_superblock_of_a_whole_disk_has_nothing_of_shares_in_it() {
-        let block = sealed(1, 0);
-        let bytes = block.as_bytes();
-        assert_eq!(bytes[bytes.len() - 768..bytes.len() - 764], [1, 0, 0, 0], "one shard");
-        assert!(bytes[bytes.len() - 764..].iter().all(|&byte| byte == 0));
-        assert_eq!(
-            (block.incompat.get(), block.share(), block.share_bytes()),
-            (0, ShareId::WHOLE, None)
-        );
-        let unsaid = Superblock { shards: 0.into(), ..block };
-        assert_eq!(unsaid.share(), ShareId::WHOLE, "0 shards are one");
-    }
-
     #[test]
     fn a_share_says_which_it_is() {
         let share = ShareId { index: 1, count: 3 };
-        let mut block = sealed(1, 0).of_share(share, 4096 * 100);
+        let read = checked(sealed(1, 0).of_share(share, 4096 * 100_000)).unwrap();
+        assert_eq!((read.share(), read.share_bytes()), (share, 409_600_000));
+        let whole = checked(sealed(1, 0)).unwrap();
+        assert_eq!((whole.share(), whole.share_bytes()), (ShareId::WHOLE, (9 << 24) + (3 << 20)));
+    }
+
+    /// Reads it again with the checksum that belongs to it.
+    fn checked(mut block: Superblock) -> Result<Superblock, CopyDamage> {
         block.checksum = block.checksum_now();
-        let read = Superblock::check(block.as_bytes(), 0).unwrap();
-        assert_eq!(
-            (read.share(), read.share_bytes(), read.incompat.get()),
-            (share, Some(409_600), 1)
-        );
-        for (index, count) in [(3, 3), (0, SHARDS_MAX + 1)] {
-            let mut bad = sealed(1, 0).of_share(ShareId { index, count }, 4096);
-            bad.checksum = bad.checksum_now();
-            assert_eq!(Superblock::check(bad.as_bytes(), 0).unwrap_err(), CopyDamage::Checksum);
+        Superblock::check(block.as_bytes(), 0)
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_is_damage_and_the_edge_of_what_can_be_is_none() {
+        let changed = |change: fn(&mut Superblock)| {
+            let mut block = sealed(1, 0);
+            change(&mut block);
+            checked(block).map(|_| ())
+        };
+        let possible: [fn(&mut Superblock); 8] = [
+            |block| block.segment_count = SEGMENTS_MIN.into(),
+            |block| (block.segment_log2, block.segment_count) = (24.into(), 9.into()),
+            |block| (block.segment_log2, block.segment_count) = (20.into(), 144.into()),
+            |block| (block.shard, block.shards) = (63.into(), 64.into()),
+            |block| block.share_bytes = (block.share_bytes.get() + 4096).into(),
+            |block| block.share_bytes = (u64::MAX / 64 / 4096 * 4096).into(),
+            |block| block.sequence = u64::MAX.into(),
+            |block| block.compat = u32::MAX.into(),
+        ];
+        for (index, change) in possible.into_iter().enumerate() {
+            assert_eq!(changed(change), Ok(()), "{index}");
         }
+        let impossible: [fn(&mut Superblock); 19] = [
+            |block| block.segment_count = 0.into(),
+            |block| block.segment_count = (SEGMENTS_MIN - 1).into(),
+            |block| (block.segment_log2, block.segment_count) = (20.into(), 145.into()),
+            |block| block.segment_log2 = 19.into(),
+            |block| block.segment_log2 = 31.into(),
+            |block| block.segment_log2 = u32::MAX.into(),
+            |block| block.segment_count = 10.into(),
+            |block| block.segment_count = u64::MAX.into(),
+            |block| block.shards = 0.into(),
+            |block| block.shards = 65.into(),
+            |block| (block.shard, block.shards) = (3.into(), 3.into()),
+            |block| block.share_bytes = 0.into(),
+            |block| block.share_bytes = (block.share_bytes.get() - 4096).into(),
+            |block| block.share_bytes = (block.share_bytes.get() + 1).into(),
+            |block| block.share_bytes = (u64::MAX / 4096 * 4096).into(),
+            |block| block.block_bytes = 512.into(),
+            |block| block.superblock_bytes = 512.into(),
+            |block| block.area_block = 0.into(),
+            |block| block.clean = 2.into(),
+        ];
+        for (index, change) in impossible.into_iter().enumerate() {
+            assert_eq!(changed(change), Err(CopyDamage::Checksum), "{index}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_reserved_is_of_a_later_release_where_it_is_not_zero() {
+        let later: [fn(&mut Superblock); 12] = [
+            |block| block.minor = 1.into(),
+            |block| block.device[0] = 1,
+            |block| block.device[31] = 1,
+            |block| block.view = 1.into(),
+            |block| block.key[47] = 1,
+            |block| block.incarnation = (1 << 63).into(),
+            |block| block.opening_chain = 1.into(),
+            |block| block.legs[LEGS_BYTES - 1] = 1,
+            |block| block.reserved[0] = 1,
+            |block| block.reserved[RESERVED_BYTES - 1] = 1,
+            |block| block.incompat = 1.into(),
+            |block| block.incompat = (1 << 31).into(),
+        ];
+        for (index, change) in later.into_iter().enumerate() {
+            let mut block = sealed(1, 0);
+            change(&mut block);
+            assert_eq!(checked(block).unwrap_err(), CopyDamage::Later(FORMAT), "{index}");
+        }
+        // The number has two bytes, and both count.
+        for (format, said) in [
+            (0, CopyDamage::Earlier(0)),
+            (2, CopyDamage::Earlier(2)),
+            (4, CopyDamage::Later(4)),
+            (0x0103, CopyDamage::Later(0x0103)),
+            (u16::MAX, CopyDamage::Later(u16::MAX)),
+        ] {
+            let mut block = sealed(1, 0);
+            // Nothing else need be as it is here.
+            (block.format, block.shards, block.reserved[7]) = (format.into(), 0.into(), 7);
+            assert_eq!(checked(block).unwrap_err(), said);
+        }
+    }
+
+    /// Offset, size and name of each field in a table of docs/log-format.md.
+    #[test]
+    fn the_fields_are_where_the_documentation_says() {
+        macro_rules! fields {
+            ($($name:ident)*) => {
+                [$((stringify!($name), std::mem::offset_of!(Superblock, $name))),*]
+            };
+        }
+        let fields = fields!(
+            magic checksum copy format minor superblock_bytes sequence parent cluster leg nguid
+            device block_bytes segment_log2 segment_count area_block salt view last_epoch
+            durability compat incompat clean key shard shards share_bytes begun_place begun_seg_no
+            closed_end incarnation opening_chain legs reserved
+        );
+        let ends = fields.iter().skip(1).map(|(_, offset)| *offset).chain([BLOCK_BYTES]);
+        let rows = fields.iter().zip(ends);
+        let rows = rows.map(|((name, at), end)| format!("| {at} | {} | `{name}` |", end - at));
+        let page = include_str!("../../docs/log-format.md");
+        let said = page.lines().filter(|line| line.starts_with("| ") && line.contains("| `"));
+        let said = said.map(|line| line.split_inclusive('|').take(4).collect::<String>());
+        assert_eq!(said.collect::<Vec<_>>(), rows.collect::<Vec<_>>());
     }
 
     #[test]

@@ -250,7 +250,8 @@ impl Server {
                 self.hits.halts += 1;
                 if self.lies { Ok(Opening::Halted) } else { Err(not_opened(error)) }
             }
-            OpenError::Later { .. }
+            OpenError::Earlier { .. }
+            | OpenError::Later { .. }
             | OpenError::Smaller { .. }
             | OpenError::Shards { .. }
             | OpenError::Share { .. }

@@ -11,8 +11,9 @@ use crate::clock::{Clock, HostClock};
 use crate::ids::Peer;
 use crate::launch::{AnyDisk, AnyPort, LaunchError, open_log_disk, open_port_pair, open_tool_disk};
 use crate::log::Log;
-use crate::log::create::{FormatOptions, format};
+use crate::log::create::FormatOptions;
 use crate::log::recovery::OpenOptions;
+use crate::log::shares::format_shares;
 use crate::measure::floor::echo_turn;
 use crate::port::{Port, PortCounters};
 use crate::profile::{DiskDriver, Profile};
@@ -58,7 +59,7 @@ impl Inline {
         if profile.disk.driver == DiskDriver::Spdk {
             let segment_bytes = profile.disk.segment;
             let mut whole = open_tool_disk(&profile.disk, &profile.disk.path, memory_bytes, false)?;
-            format(&mut whole, &FormatOptions { segment_bytes, force: true })?;
+            format_shares(&mut whole, &FormatOptions { segment_bytes, force: true }, 1)?;
         }
         let mut disk = open_log_disk(profile, memory_bytes)?;
         let options = OpenOptions {

@@ -117,6 +117,7 @@ struct StreamEntry {
     next_sequence: U64,
     created_ns: U64,
     bytes: U64,
+    newest_ns: U64,
     name: [u8; STREAM_NAME_BYTES_MAX],
 }
 
@@ -131,6 +132,7 @@ impl StreamEntry {
             next_sequence: stream.next_sequence.into(),
             created_ns: stream.created_ns.into(),
             bytes: stream.bytes.into(),
+            newest_ns: stream.newest_ns().into(),
             name,
         }
     }
@@ -140,7 +142,7 @@ impl StreamEntry {
         let name = std::str::from_utf8(name).ok()?.to_owned();
         let stream = StreamFacts::named(StreamId(self.id.get()), name, self.created_ns.get());
         let (first, next) = (self.first_sequence.get(), self.next_sequence.get());
-        Some(stream.recorded(first, next, self.bytes.get()))
+        Some(stream.recorded(first, next, self.bytes.get(), self.newest_ns.get()))
     }
 }
 

@@ -147,13 +147,8 @@ impl Catalog {
         self.producers.register(id, said, unix_ns, batch_seq)
     }
 
-    /// The same as recovery finds it. A log of a release that did not say whom it forgot: it chose as is chosen here.
+    /// The same as recovery finds it.
     pub(super) fn register_recovered(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
-        let is_new = self.producers.get(id).is_none();
-        if is_new && self.producers.is_full(crate::limits::PRODUCERS_MAX) {
-            let Some(forgotten) = self.producers.forgettable(unix_ns, |_| false) else { return };
-            self.producers.forget(forgotten);
-        }
         self.producers.register(id, said, unix_ns, 0);
     }
 

@@ -38,7 +38,7 @@ pub struct StreamFacts {
     first_segment: u64,
     /// The batch of the record that made it; 0 where recovery found it.
     created_batch: u64,
-    /// The newest time any of its messages bears, as far as is known: it never goes back, unlike the host's clock.
+    /// The newest time any of its messages bears: it never goes back, unlike the host's clock.
     newest_ns: u64,
 }
 
@@ -61,11 +61,11 @@ impl StreamFacts {
         }
     }
 
-    /// As a checkpoint says it: the first sequence kept, the next one, payload bytes.
-    pub(super) fn recorded(mut self, first: u64, next: u64, bytes: u64) -> Self {
+    /// As a checkpoint says it: the first sequence kept, the next one, payload bytes, the newest time.
+    pub(super) fn recorded(mut self, first: u64, next: u64, bytes: u64, newest_ns: u64) -> Self {
         (self.first_sequence, self.first_recorded) = (first, first);
         (self.next_sequence, self.durable_next) = (next, next);
-        self.bytes = bytes;
+        (self.bytes, self.newest_ns) = (bytes, newest_ns);
         self
     }
 
@@ -78,6 +78,11 @@ impl StreamFacts {
     #[inline]
     pub(in crate::log) fn created_batch(&self) -> u64 {
         self.created_batch
+    }
+
+    /// The newest time any of its messages bears.
+    pub(in crate::log) fn newest_ns(&self) -> u64 {
+        self.newest_ns
     }
 
     /// The first sequence kept by the newest record, durable or not.

@@ -6,6 +6,7 @@ use super::Reason;
 use crate::disk::DiskFault;
 use crate::log::LogFault;
 use crate::log::shares::shards;
+use crate::log::superblock::{CopyDamage, FORMAT, Superblock, other_release};
 
 /// Why a log was not opened. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,19 @@ pub enum OpenError {
         /// What each copy is.
         copies: String,
     },
+    /// an earlier release has made it
+    #[error(
+        "{name}: this log was made by an earlier release of Buslane (format {format}), and this one reads format \
+         {FORMAT}; nothing was changed; go on with that release, or move the streams: let it write \
+         each into a file (consume -o framed), make a new log (log format), and publish the files \
+         into that (publish --framed)"
+    )]
+    Earlier {
+        /// The disk.
+        name: String,
+        /// The format's number.
+        format: u16,
+    },
     /// a later release has written it
     #[error(
         "{name}: this log was written by a later release of Buslane (format {format}); nothing was changed; use that \
@@ -35,10 +49,10 @@ pub enum OpenError {
         /// The disk.
         name: String,
         /// The format's number.
-        format: u8,
+        format: u16,
     },
     /// the disk is smaller than its log
-    #[error("{name}: the log needs {needed} bytes, the disk has {found}; it was cut or is another")]
+    #[error("{name}: the log has {needed} bytes, the disk {found}: it was cut, or is another")]
     Smaller {
         /// The disk.
         name: String,
@@ -108,6 +122,30 @@ pub enum OpenError {
         /// What it said.
         fault: LogFault,
     },
+}
+
+impl OpenError {
+    /// What is wrong with copies of the superblock that do not agree: another release, if `needed` of them say so.
+    pub(in crate::log) fn of_copies(
+        name: String,
+        copies: &[Result<Superblock, CopyDamage>],
+        needed: usize,
+    ) -> Self {
+        if let Some(format) = other_release(copies, needed) {
+            let is_earlier = format < FORMAT;
+            return if is_earlier {
+                Self::Earlier { name, format }
+            } else {
+                Self::Later { name, format }
+            };
+        }
+        let say = |(index, copy): (usize, &Result<Superblock, CopyDamage>)| match copy {
+            Ok(block) => format!("copy {index}: write {}", block.sequence),
+            Err(damage) => format!("copy {index}: {damage}"),
+        };
+        let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
+        Self::NoQuorum { name, copies }
+    }
 }
 
 /// A name as it is typed: a transport id is several words.

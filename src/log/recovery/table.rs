@@ -30,15 +30,14 @@ impl Facts {
         later: Option<u64>,
     ) -> Self {
         let next = stop.end.base.batch_seq + 1;
-        let hint = superblock.hints[0];
-        let stopped = superblock.clean.get() == 1 && hint.state.get() == 1;
+        let stopped = superblock.clean.get() == 1;
         let epoch_ended = found.header.epoch.get() < superblock.last_epoch.get();
         Self {
             later_segment: later.is_some_and(|mark| mark >= next),
             later_mark: stop.lac_ahead >= next,
             closed_later: found.closed_at() >= next,
             stopped_later: later.is_none()
-                && hint.closed_end.get() >= next
+                && superblock.closed_end.get() >= next
                 && (stopped || epoch_ended),
         }
     }
