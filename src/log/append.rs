@@ -5,10 +5,11 @@ use zerocopy::IntoBytes;
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
 use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Spot};
 use super::places::StreamPlaces;
+use super::queue::{Cargo, SealedBatch, Span};
 use super::segment::{Base, End, INDEX_BYTES, SegmentHeader, write_closing};
 use super::{
-    AppendError, Appended, Cargo, ControlError, Flight, GRANULES, Log, Message, OpenBatch,
-    RESERVED_SEGMENTS, Registration, live_of,
+    AppendError, Appended, ControlError, GRANULES, Log, Message, OpenBatch, RESERVED_SEGMENTS,
+    Registration, live_of,
 };
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
@@ -155,7 +156,7 @@ impl Log {
     ) {
         let id = handle.id();
         self.catalog.release(handle, parting, unix_ns);
-        let may_say = parting == Parting::Ended && self.fault.is_none();
+        let may_say = parting == Parting::Ended && self.queue.fault().is_none();
         if may_say && self.make_room(memory, record_bytes(0), RESERVED_SEGMENTS, unix_ns).is_ok() {
             self.put_forget(memory, id, unix_ns);
         }
@@ -212,7 +213,7 @@ impl Log {
         }
         assert!(BATCH_HEADER_BYTES + bytes <= BATCH_BYTES_MAX, "a datagram fits a batch");
         let limit = self.limits.in_flight_bytes.min(self.ring_bytes / 2);
-        let needed = self.undurable_bytes + batch_bytes(self.open.body_len) + BATCH_BYTES_MAX;
+        let needed = self.queue.batch_bytes() + batch_bytes(self.open.body_len) + BATCH_BYTES_MAX;
         if needed > limit {
             return Err(AppendError::Busy);
         }
@@ -231,7 +232,7 @@ impl Log {
         }
         // Where tables are larger than the limit allows for, a roll has all that is in flight for itself.
         let rolls = ROLL_BYTES + self.catalog.checkpoint_bytes() + BATCH_BYTES_MAX;
-        if self.aux_pending > 0 || self.undurable_bytes + rolls > limit.max(rolls) {
+        if self.uses_auxiliary() || self.queue.batch_bytes() + rolls > limit.max(rolls) {
             return Err(AppendError::Busy);
         }
         self.roll(memory, unix_ns);
@@ -323,26 +324,21 @@ impl Log {
             let next = self.catalog.streams().get(id).expect("a known stream").next_sequence;
             self.marks.push_back((self.next_batch, id, next));
         }
-        self.flights.push_back(Flight {
-            disk_offset: self.geometry.segment(current.phys) + self.off,
-            memory_offset: start,
-            bytes,
-            cargo: Cargo::Batch {
-                batch_seq: self.next_batch,
-                content: kind == BatchKind::Data,
-                marked: self.content_durable,
-                chain: self.chain,
-            },
+        let disk_offset = self.geometry.segment(current.phys) + self.off;
+        let sealed = SealedBatch {
+            batch_seq: self.next_batch,
             log_off,
+            content: kind == BatchKind::Data,
+            marked: self.content_durable,
+            chain: self.chain,
             times: BatchTimes {
                 messages: u64::from(messages),
                 received_ns,
                 appended_ns,
                 ..BatchTimes::default()
             },
-            done: false,
-        });
-        self.undurable_bytes += bytes;
+        };
+        self.queue.push(Span { disk_offset, memory_offset: start, bytes }, Cargo::Batch(sealed));
         self.messages += u64::from(messages);
         self.next_batch += 1;
         self.off += bytes as u64;
@@ -397,7 +393,6 @@ impl Log {
         let entries = &self.index[usize::try_from(current.phys).expect("a segment's place")];
         write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
         let disk_offset = self.geometry.segment(current.phys) + self.geometry.index_offset();
-        self.aux_pending += 1;
         self.closing_due = Some((end.base.batch_seq, disk_offset));
         self.write_closing_when_due();
     }
@@ -409,7 +404,6 @@ impl Log {
             return;
         }
         self.closing_due = None;
-        self.aux_pending -= 1;
         let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
         self.queue_aux(disk_offset, aux, INDEX_BYTES);
         self.free_due = true;
@@ -471,16 +465,12 @@ impl Log {
         self.last_seg_no() + 2
     }
 
+    /// Whether the auxiliary buffer is being written, or waits to be.
+    pub(super) fn uses_auxiliary(&self) -> bool {
+        self.closing_due.is_some() || self.queue.has_auxiliary()
+    }
+
     fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {
-        self.aux_pending += 1;
-        self.flights.push_back(Flight {
-            disk_offset,
-            memory_offset,
-            bytes,
-            cargo: Cargo::Auxiliary,
-            log_off: 0,
-            times: BatchTimes::default(),
-            done: false,
-        });
+        self.queue.push(Span { disk_offset, memory_offset, bytes }, Cargo::Auxiliary);
     }
 }

@@ -1,13 +1,13 @@
 //! Committing: batches to the disk, completions back, the durable prefix.
 
 use super::batch::BatchKind;
-use super::{Cargo, DurableBatch, Flight, Log, LogFault};
+use super::queue::{SealedBatch, Written, WrittenBatch};
+use super::{DurableBatch, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::fired::Timer;
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
-use crate::mutant::Mutant;
 
 /// How long a log rests before it writes down that what is durable is durable.
 const LAC_DELAY_NS: u64 = 1_000_000;
@@ -17,28 +17,16 @@ impl Log {
     /// flight; returns how many were submitted.
     pub fn submit<D: Disk>(&mut self, disk: &mut D, now_ns: u64, unix_ns: u64) -> usize {
         let mut count = 0;
-        while self.in_flight < self.queue_depth && self.fault.is_none() {
-            if self.submitted == self.flights.len() {
+        while self.queue.may_submit() {
+            if self.queue.is_submitted() {
                 if self.open.body_len == 0 {
                     break;
                 }
                 self.seal_open(disk.memory_mut(), BatchKind::Data, unix_ns);
             }
-            let tag = self.first_flight + self.submitted as u64;
-            let flight = &mut self.flights[self.submitted];
-            let io = Io {
-                operation: Operation::Write,
-                tag,
-                disk_offset: flight.disk_offset,
-                memory_offset: flight.memory_offset,
-                bytes: flight.bytes,
-            };
-            flight.times.submitted_ns = now_ns;
-            if disk.submit(io).is_err() {
+            if !self.queue.submit(disk, now_ns) {
                 break;
             }
-            self.submitted += 1;
-            self.in_flight += 1;
             count += 1;
         }
         count
@@ -52,60 +40,29 @@ impl Log {
     /// # Panics
     /// When the completion is not of a write of this log.
     pub fn on_completion(&mut self, completion: &Completion, now_ns: u64) -> Result<(), LogFault> {
-        self.in_flight -= 1;
-        if Mutant::PrefixPastHole.is_on() && completion.io.tag < self.first_flight {
-            return Ok(());
-        }
-        let index = usize::try_from(completion.io.tag - self.first_flight).expect("in the queue");
-        let flight = &mut self.flights[index];
-        assert!(
-            index < self.submitted && (!flight.done || Mutant::PrefixPastHole.is_on()),
-            "each write completes once"
-        );
-        if let Err(fault) = completion.result {
-            let fault = LogFault { disk_offset: flight.disk_offset, fault };
-            self.fault.get_or_insert(fault);
-            return Err(fault);
-        }
-        flight.done = true;
-        if Mutant::PrefixPastHole.is_on() {
-            self.flights.iter_mut().take(index).for_each(|flight| flight.done = true);
-        }
-        while !self.halted && self.flights.front().is_some_and(|flight| flight.done) {
-            let flight = self.flights.pop_front().expect("seen above");
-            self.first_flight += 1;
-            self.submitted -= 1;
-            self.advance(&flight, now_ns);
+        self.queue.complete(completion)?;
+        while let Some(written) = self.queue.take_written() {
+            match written {
+                Written::Batch(batch) => self.advance(&batch, now_ns),
+                Written::Auxiliary | Written::Wipe { frees: None } => {}
+                Written::Wipe { frees: Some(phys) } => self.add_free(phys),
+            }
         }
         Ok(())
     }
 
     /// Nothing more becomes durable: the disk is out of service.
     pub fn latch(&mut self, fault: DiskFault) -> LogFault {
-        let disk_offset = self.flights.front().map_or(0, |flight| flight.disk_offset);
-        *self.fault.get_or_insert(LogFault { disk_offset, fault })
+        self.queue.latch(fault)
     }
 
     /// The same, and not even what is written already: it is not where it would be looked for.
     pub fn halt(&mut self, fault: DiskFault) {
-        self.latch(fault);
-        self.halted = true;
+        self.queue.halt(fault);
     }
 
-    fn advance(&mut self, flight: &Flight, now_ns: u64) {
-        let (batch_seq, content, marked, chain) = match flight.cargo {
-            Cargo::Batch { batch_seq, content, marked, chain } => {
-                (batch_seq, content, marked, chain)
-            }
-            Cargo::Auxiliary => {
-                self.aux_pending -= 1;
-                return;
-            }
-            Cargo::Wipe { frees } => {
-                frees.into_iter().for_each(|phys| self.add_free(phys));
-                return;
-            }
-        };
+    fn advance(&mut self, written: &WrittenBatch, now_ns: u64) {
+        let SealedBatch { batch_seq, log_off, content, marked, chain, times } = *written.batch();
         assert_eq!(batch_seq, self.durable_seq + 1, "the durable prefix has no hole");
         self.durable_seq = batch_seq;
         if content {
@@ -116,8 +73,7 @@ impl Log {
             self.content_marked = marked;
             self.free_due = true;
         }
-        self.durable_end = flight.log_off + flight.bytes as u64;
-        self.undurable_bytes -= flight.bytes;
+        self.durable_end = log_off + written.bytes() as u64;
         self.last_durable_ns = now_ns;
         self.write_closing_when_due();
         while let Some(&(of_batch, id, next)) = self.marks.front() {
@@ -130,8 +86,8 @@ impl Log {
         self.trims_durable(batch_seq);
         self.completed.push_back(DurableBatch {
             batch_seq,
-            bytes: flight.bytes,
-            times: BatchTimes { durable_ns: now_ns, ..flight.times },
+            bytes: written.bytes(),
+            times: BatchTimes { durable_ns: now_ns, ..times },
         });
     }
 
@@ -150,7 +106,7 @@ impl Log {
         let unsaid = self.told_lac < self.content_seq && self.durable_seq >= self.content_seq;
         let rests = unsaid
             && self.has_open_segment()
-            && self.flights.is_empty()
+            && self.queue.is_empty()
             && self.open.body_len == 0
             && now_ns.saturating_sub(self.last_durable_ns) >= LAC_DELAY_NS;
         if rests {
@@ -186,7 +142,7 @@ impl Log {
         let nothing =
             Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
         let mut done = [Completion { io: nothing, result: Ok(()) }; QUEUE_DEPTH_MAX];
-        while !self.flights.is_empty() {
+        while !self.queue.is_empty() {
             self.submit(disk, 0, 0);
             let count = disk.poll(&mut done);
             for completion in &done[..count] {

@@ -23,6 +23,7 @@ pub mod shares;
 pub mod segment;
 pub mod catalog;
 mod places;
+mod queue;
 mod append;
 mod commit;
 mod read;
@@ -54,8 +55,7 @@ use std::collections::VecDeque;
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
 use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, QUEUE_DEPTH_MAX, REPLAY_READS_MAX,
-    STREAMS_MAX,
+    BATCH_BYTES_MAX, BLOCK_BYTES, Limits, QUEUE_DEPTH_MAX, REPLAY_READS_MAX, STREAMS_MAX,
 };
 use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
@@ -68,6 +68,7 @@ pub use recovery::Witness;
 use batch::SegmentKey;
 use catalog::Catalog;
 use places::{StreamPlaces, places_of};
+use queue::{FLIGHTS_MAX, WriteQueue};
 use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
 use superblock::Superblock;
 use trim::TRIMS_MAX;
@@ -194,36 +195,6 @@ impl Live {
     }
 }
 
-/// Something on its way to the disk, or waiting to be.
-#[derive(Clone, Copy, Debug)]
-struct Flight {
-    disk_offset: u64,
-    memory_offset: usize,
-    bytes: usize,
-    cargo: Cargo,
-    log_off: u64,
-    times: BatchTimes,
-    done: bool,
-}
-
-/// What is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cargo {
-    Batch {
-        batch_seq: u64,
-        /// Whether it holds records.
-        content: bool,
-        /// The newest batch with records that was durable when its header was made.
-        marked: u64,
-        /// Chain value after it.
-        chain: u64,
-    },
-    /// A segment's header or closing index, from the auxiliary buffer.
-    Auxiliary,
-    /// Zeros over a header of a trimmed segment; behind the last of them its place is free.
-    Wipe { frees: Option<u64> },
-}
-
 /// The batch that is being filled.
 #[derive(Clone, Copy, Debug, Default)]
 struct OpenBatch {
@@ -243,8 +214,8 @@ pub struct Log {
     geometry: Geometry,
     catalog: Catalog,
     epoch: u64,
-    queue_depth: usize,
     ring_bytes: usize,
+    queue: WriteQueue,
 
     /// Segments that count, ascending; the last is being written, unless the log is full.
     live: VecDeque<Live>,
@@ -268,17 +239,6 @@ pub struct Log {
     /// Where memory begins to hold the log.
     memory_from: u64,
 
-    flights: VecDeque<Flight>,
-    /// Number of the first flight in the queue.
-    first_flight: u64,
-    /// Flights of the queue that were submitted.
-    submitted: usize,
-    in_flight: usize,
-    undurable_bytes: usize,
-    /// Writes of the auxiliary buffer that are not done.
-    aux_pending: usize,
-    /// Nothing becomes durable any more, also what completes.
-    halted: bool,
     /// A closing index that waits until all of its segment is durable: that batch, and where it goes.
     closing_due: Option<(u64, u64)>,
     durable_seq: u64,
@@ -305,27 +265,13 @@ pub struct Log {
     /// Segments freed since somebody asked.
     freed: u64,
     last_durable_ns: u64,
-    fault: Option<LogFault>,
     limits: Limits,
 }
 
 const NO_TIMES: BatchTimes =
     BatchTimes { messages: 0, received_ns: 0, appended_ns: 0, submitted_ns: 0, durable_ns: 0 };
 
-const NO_FLIGHT: Flight = Flight {
-    disk_offset: 0,
-    memory_offset: 0,
-    bytes: 0,
-    cargo: Cargo::Auxiliary,
-    log_off: 0,
-    times: NO_TIMES,
-    done: false,
-};
-
 const NO_BATCH: DurableBatch = DurableBatch { batch_seq: 0, bytes: 0, times: NO_TIMES };
-
-/// Flights the queue can hold: all that may be in flight in single blocks, and a roll.
-const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;
 
 impl Log {
     /// Bytes of memory a disk needs for a log with a ring of `ring_bytes`.
@@ -370,8 +316,8 @@ impl Log {
             geometry,
             catalog,
             epoch: superblock.last_epoch.get(),
-            queue_depth: queue_depth.clamp(1, QUEUE_DEPTH_MAX),
             ring_bytes,
+            queue: WriteQueue::new(queue_depth.clamp(1, QUEUE_DEPTH_MAX)),
             live,
             index,
             places,
@@ -384,13 +330,6 @@ impl Log {
             chain: base.chain,
             messages: base.message,
             memory_from: u64::MAX,
-            flights: resident(FLIGHTS_MAX, NO_FLIGHT).into(),
-            first_flight: 0,
-            submitted: 0,
-            in_flight: 0,
-            undurable_bytes: 0,
-            aux_pending: 0,
-            halted: false,
             closing_due: None,
             durable_seq: base.batch_seq,
             durable_end,
@@ -406,7 +345,6 @@ impl Log {
             free_due: true,
             freed: 0,
             last_durable_ns: 0,
-            fault: None,
             limits: Limits::MAX,
         }
     }
@@ -451,7 +389,7 @@ impl Log {
     /// Whether everything appended is durable.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.open.body_len == 0
+        self.queue.is_empty() && self.open.body_len == 0
     }
 
     /// Whether something was appended that is not sealed.
@@ -464,13 +402,13 @@ impl Log {
     /// Bytes sealed or being filled that are not durable.
     #[must_use]
     pub fn bytes_in_flight(&self) -> usize {
-        self.undurable_bytes + self.open.body_len
+        self.queue.batch_bytes() + self.open.body_len
     }
 
     /// What stopped it.
     #[must_use]
     pub fn fault(&self) -> Option<LogFault> {
-        self.fault
+        self.queue.fault()
     }
 
     /// A stream. One whose record is not durable does not exist yet: a power cut could still undo it.

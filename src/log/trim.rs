@@ -12,13 +12,13 @@
 //! (`joins`), so that the one between can be given back, and neither trims nor restarts use the disk up.
 
 use super::append::CONTROL_TRIM;
+use super::queue::{Cargo, Span};
 use super::recovery::wipe;
-use super::{AppendError, Cargo, ControlError, Flight, Live, Log, LogFault, RESERVED_SEGMENTS};
+use super::{AppendError, ControlError, Live, Log, LogFault, RESERVED_SEGMENTS};
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
-use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
 
 /// Trims on their way to the disk, at most.
@@ -117,7 +117,7 @@ impl Log {
     pub(super) fn free_trimmed(&mut self) {
         self.free_due = false;
         for _ in 0..FREED_A_TURN {
-            if self.flights.len() + FLIGHTS_SPARE > super::FLIGHTS_MAX {
+            if self.queue.room() < FLIGHTS_SPARE {
                 break;
             }
             let Some(gone) = self.take_unneeded() else { return };
@@ -136,8 +136,7 @@ impl Log {
         let found = std::iter::once(0).chain(from..newest).find(|&index| {
             let live = &self.live[index];
             let Some(end) = live.end else { return false };
-            let closes =
-                index + 1 == newest && (self.closing_due.is_some() || self.aux_pending > 0);
+            let closes = index + 1 == newest && self.uses_auxiliary();
             let is_kept = if index == 0 {
                 kept_from.is_some_and(|seg_no| live.seg_no >= seg_no)
             } else {
@@ -180,15 +179,8 @@ impl Log {
         let segment = self.geometry.segment(gone.phys);
         let copy = segment + self.geometry.copy_offset();
         for (disk_offset, frees) in [(segment, None), (copy, Some(gone.phys))] {
-            self.flights.push_back(Flight {
-                disk_offset,
-                memory_offset: zeros,
-                bytes: BLOCK_BYTES,
-                cargo: Cargo::Wipe { frees },
-                log_off: 0,
-                times: BatchTimes::default(),
-                done: false,
-            });
+            let span = Span { disk_offset, memory_offset: zeros, bytes: BLOCK_BYTES };
+            self.queue.push(span, Cargo::Wipe { frees });
         }
     }
 
