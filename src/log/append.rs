@@ -15,7 +15,6 @@ use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
-use crate::mutant::Mutant;
 use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_bytes};
 
 /// Flags of a control record (stream 0): what it says.
@@ -312,24 +311,24 @@ impl Log {
             body_len,
             padded: blank && bytes == BLOCK_BYTES,
             chain: self.chain,
-            lac: self.durable_seq,
+            lac: self.prefix.batch_seq(),
             append_ns: unix_ns,
         };
         self.chain = seal(memory.bytes_mut(start..start + bytes), &current.key, &said);
         if kind == BatchKind::Data {
             self.content_seq = self.next_batch;
         }
-        self.told_lac = self.durable_seq;
+        self.told_lac = self.prefix.batch_seq();
         for id in self.touched.drain(..) {
             let next = self.catalog.streams().get(id).expect("a known stream").next_sequence;
-            self.marks.push_back((self.next_batch, id, next));
+            self.prefix.note_next(self.next_batch, id, next);
         }
         let disk_offset = self.geometry.segment(current.phys) + self.off;
         let sealed = SealedBatch {
             batch_seq: self.next_batch,
             log_off,
             content: kind == BatchKind::Data,
-            marked: self.content_durable,
+            marked: self.prefix.content().0,
             chain: self.chain,
             times: BatchTimes {
                 messages: u64::from(messages),
@@ -393,17 +392,13 @@ impl Log {
         let entries = &self.index[usize::try_from(current.phys).expect("a segment's place")];
         write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
         let disk_offset = self.geometry.segment(current.phys) + self.geometry.index_offset();
-        self.closing_due = Some((end.base.batch_seq, disk_offset));
+        self.prefix.note_closing(end.base.batch_seq, disk_offset);
         self.write_closing_when_due();
     }
 
     /// Queues the closing index that waits, once all of its segment is durable.
     pub(super) fn write_closing_when_due(&mut self) {
-        let Some((batch_seq, disk_offset)) = self.closing_due else { return };
-        if self.durable_seq < batch_seq && !Mutant::ClosedBeforeDurable.is_on() {
-            return;
-        }
-        self.closing_due = None;
+        let Some(disk_offset) = self.prefix.take_closing() else { return };
         let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
         self.queue_aux(disk_offset, aux, INDEX_BYTES);
         self.free_due = true;
@@ -467,7 +462,7 @@ impl Log {
 
     /// Whether the auxiliary buffer is being written, or waits to be.
     pub(super) fn uses_auxiliary(&self) -> bool {
-        self.closing_due.is_some() || self.queue.has_auxiliary()
+        self.prefix.closing_waits() || self.queue.has_auxiliary()
     }
 
     fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {

@@ -1,13 +1,12 @@
 //! Committing: batches to the disk, completions back, the durable prefix.
 
 use super::batch::BatchKind;
-use super::queue::{SealedBatch, Written, WrittenBatch};
+use super::queue::{Written, WrittenBatch};
 use super::{DurableBatch, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::fired::Timer;
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
-use crate::metrics::stages::BatchTimes;
 
 /// How long a log rests before it writes down that what is durable is durable.
 const LAC_DELAY_NS: u64 = 1_000_000;
@@ -62,38 +61,21 @@ impl Log {
     }
 
     fn advance(&mut self, written: &WrittenBatch, now_ns: u64) {
-        let SealedBatch { batch_seq, log_off, content, marked, chain, times } = *written.batch();
-        assert_eq!(batch_seq, self.durable_seq + 1, "the durable prefix has no hole");
-        self.durable_seq = batch_seq;
-        if content {
-            self.content_durable = batch_seq;
-            self.content_chain = chain;
-        }
-        if marked > self.content_marked {
-            self.content_marked = marked;
+        if self.prefix.advance(written, now_ns) {
             self.free_due = true;
         }
-        self.durable_end = log_off + written.bytes() as u64;
-        self.last_durable_ns = now_ns;
         self.write_closing_when_due();
-        while let Some(&(of_batch, id, next)) = self.marks.front() {
-            if of_batch > batch_seq {
-                break;
-            }
-            self.marks.pop_front();
+        while let Some((id, next)) = self.prefix.take_next() {
             self.catalog.durable(id, next);
         }
-        self.trims_durable(batch_seq);
-        self.completed.push_back(DurableBatch {
-            batch_seq,
-            bytes: written.bytes(),
-            times: BatchTimes { durable_ns: now_ns, ..times },
-        });
+        while let Some((id, first)) = self.prefix.take_trim() {
+            self.apply_trim(id, first);
+        }
     }
 
     /// The next batch that became durable, in order.
     pub fn take_durable(&mut self) -> Option<DurableBatch> {
-        self.completed.pop_front()
+        self.prefix.take()
     }
 
     /// Writes down that what is durable is durable, once the log has rested for a millisecond: until
@@ -103,12 +85,12 @@ impl Log {
         if self.free_due {
             self.free_trimmed();
         }
-        let unsaid = self.told_lac < self.content_seq && self.durable_seq >= self.content_seq;
+        let unsaid = self.told_lac < self.content_seq && self.is_durable(self.content_seq);
         let rests = unsaid
             && self.has_open_segment()
             && self.queue.is_empty()
             && self.open.body_len == 0
-            && now_ns.saturating_sub(self.last_durable_ns) >= LAC_DELAY_NS;
+            && now_ns.saturating_sub(self.prefix.since_ns()) >= LAC_DELAY_NS;
         if rests {
             // There is always a block left: that of the roll, which need not be there.
             assert!(self.off + BLOCK_BYTES as u64 <= self.geometry.data_end(), "room for a mark");
@@ -133,7 +115,7 @@ impl Log {
         }
         let mut superblock = self.superblock.next();
         superblock.clean = 1.into();
-        superblock.closed_end = self.durable_seq.into();
+        superblock.closed_end = self.prefix.batch_seq().into();
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })
     }
 
@@ -158,7 +140,7 @@ impl Log {
                 std::hint::spin_loop();
             }
         }
-        self.completed.clear();
+        self.prefix.forget_taken();
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ pub mod segment;
 pub mod catalog;
 mod places;
 mod queue;
+mod prefix;
 mod append;
 mod commit;
 mod read;
@@ -68,10 +69,10 @@ pub use recovery::Witness;
 use batch::SegmentKey;
 use catalog::Catalog;
 use places::{StreamPlaces, places_of};
-use queue::{FLIGHTS_MAX, WriteQueue};
+use prefix::DurablePrefix;
+use queue::WriteQueue;
 use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
 use superblock::Superblock;
-use trim::TRIMS_MAX;
 
 /// Segments kept back so that a full log can still be opened, trimmed and closed.
 pub const RESERVED_SEGMENTS: usize = 3;
@@ -216,6 +217,7 @@ pub struct Log {
     epoch: u64,
     ring_bytes: usize,
     queue: WriteQueue,
+    prefix: DurablePrefix,
 
     /// Segments that count, ascending; the last is being written, unless the log is full.
     live: VecDeque<Live>,
@@ -239,39 +241,18 @@ pub struct Log {
     /// Where memory begins to hold the log.
     memory_from: u64,
 
-    /// A closing index that waits until all of its segment is durable: that batch, and where it goes.
-    closing_due: Option<(u64, u64)>,
-    durable_seq: u64,
-    durable_end: u64,
-    completed: VecDeque<DurableBatch>,
     /// Streams with messages in the open batch.
     touched: Vec<StreamId>,
-    /// (batch, stream, its next sequence after that batch).
-    marks: VecDeque<(u64, StreamId, u64)>,
     /// The "last durable" of the newest header.
     told_lac: u64,
     /// The newest batch that holds records.
     content_seq: u64,
-    /// The same that is durable.
-    content_durable: u64,
-    /// Chain value after that one.
-    content_chain: u64,
-    /// The same that a durable header says is durable: recovery will find it.
-    content_marked: u64,
-    /// Trims on their way: batch, stream, first sequence kept.
-    trims: VecDeque<(u64, StreamId, u64)>,
     /// There may be trimmed segments to free.
     free_due: bool,
     /// Segments freed since somebody asked.
     freed: u64,
-    last_durable_ns: u64,
     limits: Limits,
 }
-
-const NO_TIMES: BatchTimes =
-    BatchTimes { messages: 0, received_ns: 0, appended_ns: 0, submitted_ns: 0, durable_ns: 0 };
-
-const NO_BATCH: DurableBatch = DurableBatch { batch_seq: 0, bytes: 0, times: NO_TIMES };
 
 impl Log {
     /// Bytes of memory a disk needs for a log with a ring of `ring_bytes`.
@@ -318,6 +299,7 @@ impl Log {
             epoch: superblock.last_epoch.get(),
             ring_bytes,
             queue: WriteQueue::new(queue_depth.clamp(1, QUEUE_DEPTH_MAX)),
+            prefix: DurablePrefix::new(&base, durable_end),
             live,
             index,
             places,
@@ -330,21 +312,11 @@ impl Log {
             chain: base.chain,
             messages: base.message,
             memory_from: u64::MAX,
-            closing_due: None,
-            durable_seq: base.batch_seq,
-            durable_end,
-            completed: resident(FLIGHTS_MAX, NO_BATCH).into(),
             touched: Vec::with_capacity(STREAMS_MAX),
-            marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), (0, StreamId(0), 0)).into(),
             told_lac: base.batch_seq,
             content_seq: base.batch_seq,
-            content_durable: base.batch_seq,
-            content_chain: base.chain,
-            content_marked: base.batch_seq,
-            trims: resident(TRIMS_MAX, (0, StreamId(0), 0)).into(),
             free_due: true,
             freed: 0,
-            last_durable_ns: 0,
             limits: Limits::MAX,
         }
     }
@@ -366,12 +338,8 @@ impl Log {
     /// What this log has to hold when it is opened again.
     #[must_use]
     pub fn witness(&self) -> Witness {
-        Witness {
-            leg: self.superblock.leg,
-            epoch: self.epoch,
-            batch_seq: self.content_durable,
-            chain: self.content_chain,
-        }
+        let (batch_seq, chain) = self.prefix.content();
+        Witness { leg: self.superblock.leg, epoch: self.epoch, batch_seq, chain }
     }
 
     /// This reign's number.
@@ -444,7 +412,7 @@ impl Log {
     #[must_use]
     #[inline]
     pub fn is_durable(&self, batch_seq: u64) -> bool {
-        batch_seq <= self.durable_seq
+        self.prefix.covers(batch_seq)
     }
 
     /// A producer.

@@ -114,7 +114,7 @@ impl Log {
         is_before: impl Fn(&IndexEntry) -> bool,
     ) -> (u64, u64) {
         let durable_next = self.catalog.streams().get(stream).map_or(1, |facts| facts.durable_next);
-        let nowhere = (self.durable_end, durable_next);
+        let nowhere = (self.prefix.end(), durable_next);
         let Some(places) = self.places_of(stream) else { return nowhere };
         let durable = places.partition_point(|place| place.first_sequence < durable_next);
         let Some(place) = count(places).min(durable).max(1).checked_sub(1) else { return nowhere };

@@ -11,7 +11,7 @@ impl Log {
     #[must_use]
     #[inline]
     pub fn durable_end(&self) -> u64 {
-        self.durable_end
+        self.prefix.end()
     }
 
     /// The disk memory of replay buffer `index`.
@@ -53,7 +53,7 @@ impl Log {
     #[must_use]
     #[inline]
     pub fn batch_at<'a>(&self, memory: &'a Memory, log_off: u64) -> Option<BatchView<'a>> {
-        if log_off < self.memory_from || log_off >= self.durable_end {
+        if log_off < self.memory_from || log_off >= self.prefix.end() {
             return None;
         }
         let overwritten_from = self.open_log_off() + BATCH_BYTES_MAX as u64;
@@ -108,8 +108,8 @@ impl Log {
         let Some(index) = self.live_at(log_off) else { return 0 };
         let segment = self.live[index].seg_no * self.geometry.segment_bytes;
         let end = match self.live[index].end {
-            Some(end) => (segment + end.off).min(self.durable_end),
-            None => self.durable_end,
+            Some(end) => (segment + end.off).min(self.prefix.end()),
+            None => self.prefix.end(),
         };
         usize::try_from(end.saturating_sub(log_off)).expect("within a segment")
     }

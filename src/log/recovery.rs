@@ -353,7 +353,7 @@ impl Log {
         superblock.last_epoch = self.epoch.into();
         superblock.clean = 0.into();
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
-        superblock.closed_end = self.durable_seq.into();
+        superblock.closed_end = self.prefix.batch_seq().into();
         if let Some(phys) = self.free.front() {
             superblock.begun_place = (phys + 1).into();
             superblock.begun_seg_no = self.first_seg_no().into();

@@ -35,7 +35,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn open(mut disk: TestDisk) -> Self {
         let (log, _) = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
-        let durable_seq = log.durable_seq;
+        let durable_seq = log.prefix.batch_seq();
         let mut writer = Self {
             disk,
             log,
@@ -299,7 +299,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     }
     // The newest batch only says that those before it are durable: nobody vouches for it yet.
     let last =
-        writer.log.durable_end - block - writer.log.current().seg_no * geometry.segment_bytes;
+        writer.log.durable_end() - block - writer.log.current().seg_no * geometry.segment_bytes;
     let start = geometry.segment(writer.log.current().phys);
     for range in &mut ranges {
         if range.0 == start {

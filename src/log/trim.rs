@@ -21,9 +21,6 @@ use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
 use crate::mutant::Mutant;
 
-/// Trims on their way to the disk, at most.
-pub(super) const TRIMS_MAX: usize = 256;
-
 /// Segments freed in one turn, at most.
 const FREED_A_TURN: usize = 4;
 
@@ -72,17 +69,16 @@ impl Log {
             return Err(TrimError::NotThere { durable_next });
         }
         if first <= stream.first_recorded() {
-            let waiting = self.trims.iter().rev().find(|(_, of, _)| *of == id);
-            return Ok(waiting.map(|(batch_seq, _, _)| *batch_seq));
+            return Ok(self.prefix.trim_waits(id));
         }
-        if self.trims.len() == TRIMS_MAX {
+        if !self.prefix.has_room_for_trim() {
             return Err(ControlError::Busy.into());
         }
         let said = (CONTROL_TRIM, u64::from(id.0), first);
         self.put_control(memory, said, &[], RESERVED_FOR_OPENING, unix_ns)
             .map_err(ControlError::from)?;
         self.catalog.trim_recorded(id, first);
-        self.trims.push_back((self.next_batch, id, first));
+        self.prefix.note_trim(self.next_batch, id, first);
         if Mutant::TrimBeforeDurable.is_on() {
             self.apply_trim(id, first);
         }
@@ -95,18 +91,8 @@ impl Log {
         self.stream(id).is_some_and(|stream| first <= stream.first_sequence)
     }
 
-    /// Trims whose records are durable take effect.
-    pub(super) fn trims_durable(&mut self, durable_seq: u64) {
-        while let Some(&(batch_seq, id, first)) = self.trims.front() {
-            if batch_seq > durable_seq {
-                break;
-            }
-            self.trims.pop_front();
-            self.apply_trim(id, first);
-        }
-    }
-
-    fn apply_trim(&mut self, id: StreamId, first: u64) {
+    /// A trim whose record is durable takes effect.
+    pub(super) fn apply_trim(&mut self, id: StreamId, first: u64) {
         // Where the index says, or before: what is kept is in that segment at the earliest.
         let (log_off, _) = self.locate(id, first);
         self.catalog.trim_durable(id, first, log_off / self.geometry.segment_bytes);
@@ -142,7 +128,7 @@ impl Log {
             } else {
                 !self.is_superseded(index)
             };
-            !is_kept && !closes && self.content_marked > end.base.batch_seq
+            !is_kept && !closes && self.prefix.marked() > end.base.batch_seq
         })?;
         let gone = self.live.remove(found)?;
         if found == 0 {

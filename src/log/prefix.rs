@@ -1,0 +1,211 @@
+//! The durable prefix: how far the log is on media without a hole, and what waits for a batch to be in it.
+
+use std::collections::VecDeque;
+
+use super::queue::{FLIGHTS_MAX, WrittenBatch};
+use super::segment::Base;
+use super::{BatchTimes, DurableBatch};
+use crate::ids::StreamId;
+use crate::limits::{QUEUE_DEPTH_MAX, STREAMS_MAX};
+use crate::memory::resident;
+use crate::mutant::Mutant;
+
+/// Trims on their way to the disk, at most.
+pub(super) const TRIMS_MAX: usize = 256;
+
+const NO_BATCH: DurableBatch = DurableBatch {
+    batch_seq: 0,
+    bytes: 0,
+    times: BatchTimes {
+        messages: 0,
+        received_ns: 0,
+        appended_ns: 0,
+        submitted_ns: 0,
+        durable_ns: 0,
+    },
+};
+
+/// What a record or a batch says of a stream, true once that batch is durable.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    batch_seq: u64,
+    stream: StreamId,
+    sequence: u64,
+}
+
+const NOTHING_DUE: Due = Due { batch_seq: 0, stream: StreamId(0), sequence: 0 };
+
+/// A closing index that waits until all of its segment is durable.
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    batch_seq: u64,
+    disk_offset: u64,
+}
+
+/// The prefix.
+#[derive(Debug)]
+pub(super) struct DurablePrefix {
+    /// The last batch of it.
+    batch_seq: u64,
+    /// Log offset behind that one.
+    end: u64,
+    /// When that became durable; 0 where recovery found it.
+    since_ns: u64,
+    /// The newest batch of it that holds records.
+    content_seq: u64,
+    /// Chain value after that one.
+    content_chain: u64,
+    /// The newest one with records that a header of it says is durable: recovery will find that.
+    marked: u64,
+    /// Batches that joined it and were not taken yet.
+    completed: VecDeque<DurableBatch>,
+    /// What streams have in which batch: their next sequence after it.
+    marks: VecDeque<Due>,
+    /// Trims on their way: the first sequence kept.
+    trims: VecDeque<Due>,
+    closing: Option<Closing>,
+}
+
+impl DurablePrefix {
+    /// That of a log as recovery finds it, where all that counts is durable; allocates what it will ever need.
+    pub(super) fn new(base: &Base, end: u64) -> Self {
+        Self {
+            batch_seq: base.batch_seq,
+            end,
+            since_ns: 0,
+            content_seq: base.batch_seq,
+            content_chain: base.chain,
+            marked: base.batch_seq,
+            completed: resident(FLIGHTS_MAX, NO_BATCH).into(),
+            marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), NOTHING_DUE).into(),
+            trims: resident(TRIMS_MAX, NOTHING_DUE).into(),
+            closing: None,
+        }
+    }
+
+    /// The last batch of it.
+    #[inline]
+    pub(super) fn batch_seq(&self) -> u64 {
+        self.batch_seq
+    }
+
+    /// Log offset behind that one.
+    #[inline]
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether a batch is in it.
+    #[inline]
+    pub(super) fn covers(&self, batch_seq: u64) -> bool {
+        batch_seq <= self.batch_seq
+    }
+
+    /// When its last batch became durable.
+    pub(super) fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
+    /// The newest batch of it that holds records, and the chain value after that one.
+    pub(super) fn content(&self) -> (u64, u64) {
+        (self.content_seq, self.content_chain)
+    }
+
+    /// The newest batch with records that a durable header says is durable.
+    pub(super) fn marked(&self) -> u64 {
+        self.marked
+    }
+
+    /// A batch joins it. Whether a newer one with records is said to be durable.
+    ///
+    /// # Panics
+    /// When it is not the next.
+    pub(super) fn advance(&mut self, written: &WrittenBatch, now_ns: u64) -> bool {
+        let (batch, bytes) = (written.batch(), written.bytes());
+        assert_eq!(batch.batch_seq, self.batch_seq + 1, "the durable prefix has no hole");
+        self.batch_seq = batch.batch_seq;
+        self.end = batch.log_off + bytes as u64;
+        self.since_ns = now_ns;
+        if batch.content {
+            (self.content_seq, self.content_chain) = (batch.batch_seq, batch.chain);
+        }
+        let is_marked = batch.marked > self.marked;
+        self.marked = self.marked.max(batch.marked);
+        let times = BatchTimes { durable_ns: now_ns, ..batch.times };
+        self.completed.push_back(DurableBatch { batch_seq: batch.batch_seq, bytes, times });
+        is_marked
+    }
+
+    /// The next batch that joined it, in order.
+    pub(super) fn take(&mut self) -> Option<DurableBatch> {
+        self.completed.pop_front()
+    }
+
+    /// Nobody asks for those that joined it so far.
+    pub(super) fn forget_taken(&mut self) {
+        self.completed.clear();
+    }
+
+    /// The next sequence of a stream is `next` once a batch is durable, the newest that was sealed.
+    pub(super) fn note_next(&mut self, batch_seq: u64, stream: StreamId, next: u64) {
+        self.marks.push_back(Due { batch_seq, stream, sequence: next });
+    }
+
+    /// A stream whose messages up to a sequence are durable now, and that sequence.
+    #[inline]
+    pub(super) fn take_next(&mut self) -> Option<(StreamId, u64)> {
+        take_due(&mut self.marks, self.batch_seq)
+    }
+
+    /// Whether it keeps track of another trim.
+    pub(super) fn has_room_for_trim(&self) -> bool {
+        self.trims.len() < TRIMS_MAX
+    }
+
+    /// A stream begins at `first` once a batch is durable.
+    pub(super) fn note_trim(&mut self, batch_seq: u64, stream: StreamId, first: u64) {
+        self.trims.push_back(Due { batch_seq, stream, sequence: first });
+    }
+
+    /// A stream that is trimmed now, and where it begins.
+    #[inline]
+    pub(super) fn take_trim(&mut self) -> Option<(StreamId, u64)> {
+        take_due(&mut self.trims, self.batch_seq)
+    }
+
+    /// The batch of the newest trim of a stream that is on its way.
+    pub(super) fn trim_waits(&self, stream: StreamId) -> Option<u64> {
+        self.trims.iter().rev().find(|trim| trim.stream == stream).map(|trim| trim.batch_seq)
+    }
+
+    /// A closing index is to be written to this place once a batch, the last of its segment, is durable.
+    ///
+    /// # Panics
+    /// When one waits already.
+    pub(super) fn note_closing(&mut self, batch_seq: u64, disk_offset: u64) {
+        let before = self.closing.replace(Closing { batch_seq, disk_offset });
+        assert!(before.is_none(), "a roll waits for the closing index before");
+    }
+
+    /// Whether a closing index waits.
+    pub(super) fn closing_waits(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Where the closing index that waits goes, once all of its segment is durable.
+    #[inline]
+    pub(super) fn take_closing(&mut self) -> Option<u64> {
+        let due = |closing: &Closing| {
+            closing.batch_seq <= self.batch_seq || Mutant::ClosedBeforeDurable.is_on()
+        };
+        let is_due = self.closing.as_ref().is_some_and(due);
+        if is_due { self.closing.take().map(|closing| closing.disk_offset) } else { None }
+    }
+}
+
+#[inline]
+fn take_due(waiting: &mut VecDeque<Due>, durable_seq: u64) -> Option<(StreamId, u64)> {
+    let due = *waiting.front().filter(|due| due.batch_seq <= durable_seq)?;
+    waiting.pop_front();
+    Some((due.stream, due.sequence))
+}
