@@ -3,13 +3,11 @@
 use zerocopy::IntoBytes;
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
-use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Spot};
-use super::places::StreamPlaces;
+use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle};
 use super::queue::{Cargo, SealedBatch, Span};
-use super::segment::{Base, End, INDEX_BYTES, SegmentHeader, write_closing};
+use super::segment::{Base, End, INDEX_BYTES, write_closing};
 use super::{
-    AppendError, Appended, ControlError, GRANULES, Log, Message, OpenBatch, RESERVED_SEGMENTS,
-    Registration, live_of,
+    AppendError, Appended, ControlError, Log, Message, OpenBatch, RESERVED_SEGMENTS, Registration,
 };
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
@@ -83,7 +81,7 @@ impl Log {
         let said = (CONTROL_STREAM, u64::from(id.0), 0);
         self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
         self.catalog.add_stream(id, name, unix_ns, self.next_batch);
-        self.places.push(StreamPlaces::new(self.geometry.segments));
+        self.segments.add_stream();
         Ok((id, self.next_batch))
     }
 
@@ -202,7 +200,7 @@ impl Log {
         reserve: usize,
         unix_ns: u64,
     ) -> Result<(), AppendError> {
-        if !self.writable && (reserve == RESERVED_SEGMENTS || !self.has_open_segment()) {
+        if self.is_full() && (reserve == RESERVED_SEGMENTS || !self.segments.is_open()) {
             return Err(AppendError::Full);
         }
         let body_len = self.open.body_len + bytes;
@@ -225,8 +223,7 @@ impl Log {
         if self.fits(bytes) {
             return Ok(());
         }
-        if self.free.len() <= reserve {
-            self.writable = false;
+        if !self.segments.may_roll(reserve) {
             return Err(AppendError::Full);
         }
         // Where tables are larger than the limit allows for, a roll has all that is in flight for itself.
@@ -242,7 +239,7 @@ impl Log {
     #[inline]
     pub(super) fn fits(&self, body_len: usize) -> bool {
         let end = self.off + (batch_bytes(body_len) + BLOCK_BYTES) as u64;
-        end <= self.geometry.data_end()
+        end <= self.segments.geometry().data_end()
     }
 
     #[inline]
@@ -280,19 +277,12 @@ impl Log {
     /// where it is due.
     fn note_touched(&mut self, id: StreamId, sequence: u64) {
         self.touched.push(id);
-        let current = *self.current();
-        self.catalog.keep_in(id, current.seg_no);
-        let granule_bytes = self.geometry.segment_bytes / GRANULES;
-        let spot = Spot {
-            granule: self.open_log_off() / granule_bytes,
-            segment_granule: current.seg_no * GRANULES,
-            block: self.off / BLOCK_BYTES as u64,
-        };
-        let entries = &mut self.index[usize::try_from(current.phys).expect("a segment's place")];
-        let Some(entry) = self.catalog.index(id, sequence, spot, entries.len()) else { return };
-        entries.push(entry);
-        let place = usize::try_from(id.0).expect("32 bits fit") - 1;
-        self.places[place].note(current.seg_no, &entry);
+        self.catalog.keep_in(id, self.segments.current().seg_no);
+        let spot = self.segments.geometry().spot(self.open_log_off());
+        let entry = self.catalog.index(id, sequence, spot, self.segments.entries_now());
+        if let Some(entry) = entry {
+            self.segments.note(&entry);
+        }
     }
 
     /// Seals the open batch and puts it into the queue.
@@ -300,7 +290,7 @@ impl Log {
         let OpenBatch { body_len, messages, received_ns, appended_ns, blank } = self.open;
         let bytes = batch_bytes(body_len);
         let log_off = self.open_log_off();
-        let current = *self.current();
+        let current = *self.segments.current();
         let start = self.ring_offset(log_off);
         let said = Seal {
             kind,
@@ -323,7 +313,7 @@ impl Log {
             let next = self.catalog.streams().get(id).expect("a known stream").next_sequence;
             self.prefix.note_next(self.next_batch, id, next);
         }
-        let disk_offset = self.geometry.segment(current.phys) + self.off;
+        let disk_offset = self.segments.geometry().segment(current.phys) + self.off;
         let sealed = SealedBatch {
             batch_seq: self.next_batch,
             log_off,
@@ -356,7 +346,7 @@ impl Log {
     /// padding in place and the block in the cache. Behind a segment's end none begins: what is blank there says nothing
     /// of the next segment's blocks.
     pub fn prepare(&mut self, memory: &mut Memory) {
-        let has_room = self.has_open_segment() && self.off < self.geometry.data_end();
+        let has_room = self.segments.is_open() && self.off < self.segments.geometry().data_end();
         if self.open.blank || self.open.body_len > 0 || !has_room {
             return;
         }
@@ -373,7 +363,7 @@ impl Log {
     fn roll(&mut self, memory: &mut Memory, unix_ns: u64) {
         assert_eq!(self.open.body_len, 0, "the open batch is sealed before a roll");
         // The mark of an idle log may stand where the roll would: then the closing index alone says that it ended.
-        if self.off < self.geometry.data_end() {
+        if self.off < self.segments.geometry().data_end() {
             self.seal_open(memory, BatchKind::Roll, unix_ns);
         }
         self.close_segment(memory);
@@ -384,14 +374,12 @@ impl Log {
     /// segment is durable: to recovery it is the word that nothing of the segment is missing.
     pub(super) fn close_segment(&mut self, memory: &mut Memory) {
         let end = End { off: self.off, base: self.base() };
-        let current = self.live.back_mut().expect("a segment is being written");
-        current.end = Some(end);
-        let current = *current;
-        let header = self.header_of(&current, 0);
+        let (current, entries) = self.segments.close(end);
+        let header = current.header(&self.superblock);
         let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
-        let entries = &self.index[usize::try_from(current.phys).expect("a segment's place")];
         write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
-        let disk_offset = self.geometry.segment(current.phys) + self.geometry.index_offset();
+        let geometry = self.segments.geometry();
+        let disk_offset = geometry.segment(self.segments.current().phys) + geometry.index_offset();
         self.prefix.note_closing(end.base.batch_seq, disk_offset);
         self.write_closing_when_due();
     }
@@ -401,7 +389,7 @@ impl Log {
         let Some(disk_offset) = self.prefix.take_closing() else { return };
         let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
         self.queue_aux(disk_offset, aux, INDEX_BYTES);
-        self.free_due = true;
+        self.segments.look_again();
     }
 
     /// What the next segment or epoch goes on from.
@@ -409,34 +397,19 @@ impl Log {
         Base { batch_seq: self.next_batch - 1, message: self.messages, chain: self.chain }
     }
 
-    fn header_of(&self, live: &super::Live, created_ns: u64) -> SegmentHeader {
-        let place = (live.seg_no, live.phys, live.key.epoch);
-        SegmentHeader::new(
-            &self.superblock,
-            place,
-            (live.base, live.joins),
-            live.key.salt,
-            created_ns,
-        )
-    }
-
     /// Takes a free segment: its header twice, then the checkpoint of all tables.
     pub(super) fn begin_segment(&mut self, memory: &mut Memory, new_epoch: bool, unix_ns: u64) {
-        let phys = self.free.pop_front().expect("the caller saw a free segment");
-        let seg_no = if new_epoch { self.first_seg_no() } else { self.last_seg_no() + 1 };
+        let segments = &self.segments;
+        let seg_no = if new_epoch { segments.first_seg_no() } else { segments.next_seg_no() };
         let salt = self.segment_salt(seg_no);
-        let place = (seg_no, phys, self.epoch);
-        let prev_seg_no = self.live.back().map_or(0, |live| live.seg_no);
-        let from = (self.base(), self.messages_end());
-        let header = SegmentHeader::new(&self.superblock, place, from, salt, unix_ns)
-            .linked(prev_seg_no, self.free.front().copied());
-        self.live.push_back(live_of(&header, &self.superblock, None));
-        self.index[usize::try_from(phys).expect("a segment's place")].clear();
+        let base = self.base();
+        let header = self.segments.begin(&self.superblock, (seg_no, salt), base, unix_ns);
         let aux = Self::aux_start(self.ring_bytes);
         memory.bytes_mut(aux..aux + BLOCK_BYTES).copy_from_slice(header.as_bytes());
-        let segment = self.geometry.segment(phys);
+        let geometry = *self.segments.geometry();
+        let segment = geometry.segment(header.phys_index.get());
         self.queue_aux(segment, aux, BLOCK_BYTES);
-        self.queue_aux(segment + self.geometry.copy_offset(), aux, BLOCK_BYTES);
+        self.queue_aux(segment + geometry.copy_offset(), aux, BLOCK_BYTES);
         self.off = BLOCK_BYTES as u64;
         if new_epoch {
             self.seal_open(memory, BatchKind::EpochOpen, unix_ns);
@@ -447,17 +420,6 @@ impl Log {
             self.open.body_len = self.catalog.write_checkpoint(part, memory.bytes_mut(room));
             self.seal_open(memory, BatchKind::Checkpoint, unix_ns);
         }
-    }
-
-    /// The highest segment number that is known to be used.
-    fn last_seg_no(&self) -> u64 {
-        self.live.back().map_or(0, |live| live.seg_no).max(self.known_seg_no)
-    }
-
-    /// The number of the first segment of a new epoch. One is left out: the epoch before may have begun a segment
-    /// of which nothing has arrived yet, but no more than one, since a roll waits for the header before.
-    pub(super) fn first_seg_no(&self) -> u64 {
-        self.last_seg_no() + 2
     }
 
     /// Whether the auxiliary buffer is being written, or waits to be.

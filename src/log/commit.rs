@@ -44,7 +44,7 @@ impl Log {
             match written {
                 Written::Batch(batch) => self.advance(&batch, now_ns),
                 Written::Auxiliary | Written::Wipe { frees: None } => {}
-                Written::Wipe { frees: Some(phys) } => self.add_free(phys),
+                Written::Wipe { frees: Some(phys) } => self.free_place(phys),
             }
         }
         Ok(())
@@ -62,7 +62,7 @@ impl Log {
 
     fn advance(&mut self, written: &WrittenBatch, now_ns: u64) {
         if self.prefix.advance(written, now_ns) {
-            self.free_due = true;
+            self.segments.look_again();
         }
         self.write_closing_when_due();
         while let Some((id, next)) = self.prefix.take_next() {
@@ -82,18 +82,21 @@ impl Log {
     /// then recovery could not tell damage to the last batches from a torn tail. Frees what was trimmed.
     pub fn tick(&mut self, memory: &mut Memory, now_ns: u64, unix_ns: u64) {
         self.catalog.turn(now_ns);
-        if self.free_due {
+        if self.segments.look_is_due() {
             self.free_trimmed();
         }
         let unsaid = self.told_lac < self.content_seq && self.is_durable(self.content_seq);
         let rests = unsaid
-            && self.has_open_segment()
+            && self.segments.is_open()
             && self.queue.is_empty()
             && self.open.body_len == 0
             && now_ns.saturating_sub(self.prefix.since_ns()) >= LAC_DELAY_NS;
         if rests {
             // There is always a block left: that of the roll, which need not be there.
-            assert!(self.off + BLOCK_BYTES as u64 <= self.geometry.data_end(), "room for a mark");
+            assert!(
+                self.off + BLOCK_BYTES as u64 <= self.segments.geometry().data_end(),
+                "room for a mark"
+            );
             Timer::IdleMark.fired();
             self.seal_open(memory, BatchKind::Lac, unix_ns);
         }
@@ -109,7 +112,7 @@ impl Log {
         }
         self.drain(disk)?;
         // A full log takes nothing more, but its last segment is still open.
-        if self.has_open_segment() {
+        if self.segments.is_open() {
             self.close_segment(disk.memory_mut());
             self.drain(disk)?;
         }

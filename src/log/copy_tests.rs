@@ -253,7 +253,7 @@ fn a_damaged_log_is_not_copied_and_the_damage_is_named() {
     }
     writer.settle();
     let image = writer.disk.bytes.clone();
-    let geometry = writer.log.geometry;
+    let geometry = *writer.log.segments.geometry();
     for phys in 0..3 {
         let mut bytes = image.clone();
         let at = usize::try_from(geometry.segment(phys)).unwrap() + 20 * BLOCK_BYTES;

@@ -22,7 +22,7 @@ pub mod superblock;
 pub mod shares;
 pub mod segment;
 pub mod catalog;
-mod places;
+mod segments;
 mod queue;
 mod prefix;
 mod append;
@@ -51,14 +51,11 @@ mod places_tests;
 #[cfg(test)]
 mod trim_tests;
 
-use std::collections::VecDeque;
-
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, Limits, QUEUE_DEPTH_MAX, REPLAY_READS_MAX, STREAMS_MAX,
 };
-use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
@@ -66,19 +63,15 @@ pub use batch::BatchView;
 pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts};
 pub use recovery::Witness;
 
-use batch::SegmentKey;
 use catalog::Catalog;
-use places::{StreamPlaces, places_of};
 use prefix::DurablePrefix;
 use queue::WriteQueue;
-use segment::{Base, End, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexEntry, SegmentHeader};
+use segment::{Geometry, INDEX_BYTES};
+use segments::{Recovered, Segments};
 use superblock::Superblock;
 
 /// Segments kept back so that a full log can still be opened, trimmed and closed.
 pub const RESERVED_SEGMENTS: usize = 3;
-
-/// Granules a segment's index distinguishes.
-const GRANULES: u64 = 128;
 
 /// A message to be appended.
 #[derive(Clone, Copy, Debug)]
@@ -176,26 +169,6 @@ pub struct LogFault {
     pub fault: DiskFault,
 }
 
-/// A segment that counts.
-#[derive(Clone, Copy, Debug)]
-struct Live {
-    seg_no: u64,
-    phys: u64,
-    key: SegmentKey,
-    base: Base,
-    /// As its header says it.
-    joins: u64,
-    /// Known once it is closed.
-    end: Option<End>,
-}
-
-impl Live {
-    /// Its end, when it is closed and holds messages.
-    fn messages_end(&self) -> Option<Base> {
-        self.end.map(|end| end.base).filter(|end| end.message > self.base.message)
-    }
-}
-
 /// The batch that is being filled.
 #[derive(Clone, Copy, Debug, Default)]
 struct OpenBatch {
@@ -212,25 +185,12 @@ struct OpenBatch {
 #[derive(Debug)]
 pub struct Log {
     superblock: Superblock,
-    geometry: Geometry,
     catalog: Catalog,
+    segments: Segments,
     epoch: u64,
     ring_bytes: usize,
     queue: WriteQueue,
     prefix: DurablePrefix,
-
-    /// Segments that count, ascending; the last is being written, unless the log is full.
-    live: VecDeque<Live>,
-    /// Index entries by place on the disk.
-    index: Vec<Vec<IndexEntry>>,
-    /// Which segments hold messages of a stream, by stream.
-    places: Vec<StreamPlaces>,
-    /// Places that are free, the next to use first. One that is freed is used after all others: what was on its
-    /// way there has the longest time to arrive.
-    free: VecDeque<u64>,
-    /// The highest number that is known to have been given to a segment, be it not kept.
-    known_seg_no: u64,
-    writable: bool,
 
     /// Offset in the current segment where the open batch begins.
     off: u64,
@@ -247,10 +207,6 @@ pub struct Log {
     told_lac: u64,
     /// The newest batch that holds records.
     content_seq: u64,
-    /// There may be trimmed segments to free.
-    free_due: bool,
-    /// Segments freed since somebody asked.
-    freed: u64,
     limits: Limits,
 }
 
@@ -279,33 +235,19 @@ impl Log {
         superblock: &Superblock,
         (queue_depth, ring_bytes): (usize, usize),
         mut catalog: Catalog,
-        live: VecDeque<Live>,
-        index: Vec<Vec<IndexEntry>>,
-        free: VecDeque<u64>,
+        found: Recovered,
     ) -> Self {
         let geometry = Geometry::of(superblock);
-        let places = places_of(&mut catalog, &live, &index);
-        let (base, durable_end) = match live.back() {
-            Some(last) => {
-                let end = last.end.expect("recovery closes what it keeps");
-                (end.base, last.seg_no * geometry.segment_bytes + end.off)
-            }
-            None => (Base { batch_seq: 0, message: 0, chain: 0 }, 0),
-        };
+        let (base, durable_end) = found.end(&geometry);
+        let segments = Segments::new(geometry, found, &mut catalog);
         Self {
             superblock: *superblock,
-            geometry,
             catalog,
+            segments,
             epoch: superblock.last_epoch.get(),
             ring_bytes,
             queue: WriteQueue::new(queue_depth.clamp(1, QUEUE_DEPTH_MAX)),
             prefix: DurablePrefix::new(&base, durable_end),
-            live,
-            index,
-            places,
-            free,
-            known_seg_no: 0,
-            writable: false,
             off: 0,
             open: OpenBatch::default(),
             next_batch: base.batch_seq + 1,
@@ -315,8 +257,6 @@ impl Log {
             touched: Vec::with_capacity(STREAMS_MAX),
             told_lac: base.batch_seq,
             content_seq: base.batch_seq,
-            free_due: true,
-            freed: 0,
             limits: Limits::MAX,
         }
     }
@@ -351,7 +291,7 @@ impl Log {
     /// Whether it takes no message because no segment is left.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        !self.writable
+        !self.segments.takes_messages()
     }
 
     /// Whether everything appended is durable.
@@ -447,7 +387,7 @@ impl Log {
     /// Segments that count, and that are free.
     #[must_use]
     pub fn segments(&self) -> (usize, usize) {
-        (self.live.len(), self.free.len())
+        self.segments.counts()
     }
 
     /// Bytes that messages may still take: the rest of the segment being written, and free segments without those
@@ -457,27 +397,17 @@ impl Log {
         if self.is_full() {
             return 0;
         }
-        let bytes = self.geometry.segment_bytes;
-        let free = self.free.len().saturating_sub(RESERVED_SEGMENTS) as u64;
-        let rest = if self.live.is_empty() { 0 } else { bytes.saturating_sub(self.off) };
+        let bytes = self.segments.geometry().segment_bytes;
+        let (live, free) = self.segments.counts();
+        let free = free.saturating_sub(RESERVED_SEGMENTS) as u64;
+        let rest = if live == 0 { 0 } else { bytes.saturating_sub(self.off) };
         free * bytes + rest
-    }
-
-    /// The last batch of the newest closed segment that holds messages; 0 where none does.
-    fn messages_end(&self) -> u64 {
-        self.live.iter().rev().find_map(Live::messages_end).map_or(0, |end| end.batch_seq)
-    }
-
-    /// The segment being written.
-    #[inline]
-    fn current(&self) -> &Live {
-        self.live.back().expect("a writable log has a segment")
     }
 
     /// Log offset of the open batch.
     #[inline]
     fn open_log_off(&self) -> u64 {
-        self.current().seg_no * self.geometry.segment_bytes + self.off
+        self.segments.geometry().log_off(self.segments.current().seg_no, self.off)
     }
 
     #[inline]
@@ -510,22 +440,5 @@ impl Log {
     /// The id the next new producer gets.
     pub(crate) fn next_producer_id(&self) -> ProducerId {
         self.catalog.producers().next_id()
-    }
-}
-
-/// Index storage for a disk: one list a segment, as long as it can become.
-fn new_index(segments: u64) -> Vec<Vec<IndexEntry>> {
-    (0..segments).map(|_| resident(INDEX_ENTRIES, IndexEntry::default())).collect()
-}
-
-/// A header for a segment of this log.
-fn live_of(header: &SegmentHeader, superblock: &Superblock, end: Option<End>) -> Live {
-    Live {
-        seg_no: header.seg_no.get(),
-        phys: header.phys_index.get(),
-        key: header.key(superblock),
-        base: header.base(),
-        joins: header.joins.get(),
-        end,
     }
 }

@@ -1,6 +1,7 @@
 //! Finding a place in a stream, against looking at every index entry.
 
 use super::segment::IndexEntry;
+use super::segments::Live;
 use super::testdisk::TestDisk;
 use super::tests::{Writer, formatted};
 use super::*;
@@ -26,8 +27,8 @@ impl Writer {
     }
 
     fn all_entries(&self, stream: StreamId) -> Vec<IndexEntry> {
-        let of = |live: &Live| self.log.index[usize::try_from(live.phys).unwrap()].clone();
-        let entries = self.log.live.iter().flat_map(of);
+        let of = |live: &Live| self.log.segments.entries(live).to_vec();
+        let entries = self.log.segments.iter().flat_map(of);
         entries.filter(|entry| entry.stream.get() == stream.0).collect()
     }
 }
@@ -86,7 +87,7 @@ fn a_place_is_found_by_sequence_and_by_time_though_the_clock_was_set_back() {
         }
     }
     writer.settle();
-    assert!(writer.log.live.len() > 10 && times[2].len() > 3);
+    assert!(writer.log.segments.counts().0 > 10 && times[2].len() > 3);
     check(&writer, &times);
     let writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), 6));
     check(&writer, &times);
@@ -131,8 +132,9 @@ fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_op
 #[test]
 fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     let mut writer = Writer::open(formatted(9, 7));
-    let blocks_left =
-        |writer: &Writer| (writer.log.geometry.data_end() - writer.log.off) / BLOCK_BYTES as u64;
+    let blocks_left = |writer: &Writer| {
+        (writer.log.segments.geometry().data_end() - writer.log.off) / BLOCK_BYTES as u64
+    };
     let finish = |writer: &mut Writer| {
         writer.submit();
         while writer.poll() {}
@@ -141,7 +143,8 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
         writer.append(b"a block").unwrap();
         finish(&mut writer);
     }
-    let last = writer.log.geometry.segment(writer.log.current().phys) + writer.log.off;
+    let last =
+        writer.log.segments.geometry().segment(writer.log.segments.current().phys) + writer.log.off;
     writer.append(b"the last before the roll").unwrap();
     finish(&mut writer);
     assert_eq!(blocks_left(&writer), 1);

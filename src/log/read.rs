@@ -1,9 +1,9 @@
 //! Reading: batches in memory, what to read from the disk.
 
+use super::Log;
 use super::batch::{BatchDamage, BatchView};
-use super::segment::IndexEntry;
-use super::{Live, Log};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::ids::StreamId;
+use crate::limits::BATCH_BYTES_MAX;
 use crate::memory::Memory;
 
 impl Log {
@@ -21,32 +21,12 @@ impl Log {
         start..start + BATCH_BYTES_MAX
     }
 
-    fn live_at(&self, log_off: u64) -> Option<usize> {
-        let seg_no = log_off / self.geometry.segment_bytes;
-        self.live.binary_search_by_key(&seg_no, |live| live.seg_no).ok()
-    }
-
     /// The batch position that `log_off` means: behind the last batch of a segment the first of the
     /// next one.
     #[must_use]
     #[inline]
     pub fn skip_to_batch(&self, log_off: u64) -> u64 {
-        let Some(index) = self.live_at(log_off) else {
-            // Before the first segment, or in one that was not kept: the next there is.
-            let next = self.live.partition_point(|live| self.first_batch(live) <= log_off);
-            return self.live.get(next).map_or(log_off, |live| self.first_batch(live));
-        };
-        let at_end = self.live[index]
-            .end
-            .is_some_and(|end| log_off % self.geometry.segment_bytes >= end.off);
-        match self.live.get(index + 1) {
-            Some(next) if at_end => self.first_batch(next),
-            Some(_) | None => log_off,
-        }
-    }
-
-    fn first_batch(&self, live: &Live) -> u64 {
-        live.seg_no * self.geometry.segment_bytes + BLOCK_BYTES as u64
+        self.segments.skip_to_batch(log_off)
     }
 
     /// The durable batch at `log_off`, when memory still holds it.
@@ -61,7 +41,7 @@ impl Log {
             return None;
         }
         let start = self.ring_offset(log_off);
-        let key = &self.live[self.live_at(log_off)?].key;
+        let key = &self.segments.at(log_off)?.key;
         let bytes = memory.bytes(start..start + BATCH_BYTES_MAX);
         Some(BatchView::trust(bytes, key, log_off).expect("memory holds what was sealed"))
     }
@@ -75,8 +55,8 @@ impl Log {
         bytes: &'a [u8],
         log_off: u64,
     ) -> Result<BatchView<'a>, BatchDamage> {
-        let index = self.live_at(log_off).ok_or(BatchDamage::Header)?;
-        BatchView::check(bytes, &self.live[index].key, log_off)
+        let live = self.segments.at(log_off).ok_or(BatchDamage::Header)?;
+        BatchView::check(bytes, &live.key, log_off)
     }
 
     /// The same for a batch that was checked before.
@@ -88,8 +68,8 @@ impl Log {
         bytes: &'a [u8],
         log_off: u64,
     ) -> Result<BatchView<'a>, BatchDamage> {
-        let index = self.live_at(log_off).ok_or(BatchDamage::Header)?;
-        BatchView::trust(bytes, &self.live[index].key, log_off)
+        let live = self.segments.at(log_off).ok_or(BatchDamage::Header)?;
+        BatchView::trust(bytes, &live.key, log_off)
     }
 
     /// Where on the disk a log offset is.
@@ -98,28 +78,44 @@ impl Log {
     /// When the offset is in no segment that counts.
     #[must_use]
     pub fn disk_offset(&self, log_off: u64) -> u64 {
-        let live = &self.live[self.live_at(log_off).expect("an offset that counts")];
-        self.geometry.segment(live.phys) + log_off % self.geometry.segment_bytes
+        self.segments.disk_offset(log_off).expect("an offset that counts")
     }
 
     /// Durable bytes from `log_off` to the end of its segment.
     #[must_use]
     pub fn readable_bytes(&self, log_off: u64) -> usize {
-        let Some(index) = self.live_at(log_off) else { return 0 };
-        let segment = self.live[index].seg_no * self.geometry.segment_bytes;
-        let end = match self.live[index].end {
-            Some(end) => (segment + end.off).min(self.prefix.end()),
-            None => self.prefix.end(),
-        };
+        let Some(live) = self.segments.at(log_off) else { return 0 };
+        let geometry = self.segments.geometry();
+        let closed = live.end.map_or(u64::MAX, |end| geometry.log_off(live.seg_no, end.off));
+        let end = closed.min(self.prefix.end());
         usize::try_from(end.saturating_sub(log_off)).expect("within a segment")
     }
 
-    pub(super) fn entries(&self, live: &Live) -> &[IndexEntry] {
-        &self.index[usize::try_from(live.phys).expect("a segment's place")]
+    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
+    /// there.
+    #[must_use]
+    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
+        let durable_next = self.durable_next(stream);
+        let found = self.segments.locate(stream, sequence, durable_next);
+        found.unwrap_or_else(|| (self.prefix.end(), durable_next))
     }
 
-    pub(super) fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
-        let block = u64::from(entry.block.get());
-        live.seg_no * self.geometry.segment_bytes + block * BLOCK_BYTES as u64
+    /// The same for the first message received at or after a Unix time. Where the clock was set back, for the
+    /// first of those that bear such a time: nothing that was received later is passed over.
+    #[must_use]
+    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
+        let durable_next = self.durable_next(stream);
+        let found = self.segments.locate_time(stream, unix_ns, durable_next);
+        found.unwrap_or_else(|| (self.prefix.end(), durable_next))
+    }
+
+    fn durable_next(&self, stream: StreamId) -> u64 {
+        self.catalog.streams().get(stream).map_or(1, |facts| facts.durable_next)
+    }
+
+    /// The lowest indexed sequence of a stream above `sequence`.
+    #[must_use]
+    pub fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
+        self.segments.next_indexed(stream, sequence)
     }
 }

@@ -11,15 +11,14 @@ mod reader;
 mod table;
 mod witness;
 
-use std::collections::VecDeque;
-
 use super::catalog::Catalog;
 use super::scan::{self, Stop, walk};
 use super::segment::{
     End, Geometry, INDEX_BYTES, IndexEntry, SegmentHeader, read_closing, write_closing,
 };
+use super::segments::{Live, Recovered};
 use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
-use super::{Live, Log, LogFault, RESERVED_SEGMENTS, live_of, new_index};
+use super::{Log, LogFault};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
@@ -313,24 +312,20 @@ impl Log {
         }
         read.catalog.recovered();
         let segments = superblock.segment_count.get();
-        let places = usize::try_from(segments).expect("a disk's segments");
-        let mut live = VecDeque::with_capacity(places);
-        let mut index = new_index(segments);
+        let mut recovered = Recovered::nothing(segments);
         for found in &read.found {
             let (end, entries) = found.closing.as_ref().expect("the chain was checked");
-            live.push_back(live_of(&found.header, &superblock, Some(*end)));
-            let phys = usize::try_from(found.header.phys_index.get()).expect("a place");
-            index[phys].extend_from_slice(entries);
+            recovered.push(Live::new(&found.header, &superblock, Some(*end)), entries);
         }
-        let is_used = |phys: u64| live.iter().any(|live: &Live| live.phys == phys);
+        let is_used = |phys: u64| recovered.live.iter().any(|live| live.phys == phys);
         let wiped: Vec<u64> = read.gone().map(|header| header.phys_index.get()).collect();
-        let free = read.begun.order(segments, is_used, &wiped);
-        read.recovery.segments = live.len();
+        recovered.free = read.begun.order(segments, is_used, &wiped);
+        recovered.known_seg_no = read.begun.seg_no;
+        read.recovery.segments = recovered.live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
         let sizes = (depth, options.ring_bytes);
         let catalog = std::mem::take(&mut read.catalog);
-        let mut log = Self::assemble(&superblock, sizes, catalog, live, index, free);
-        log.known_seg_no = read.begun.seg_no;
+        let mut log = Self::assemble(&superblock, sizes, catalog, recovered);
         read.recovery.messages = log.messages;
         log.begin_epoch(disk, &read, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;
@@ -354,25 +349,27 @@ impl Log {
         superblock.clean = 0.into();
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
         superblock.closed_end = self.prefix.batch_seq().into();
-        if let Some(phys) = self.free.front() {
+        let place = self.segments.next_place();
+        if let Some(phys) = place {
             superblock.begun_place = (phys + 1).into();
-            superblock.begun_seg_no = self.first_seg_no().into();
+            superblock.begun_seg_no = self.segments.first_seg_no().into();
         }
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
         for gone in read.gone() {
             let phys = gone.phys_index.get();
-            wipe(disk, &self.geometry, phys)
-                .map_err(|fault| LogFault { disk_offset: self.geometry.segment(phys), fault })?;
+            let geometry = self.segments.geometry();
+            wipe(disk, geometry, phys)
+                .map_err(|fault| LogFault { disk_offset: geometry.segment(phys), fault })?;
         }
-        if self.free.is_empty() {
+        if place.is_none() {
             return Ok(());
         }
         let zeros = Self::zeros_start(self.ring_bytes);
         disk.memory_mut().bytes_mut(zeros..zeros + BLOCK_BYTES).fill(0);
         self.begin_segment(disk.memory_mut(), true, unix_ns);
         self.memory_from = self.open_log_off();
-        self.writable = self.free.len() >= RESERVED_SEGMENTS;
+        self.segments.opened();
         self.drain(disk)
     }
 }
@@ -387,7 +384,7 @@ fn look_at<D: Disk>(
 ) -> Result<Last, OpenError> {
     let name = disk.info().name.clone();
     let header = &found.header;
-    let mut reader = Reader::new(header, Geometry::of(superblock).segment_bytes);
+    let mut reader = Reader::new(Geometry::of(superblock));
     let start = End { off: BLOCK_BYTES as u64, base: header.base() };
     let stop = walk(disk, superblock, header, start, &mut |batch| reader.take(batch))
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;

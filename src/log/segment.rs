@@ -211,6 +211,20 @@ impl SegmentHeader {
     }
 }
 
+/// Granules a segment's index distinguishes.
+const GRANULES: u64 = 128;
+
+/// Where in the log a batch stands, as an index tells places apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The granule of the log.
+    pub granule: u64,
+    /// The first granule of its segment.
+    pub segment_granule: u64,
+    /// The block of its segment.
+    pub block: u64,
+}
+
 /// Where things are on the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
@@ -225,6 +239,37 @@ impl Geometry {
     #[must_use]
     pub fn of(superblock: &Superblock) -> Self {
         Self { segment_bytes: superblock.segment_bytes(), segments: superblock.segment_count.get() }
+    }
+
+    /// The segment a log offset is in.
+    #[must_use]
+    #[inline]
+    pub fn seg_no(&self, log_off: u64) -> u64 {
+        log_off / self.segment_bytes
+    }
+
+    /// A log offset's offset in its segment.
+    #[must_use]
+    #[inline]
+    pub fn within(&self, log_off: u64) -> u64 {
+        log_off % self.segment_bytes
+    }
+
+    /// The log offset of an offset in a segment.
+    #[must_use]
+    #[inline]
+    pub fn log_off(&self, seg_no: u64, off: u64) -> u64 {
+        seg_no * self.segment_bytes + off
+    }
+
+    /// Where a log offset is, as an index tells places apart.
+    #[must_use]
+    pub fn spot(&self, log_off: u64) -> Spot {
+        Spot {
+            granule: log_off / (self.segment_bytes / GRANULES),
+            segment_granule: self.seg_no(log_off) * GRANULES,
+            block: self.within(log_off) / BLOCK_BYTES as u64,
+        }
     }
 
     /// Disk offset of a segment.

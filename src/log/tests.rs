@@ -2,6 +2,7 @@
 
 use super::create::{FormatError, FormatOptions, format, occupant};
 use super::recovery::{OpenError, OpenOptions, Reason, read_log};
+use super::segment::End;
 use super::testdisk::{RING, TestDisk};
 use super::verify::verify;
 use super::*;
@@ -283,12 +284,12 @@ fn a_thousand_flipped_bits_are_all_found() {
 
 /// Where something was written: superblocks, banner, segment headers and copies, batches, indexes.
 fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
-    let (block, geometry) = (BLOCK_BYTES as u64, &writer.log.geometry);
+    let (block, geometry) = (BLOCK_BYTES as u64, writer.log.segments.geometry());
     let mut ranges = vec![(0, block)];
     for copy in superblock::copy_offsets(writer.disk.bytes.len() as u64) {
         ranges.push((copy, copy + block));
     }
-    for live in &writer.log.live {
+    for live in writer.log.segments.iter() {
         let start = geometry.segment(live.phys);
         let end = live.end.map_or(writer.log.off, |end| end.off);
         ranges.push((start, start + end));
@@ -298,9 +299,10 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
         }
     }
     // The newest batch only says that those before it are durable: nobody vouches for it yet.
-    let last =
-        writer.log.durable_end() - block - writer.log.current().seg_no * geometry.segment_bytes;
-    let start = geometry.segment(writer.log.current().phys);
+    let last = writer.log.durable_end()
+        - block
+        - writer.log.segments.current().seg_no * geometry.segment_bytes;
+    let start = geometry.segment(writer.log.segments.current().phys);
     for range in &mut ranges {
         if range.0 == start {
             range.1 = start + last;
@@ -345,12 +347,12 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
 #[test]
 fn a_last_segment_that_is_gone_after_a_clean_stop_is_missed_by_all_who_look() {
     let mut writer = Writer::open(formatted(16, 3));
-    while writer.log.live.len() < 3 {
+    while writer.log.segments.counts().0 < 3 {
         writer.append(&[7; 1_000]).unwrap();
         writer.settle();
     }
     let Writer { mut disk, log, .. } = writer;
-    let (phys, geometry) = (log.live.back().unwrap().phys, log.geometry);
+    let (phys, geometry) = (log.segments.current().phys, *log.segments.geometry());
     log.close(&mut disk).unwrap();
     recovery::wipe(&mut disk, &geometry, phys).unwrap();
     let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());

@@ -14,7 +14,8 @@
 use super::append::CONTROL_TRIM;
 use super::queue::{Cargo, Span};
 use super::recovery::wipe;
-use super::{AppendError, ControlError, Live, Log, LogFault, RESERVED_SEGMENTS};
+use super::segments::Live;
+use super::{AppendError, ControlError, Log, LogFault, RESERVED_SEGMENTS};
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
@@ -23,9 +24,6 @@ use crate::mutant::Mutant;
 
 /// Segments freed in one turn, at most.
 const FREED_A_TURN: usize = 4;
-
-/// Segments before the newest among which one without messages is looked for.
-const LOOKED_AT: usize = 8;
 
 /// Writes a turn leaves room for in the queue of flights.
 const FLIGHTS_SPARE: usize = 128;
@@ -95,91 +93,60 @@ impl Log {
     pub(super) fn apply_trim(&mut self, id: StreamId, first: u64) {
         // Where the index says, or before: what is kept is in that segment at the earliest.
         let (log_off, _) = self.locate(id, first);
-        self.catalog.trim_durable(id, first, log_off / self.geometry.segment_bytes);
-        self.free_due = true;
+        self.catalog.trim_durable(id, first, self.segments.geometry().seg_no(log_off));
+        self.segments.look_again();
     }
 
     /// Wipes segments that hold nothing kept, a few a turn.
     pub(super) fn free_trimmed(&mut self) {
-        self.free_due = false;
         for _ in 0..FREED_A_TURN {
             if self.queue.room() < FLIGHTS_SPARE {
-                break;
+                return;
             }
-            let Some(gone) = self.take_unneeded() else { return };
-            self.wipe(&gone);
-        }
-        self.free_due = true;
-    }
-
-    /// Takes a segment out that nobody needs: the oldest, when no stream keeps anything of it; or one of the newest
-    /// without messages, when a later one tells all that it does. A header on the media has to say that the later
-    /// one's records are durable.
-    fn take_unneeded(&mut self) -> Option<Live> {
-        let kept_from = self.catalog.streams().kept_from();
-        let newest = self.live.len().checked_sub(1)?;
-        let from = newest.saturating_sub(LOOKED_AT).max(1);
-        let found = std::iter::once(0).chain(from..newest).find(|&index| {
-            let live = &self.live[index];
-            let Some(end) = live.end else { return false };
-            let closes = index + 1 == newest && self.uses_auxiliary();
-            let is_kept = if index == 0 {
-                kept_from.is_some_and(|seg_no| live.seg_no >= seg_no)
-            } else {
-                !self.is_superseded(index)
+            let Some(gone) = self.take_unneeded() else {
+                self.segments.looked();
+                return;
             };
-            !is_kept && !closes && self.prefix.marked() > end.base.batch_seq
-        })?;
-        let gone = self.live.remove(found)?;
-        if found == 0 {
-            self.places.iter_mut().for_each(|stream| stream.gone(gone.seg_no));
+            self.wipe(gone.phys);
         }
-        Some(gone)
     }
 
-    /// Whether a segment holds no messages, and the next one says where it goes on without it.
-    fn is_superseded(&self, index: usize) -> bool {
-        let before = self.live.range(..index).rev().find_map(Live::messages_end);
-        let (live, next) = (&self.live[index], &self.live[index + 1]);
-        live.messages_end().is_none()
-            && before
-                .is_some_and(|end| (next.joins, next.base.message) == (end.batch_seq, end.message))
+    /// Takes a segment out that nobody needs.
+    fn take_unneeded(&mut self) -> Option<Live> {
+        let (kept_from, closes) = (self.catalog.streams().kept_from(), self.uses_auxiliary());
+        self.segments.take_unneeded(kept_from, self.prefix.marked(), closes)
     }
 
     /// At an opening: gives back at once what nobody needs, so that there is a place for the new epoch's segment
     /// whatever was done between. All that is on the media is durable, and the newest segment was closed.
     pub(super) fn free_unneeded_now<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
-        while self.free.len() <= RESERVED_SEGMENTS {
+        while self.segments.counts().1 <= RESERVED_SEGMENTS {
             let Some(gone) = self.take_unneeded() else { break };
-            wipe(disk, &self.geometry, gone.phys).map_err(|fault| {
-                let disk_offset = self.geometry.segment(gone.phys);
+            let geometry = self.segments.geometry();
+            wipe(disk, geometry, gone.phys).map_err(|fault| {
+                let disk_offset = geometry.segment(gone.phys);
                 LogFault { disk_offset, fault }
             })?;
-            self.free.push_back(gone.phys);
+            self.segments.freed_at_opening(gone.phys);
         }
         Ok(())
     }
 
-    fn wipe(&mut self, gone: &Live) {
+    fn wipe(&mut self, phys: u64) {
         let zeros = Self::zeros_start(self.ring_bytes);
-        let segment = self.geometry.segment(gone.phys);
-        let copy = segment + self.geometry.copy_offset();
-        for (disk_offset, frees) in [(segment, None), (copy, Some(gone.phys))] {
+        let geometry = self.segments.geometry();
+        let segment = geometry.segment(phys);
+        let copy = segment + geometry.copy_offset();
+        for (disk_offset, frees) in [(segment, None), (copy, Some(phys))] {
             let span = Span { disk_offset, memory_offset: zeros, bytes: BLOCK_BYTES };
             self.queue.push(span, Cargo::Wipe { frees });
         }
     }
 
     /// A place whose headers are wiped may be used again; a log that was full takes messages again.
-    pub(super) fn add_free(&mut self, phys: u64) {
-        assert!(!self.free.contains(&phys), "place {phys} is freed once");
-        self.free.push_back(phys);
-        self.freed += 1;
-        let spare = self.free.len().cmp(&RESERVED_SEGMENTS);
-        let is_room = spare.is_gt() || (spare.is_eq() && self.fits(BATCH_BYTES_MAX));
-        if is_room && self.has_open_segment() {
-            self.writable = true;
-        }
+    pub(super) fn free_place(&mut self, phys: u64) {
+        let fits = self.fits(BATCH_BYTES_MAX);
+        self.segments.freed(phys, fits);
     }
 
     /// The stream that keeps the oldest segment: until it is trimmed, no other trim frees that. `None` while no stream
@@ -191,12 +158,7 @@ impl Log {
 
     /// How many segments were freed since this was last asked.
     pub fn take_freed(&mut self) -> u64 {
-        std::mem::take(&mut self.freed)
-    }
-
-    /// Whether there is a segment that is being written.
-    pub(super) fn has_open_segment(&self) -> bool {
-        self.live.back().is_some_and(|last| last.end.is_none())
+        self.segments.take_freed()
     }
 }
 

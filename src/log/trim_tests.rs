@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::recovery::{OpenError, read_log};
+use super::segment::End;
+use super::segments::Live;
 use super::testdisk::TestDisk;
 use super::tests::{OPTIONS, Writer, formatted};
 use super::trim::TrimError;
@@ -218,12 +220,12 @@ fn a_beginning_that_was_not_trimmed_and_is_gone_is_damage() {
         writer.fill(&n.to_le_bytes().repeat(600)).unwrap();
     }
     writer.settle();
-    let live: Vec<Live> = writer.log.live.iter().copied().collect();
+    let live: Vec<Live> = writer.log.segments.iter().copied().collect();
     assert!(live.len() > 3);
     let mut image = writer.disk.bytes.clone();
     for live in &live[..2] {
-        let start = writer.log.geometry.segment(live.phys);
-        for offset in [start, start + writer.log.geometry.copy_offset()] {
+        let start = writer.log.segments.geometry().segment(live.phys);
+        for offset in [start, start + writer.log.segments.geometry().copy_offset()] {
             let offset = usize::try_from(offset).unwrap();
             image[offset..offset + BLOCK_BYTES].fill(0);
         }

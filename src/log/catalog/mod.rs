@@ -9,13 +9,12 @@ mod streams;
 
 use super::ControlError;
 use super::recovery::RecoveredMessage;
-use super::segment::IndexEntry;
+use super::segment::{IndexEntry, Spot};
 use crate::ids::{ProducerId, StreamId};
 use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
 pub use producers::{Parting, ProducerFacts, ProducerHandle, Producers};
-pub(super) use streams::Spot;
 pub use streams::{StreamFacts, Streams};
 
 /// Both tables.

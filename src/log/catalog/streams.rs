@@ -2,7 +2,7 @@
 
 use crate::ids::StreamId;
 use crate::limits::STREAMS_MAX;
-use crate::log::segment::{INDEX_ENTRIES, IndexEntry};
+use crate::log::segment::{INDEX_ENTRIES, IndexEntry, Spot};
 
 /// Entries of a segment's index up to which a stream gets a second one there: the last places are for streams that
 /// are not in it yet.
@@ -89,17 +89,6 @@ impl StreamFacts {
     pub(in crate::log) fn first_recorded(&self) -> u64 {
         self.first_recorded
     }
-}
-
-/// Where in the log a message stands, as an index tells places apart.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::log) struct Spot {
-    /// The granule of the log.
-    pub(in crate::log) granule: u64,
-    /// The first granule of its segment.
-    pub(in crate::log) segment_granule: u64,
-    /// The block of its segment where its batch stands.
-    pub(in crate::log) block: u64,
 }
 
 /// All streams, by id, which are dense from 1.

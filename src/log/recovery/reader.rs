@@ -3,12 +3,11 @@
 use super::{Last, RecoveredMessage};
 use crate::disk::Disk;
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::BLOCK_BYTES;
 use crate::log::append::{CONTROL_FORGET, CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
 use crate::log::batch::{BatchKind, BatchView};
-use crate::log::catalog::{Catalog, Spot};
+use crate::log::catalog::Catalog;
 use crate::log::scan::{self, Stop};
-use crate::log::segment::{IndexEntry, SegmentHeader};
+use crate::log::segment::{Geometry, IndexEntry, SegmentHeader};
 use crate::log::superblock::Superblock;
 use crate::wire::record::Record;
 
@@ -20,12 +19,11 @@ pub(super) struct Reader {
     content: bool,
     messages: Vec<RecoveredMessage>,
     index: Vec<IndexEntry>,
-    segment_start: u64,
-    segment_bytes: u64,
+    geometry: Geometry,
 }
 
 impl Reader {
-    pub(super) fn new(header: &SegmentHeader, segment_bytes: u64) -> Self {
+    pub(super) fn new(geometry: Geometry) -> Self {
         Self {
             catalog: Catalog::new(),
             parts: 0,
@@ -33,8 +31,7 @@ impl Reader {
             content: false,
             messages: Vec::new(),
             index: Vec::new(),
-            segment_start: header.base_log_off.get(),
-            segment_bytes,
+            geometry,
         }
     }
 
@@ -88,11 +85,7 @@ impl Reader {
         };
         let unix_ns = header.received_ns.get();
         self.catalog.append_recovered(&message, record.payload.len(), unix_ns);
-        let spot = Spot {
-            granule: batch.log_off() / (self.segment_bytes / crate::log::GRANULES),
-            segment_granule: self.segment_start / (self.segment_bytes / crate::log::GRANULES),
-            block: (batch.log_off() - self.segment_start) / BLOCK_BYTES as u64,
-        };
+        let spot = self.geometry.spot(batch.log_off());
         let entries = self.index.len();
         self.index.extend(self.catalog.index(message.stream, message.sequence, spot, entries));
         self.messages.push(message);

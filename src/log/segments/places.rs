@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
-use super::catalog::Catalog;
-use super::segment::IndexEntry;
-use super::{Live, Log};
+use super::{Live, Segments};
 use crate::ids::StreamId;
-use crate::limits::STREAMS_MAX;
+use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
+use crate::log::catalog::Catalog;
+use crate::log::segment::IndexEntry;
 
 /// A segment that holds messages of a stream.
 #[derive(Clone, Copy, Debug)]
@@ -69,12 +69,7 @@ pub(super) fn places_of(
     places
 }
 
-impl Log {
-    fn places_of(&self, stream: StreamId) -> Option<&VecDeque<Place>> {
-        let index = usize::try_from(stream.0.checked_sub(1)?).ok()?;
-        self.places.get(index).map(|stream| &stream.places)
-    }
-
+impl Segments {
     /// The index entries of a stream in one of its segments, ascending, and the segment.
     fn entries_of(
         &self,
@@ -86,23 +81,32 @@ impl Log {
         (live, self.entries(live).iter().filter(move |entry| entry.stream.get() == stream.0))
     }
 
-    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
-    /// there.
-    #[must_use]
-    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
+    /// Where to start looking for a sequence of a stream, of which all below `durable_next` is durable: a log offset,
+    /// and the stream's first sequence there. `None` where there is nothing of it.
+    pub(in crate::log) fn locate(
+        &self,
+        stream: StreamId,
+        sequence: u64,
+        durable_next: u64,
+    ) -> Option<(u64, u64)> {
         let place = |places: &VecDeque<Place>| {
             places.partition_point(|place| place.first_sequence <= sequence)
         };
-        self.locate_last(stream, place, |entry| entry.first_sequence.get() <= sequence)
+        let is_before = |entry: &IndexEntry| entry.first_sequence.get() <= sequence;
+        self.locate_last(stream, durable_next, place, is_before)
     }
 
-    /// The same for the first message received at or after a Unix time. Where the clock was set back, for the
-    /// first of those that bear such a time: nothing that was received later is passed over.
-    #[must_use]
-    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
+    /// The same for the first message received at or after a Unix time.
+    pub(in crate::log) fn locate_time(
+        &self,
+        stream: StreamId,
+        unix_ns: u64,
+        durable_next: u64,
+    ) -> Option<(u64, u64)> {
         let place =
             |places: &VecDeque<Place>| places.partition_point(|place| place.newest_ns < unix_ns);
-        self.locate_last(stream, place, |entry| entry.time_ns.get() < unix_ns)
+        let is_before = |entry: &IndexEntry| entry.time_ns.get() < unix_ns;
+        self.locate_last(stream, durable_next, place, is_before)
     }
 
     /// The last index entry of a stream of which, and of all before it, `is_before` is true; or the first one there
@@ -110,15 +114,14 @@ impl Log {
     fn locate_last(
         &self,
         stream: StreamId,
+        durable_next: u64,
         count: impl Fn(&VecDeque<Place>) -> usize,
         is_before: impl Fn(&IndexEntry) -> bool,
-    ) -> (u64, u64) {
-        let durable_next = self.catalog.streams().get(stream).map_or(1, |facts| facts.durable_next);
-        let nowhere = (self.prefix.end(), durable_next);
-        let Some(places) = self.places_of(stream) else { return nowhere };
+    ) -> Option<(u64, u64)> {
+        let places = &self.places_of(stream)?.places;
         let durable = places.partition_point(|place| place.first_sequence < durable_next);
-        let Some(place) = count(places).min(durable).max(1).checked_sub(1) else { return nowhere };
-        let Some(place) = places.get(place).filter(|_| durable > 0) else { return nowhere };
+        let place = count(places).min(durable).max(1).checked_sub(1)?;
+        let place = places.get(place).filter(|_| durable > 0)?;
         let (live, entries) = self.entries_of(stream, place);
         let mut found = None;
         for entry in entries.take_while(|entry| entry.first_sequence.get() < durable_next) {
@@ -127,13 +130,12 @@ impl Log {
             }
             found = Some(entry);
         }
-        found.map_or(nowhere, |entry| (self.entry_off(live, entry), entry.first_sequence.get()))
+        found.map(|entry| (self.entry_off(live, entry), entry.first_sequence.get()))
     }
 
     /// The lowest indexed sequence of a stream above `sequence`.
-    #[must_use]
-    pub fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
-        let places = self.places_of(stream)?;
+    pub(in crate::log) fn next_indexed(&self, stream: StreamId, sequence: u64) -> Option<u64> {
+        let places = &self.places_of(stream)?.places;
         let next = places.partition_point(|place| place.first_sequence <= sequence);
         let within = next.checked_sub(1).and_then(|last| {
             let (_, mut entries) = self.entries_of(stream, &places[last]);
@@ -141,5 +143,14 @@ impl Log {
         });
         let within = within.map(|entry| entry.first_sequence.get());
         within.or_else(|| places.get(next).map(|place| place.first_sequence))
+    }
+
+    fn places_of(&self, stream: StreamId) -> Option<&StreamPlaces> {
+        let index = usize::try_from(stream.0.checked_sub(1)?).ok()?;
+        self.places.get(index)
+    }
+
+    fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
+        self.geometry.log_off(live.seg_no, u64::from(entry.block.get()) * BLOCK_BYTES as u64)
     }
 }

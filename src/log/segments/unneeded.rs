@@ -1,0 +1,84 @@
+//! Which segments nobody needs any more.
+
+use super::{Live, Segments};
+use crate::log::RESERVED_SEGMENTS;
+
+/// Segments before the newest among which one without messages is looked for.
+const LOOKED_AT: usize = 8;
+
+impl Segments {
+    /// Whether there may be one that nobody needs.
+    pub(in crate::log) fn look_is_due(&self) -> bool {
+        self.look_due
+    }
+
+    /// Something was trimmed, closed or is known to be durable: there may be one that nobody needs.
+    pub(in crate::log) fn look_again(&mut self) {
+        self.look_due = true;
+    }
+
+    /// There is none, until something changes.
+    pub(in crate::log) fn looked(&mut self) {
+        self.look_due = false;
+    }
+
+    /// Takes a segment out that nobody needs: the oldest, when no stream keeps anything of it, which all do from
+    /// `kept_from` on; or one of the newest without messages, when a later one tells all that it does. A header on the
+    /// media has to say that the later one's records are durable: `marked` is the newest such batch. `closes` says
+    /// that the one before the current is being closed still.
+    pub(in crate::log) fn take_unneeded(
+        &mut self,
+        kept_from: Option<u64>,
+        marked: u64,
+        closes: bool,
+    ) -> Option<Live> {
+        let newest = self.live.len().checked_sub(1)?;
+        let from = newest.saturating_sub(LOOKED_AT).max(1);
+        let found = std::iter::once(0).chain(from..newest).find(|&index| {
+            let live = &self.live[index];
+            let Some(end) = live.end else { return false };
+            let is_kept = if index == 0 {
+                kept_from.is_some_and(|seg_no| live.seg_no >= seg_no)
+            } else {
+                !self.is_superseded(index)
+            };
+            let closes = closes && index + 1 == newest;
+            !is_kept && !closes && marked > end.base.batch_seq
+        })?;
+        let gone = self.live.remove(found)?;
+        if found == 0 {
+            self.places.iter_mut().for_each(|stream| stream.gone(gone.seg_no));
+        }
+        Some(gone)
+    }
+
+    /// Whether a segment holds no messages, and the next one says where it goes on without it.
+    fn is_superseded(&self, index: usize) -> bool {
+        let before = self.live.range(..index).rev().find_map(Live::messages_end);
+        let (live, next) = (&self.live[index], &self.live[index + 1]);
+        live.messages_end().is_none()
+            && before
+                .is_some_and(|end| (next.joins, next.base.message) == (end.batch_seq, end.message))
+    }
+
+    /// A place that was wiped is free at an opening, before anything is written.
+    pub(in crate::log) fn freed_at_opening(&mut self, phys: u64) {
+        assert!(!self.free.contains(&phys), "place {phys} is freed once");
+        self.free.push_back(phys);
+    }
+
+    /// A place whose headers are wiped may be used again; a log that was full takes messages again, where the current
+    /// segment takes another batch (`fits`) or there is one more place than those kept back.
+    pub(in crate::log) fn freed(&mut self, phys: u64, fits: bool) {
+        self.freed_at_opening(phys);
+        self.freed += 1;
+        let spare = self.free.len().cmp(&RESERVED_SEGMENTS);
+        let is_room = spare.is_gt() || (spare.is_eq() && fits);
+        self.takes_messages |= is_room && self.is_open();
+    }
+
+    /// How many were freed since this was last asked.
+    pub(in crate::log) fn take_freed(&mut self) -> u64 {
+        std::mem::take(&mut self.freed)
+    }
+}
