@@ -1,19 +1,12 @@
 //! Appending: records into the open batch, batches sealed, segments rolled. All in memory.
 
-use zerocopy::IntoBytes;
-
-use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, batch_bytes, seal};
+use super::batch::{BATCH_HEADER_BYTES, BatchKind, batch_bytes};
 use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle};
-use super::queue::{Cargo, SealedBatch, Span};
-use super::segment::{Base, End, INDEX_BYTES, write_closing};
-use super::{
-    AppendError, Appended, ControlError, Log, Message, OpenBatch, RESERVED_SEGMENTS, Registration,
-};
+use super::{AppendError, Appended, ControlError, Log, Message, RESERVED_SEGMENTS, Registration};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
 use crate::memory::Memory;
-use crate::metrics::stages::BatchTimes;
-use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, Signed, record_bytes};
+use crate::wire::record::{RecordHeader, Signed, record_bytes};
 
 /// Flags of a control record (stream 0): what it says.
 pub(super) const CONTROL_STREAM: u16 = 1;
@@ -56,12 +49,12 @@ impl Log {
         self.catalog.producers().check(message.producer, signed.producer_id);
         self.make_room(memory, record_bytes(bytes), RESERVED_SEGMENTS, unix_ns)?;
         let sequence = self.catalog.append(signed, message.producer, bytes, unix_ns);
-        if self.catalog.touch(signed.stream, self.next_batch) {
+        if self.catalog.touch(signed.stream, self.tail.batch_seq()) {
             self.note_touched(signed.stream, sequence);
         }
         self.put_record(memory, signed, message.crc32c, message.payload, sequence, unix_ns);
-        self.open.messages += 1;
-        Ok(Appended { sequence, batch_seq: self.next_batch })
+        self.tail.count_message();
+        Ok(Appended { sequence, batch_seq: self.tail.batch_seq() })
     }
 
     /// Adds a stream to the catalog; it counts once the batch returned with it is durable.
@@ -80,9 +73,9 @@ impl Log {
             next.filter(|id| id.0 as usize <= limit).ok_or(ControlError::TableFull { limit })?;
         let said = (CONTROL_STREAM, u64::from(id.0), 0);
         self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
-        self.catalog.add_stream(id, name, unix_ns, self.next_batch);
+        self.catalog.add_stream(id, name, unix_ns, self.tail.batch_seq());
         self.segments.add_stream();
-        Ok((id, self.next_batch))
+        Ok((id, self.tail.batch_seq()))
     }
 
     /// Registers a producer, a new one where `id` is `None`, under an epoch and for an instance. Where the table
@@ -125,7 +118,7 @@ impl Log {
             &payload,
             unix_ns,
         );
-        let batch_seq = self.next_batch;
+        let batch_seq = self.tail.batch_seq();
         let last_seq = self.catalog.register(id, (epoch, instance), unix_ns, batch_seq);
         Ok(Registration { id, last_seq, batch_seq, forgotten })
     }
@@ -203,24 +196,24 @@ impl Log {
         if self.is_full() && (reserve == RESERVED_SEGMENTS || !self.segments.is_open()) {
             return Err(AppendError::Full);
         }
-        let body_len = self.open.body_len + bytes;
-        let fits = BATCH_HEADER_BYTES + body_len <= BATCH_BYTES_MAX && self.fits(body_len);
-        if fits && self.open.body_len > 0 {
+        let body_len = self.tail.body_len() + bytes;
+        let fits = BATCH_HEADER_BYTES + body_len <= BATCH_BYTES_MAX && self.tail.fits(body_len);
+        if fits && !self.tail.is_empty() {
             return Ok(());
         }
         assert!(BATCH_HEADER_BYTES + bytes <= BATCH_BYTES_MAX, "a datagram fits a batch");
-        let limit = self.limits.in_flight_bytes.min(self.ring_bytes / 2);
-        let needed = self.queue.batch_bytes() + batch_bytes(self.open.body_len) + BATCH_BYTES_MAX;
+        let limit = self.limits.in_flight_bytes.min(self.buffers.ring_bytes() / 2);
+        let needed = self.queue.batch_bytes() + batch_bytes(self.tail.body_len()) + BATCH_BYTES_MAX;
         if needed > limit {
             return Err(AppendError::Busy);
         }
         if fits {
             return Ok(());
         }
-        if self.open.body_len > 0 && self.fits(self.open.body_len) {
+        if !self.tail.is_empty() && self.tail.fits(self.tail.body_len()) {
             self.seal_open(memory, BatchKind::Data, unix_ns);
         }
-        if self.fits(bytes) {
+        if self.tail.fits(bytes) {
             return Ok(());
         }
         if !self.segments.may_roll(reserve) {
@@ -233,13 +226,6 @@ impl Log {
         }
         self.roll(memory, unix_ns);
         Ok(())
-    }
-
-    /// Whether a batch of `body_len` fits the current segment, with room for the roll behind it.
-    #[inline]
-    pub(super) fn fits(&self, body_len: usize) -> bool {
-        let end = self.off + (batch_bytes(body_len) + BLOCK_BYTES) as u64;
-        end <= self.segments.geometry().data_end()
     }
 
     #[inline]
@@ -263,171 +249,18 @@ impl Log {
             sequence: sequence.into(),
             received_ns: unix_ns.into(),
         };
-        let bytes = record_bytes(payload.len());
-        let start = self.ring_offset(self.open_log_off()) + BATCH_HEADER_BYTES + self.open.body_len;
-        let room = memory.bytes_mut(start..start + bytes);
-        room[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
-        let end = RECORD_HEADER_BYTES + payload.len();
-        room[RECORD_HEADER_BYTES..end].copy_from_slice(payload);
-        room[end..].fill(0);
-        self.open.body_len += bytes;
+        self.tail.put(memory, &header, payload);
     }
 
     /// Notes that a stream has messages in the open batch, the first of which is `sequence`, and puts it into the index
     /// where it is due.
     fn note_touched(&mut self, id: StreamId, sequence: u64) {
-        self.touched.push(id);
+        self.tail.touch(id);
         self.catalog.keep_in(id, self.segments.current().seg_no);
-        let spot = self.segments.geometry().spot(self.open_log_off());
+        let spot = self.segments.geometry().spot(self.tail.at());
         let entry = self.catalog.index(id, sequence, spot, self.segments.entries_now());
         if let Some(entry) = entry {
             self.segments.note(&entry);
         }
-    }
-
-    /// Seals the open batch and puts it into the queue.
-    pub(super) fn seal_open(&mut self, memory: &mut Memory, kind: BatchKind, unix_ns: u64) {
-        let OpenBatch { body_len, messages, received_ns, appended_ns, blank } = self.open;
-        let bytes = batch_bytes(body_len);
-        let log_off = self.open_log_off();
-        let current = *self.segments.current();
-        let start = self.ring_offset(log_off);
-        let said = Seal {
-            kind,
-            batch_seq: self.next_batch,
-            log_off,
-            first_message: self.messages,
-            message_count: messages,
-            body_len,
-            padded: blank && bytes == BLOCK_BYTES,
-            chain: self.chain,
-            lac: self.prefix.batch_seq(),
-            append_ns: unix_ns,
-        };
-        self.chain = seal(memory.bytes_mut(start..start + bytes), &current.key, &said);
-        if kind == BatchKind::Data {
-            self.content_seq = self.next_batch;
-        }
-        self.told_lac = self.prefix.batch_seq();
-        for id in self.touched.drain(..) {
-            let next = self.catalog.streams().get(id).expect("a known stream").next_sequence;
-            self.prefix.note_next(self.next_batch, id, next);
-        }
-        let disk_offset = self.segments.geometry().segment(current.phys) + self.off;
-        let sealed = SealedBatch {
-            batch_seq: self.next_batch,
-            log_off,
-            content: kind == BatchKind::Data,
-            marked: self.prefix.content().0,
-            chain: self.chain,
-            times: BatchTimes {
-                messages: u64::from(messages),
-                received_ns,
-                appended_ns,
-                ..BatchTimes::default()
-            },
-        };
-        self.queue.push(Span { disk_offset, memory_offset: start, bytes }, Cargo::Batch(sealed));
-        self.messages += u64::from(messages);
-        self.next_batch += 1;
-        self.off += bytes as u64;
-        self.open = OpenBatch::default();
-    }
-
-    /// Notes when what was appended in this turn had been received, and that it is appended now. A batch that is
-    /// filled over several turns keeps the times of its first.
-    pub fn note_times(&mut self, received_ns: u64, appended_ns: u64) {
-        if self.open.messages > 0 && self.open.appended_ns == 0 {
-            (self.open.received_ns, self.open.appended_ns) = (received_ns, appended_ns);
-        }
-    }
-
-    /// Blanks the next batch's first block while nobody waits for it: a lone message then finds its
-    /// padding in place and the block in the cache. Behind a segment's end none begins: what is blank there says nothing
-    /// of the next segment's blocks.
-    pub fn prepare(&mut self, memory: &mut Memory) {
-        let has_room = self.segments.is_open() && self.off < self.segments.geometry().data_end();
-        if self.open.blank || self.open.body_len > 0 || !has_room {
-            return;
-        }
-        let start = self.ring_offset(self.open_log_off());
-        // A line that is zero already is not written: the device reads it faster where no core has changed it.
-        let (lines, _) = memory.bytes_mut(start..start + BLOCK_BYTES).as_chunks_mut::<64>();
-        for line in lines.iter_mut().filter(|line| **line != [0; 64]) {
-            line.fill(0);
-        }
-        self.open.blank = true;
-    }
-
-    /// Ends the current segment and starts the next.
-    fn roll(&mut self, memory: &mut Memory, unix_ns: u64) {
-        assert_eq!(self.open.body_len, 0, "the open batch is sealed before a roll");
-        // The mark of an idle log may stand where the roll would: then the closing index alone says that it ended.
-        if self.off < self.segments.geometry().data_end() {
-            self.seal_open(memory, BatchKind::Roll, unix_ns);
-        }
-        self.close_segment(memory);
-        self.begin_segment(memory, false, unix_ns);
-    }
-
-    /// Notes where the current segment ends and makes its closing index, which is written once the whole
-    /// segment is durable: to recovery it is the word that nothing of the segment is missing.
-    pub(super) fn close_segment(&mut self, memory: &mut Memory) {
-        let end = End { off: self.off, base: self.base() };
-        let (current, entries) = self.segments.close(end);
-        let header = current.header(&self.superblock);
-        let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
-        write_closing(memory.bytes_mut(aux..aux + INDEX_BYTES), &header, &end, entries);
-        let geometry = self.segments.geometry();
-        let disk_offset = geometry.segment(self.segments.current().phys) + geometry.index_offset();
-        self.prefix.note_closing(end.base.batch_seq, disk_offset);
-        self.write_closing_when_due();
-    }
-
-    /// Queues the closing index that waits, once all of its segment is durable.
-    pub(super) fn write_closing_when_due(&mut self) {
-        let Some(disk_offset) = self.prefix.take_closing() else { return };
-        let aux = Self::aux_start(self.ring_bytes) + BLOCK_BYTES;
-        self.queue_aux(disk_offset, aux, INDEX_BYTES);
-        self.segments.look_again();
-    }
-
-    /// What the next segment or epoch goes on from.
-    fn base(&self) -> Base {
-        Base { batch_seq: self.next_batch - 1, message: self.messages, chain: self.chain }
-    }
-
-    /// Takes a free segment: its header twice, then the checkpoint of all tables.
-    pub(super) fn begin_segment(&mut self, memory: &mut Memory, new_epoch: bool, unix_ns: u64) {
-        let segments = &self.segments;
-        let seg_no = if new_epoch { segments.first_seg_no() } else { segments.next_seg_no() };
-        let salt = self.segment_salt(seg_no);
-        let base = self.base();
-        let header = self.segments.begin(&self.superblock, (seg_no, salt), base, unix_ns);
-        let aux = Self::aux_start(self.ring_bytes);
-        memory.bytes_mut(aux..aux + BLOCK_BYTES).copy_from_slice(header.as_bytes());
-        let geometry = *self.segments.geometry();
-        let segment = geometry.segment(header.phys_index.get());
-        self.queue_aux(segment, aux, BLOCK_BYTES);
-        self.queue_aux(segment + geometry.copy_offset(), aux, BLOCK_BYTES);
-        self.off = BLOCK_BYTES as u64;
-        if new_epoch {
-            self.seal_open(memory, BatchKind::EpochOpen, unix_ns);
-        }
-        for part in 0..self.catalog.checkpoint_parts() {
-            let start = self.ring_offset(self.open_log_off()) + BATCH_HEADER_BYTES;
-            let room = start..start + BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
-            self.open.body_len = self.catalog.write_checkpoint(part, memory.bytes_mut(room));
-            self.seal_open(memory, BatchKind::Checkpoint, unix_ns);
-        }
-    }
-
-    /// Whether the auxiliary buffer is being written, or waits to be.
-    pub(super) fn uses_auxiliary(&self) -> bool {
-        self.prefix.closing_waits() || self.queue.has_auxiliary()
-    }
-
-    fn queue_aux(&mut self, disk_offset: u64, memory_offset: usize, bytes: usize) {
-        self.queue.push(Span { disk_offset, memory_offset, bytes }, Cargo::Auxiliary);
     }
 }

@@ -5,7 +5,7 @@ use super::queue::{Written, WrittenBatch};
 use super::{DurableBatch, Log, LogFault};
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::fired::Timer;
-use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use crate::limits::QUEUE_DEPTH_MAX;
 use crate::memory::Memory;
 
 /// How long a log rests before it writes down that what is durable is durable.
@@ -18,7 +18,7 @@ impl Log {
         let mut count = 0;
         while self.queue.may_submit() {
             if self.queue.is_submitted() {
-                if self.open.body_len == 0 {
+                if self.tail.is_empty() {
                     break;
                 }
                 self.seal_open(disk.memory_mut(), BatchKind::Data, unix_ns);
@@ -85,18 +85,14 @@ impl Log {
         if self.segments.look_is_due() {
             self.free_trimmed();
         }
-        let unsaid = self.told_lac < self.content_seq && self.is_durable(self.content_seq);
-        let rests = unsaid
+        let rests = self.tail.leaves_unsaid(&self.prefix)
             && self.segments.is_open()
             && self.queue.is_empty()
-            && self.open.body_len == 0
+            && self.tail.is_empty()
             && now_ns.saturating_sub(self.prefix.since_ns()) >= LAC_DELAY_NS;
         if rests {
             // There is always a block left: that of the roll, which need not be there.
-            assert!(
-                self.off + BLOCK_BYTES as u64 <= self.segments.geometry().data_end(),
-                "room for a mark"
-            );
+            assert!(self.tail.has_block(), "room for a mark");
             Timer::IdleMark.fired();
             self.seal_open(memory, BatchKind::Lac, unix_ns);
         }
@@ -107,7 +103,7 @@ impl Log {
     /// # Errors
     /// What kept it from that; the log is then recovered at the next opening.
     pub fn close<D: Disk>(mut self, disk: &mut D) -> Result<(), LogFault> {
-        if self.open.body_len > 0 {
+        if !self.tail.is_empty() {
             self.seal_open(disk.memory_mut(), BatchKind::Data, 0);
         }
         self.drain(disk)?;

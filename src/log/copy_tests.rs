@@ -8,6 +8,7 @@ use super::trim_tests::kept;
 use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk, DiskInfo, Io, Operation, fake};
+use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
 use crate::random::Random;
 

@@ -9,6 +9,7 @@ use super::tests::{MIB, OPTIONS, Writer, formatted};
 use super::verify::verify;
 use super::*;
 use crate::disk::Disk;
+use crate::limits::BLOCK_BYTES;
 
 /// Rewrites some copies of the superblock, with the checksum that then belongs to them.
 fn rewrite(disk: &mut TestDisk, copies: std::ops::Range<usize>, change: impl Fn(&mut [u8])) {

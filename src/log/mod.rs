@@ -25,7 +25,10 @@ pub mod catalog;
 mod segments;
 mod queue;
 mod prefix;
+mod buffers;
+mod tail;
 mod append;
+mod roll;
 mod commit;
 mod read;
 pub mod trim;
@@ -53,9 +56,7 @@ mod trim_tests;
 
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
-use crate::limits::{
-    BATCH_BYTES_MAX, BLOCK_BYTES, Limits, QUEUE_DEPTH_MAX, REPLAY_READS_MAX, STREAMS_MAX,
-};
+use crate::limits::{Limits, QUEUE_DEPTH_MAX};
 use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
@@ -63,12 +64,14 @@ pub use batch::BatchView;
 pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts};
 pub use recovery::Witness;
 
+use buffers::Buffers;
 use catalog::Catalog;
 use prefix::DurablePrefix;
 use queue::WriteQueue;
-use segment::{Geometry, INDEX_BYTES};
+use segment::Geometry;
 use segments::{Recovered, Segments};
 use superblock::Superblock;
+use tail::Tail;
 
 /// Segments kept back so that a full log can still be opened, trimmed and closed.
 pub const RESERVED_SEGMENTS: usize = 3;
@@ -169,65 +172,25 @@ pub struct LogFault {
     pub fault: DiskFault,
 }
 
-/// The batch that is being filled.
-#[derive(Clone, Copy, Debug, Default)]
-struct OpenBatch {
-    body_len: usize,
-    messages: u32,
-    /// When its first message was received, and when all of that turn was appended; 0 where unknown.
-    received_ns: u64,
-    appended_ns: u64,
-    /// Whether its first block is zeros behind the body.
-    blank: bool,
-}
-
 /// The log.
 #[derive(Debug)]
 pub struct Log {
+    /// What it is; rewritten when an epoch begins, and at a clean stop.
     superblock: Superblock,
+    limits: Limits,
+    buffers: Buffers,
     catalog: Catalog,
-    segments: Segments,
-    epoch: u64,
-    ring_bytes: usize,
+    tail: Tail,
     queue: WriteQueue,
     prefix: DurablePrefix,
-
-    /// Offset in the current segment where the open batch begins.
-    off: u64,
-    open: OpenBatch,
-    next_batch: u64,
-    chain: u64,
-    messages: u64,
-    /// Where memory begins to hold the log.
-    memory_from: u64,
-
-    /// Streams with messages in the open batch.
-    touched: Vec<StreamId>,
-    /// The "last durable" of the newest header.
-    told_lac: u64,
-    /// The newest batch that holds records.
-    content_seq: u64,
-    limits: Limits,
+    segments: Segments,
 }
 
 impl Log {
     /// Bytes of memory a disk needs for a log with a ring of `ring_bytes`.
     #[must_use]
     pub fn memory_bytes(ring_bytes: usize) -> usize {
-        Self::zeros_start(ring_bytes) + BLOCK_BYTES
-    }
-
-    fn replay_start(ring_bytes: usize) -> usize {
-        ring_bytes + BATCH_BYTES_MAX
-    }
-
-    fn aux_start(ring_bytes: usize) -> usize {
-        Self::replay_start(ring_bytes) + REPLAY_READS_MAX * BATCH_BYTES_MAX
-    }
-
-    /// A block of zeros, behind the auxiliary buffer of a header and a closing index.
-    fn zeros_start(ring_bytes: usize) -> usize {
-        Self::aux_start(ring_bytes) + BLOCK_BYTES + INDEX_BYTES
+        Buffers::new(ring_bytes).bytes()
     }
 
     /// A log of these parts, nothing in flight, no segment being written.
@@ -240,24 +203,16 @@ impl Log {
         let geometry = Geometry::of(superblock);
         let (base, durable_end) = found.end(&geometry);
         let segments = Segments::new(geometry, found, &mut catalog);
+        let buffers = Buffers::new(ring_bytes);
         Self {
             superblock: *superblock,
+            limits: Limits::MAX,
+            buffers,
             catalog,
-            segments,
-            epoch: superblock.last_epoch.get(),
-            ring_bytes,
+            tail: Tail::new(buffers, &base, durable_end),
             queue: WriteQueue::new(queue_depth.clamp(1, QUEUE_DEPTH_MAX)),
             prefix: DurablePrefix::new(&base, durable_end),
-            off: 0,
-            open: OpenBatch::default(),
-            next_batch: base.batch_seq + 1,
-            chain: base.chain,
-            messages: base.message,
-            memory_from: u64::MAX,
-            touched: Vec::with_capacity(STREAMS_MAX),
-            told_lac: base.batch_seq,
-            content_seq: base.batch_seq,
-            limits: Limits::MAX,
+            segments,
         }
     }
 
@@ -279,13 +234,13 @@ impl Log {
     #[must_use]
     pub fn witness(&self) -> Witness {
         let (batch_seq, chain) = self.prefix.content();
-        Witness { leg: self.superblock.leg, epoch: self.epoch, batch_seq, chain }
+        Witness { leg: self.superblock.leg, epoch: self.epoch().0, batch_seq, chain }
     }
 
     /// This reign's number.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.epoch)
+        Epoch(self.superblock.last_epoch.get())
     }
 
     /// Whether it takes no message because no segment is left.
@@ -297,20 +252,20 @@ impl Log {
     /// Whether everything appended is durable.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.open.body_len == 0
+        self.queue.is_empty() && self.tail.is_empty()
     }
 
     /// Whether something was appended that is not sealed.
     #[must_use]
     #[inline]
     pub fn has_open_batch(&self) -> bool {
-        self.open.body_len > 0
+        !self.tail.is_empty()
     }
 
     /// Bytes sealed or being filled that are not durable.
     #[must_use]
     pub fn bytes_in_flight(&self) -> usize {
-        self.queue.batch_bytes() + self.open.body_len
+        self.queue.batch_bytes() + self.tail.body_len()
     }
 
     /// What stopped it.
@@ -381,7 +336,8 @@ impl Log {
     /// The batch that holds the newest of what was appended.
     #[must_use]
     pub fn appended_batch(&self) -> u64 {
-        if self.open.body_len > 0 { self.next_batch } else { self.next_batch.saturating_sub(1) }
+        let open = self.tail.batch_seq();
+        if self.tail.is_empty() { open.saturating_sub(1) } else { open }
     }
 
     /// Segments that count, and that are free.
@@ -397,36 +353,22 @@ impl Log {
         if self.is_full() {
             return 0;
         }
-        let bytes = self.segments.geometry().segment_bytes;
+        let geometry = self.segments.geometry();
+        let bytes = geometry.segment_bytes;
         let (live, free) = self.segments.counts();
         let free = free.saturating_sub(RESERVED_SEGMENTS) as u64;
-        let rest = if live == 0 { 0 } else { bytes.saturating_sub(self.off) };
+        let rest = if live == 0 { 0 } else { bytes - geometry.within(self.tail.at()) };
         free * bytes + rest
-    }
-
-    /// Log offset of the open batch.
-    #[inline]
-    fn open_log_off(&self) -> u64 {
-        self.segments.geometry().log_off(self.segments.current().seg_no, self.off)
-    }
-
-    #[inline]
-    fn ring_offset(&self, log_off: u64) -> usize {
-        usize::try_from(log_off % self.ring_bytes as u64).expect("below the ring's size")
-    }
-
-    /// A segment's salt: from the log's secret, the epoch and the segment's number. Two epochs that each took a
-    /// number for free, not seeing the other's segment, have two salts.
-    fn segment_salt(&self, seg_no: u64) -> u64 {
-        xxhash_rust::xxh3::xxh3_64_with_seed(
-            &self.superblock.salt,
-            seg_no ^ self.epoch.rotate_left(32),
-        )
     }
 }
 
 #[cfg(test)]
 impl Log {
+    /// Offset in the current segment behind what is sealed.
+    fn off(&self) -> u64 {
+        self.segments.geometry().within(self.tail.at())
+    }
+
     /// As if a producer had published a message.
     pub(crate) fn pretend_forgotten(&mut self, id: ProducerId) {
         self.catalog.forget(id);

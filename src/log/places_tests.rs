@@ -6,6 +6,7 @@ use super::testdisk::TestDisk;
 use super::tests::{Writer, formatted};
 use super::*;
 use crate::disk::Disk;
+use crate::limits::BLOCK_BYTES;
 use crate::random::Random;
 
 impl Writer {
@@ -133,7 +134,7 @@ fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_op
 fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     let mut writer = Writer::open(formatted(9, 7));
     let blocks_left = |writer: &Writer| {
-        (writer.log.segments.geometry().data_end() - writer.log.off) / BLOCK_BYTES as u64
+        (writer.log.segments.geometry().data_end() - writer.log.off()) / BLOCK_BYTES as u64
     };
     let finish = |writer: &mut Writer| {
         writer.submit();
@@ -143,8 +144,8 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
         writer.append(b"a block").unwrap();
         finish(&mut writer);
     }
-    let last =
-        writer.log.segments.geometry().segment(writer.log.segments.current().phys) + writer.log.off;
+    let last = writer.log.segments.geometry().segment(writer.log.segments.current().phys)
+        + writer.log.off();
     writer.append(b"the last before the roll").unwrap();
     finish(&mut writer);
     assert_eq!(blocks_left(&writer), 1);

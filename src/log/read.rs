@@ -17,8 +17,7 @@ impl Log {
     /// The disk memory of replay buffer `index`.
     #[must_use]
     pub fn replay_buffer(&self, index: usize) -> std::ops::Range<usize> {
-        let start = Self::replay_start(self.ring_bytes) + index * BATCH_BYTES_MAX;
-        start..start + BATCH_BYTES_MAX
+        self.buffers.replay(index)
     }
 
     /// The batch position that `log_off` means: behind the last batch of a segment the first of the
@@ -33,14 +32,10 @@ impl Log {
     #[must_use]
     #[inline]
     pub fn batch_at<'a>(&self, memory: &'a Memory, log_off: u64) -> Option<BatchView<'a>> {
-        if log_off < self.memory_from || log_off >= self.prefix.end() {
+        if log_off >= self.prefix.end() || !self.tail.holds(log_off) {
             return None;
         }
-        let overwritten_from = self.open_log_off() + BATCH_BYTES_MAX as u64;
-        if log_off + (self.ring_bytes as u64) < overwritten_from {
-            return None;
-        }
-        let start = self.ring_offset(log_off);
+        let start = self.buffers.ring(log_off);
         let key = &self.segments.at(log_off)?.key;
         let bytes = memory.bytes(start..start + BATCH_BYTES_MAX);
         Some(BatchView::trust(bytes, key, log_off).expect("memory holds what was sealed"))

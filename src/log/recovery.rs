@@ -326,10 +326,10 @@ impl Log {
         let sizes = (depth, options.ring_bytes);
         let catalog = std::mem::take(&mut read.catalog);
         let mut log = Self::assemble(&superblock, sizes, catalog, recovered);
-        read.recovery.messages = log.messages;
+        read.recovery.messages = log.tail.base().message;
         log.begin_epoch(disk, &read, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;
-        read.recovery.epoch = log.epoch;
+        read.recovery.epoch = log.epoch().0;
         Ok((log, read.recovery))
     }
 
@@ -343,9 +343,9 @@ impl Log {
         // Before the superblock names the place that is taken.
         self.free_unneeded_now(disk)?;
         let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
-        self.epoch = self.superblock.last_epoch.get().max(seen) + 1;
+        let epoch = self.superblock.last_epoch.get().max(seen) + 1;
         let mut superblock = self.superblock.next();
-        superblock.last_epoch = self.epoch.into();
+        superblock.last_epoch = epoch.into();
         superblock.clean = 0.into();
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
         superblock.closed_end = self.prefix.batch_seq().into();
@@ -365,10 +365,9 @@ impl Log {
         if place.is_none() {
             return Ok(());
         }
-        let zeros = Self::zeros_start(self.ring_bytes);
-        disk.memory_mut().bytes_mut(zeros..zeros + BLOCK_BYTES).fill(0);
+        disk.memory_mut().bytes_mut(self.buffers.zeros()).fill(0);
         self.begin_segment(disk.memory_mut(), true, unix_ns);
-        self.memory_from = self.open_log_off();
+        self.tail.hold_from_here();
         self.segments.opened();
         self.drain(disk)
     }

@@ -7,7 +7,7 @@ use super::testdisk::{RING, TestDisk};
 use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk, Io, Operation};
-use crate::limits::{PRODUCERS_MAX, STREAMS_MAX};
+use crate::limits::{BLOCK_BYTES, PRODUCERS_MAX, STREAMS_MAX};
 use crate::random::Random;
 
 pub(super) const MIB: usize = 1 << 20;
@@ -291,7 +291,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     }
     for live in writer.log.segments.iter() {
         let start = geometry.segment(live.phys);
-        let end = live.end.map_or(writer.log.off, |end| end.off);
+        let end = live.end.map_or_else(|| writer.log.off(), |end| end.off);
         ranges.push((start, start + end));
         ranges.push((start + geometry.copy_offset(), start + geometry.segment_bytes));
         if live.end.is_some() {

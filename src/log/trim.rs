@@ -18,7 +18,7 @@ use super::segments::Live;
 use super::{AppendError, ControlError, Log, LogFault, RESERVED_SEGMENTS};
 use crate::disk::Disk;
 use crate::ids::StreamId;
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::limits::BATCH_BYTES_MAX;
 use crate::memory::Memory;
 use crate::mutant::Mutant;
 
@@ -76,11 +76,11 @@ impl Log {
         self.put_control(memory, said, &[], RESERVED_FOR_OPENING, unix_ns)
             .map_err(ControlError::from)?;
         self.catalog.trim_recorded(id, first);
-        self.prefix.note_trim(self.next_batch, id, first);
+        self.prefix.note_trim(self.tail.batch_seq(), id, first);
         if Mutant::TrimBeforeDurable.is_on() {
             self.apply_trim(id, first);
         }
-        Ok(Some(self.next_batch))
+        Ok(Some(self.tail.batch_seq()))
     }
 
     /// Whether messages of a stream below `first` are kept no more, durably.
@@ -133,19 +133,19 @@ impl Log {
     }
 
     fn wipe(&mut self, phys: u64) {
-        let zeros = Self::zeros_start(self.ring_bytes);
+        let zeros = self.buffers.zeros();
         let geometry = self.segments.geometry();
         let segment = geometry.segment(phys);
         let copy = segment + geometry.copy_offset();
         for (disk_offset, frees) in [(segment, None), (copy, Some(phys))] {
-            let span = Span { disk_offset, memory_offset: zeros, bytes: BLOCK_BYTES };
+            let span = Span { disk_offset, memory_offset: zeros.start, bytes: zeros.len() };
             self.queue.push(span, Cargo::Wipe { frees });
         }
     }
 
     /// A place whose headers are wiped may be used again; a log that was full takes messages again.
     pub(super) fn free_place(&mut self, phys: u64) {
-        let fits = self.fits(BATCH_BYTES_MAX);
+        let fits = self.tail.fits(BATCH_BYTES_MAX);
         self.segments.freed(phys, fits);
     }
 

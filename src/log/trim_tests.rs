@@ -11,6 +11,7 @@ use super::trim::TrimError;
 use super::verify::verify;
 use super::*;
 use crate::disk::Disk;
+use crate::limits::BLOCK_BYTES;
 use crate::random::Random;
 
 impl Writer {
