@@ -52,6 +52,8 @@ mod format_tests;
 #[cfg(test)]
 mod places_tests;
 #[cfg(test)]
+mod owner_tests;
+#[cfg(test)]
 mod trim_tests;
 
 use crate::disk::DiskFault;
