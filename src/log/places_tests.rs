@@ -105,11 +105,10 @@ fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_op
     let mut writer = Writer::open(formatted(24, 7));
     writer.log.create_stream(writer.disk.memory_mut(), "second", 1).unwrap();
     let (first, second) = (StreamId(1), StreamId(2));
-    let mut times = Vec::new();
-    for unix_ns in [10_000, 50_000] {
-        writer.append_at(first, unix_ns);
-        writer.settle();
-        times.push(unix_ns);
+    // In one batch, which has one entry.
+    let mut times = vec![10_000, 50_000];
+    for unix_ns in &times {
+        writer.append_at(first, *unix_ns);
     }
     // In the newest segment there is nothing of the first stream any more.
     let mut writer = again(writer);
