@@ -2,20 +2,12 @@
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, batch_bytes};
 use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle};
+use super::control::Control;
 use super::{AppendError, Appended, ControlError, Log, Message, RESERVED_SEGMENTS, Registration};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
 use crate::memory::Memory;
 use crate::wire::record::{RecordHeader, Signed, record_bytes};
-
-/// Flags of a control record (stream 0): what it says.
-pub(super) const CONTROL_STREAM: u16 = 1;
-/// A producer was registered.
-pub(super) const CONTROL_PRODUCER: u16 = 2;
-/// A stream was trimmed: the number of the record is its first sequence kept.
-pub(super) const CONTROL_TRIM: u16 = 3;
-/// A producer was forgotten: its place is free.
-pub(super) const CONTROL_FORGET: u16 = 4;
 
 /// Bytes a roll adds beside the checkpoint: the roll itself and the epoch's opening.
 const ROLL_BYTES: usize = 2 * BLOCK_BYTES;
@@ -71,8 +63,7 @@ impl Log {
         let next = self.catalog.streams().next_id();
         let id =
             next.filter(|id| id.0 as usize <= limit).ok_or(ControlError::TableFull { limit })?;
-        let said = (CONTROL_STREAM, u64::from(id.0), 0);
-        self.put_control(memory, said, name.as_bytes(), RESERVED_SEGMENTS, unix_ns)?;
+        self.put_control(memory, &Control::Stream { id, name }, RESERVED_SEGMENTS, unix_ns)?;
         self.catalog.add_stream(id, name, unix_ns, self.tail.batch_seq());
         self.segments.add_stream();
         Ok((id, self.tail.batch_seq()))
@@ -105,19 +96,14 @@ impl Log {
             None => None,
         };
         // Room for both records first: the table is changed only for what is written.
-        let payload = instance.to_le_bytes();
-        let bytes = record_bytes(0) + record_bytes(payload.len());
+        let bytes = record_bytes(0) + record_bytes(instance.to_le_bytes().len());
         self.make_room(memory, bytes, RESERVED_SEGMENTS, unix_ns)?;
         if let Some(id) = forgotten {
             self.put_forget(memory, id, unix_ns);
         }
         let id = id.unwrap_or_else(|| self.catalog.producers().next_id());
-        self.put_control_record(
-            memory,
-            (CONTROL_PRODUCER, id.0, u64::from(epoch)),
-            &payload,
-            unix_ns,
-        );
+        let said = Control::Producer { id, epoch, instance: instance.into() };
+        self.put_control_record(memory, &said, unix_ns);
         let batch_seq = self.tail.batch_seq();
         let last_seq = self.catalog.register(id, (epoch, instance), unix_ns, batch_seq);
         Ok(Registration { id, last_seq, batch_seq, forgotten })
@@ -153,33 +139,25 @@ impl Log {
     }
 
     fn put_forget(&mut self, memory: &mut Memory, id: ProducerId, unix_ns: u64) {
-        self.put_control_record(memory, (CONTROL_FORGET, id.0, 0), &[], unix_ns);
+        self.put_control_record(memory, &Control::Forget { id }, unix_ns);
         self.catalog.forget(id);
     }
 
-    /// Appends a control record: what it says, of which id, and a number.
+    /// Appends a control record.
     pub(super) fn put_control(
         &mut self,
         memory: &mut Memory,
-        (flags, id, value): (u16, u64, u64),
-        payload: &[u8],
+        said: &Control<'_>,
         reserve: usize,
         unix_ns: u64,
     ) -> Result<(), AppendError> {
-        self.make_room(memory, record_bytes(payload.len()), reserve, unix_ns)?;
-        self.put_control_record(memory, (flags, id, value), payload, unix_ns);
+        self.make_room(memory, record_bytes(said.payload().len()), reserve, unix_ns)?;
+        self.put_control_record(memory, said, unix_ns);
         Ok(())
     }
 
-    fn put_control_record(
-        &mut self,
-        memory: &mut Memory,
-        (flags, id, value): (u16, u64, u64),
-        payload: &[u8],
-        unix_ns: u64,
-    ) {
-        let (producer_id, stream) = (ProducerId(id), StreamId(0));
-        let signed = Signed { producer_id, producer_seq: value, stream, flags, ext_len: 0 };
+    fn put_control_record(&mut self, memory: &mut Memory, said: &Control<'_>, unix_ns: u64) {
+        let (signed, payload) = (said.signed(), said.payload());
         self.put_record(memory, &signed, signed.crc32c(payload), payload, 0, unix_ns);
     }
 

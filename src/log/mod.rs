@@ -27,6 +27,7 @@ mod queue;
 mod prefix;
 mod buffers;
 mod tail;
+mod control;
 mod append;
 mod roll;
 mod commit;

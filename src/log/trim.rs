@@ -11,7 +11,7 @@
 //! a later one holds records: the later one's header says behind which segment with messages it goes on
 //! (`joins`), so that the one between can be given back, and neither trims nor restarts use the disk up.
 
-use super::append::CONTROL_TRIM;
+use super::control::Control;
 use super::queue::{Cargo, Span};
 use super::recovery::wipe;
 use super::segments::Live;
@@ -72,8 +72,8 @@ impl Log {
         if !self.prefix.has_room_for_trim() {
             return Err(ControlError::Busy.into());
         }
-        let said = (CONTROL_TRIM, u64::from(id.0), first);
-        self.put_control(memory, said, &[], RESERVED_FOR_OPENING, unix_ns)
+        let said = Control::Trim { id, first };
+        self.put_control(memory, &said, RESERVED_FOR_OPENING, unix_ns)
             .map_err(ControlError::from)?;
         self.catalog.trim_recorded(id, first);
         self.prefix.note_trim(self.tail.batch_seq(), id, first);

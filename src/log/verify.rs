@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::batch::{BatchKind, BatchView};
 use super::catalog::Catalog;
+use super::control::Control;
 use super::create::{banner, disk_bytes_of};
 use super::recovery::{
     Decision, Facts, Found, OpenError, Reason, check_chain, decide, mark_of, read_log,
@@ -478,10 +479,8 @@ impl Verifier {
         let header = record.header;
         let stream = StreamId(header.stream.get());
         if stream.0 == 0 {
-            if header.flags.get() == super::append::CONTROL_STREAM {
-                let id = u32::try_from(header.producer_id.get()).unwrap_or(0);
-                let name = String::from_utf8_lossy(record.payload).into_owned();
-                self.next.entry(id).or_insert((name, 1));
+            if let Some(Control::Stream { id, name }) = Control::parse(header, record.payload) {
+                self.next.entry(id.0).or_insert_with(|| (name.to_owned(), 1));
             }
             return;
         }

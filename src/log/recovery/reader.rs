@@ -3,9 +3,9 @@
 use super::{Last, RecoveredMessage};
 use crate::disk::Disk;
 use crate::ids::{ProducerId, StreamId};
-use crate::log::append::{CONTROL_FORGET, CONTROL_PRODUCER, CONTROL_STREAM, CONTROL_TRIM};
 use crate::log::batch::{BatchKind, BatchView};
 use crate::log::catalog::Catalog;
+use crate::log::control::Control;
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{Geometry, IndexEntry, SegmentHeader};
 use crate::log::superblock::Superblock;
@@ -54,24 +54,21 @@ impl Reader {
     }
 
     fn take_record(&mut self, batch: &BatchView<'_>, record: &Record<'_>) {
-        let header = record.header;
-        let (id, unix_ns) = (header.producer_id.get(), header.received_ns.get());
-        if header.stream.get() != 0 {
+        if record.header.stream.get() != 0 {
             self.take_message(batch, record);
-        } else if header.flags.get() == CONTROL_STREAM {
-            let id = StreamId(u32::try_from(id).expect("a stream's id"));
-            let name = std::str::from_utf8(record.payload).expect("a stream's name");
-            self.catalog.add_stream(id, name, unix_ns, 0);
-        } else if header.flags.get() == CONTROL_PRODUCER {
-            let epoch = u32::try_from(header.producer_seq.get()).expect("a producer's epoch");
-            let instance = record.payload.try_into().expect("an instance's number");
-            let said = (epoch, u64::from_le_bytes(instance));
-            self.catalog.register_recovered(ProducerId(id), said, unix_ns);
-        } else if header.flags.get() == CONTROL_FORGET {
-            self.catalog.forget(ProducerId(id));
-        } else if header.flags.get() == CONTROL_TRIM {
-            let id = StreamId(u32::try_from(id).expect("a stream's id"));
-            self.catalog.trim_recorded(id, header.producer_seq.get());
+            return;
+        }
+        let unix_ns = record.header.received_ns.get();
+        // The hash was right, so a record that makes no sense is a bug of the writer.
+        let said = Control::parse(record.header, record.payload);
+        match said.expect("a control record makes sense") {
+            Control::Stream { id, name } => self.catalog.add_stream(id, name, unix_ns, 0),
+            Control::Producer { id, epoch, instance } => {
+                self.catalog.register_recovered(id, (epoch, instance.get()), unix_ns);
+            }
+            Control::Trim { id, first } => self.catalog.trim_recorded(id, first),
+            Control::Forget { id } => self.catalog.forget(id),
+            Control::Other => {}
         }
     }
 
