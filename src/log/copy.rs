@@ -12,20 +12,18 @@
 //! the order of their numbers, so that it may be larger or smaller than the source. It is the same log (the
 //! identity that clients and segments know) on another leg.
 
+mod segments;
+
 use std::collections::BTreeMap;
 
-use zerocopy::IntoBytes;
-
-use super::RESERVED_SEGMENTS;
-use super::batch::BatchView;
-use super::create::{clear, clear_layout, disk_bytes_min, disk_bytes_of, write_banner};
+use super::create::{clear_layout, disk_bytes_min, write_banner};
 use super::recovery::{Found, OpenError, read_log, read_segments, read_superblock, take_stale};
-use super::scan::{self, CHUNK_BYTES, Stop, walk};
-use super::segment::{Base, End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
+use super::scan;
+use super::segment::{Base, End, Geometry, SegmentHeader};
 use super::superblock::{AREA_OFFSET, END_BYTES, ShareId, Superblock};
 use super::verify::without_replaced;
-use crate::disk::{Disk, DiskFault, Io, Operation, run};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::disk::{Disk, DiskFault};
+use crate::limits::BLOCK_BYTES;
 
 /// Rounds in which nothing moves before what is missing counts as missing: what an appliance is about to write
 /// is there by then.
@@ -341,205 +339,4 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         }
         Ok(mark)
     }
-
-    /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
-    /// of it is there.
-    fn bring(&mut self, segment: &Found) -> Result<(End, bool), CopyError> {
-        let seg_no = segment.header.seg_no.get();
-        let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
-        if closed > 0 && self.placed.get(&seg_no).is_some_and(|p| p.end.base.batch_seq > closed) {
-            // It was closed before what had arrived behind its end; that does not count.
-            let others: Vec<u64> =
-                self.placed.keys().copied().filter(|&one| one != seg_no).collect();
-            self.drop_all_but(&others)?;
-        }
-        let mut placed = match self.placed.remove(&seg_no) {
-            Some(placed) => placed,
-            None => self.place(&segment.header)?,
-        };
-        if placed.is_closed {
-            let end = placed.end;
-            self.placed.insert(seg_no, placed);
-            return Ok((end, true));
-        }
-        let mut promised_is_there = false;
-        // What the first walk sees said to be durable has to be there; what is written later need not.
-        let mut promised = None;
-        for _ in 0..STUCK_WALKS {
-            let stop = self.walk_on(segment, &mut placed)?;
-            let promised = *promised.get_or_insert_with(|| closed.max(stop.lac_ahead));
-            if placed.end.base.batch_seq >= promised {
-                promised_is_there = true;
-                break;
-            }
-        }
-        if promised_is_there {
-            placed.is_closed = self.close(segment, &placed)?;
-        }
-        let end = placed.end;
-        self.placed.insert(seg_no, placed);
-        Ok((end, promised_is_there))
-    }
-
-    /// Gives a segment a place in the copy, and its headers there.
-    fn place(&mut self, header: &SegmentHeader) -> Result<Placed, CopyError> {
-        if self.places.is_empty()
-            && let Some((&freed, _)) = self.placed.range(..self.source_begin).next()
-        {
-            let others: Vec<u64> =
-                self.placed.keys().copied().filter(|&one| one != freed).collect();
-            self.drop_all_but(&others)?;
-        }
-        let Some(phys) = self.places.pop() else {
-            let segment_bytes = self.geometry.segment_bytes;
-            let segments = (self.placed.len() + RESERVED_SEGMENTS) as u64;
-            let needed = disk_bytes_of(&Geometry { segment_bytes, segments });
-            let info = self.target.info();
-            return Err(CopyError::TooSmall { name: info.name.clone(), found: info.bytes, needed });
-        };
-        let header = header.at_place(phys);
-        let start = self.geometry.segment(phys);
-        for offset in [0, self.geometry.copy_offset()] {
-            self.target.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(header.as_bytes());
-            write(self.target, start + offset, BLOCK_BYTES)
-                .map_err(|fault| self.write_failed(fault))?;
-        }
-        Ok(Placed {
-            header,
-            end: End { off: BLOCK_BYTES as u64, base: header.base() },
-            is_closed: false,
-        })
-    }
-
-    /// Walks over what follows in a segment, and writes it into the copy.
-    fn walk_on(&mut self, segment: &Found, placed: &mut Placed) -> Result<Stop, CopyError> {
-        let start = self.geometry.segment(placed.header.phys_index.get());
-        // What arrived behind the end of a segment that an opening had closed does not count.
-        let closed = segment.closing.as_ref().map(|(end, _)| *end);
-        let progress = &mut *self.progress;
-        let mut sink = Sink {
-            target: &mut *self.target,
-            at: start + placed.end.off,
-            filled: 0,
-            bytes: self.bytes,
-            failed: None,
-            progress,
-        };
-        let walked =
-            walk(self.source, &self.superblock, &segment.header, placed.end, &mut |batch| {
-                if closed.is_none_or(|end| batch.batch_seq() <= end.base.batch_seq) {
-                    sink.put(batch);
-                }
-            });
-        sink.flush();
-        let (failed, bytes) = (sink.failed.take(), sink.bytes);
-        self.bytes = bytes;
-        let stop = walked.map_err(|fault| self.read_failed(fault))?;
-        match failed {
-            Some(Failed::Write(fault)) => Err(self.write_failed(fault)),
-            Some(Failed::Stopped) => Err(CopyError::Stopped),
-            None => {
-                let beyond = |end: &End| stop.end.base.batch_seq > end.base.batch_seq;
-                placed.end = closed.filter(beyond).unwrap_or(stop.end);
-                Ok(stop)
-            }
-        }
-    }
-
-    /// Writes a segment's closing index, where it ends as the copy does; says whether it does.
-    fn close(&mut self, segment: &Found, placed: &Placed) -> Result<bool, CopyError> {
-        let Some((end, entries)) = &segment.closing else { return Ok(false) };
-        if *end != placed.end {
-            return Ok(false);
-        }
-        let start = self.geometry.segment(placed.header.phys_index.get());
-        let memory = self.target.memory_mut().bytes_mut(0..INDEX_BYTES);
-        write_closing(memory, &placed.header, end, entries);
-        write(self.target, start + self.geometry.index_offset(), INDEX_BYTES)
-            .map_err(|fault| self.write_failed(fault))?;
-        Ok(true)
-    }
-
-    /// Takes segments out of the copy: their headers, and their batches too, since the same segment may come
-    /// again with fewer.
-    fn drop_all_but(&mut self, kept: &[u64]) -> Result<(), CopyError> {
-        let gone: Vec<u64> =
-            self.placed.keys().filter(|seg_no| !kept.contains(seg_no)).copied().collect();
-        for seg_no in gone {
-            let placed = self.placed.remove(&seg_no).expect("a key of the map");
-            let phys = placed.header.phys_index.get();
-            let start = self.geometry.segment(phys);
-            let (tail, end) =
-                (start + self.geometry.index_offset(), start + self.geometry.segment_bytes);
-            for (from, to) in [(start, start + placed.end.off), (tail, end)] {
-                clear(self.target, from, to).map_err(|fault| self.write_failed(fault))?;
-            }
-            self.places.push(phys);
-        }
-        Ok(())
-    }
-}
-
-/// Why a batch was not written.
-enum Failed {
-    Write(DiskFault),
-    Stopped,
-}
-
-/// Gathers batches that follow each other into writes of a chunk.
-struct Sink<'a, T> {
-    target: &'a mut T,
-    /// Disk offset of what is gathered.
-    at: u64,
-    filled: usize,
-    bytes: u64,
-    failed: Option<Failed>,
-    progress: &'a mut dyn FnMut(u64) -> bool,
-}
-
-impl<T: Disk> Sink<'_, T> {
-    fn put(&mut self, batch: &BatchView<'_>) {
-        if self.filled + BATCH_BYTES_MAX > CHUNK_BYTES {
-            self.flush();
-        }
-        if self.failed.is_some() {
-            return;
-        }
-        let room = self.filled..self.filled + batch.bytes();
-        batch.write_to(self.target.memory_mut().bytes_mut(room));
-        self.filled += batch.bytes();
-    }
-
-    fn flush(&mut self) {
-        if self.filled == 0 || self.failed.is_some() {
-            return;
-        }
-        match write(self.target, self.at, self.filled) {
-            Ok(()) => {
-                self.at += self.filled as u64;
-                self.bytes += self.filled as u64;
-                if !(self.progress)(self.bytes) {
-                    self.failed = Some(Failed::Stopped);
-                }
-            }
-            Err(fault) => self.failed = Some(Failed::Write(fault)),
-        }
-        self.filled = 0;
-    }
-}
-
-/// Writes the start of the disk's memory, as much at once as the disk takes.
-fn write<T: Disk>(disk: &mut T, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
-    let step = disk.info().transfer_bytes_max;
-    for at in (0..bytes).step_by(step) {
-        let io = Io {
-            operation: Operation::Write,
-            tag: 0,
-            disk_offset: disk_offset + at as u64,
-            memory_offset: at,
-            bytes: step.min(bytes - at),
-        };
-        run(disk, io)?;
-    }
-    Ok(())
 }
