@@ -77,6 +77,13 @@ impl Memory {
         Self::with(base, bytes, Some(release))
     }
 
+    /// All of it, pins included; what stays is empty.
+    #[cfg(any(test, feature = "spdk"))]
+    #[must_use]
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::with(NonNull::dangling(), 0, Some(|_| ())))
+    }
+
     fn with(base: NonNull<u8>, bytes: usize, release: Option<fn(NonNull<u8>)>) -> Self {
         Self {
             base,
@@ -93,7 +100,7 @@ impl Memory {
         self.bytes
     }
 
-    /// Whether there is none of it; never so.
+    /// Whether there is none of it: so only where it was taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
@@ -141,14 +148,14 @@ impl Memory {
     }
 
     /// Says that a device reads `range` until it is unpinned.
-    pub fn pin_for_device_to_read(&mut self, range: Range<usize>) {
+    pub(crate) fn pin_for_device_to_read(&mut self, range: Range<usize>) {
         self.check(&range);
         assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
         self.read_by_device.push(range);
     }
 
     /// Says that a device writes `range` until it is unpinned.
-    pub fn pin_for_device_to_write(&mut self, range: Range<usize>) {
+    pub(crate) fn pin_for_device_to_write(&mut self, range: Range<usize>) {
         self.check(&range);
         assert!(!overlaps(&self.written_by_device, &range), "a device is writing {range:?}");
         assert!(!overlaps(&self.read_by_device, &range), "a device is reading {range:?}");
@@ -159,7 +166,7 @@ impl Memory {
     ///
     /// # Panics
     /// When the range is not pinned.
-    pub fn unpin(&mut self, range: &Range<usize>) {
+    pub(crate) fn unpin(&mut self, range: &Range<usize>) {
         for pins in [&mut self.read_by_device, &mut self.written_by_device] {
             if let Some(index) = pins.iter().position(|pin| pin == range) {
                 pins.swap_remove(index);

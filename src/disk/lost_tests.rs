@@ -1,9 +1,10 @@
 //! A disk that is lost at any operation of an opening: a fault by its name, never an assertion, and never the advice to
 //! format where a log may be.
 
-use super::ram::RamDisk;
+use super::queue::{Backend, Queue, Reaped, Refused, Start};
+use super::ram::{Ram, RamDisk};
 use super::share::Share;
-use super::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, run};
+use super::{DiskFault, Io, Operation, run};
 use crate::limits::BLOCK_BYTES;
 use crate::log::Log;
 use crate::log::create::FormatOptions;
@@ -28,68 +29,59 @@ enum End {
     Fails(DiskFault),
 }
 
+impl End {
+    fn fault(self) -> DiskFault {
+        if let Self::Fails(fault) = self { fault } else { DiskFault::Gone }
+    }
+}
+
 /// One that ends after so many operations.
 struct Lost {
-    disk: RamDisk,
+    ram: Ram,
     left: u32,
     end: End,
-    kept: usize,
+    /// Slots of what it did not carry out.
+    kept: Vec<usize>,
     is_over: bool,
 }
 
-impl Lost {
-    fn fault(&self) -> DiskFault {
-        if let End::Fails(fault) = self.end { fault } else { DiskFault::Gone }
-    }
+fn lost(media: &RamDisk, left: u32, end: End) -> Queue<Lost> {
+    media.copy_behind(|ram| Lost { ram, left, end, kept: Vec::new(), is_over: false })
 }
 
-impl Disk for Lost {
-    fn info(&self) -> &DiskInfo {
-        self.disk.info()
-    }
-
-    fn memory(&self) -> &Memory {
-        self.disk.memory()
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        self.disk.memory_mut()
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
+impl Backend for Lost {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
         if self.left > 0 {
-            return self.disk.submit(io);
+            return self.ram.start(start);
         }
         match self.end {
             End::Refuses | End::RefusesUnseen => {
                 self.is_over = true;
-                return Err(io);
+                Err(Refused)
             }
-            End::Keeps if self.is_over => return Err(io),
-            End::Keeps => self.kept += 1,
-            End::Fails(_) => self.disk.submit(io)?,
+            End::Keeps | End::Fails(_) => {
+                self.kept.push(start.slot());
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        if self.left == 0 && self.end == End::Keeps {
-            self.is_over = true;
-            return 0;
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        if self.left == 0 {
+            self.is_over |= self.end == End::Keeps;
         }
-        let count = self.disk.poll(done);
-        for completion in &mut done[..count] {
-            if self.left == 0 {
-                completion.result = Err(self.fault());
+        let room = reaped.room();
+        self.ram.reap(reaped);
+        let done = u32::try_from(room - reaped.room()).unwrap();
+        self.left = self.left.saturating_sub(done);
+        if let End::Fails(fault) = self.end {
+            for slot in self.kept.drain(..) {
+                reaped.end(slot, |_, _| Err(fault));
             }
-            self.left = self.left.saturating_sub(1);
         }
-        count
     }
 
-    fn in_flight(&self) -> usize {
-        self.disk.in_flight() + self.kept
-    }
+    fn close(&mut self, _: &mut Memory, _: usize) {}
 
     fn out_of_service(&self) -> Option<DiskFault> {
         let seen = match self.end {
@@ -118,7 +110,7 @@ fn media(shards: u32) -> RamDisk {
 }
 
 /// All that an opening does with a disk, as a launch and a reopening do it.
-fn open(disk: &mut Lost, share: ShareId) -> Result<(), OpenError> {
+fn open(disk: &mut Queue<Lost>, share: ShareId) -> Result<(), OpenError> {
     let (start, bytes) = find(disk, share)?;
     let mut part = Share::new(disk, start, bytes);
     // What it cannot tell is told by the opening.
@@ -135,9 +127,8 @@ fn an_opening_that_loses_its_disk_at_any_operation_says_that_and_advises_no_form
         for end in ENDS {
             let mut tried = 0;
             for left in 0.. {
-                let disk = media.copy();
-                let mut disk = Lost { disk, left, end, kept: 0, is_over: false };
-                let fault = disk.fault();
+                let mut disk = lost(&media, left, end);
+                let fault = end.fault();
                 let Err(error) = open(&mut disk, share) else { break };
                 let said = error.to_string();
                 assert!(!said.contains("format"), "{end:?} after {left}: {said}");
@@ -166,8 +157,7 @@ fn an_operation_beside_one_that_never_completes_is_a_fault_and_no_assertion() {
         memory_offset: 0,
         bytes: BLOCK_BYTES,
     };
-    let disk = media(1);
-    let mut disk = Lost { disk, left: 1, end: End::Keeps, kept: 0, is_over: false };
+    let mut disk = lost(&media(1), 1, End::Keeps);
     run(&mut disk, io(0)).unwrap();
     // The second one stays in flight; the third finds it there.
     assert_eq!(run(&mut disk, io(0)), Err(DiskFault::Gone));

@@ -4,6 +4,9 @@
 //! with the kernel or the device once. An operation names a range of that memory; the range is pinned
 //! until its completion is polled. A write that completed without error is on non-volatile media, as
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
+//!
+//! Every disk is one [`queue::Queue`] over a backend, which starts operations and says which ended: a file
+//! ([`uring`]), a namespace (`spdk`), memory ([`ram`]), those of the tests. A [`share::Share`] is a part of a disk.
 
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod fake;
@@ -11,6 +14,7 @@ pub mod lock;
 #[cfg(test)]
 mod lost_tests;
 pub mod media;
+pub mod queue;
 pub mod ram;
 pub mod share;
 #[cfg(feature = "spdk")]
@@ -55,24 +59,8 @@ impl Io {
         self.memory_offset..self.memory_offset + self.bytes
     }
 
-    /// Pins its memory the way its direction asks for.
-    pub(crate) fn pin(&self, memory: &mut Memory) {
-        match self.operation {
-            Operation::Read => memory.pin_for_device_to_write(self.memory()),
-            Operation::Write => memory.pin_for_device_to_read(self.memory()),
-        }
-    }
-
-    /// Whether both write, and one of the blocks is the same.
-    #[cfg(any(test, feature = "sim"))]
-    fn writes_over(&self, other: &Self) -> bool {
-        let end = |io: &Self| io.disk_offset + io.bytes as u64;
-        let write = [self, other].iter().all(|io| io.operation == Operation::Write);
-        write && self.disk_offset < end(other) && other.disk_offset < end(self)
-    }
-
     /// Checks what every disk demands of its caller.
-    pub(crate) fn assert_valid(&self, info: &DiskInfo) {
+    fn assert_valid(&self, info: &DiskInfo) {
         let block = BLOCK_BYTES as u64;
         assert!(self.bytes > 0 && self.bytes <= info.transfer_bytes_max, "{self:?}: size");
         assert!(self.bytes.is_multiple_of(BLOCK_BYTES), "{self:?}: whole blocks");

@@ -1,18 +1,23 @@
 //! A disk in memory, for measuring the engine alone and for tests. Its receipts say `volatile`.
 
-use super::{Completion, Disk, DiskError, DiskInfo, Io, Operation};
+use std::collections::VecDeque;
+
+#[cfg(test)]
+use super::Disk;
+use super::queue::{Backend, Queue, Reaped, Refused, Start};
+use super::{DiskError, DiskInfo, Io, Operation};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::memory::Memory;
-use std::collections::VecDeque;
 
 /// A disk in memory; an operation completes at the next poll.
+pub type RamDisk = Queue<Ram>;
+
+/// The blocks, and the slots of the operations that wait for the next poll.
 #[derive(Debug)]
-pub struct RamDisk {
-    info: DiskInfo,
+pub struct Ram {
     blocks: Memory,
-    memory: Memory,
-    queue: VecDeque<Io>,
+    waiting: VecDeque<usize>,
 }
 
 impl RamDisk {
@@ -21,93 +26,82 @@ impl RamDisk {
     /// # Errors
     /// When there is not so much memory.
     pub fn new(bytes: u64, memory_bytes: usize, queue_depth: usize) -> Result<Self, DiskError> {
-        let map = |bytes: usize| {
-            Memory::allocate(bytes).map_err(|error| DiskError::Open {
-                name: "ram".into(),
-                why: format!("{bytes} bytes of memory: {error}"),
-                mend: "make the disk or the ring smaller in the profile".into(),
-            })
-        };
         let bytes = bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let blocks = map(usize::try_from(bytes).expect("a 64-bit machine"))?;
+        Ok(Self::on(blocks, map(memory_bytes)?, queue_depth))
+    }
+
+    fn on(blocks: Memory, memory: Memory, queue_depth: usize) -> Self {
         let info = DiskInfo {
             name: "ram".into(),
             driver: "ram",
-            bytes,
+            bytes: blocks.len() as u64,
             transfer_bytes_max: BATCH_BYTES_MAX,
             queue_depth,
             durability: Durability::Volatile,
             identity: [0; 16],
         };
-        let queue = VecDeque::with_capacity(queue_depth);
-        Ok(Self { info, blocks, memory: map(memory_bytes)?, queue })
+        let ram = Ram { blocks, waiting: VecDeque::with_capacity(queue_depth) };
+        Self::over(ram, info, memory, queue_depth)
     }
+}
+
+fn map(bytes: usize) -> Result<Memory, DiskError> {
+    Memory::allocate(bytes).map_err(|error| DiskError::Open {
+        name: "ram".into(),
+        why: format!("{bytes} bytes of memory: {error}"),
+        mend: "make the disk or the ring smaller in the profile".into(),
+    })
 }
 
 #[cfg(test)]
 impl RamDisk {
     /// The process is gone: operations in flight are forgotten, what was written stays.
     pub(crate) fn crash(mut self) -> Self {
-        for io in self.queue.drain(..) {
-            self.memory.unpin(&io.memory());
-        }
-        self
+        let blocks = self.backend_mut().blocks.take();
+        Self::on(blocks, map(self.memory().len()).unwrap(), self.info().queue_depth)
     }
 
     /// A disk with the same on it.
     pub(crate) fn copy(&self) -> Self {
-        let bytes = self.blocks.len();
-        let depth = self.info.queue_depth;
-        let mut copy = Self::new(bytes as u64, self.memory.len(), depth).expect("as large as this");
-        copy.blocks.bytes_mut(0..bytes).copy_from_slice(self.blocks.bytes(0..bytes));
-        copy
+        self.copy_behind(|ram| ram)
+    }
+
+    /// The same behind a backend that does something to what it is asked.
+    pub(crate) fn copy_behind<B: Backend>(&self, wrap: impl FnOnce(Ram) -> B) -> Queue<B> {
+        let from = &self.backend().blocks;
+        let mut blocks = map(from.len()).unwrap();
+        blocks.bytes_mut(0..from.len()).copy_from_slice(from.bytes(0..from.len()));
+        let backend = wrap(Ram { blocks, waiting: VecDeque::new() });
+        let memory = map(self.memory().len()).unwrap();
+        Queue::over(backend, self.info().clone(), memory, self.info().queue_depth)
     }
 }
 
-impl Disk for RamDisk {
-    fn info(&self) -> &DiskInfo {
-        &self.info
+fn carry_out(io: &Io, blocks: &mut Memory, memory: &mut Memory) {
+    let start = usize::try_from(io.disk_offset).expect("within memory");
+    let disk = start..start + io.bytes;
+    match io.operation {
+        Operation::Write => blocks.bytes_mut(disk).copy_from_slice(memory.bytes(io.memory())),
+        Operation::Read => memory.bytes_mut(io.memory()).copy_from_slice(blocks.bytes(disk)),
     }
+}
 
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        io.assert_valid(&self.info);
-        if self.queue.len() == self.info.queue_depth {
-            return Err(io);
-        }
-        io.pin(&mut self.memory);
-        self.queue.push_back(io);
+impl Backend for Ram {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        self.waiting.push_back(start.slot());
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        let count = done.len().min(self.queue.len());
-        for (place, io) in done.iter_mut().zip(self.queue.drain(..count)) {
-            let memory = io.memory();
-            let start = usize::try_from(io.disk_offset).expect("within memory");
-            let disk = start..start + io.bytes;
-            self.memory.unpin(&memory);
-            match io.operation {
-                Operation::Write => {
-                    self.blocks.bytes_mut(disk).copy_from_slice(self.memory.bytes(memory));
-                }
-                Operation::Read => {
-                    self.memory.bytes_mut(memory).copy_from_slice(self.blocks.bytes(disk));
-                }
-            }
-            *place = Completion { io, result: Ok(()) };
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        let count = reaped.room().min(self.waiting.len());
+        for slot in self.waiting.drain(..count) {
+            reaped.end(slot, |io, memory| {
+                carry_out(io, &mut self.blocks, memory);
+                Ok(())
+            });
         }
-        count
     }
 
-    fn in_flight(&self) -> usize {
-        self.queue.len()
-    }
+    fn close(&mut self, _: &mut Memory, _: usize) {}
 }

@@ -11,15 +11,15 @@
 
 use std::ffi::CString;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::lock::{Lock, place};
-use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
+use super::queue::{Backend, OPERATIONS_MAX, Queue, Reaped, Refused, Start, TRANSFER_BYTES};
+use super::{DiskError, DiskFault, DiskInfo, Operation};
 use crate::ids::Durability;
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
+use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
 
 mod device;
@@ -42,12 +42,6 @@ mod native {
     )]
     include!(concat!(env!("OUT_DIR"), "/disk_spdk.rs"));
 }
-
-/// Bytes one operation moves at most; the driver splits what the device takes in smaller parts.
-const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
-
-/// Operations in flight at most: all writes and all replay reads.
-const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
 /// How long an owner from another place is watched for signs of life, of which it gives one a second.
 const WATCH_MS: u32 = 5_000;
@@ -164,24 +158,22 @@ fn detach(controller: NonNull<native::buslane_controller>) {
 }
 
 /// The queue pair of a disk.
-struct Queue {
+struct QueuePair {
     handle: NonNull<native::buslane_disk>,
     controller: NonNull<native::buslane_controller>,
 }
 
 // SAFETY: the shim allows a queue pair to be moved between threads, one at a time.
-unsafe impl Send for Queue {}
+unsafe impl Send for QueuePair {}
 
 /// An NVMe namespace with a queue pair.
-pub struct SpdkDisk {
-    info: DiskInfo,
+pub type SpdkDisk = Queue<Spdk>;
+
+/// A queue pair of a controller that is attached.
+pub struct Spdk {
     device: Device,
-    queue: Queue,
-    /// Goes to the namespace's limbo, or is dropped, when the queue pair is closed.
-    memory: ManuallyDrop<Memory>,
+    pair: QueuePair,
     write: u32,
-    slots: Vec<Option<Io>>,
-    free: Vec<u32>,
     done: Vec<native::buslane_disk_done>,
     /// Why nothing more is submitted.
     lost: Option<DiskFault>,
@@ -189,25 +181,9 @@ pub struct SpdkDisk {
     namespace: Arc<SpdkNamespace>,
 }
 
-impl std::fmt::Debug for SpdkDisk {
+impl std::fmt::Debug for Spdk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SpdkDisk").field("info", &self.info).finish_non_exhaustive()
-    }
-}
-
-impl Drop for SpdkDisk {
-    fn drop(&mut self) {
-        // The controller did not answer, and may still write to the memory.
-        let may_be_written = self.lost.is_some() && self.in_flight() > 0;
-        let mut state = self.namespace.state();
-        // SAFETY: from `buslane_spdk_open`, closed once, by whoever holds the state.
-        unsafe { native::buslane_spdk_close(self.queue.handle.as_ptr()) };
-        // SAFETY: taken once, at the end.
-        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
-        if may_be_written {
-            state.limbo.push(memory);
-        }
-        SpdkNamespace::leave(&mut state);
+        f.debug_struct("Spdk").field("device", &self.device).finish_non_exhaustive()
     }
 }
 
@@ -261,26 +237,22 @@ impl SpdkDisk {
             durability: attached.durability,
             identity: identity_of(&attached.facts),
         };
-        let free = (0..u32::try_from(OPERATIONS_MAX).expect("small")).rev().collect();
-        Ok(Self {
-            info,
+        let spdk = Spdk {
             device,
-            queue: Queue { handle, controller: attached.controller },
-            memory: ManuallyDrop::new(memory),
+            pair: QueuePair { handle, controller: attached.controller },
             write,
-            slots: vec![None; OPERATIONS_MAX],
-            free,
             done: vec![native::buslane_disk_done::default(); OPERATIONS_MAX],
             lost: None,
             settle_ms: attached.facts.settle_ms,
             namespace: Arc::clone(namespace),
-        })
+        };
+        Ok(Self::over(spdk, info, memory, OPERATIONS_MAX))
     }
 
     /// What it is.
     #[must_use]
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.backend().device
     }
 
     /// Asks the controller how it is.
@@ -288,11 +260,17 @@ impl SpdkDisk {
     /// # Errors
     /// When it does not answer, or has no such log.
     pub fn health(&mut self) -> Result<Health, DiskFault> {
+        self.backend_mut().health()
+    }
+}
+
+impl Spdk {
+    fn health(&mut self) -> Result<Health, DiskFault> {
         let mut health = native::buslane_disk_health::default();
         let _one_at_a_time = self.namespace.state();
         // SAFETY: it is attached while there is a disk, and the structure lives through the call.
         let result =
-            unsafe { native::buslane_spdk_health(self.queue.controller.as_ptr(), &raw mut health) };
+            unsafe { native::buslane_spdk_health(self.pair.controller.as_ptr(), &raw mut health) };
         if result != 0 {
             return Err(if is_lost(result) { fault_of(result) } else { DiskFault::Errno(-result) });
         }
@@ -308,85 +286,68 @@ impl SpdkDisk {
     }
 }
 
-impl Disk for SpdkDisk {
-    fn info(&self) -> &DiskInfo {
-        &self.info
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        io.assert_valid(&self.info);
-        if self.lost.is_some() {
-            return Err(io);
-        }
-        let Some(slot) = self.free.pop() else { return Err(io) };
-        io.pin(&mut self.memory);
+impl Backend for Spdk {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        let io = start.io();
         let operation = match io.operation {
             Operation::Read => native::BUSLANE_DISK_READ,
             Operation::Write => self.write,
         };
-        let memory = self.memory.address(io.memory_offset).as_ptr().cast();
-        let bytes = u32::try_from(io.bytes).expect("at most 1 MiB");
-        // SAFETY: the memory is the device's until the slot is polled, as its pin says.
+        // SAFETY: a queue keeps the memory of a `Start` pinned, and in its place, until its slot is reaped or the
+        // queue pair is closed; where the controller may use it still, `close` takes it over.
         let result = unsafe {
             native::buslane_spdk_submit(
-                self.queue.handle.as_ptr(),
+                self.pair.handle.as_ptr(),
                 operation,
-                slot,
-                memory,
+                u32::try_from(start.slot()).expect("small"),
+                start.address().as_ptr().cast(),
                 io.disk_offset,
-                bytes,
+                u32::try_from(io.bytes).expect("at most 1 MiB"),
             )
         };
         if result == 0 {
-            self.slots[usize::try_from(slot).expect("small")] = Some(io);
             return Ok(());
         }
-        self.memory.unpin(&io.memory());
-        self.free.push(slot);
         if result != -libc::EAGAIN {
             self.lost = Some(fault_of(result));
         }
-        Err(io)
+        Err(Refused)
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        let room = u32::try_from(done.len().min(OPERATIONS_MAX)).expect("small");
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        let room = u32::try_from(reaped.room().min(OPERATIONS_MAX)).expect("small");
         // SAFETY: the handle is open and `self.done` has room for so many.
         let count = unsafe {
-            native::buslane_spdk_poll(self.queue.handle.as_ptr(), self.done.as_mut_ptr(), room)
+            native::buslane_spdk_poll(self.pair.handle.as_ptr(), self.done.as_mut_ptr(), room)
         };
         let count = usize::try_from(count).expect("small");
         if self.lost.is_none() {
             // SAFETY: it is attached while there is a disk.
-            let lost = unsafe { native::buslane_spdk_lost(self.queue.controller.as_ptr()) };
+            let lost = unsafe { native::buslane_spdk_lost(self.pair.controller.as_ptr()) };
             self.lost = (lost != 0).then(|| fault_of(lost));
         }
-        for (finished, completion) in self.done[..count].iter().zip(done) {
-            let slot = usize::try_from(finished.slot).expect("small");
-            let io = self.slots[slot].take().expect("an operation completes once");
-            self.free.push(finished.slot);
-            self.memory.unpin(&io.memory());
+        for finished in &self.done[..count] {
             let result = match (finished.status, self.lost) {
                 (0, _) => Ok(()),
                 // The controller, the namespace or the way to it went; the media did not fail.
                 (_, Some(fault)) => Err(fault),
                 (status, None) => Err(DiskFault::Status(status)),
             };
-            *completion = Completion { io, result };
+            reaped.end(usize::try_from(finished.slot).expect("small"), |_, _| result);
         }
-        count
     }
 
-    fn in_flight(&self) -> usize {
-        OPERATIONS_MAX - self.free.len()
+    fn close(&mut self, memory: &mut Memory, in_flight: usize) {
+        let mut state = self.namespace.state();
+        // SAFETY: from `buslane_spdk_open`, closed once, by whoever holds the state.
+        unsafe { native::buslane_spdk_close(self.pair.handle.as_ptr()) };
+        // It goes before the state is let go of: nobody attaches or opens meanwhile.
+        let memory = memory.take();
+        if self.lost.is_some() && in_flight > 0 {
+            // The controller did not answer, and may still write there.
+            state.limbo.push(memory);
+        }
+        SpdkNamespace::leave(&mut state);
     }
 
     fn facts(&mut self) -> Vec<(&'static str, String)> {

@@ -8,6 +8,7 @@
 //! The file is initialised by writing: the first write to an unwritten extent would cost a commit of
 //! the file system's journal.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -15,22 +16,17 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use super::media::Media;
-use super::{Completion, Disk, DiskError, DiskFault, DiskInfo, Io, Operation};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
+use super::queue::{Backend, OPERATIONS_MAX, Queue, Reaped, Refused, Start, TRANSFER_BYTES};
+use super::{DiskError, DiskFault, DiskInfo, Operation};
+use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::memory::Memory;
 use crate::retry::retry;
 
-/// Bytes one operation moves at most.
-const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
-
 /// Bytes written at once while a file is made.
 const FILL_BYTES: usize = 4 << 20;
-
-/// Operations in flight at most: all writes and all replay reads.
-const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
 
 /// How long a disk in use is tried again: the kernel takes the ring of a process that ended down after it, and its hold
 /// on the disk goes with the ring.
@@ -170,22 +166,21 @@ impl Drop for UringFile {
 }
 
 /// A file or block device with a queue.
-pub struct UringDisk {
-    info: DiskInfo,
-    /// Before `memory`: the ring goes first, and with it all the kernel knows of the memory.
+pub type UringDisk = Queue<Uring>;
+
+/// The ring that a process shares with the kernel.
+pub struct Uring {
+    /// Before `held`, which gives the file free.
     ring: IoUring,
     #[allow(dead_code, reason = "for its drop, which gives the file free")]
     held: Arc<UringFile>,
-    memory: Memory,
     /// The memory is registered as buffer 0.
     registered: bool,
-    slots: Vec<Option<Io>>,
-    free: Vec<usize>,
 }
 
-impl std::fmt::Debug for UringDisk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UringDisk").field("info", &self.info).finish_non_exhaustive()
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -217,7 +212,7 @@ impl UringDisk {
         let buffer =
             libc::iovec { iov_base: memory.address(0).as_ptr().cast(), iov_len: memory.len() };
         // A user's limit on locked memory may be too low for this; plain reads and writes do as well.
-        // SAFETY: the buffer is the whole mapping of `memory`, which outlives the ring (field order).
+        // SAFETY: the buffer is the whole mapping of `memory`, which outlives the ring: a queue drops its backend first.
         let registered = unsafe { ring.submitter().register_buffers(&[buffer]) }.is_ok();
         let info = DiskInfo {
             name: path.display().to_string(),
@@ -228,9 +223,8 @@ impl UringDisk {
             durability: Media::default().durability(path),
             identity: [0; 16],
         };
-        let free = (0..OPERATIONS_MAX).rev().collect();
-        let slots = vec![None; OPERATIONS_MAX];
-        Ok(Self { info, ring, held, memory, registered, slots, free })
+        let uring = Uring { ring, held, registered };
+        Ok(Self::over(uring, info, memory, OPERATIONS_MAX))
     }
 
     /// Creates a file of `bytes` and writes all of it, see [`UringFile::create`]; and its directory, if need be.
@@ -243,9 +237,12 @@ impl UringDisk {
             .map_err(|error| failed(dir, error.to_string(), "choose another place"))?;
         UringFile::create(path, bytes, &mut |_, _| true).map(|_| ())
     }
+}
 
-    fn entry(&self, slot: usize, io: &Io) -> squeue::Entry {
-        let address = self.memory.address(io.memory_offset).as_ptr();
+impl Uring {
+    fn entry(&self, start: &Start<'_>) -> squeue::Entry {
+        let io = start.io();
+        let address = start.address().as_ptr();
         let len = u32::try_from(io.bytes).expect("at most 1 MiB");
         let file = types::Fixed(0);
         let entry = match (io.operation, self.registered) {
@@ -262,44 +259,35 @@ impl UringDisk {
                 opcode::Read::new(file, address, len).offset(io.disk_offset).build()
             }
         };
-        entry.user_data(slot as u64)
+        entry.user_data(start.slot() as u64)
     }
 
-    fn finish(&mut self, entry: &cqueue::Entry) -> Completion {
-        let slot = usize::try_from(entry.user_data()).expect("a slot's number");
-        let io = self.slots[slot].take().expect("an operation completes once");
-        self.free.push(slot);
-        self.memory.unpin(&io.memory());
-        let result = match usize::try_from(entry.result()) {
-            Ok(done) if done == io.bytes => Ok(()),
-            Ok(done) => Err(DiskFault::Short { done, asked: io.bytes }),
-            Err(_) => Err(DiskFault::Errno(-entry.result())),
+    /// Makes the kernel look at the rings where it has completions to hand over, or entries to take.
+    fn enter(&mut self) {
+        let left_over = {
+            let queue = self.ring.submission();
+            queue.taskrun() || !queue.is_empty()
         };
-        Completion { io, result }
+        if !left_over {
+            return;
+        }
+        // SAFETY: no argument is passed; the call only makes the kernel look at the rings.
+        let _ = unsafe {
+            self.ring.submitter().enter::<libc::sigset_t>(
+                u32::try_from(OPERATIONS_MAX).expect("small"),
+                0,
+                IORING_ENTER_GETEVENTS,
+                None,
+            )
+        };
     }
 }
 
-impl Disk for UringDisk {
-    fn info(&self) -> &DiskInfo {
-        &self.info
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        io.assert_valid(&self.info);
-        let Some(slot) = self.free.pop() else { return Err(io) };
-        io.pin(&mut self.memory);
-        self.slots[slot] = Some(io);
-        let entry = self.entry(slot, &io);
-        // SAFETY: the entry's memory is pinned until its completion is taken in `finish`, and the
-        // memory outlives the ring; its file is registered.
+impl Backend for Uring {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        let entry = self.entry(start);
+        // SAFETY: a queue keeps the memory of a `Start` pinned, and in its place, until its completion is reaped or
+        // `close` returns, which waits for it; the file is registered.
         unsafe { self.ring.submission().push(&entry) }.expect("as many entries as slots");
         if let Err(error) = self.ring.submit() {
             // What an interrupted or overloaded call leaves in the queue goes with the next poll.
@@ -310,55 +298,36 @@ impl Disk for UringDisk {
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        if self.free.len() == OPERATIONS_MAX {
-            return 0;
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        if reaped.in_flight() == 0 {
+            return;
         }
-        let left_over = {
-            let queue = self.ring.submission();
-            queue.taskrun() || !queue.is_empty()
-        };
-        if left_over {
-            // The kernel has completions to hand over, or entries to take.
-            // SAFETY: no argument is passed; the call only makes the kernel look at the rings.
-            let _ = unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(
-                    u32::try_from(OPERATIONS_MAX).expect("small"),
-                    0,
-                    IORING_ENTER_GETEVENTS,
-                    None,
-                )
-            };
-        }
-        let mut count = 0;
-        while count < done.len() {
+        self.enter();
+        let room = reaped.room();
+        while reaped.room() > 0 {
             let Some(entry) = self.ring.completion().next() else { break };
-            done[count] = self.finish(&entry);
-            count += 1;
+            let slot = usize::try_from(entry.user_data()).expect("a slot's number");
+            reaped.end(slot, |io, _| match usize::try_from(entry.result()) {
+                Ok(done) if done == io.bytes => Ok(()),
+                Ok(done) => Err(DiskFault::Short { done, asked: io.bytes }),
+                Err(_) => Err(DiskFault::Errno(-entry.result())),
+            });
         }
-        if count == 0 {
+        if reaped.room() == room {
             // Where the device has no FUA, the kernel flushes its cache in a worker on the core that
             // took the interrupt, which may be ours: a thread that spins on would keep it waiting for
             // the rest of its time slice. Alone on its core a yield costs some 200 ns.
             std::thread::yield_now();
         }
-        count
     }
 
-    fn in_flight(&self) -> usize {
-        OPERATIONS_MAX - self.free.len()
-    }
-}
-
-impl Drop for UringDisk {
-    fn drop(&mut self) {
-        // The kernel must be done with the memory before it is unmapped.
-        let nothing =
-            Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
-        let mut done = [Completion { io: nothing, result: Ok(()) }; 8];
-        while self.in_flight() > 0 {
-            self.poll(&mut done);
-            std::hint::spin_loop();
+    /// The kernel must be done with the memory before it is unmapped.
+    fn close(&mut self, _: &mut Memory, in_flight: usize) {
+        let mut left = in_flight;
+        while left > 0 {
+            self.enter();
+            left -= self.ring.completion().count();
+            std::thread::yield_now();
         }
     }
 }
@@ -530,7 +499,7 @@ fn fill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::run;
+    use crate::disk::{Disk, Io, run};
 
     fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
@@ -567,6 +536,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_flight_when_a_disk_is_closed_is_over_before_its_memory_goes() {
+        let (_dir, path) = file(1 << 20);
+        let mut disk = open(&path, false).unwrap();
+        disk.memory_mut().bytes_mut(0..4096).fill(0xcd);
+        let io = |operation, block: u64| Io {
+            operation,
+            tag: block,
+            disk_offset: block * 4096,
+            memory_offset: 0,
+            bytes: 4096,
+        };
+        for block in 0..64 {
+            disk.submit(io(Operation::Write, block)).unwrap();
+        }
+        assert_eq!(disk.in_flight(), 64);
+        drop(disk);
+        // With direct I/O a write that is over is what the next read sees.
+        let mut disk = open(&path, false).unwrap();
+        for block in 0..64 {
+            run(&mut disk, io(Operation::Read, block)).unwrap();
+            assert_eq!(disk.memory().bytes(0..4096), [0xcd; 4096], "block {block}");
+        }
+    }
+
+    #[test]
     fn two_processes_do_not_share_a_disk() {
         let (_dir, path) = file(1 << 20);
         let _first = open(&path, false).unwrap();
@@ -578,7 +572,7 @@ mod tests {
     fn two_disks_work_on_one_file_and_hold_it_until_the_last_is_gone() {
         let (_dir, path) = file(1 << 20);
         let first = open(&path, false).unwrap();
-        let mut second = UringDisk::on(Arc::clone(&first.held), 1 << 20).unwrap();
+        let mut second = UringDisk::on(Arc::clone(&first.backend().held), 1 << 20).unwrap();
         drop(first);
         assert!(open(&path, false).is_err(), "the second holds it still");
         let operation = Operation::Write;
@@ -634,7 +628,7 @@ mod tests {
         let (_dir, path) = file(1 << 20);
         let link = path.with_extension("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let held = Arc::clone(&open(&link, false).unwrap().held);
+        let held = Arc::clone(&open(&link, false).unwrap().backend().held);
         assert!(held.is_at(&link) && held.is_at(&path));
         let aside = path.with_extension("aside");
         std::fs::rename(&path, &aside).unwrap();

@@ -269,8 +269,8 @@ mod tests {
 
     use super::super::listener::Go;
     use super::*;
-    use crate::disk::ram::RamDisk;
-    use crate::disk::{Completion, DiskInfo, Io};
+    use crate::disk::queue::{Backend, Reaped, Refused, Start};
+    use crate::disk::ram::{Ram, RamDisk};
     use crate::log::Log;
     use crate::log::create::{FormatOptions, format};
     use crate::log::recovery::OpenOptions;
@@ -278,43 +278,29 @@ mod tests {
 
     /// Is lost after it was polled so often in a row, or lets go of the sender.
     struct Polled {
-        disk: RamDisk,
+        ram: Ram,
         polls_left: u32,
         go: Option<Go>,
         is_lost: bool,
     }
 
-    impl Disk for Polled {
-        fn info(&self) -> &DiskInfo {
-            self.disk.info()
+    impl Backend for Polled {
+        fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+            self.ram.start(start)
         }
 
-        fn memory(&self) -> &Memory {
-            self.disk.memory()
-        }
-
-        fn memory_mut(&mut self) -> &mut Memory {
-            self.disk.memory_mut()
-        }
-
-        fn submit(&mut self, io: Io) -> Result<(), Io> {
-            self.disk.submit(io)
-        }
-
-        fn poll(&mut self, done: &mut [Completion]) -> usize {
-            if done.is_empty() {
+        fn reap(&mut self, reaped: &mut Reaped<'_>) {
+            if reaped.room() == 0 {
                 self.polls_left -= 1;
                 if self.polls_left == 0 {
                     self.is_lost = self.go.is_none();
                     self.go = None;
                 }
             }
-            self.disk.poll(done)
+            self.ram.reap(reaped);
         }
 
-        fn in_flight(&self) -> usize {
-            self.disk.in_flight()
-        }
+        fn close(&mut self, _: &mut Memory, _: usize) {}
 
         fn out_of_service(&self) -> Option<DiskFault> {
             self.is_lost.then_some(DiskFault::Gone)
@@ -326,8 +312,9 @@ mod tests {
         let mut disk = RamDisk::new(16 << 20, Log::memory_bytes(ring_bytes), 4).unwrap();
         format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
         let options = OpenOptions { queue_depth: 4, ring_bytes, unix_ns: 1 };
+        let mut disk = disk.copy_behind(|ram| Polled { ram, polls_left: 20, go, is_lost: false });
         let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
-        (Box::new(Polled { disk, polls_left: 20, go, is_lost: false }), log, BTreeMap::new())
+        (Box::new(disk), log, BTreeMap::new())
     }
 
     /// It ends only because the disks are polled: nobody else lets go of the sender.

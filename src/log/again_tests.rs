@@ -19,17 +19,17 @@ fn append(writer: &mut Writer, count: u32) {
 fn again(media: &[u8], witness: &Witness) -> (Result<u64, OpenError>, bool) {
     let mut disk = TestDisk::with(media.to_vec(), 3);
     let opened = Log::open_again(&mut disk, &OPTIONS, Some(witness), &mut |_| {});
-    (opened.map(|(_, recovery)| recovery.messages), disk.bytes != media)
+    (opened.map(|(_, recovery)| recovery.messages), disk.media() != media)
 }
 
 #[test]
 fn what_comes_back_is_compared_before_anything_is_written() {
     let mut writer = Writer::open(formatted(16, 1));
     append(&mut writer, 100);
-    let older = writer.disk.bytes.clone();
+    let older = writer.disk.image();
     append(&mut writer, 100);
     let witness = writer.log.witness();
-    let newest = writer.disk.bytes.clone();
+    let newest = writer.disk.image();
     let (opened, _) = again(&newest, &witness);
     assert_eq!(opened.unwrap(), 200);
 
@@ -41,9 +41,9 @@ fn what_comes_back_is_compared_before_anything_is_written() {
     append(&mut forked, 300);
     let refused = [
         (older, "an older copy"),
-        (other.disk.bytes, "another log"),
-        (forked.disk.bytes, "is not the one that was durable"),
-        (formatted(16, 3).bytes, "another log"),
+        (other.disk.image(), "another log"),
+        (forked.disk.image(), "is not the one that was durable"),
+        (formatted(16, 3).image(), "another log"),
     ];
     for (media, why) in refused {
         let (opened, changed) = again(&media, &witness);
@@ -60,7 +60,7 @@ fn a_log_that_has_rested_and_one_that_was_only_opened_come_back() {
     for _ in 0..4 {
         // Each opening leaves a segment with nothing in it, which the next one takes back.
         let witness = writer.log.witness();
-        let media = writer.disk.bytes.clone();
+        let media = writer.disk.image();
         assert_eq!(again(&media, &witness).0.unwrap(), 3);
         writer = Writer::open(TestDisk::with(media, 7));
     }
@@ -95,7 +95,7 @@ fn what_lands_late_hurts_nothing_of_the_next_epoch() {
                 if !late.is_empty() && random.one_of_thousand(20) {
                     let index = usize::try_from(random.below(late.len() as u64)).unwrap();
                     let (at, bytes) = late.swap_remove(index);
-                    writer.disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+                    writer.disk.media_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
                     landed += 1;
                 }
             }
@@ -104,7 +104,7 @@ fn what_lands_late_hurts_nothing_of_the_next_epoch() {
             let acknowledged = writer.acknowledged();
             let sent = in_flight(&writer);
             let facts = writer.log.stream(StreamId(1)).unwrap().durable_next;
-            let mut media = writer.disk.bytes.clone();
+            let mut media = writer.disk.image();
             for (at, bytes) in &sent {
                 // Some arrive in time, most late.
                 if random.one_of_thousand(200) {
@@ -119,11 +119,11 @@ fn what_lands_late_hurts_nothing_of_the_next_epoch() {
             writer = next;
         }
         for (at, bytes) in late.drain(..) {
-            writer.disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+            writer.disk.media_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         writer.settle();
         let facts = writer.log.stream(StreamId(1)).unwrap().durable_next;
-        let mut disk = TestDisk::with(writer.disk.bytes.clone(), 1);
+        let mut disk = TestDisk::with(writer.disk.image(), 1);
         let report = verify(&mut disk, &mut |_, _| {}).unwrap();
         assert!(!report.is_damaged(), "seed {seed}: {:?}", report.findings);
         let again = Writer::open(disk);

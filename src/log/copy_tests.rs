@@ -7,7 +7,8 @@ use super::tests::{MIB, Writer, formatted};
 use super::trim_tests::kept;
 use super::verify::verify;
 use super::*;
-use crate::disk::{Completion, Disk, DiskInfo, Io, Operation, fake};
+use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
+use crate::disk::{Disk, Operation};
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
 use crate::random::Random;
@@ -17,9 +18,7 @@ const COPY: CopyOptions = CopyOptions { leg: [7; 16], share: ShareId::WHOLE };
 /// The disk of a log that somebody writes: at each read, things happen before it.
 struct Beside {
     writer: Writer,
-    info: DiskInfo,
-    memory: Memory,
-    reading: Option<Io>,
+    reading: Option<usize>,
     random: Random,
     /// Largest number of messages appended before a read, and one read in how many is preceded by a trim.
     pace: (u64, u64),
@@ -28,10 +27,11 @@ struct Beside {
 }
 
 impl Beside {
-    fn new(writer: Writer, seed: u64, pace: (u64, u64), restarts: u64) -> Self {
+    fn disk(writer: Writer, seed: u64, pace: (u64, u64), restarts: u64) -> Queue<Self> {
         let info = writer.disk.info().clone();
         let memory = Memory::allocate(Log::memory_bytes(RING)).unwrap();
-        Self { writer, info, memory, reading: None, random: Random::new(seed), pace, restarts }
+        let beside = Self { writer, reading: None, random: Random::new(seed), pace, restarts };
+        Queue::over(beside, info, memory, 1)
     }
 
     fn live(&mut self) {
@@ -65,39 +65,25 @@ impl Beside {
     }
 }
 
-impl Disk for Beside {
-    fn info(&self) -> &DiskInfo {
-        &self.info
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        fake::judge(&io, &self.info, &self.reading);
-        assert_eq!(io.operation, Operation::Read, "a source is never written");
+impl Backend for Beside {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        assert_eq!(start.io().operation, Operation::Read, "a source is never written");
         self.live();
-        self.reading = Some(io);
+        self.reading = Some(start.slot());
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        let Some(io) = self.reading.take() else { return 0 };
-        let start = usize::try_from(io.disk_offset).unwrap();
-        let bytes = &self.writer.disk.bytes[start..start + io.bytes];
-        self.memory.bytes_mut(io.memory()).copy_from_slice(bytes);
-        done[0] = Completion { io, result: Ok(()) };
-        1
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        let Some(slot) = self.reading.take() else { return };
+        reaped.end(slot, |io, memory| {
+            let start = usize::try_from(io.disk_offset).unwrap();
+            let bytes = &self.writer.disk.media()[start..start + io.bytes];
+            memory.bytes_mut(io.memory()).copy_from_slice(bytes);
+            Ok(())
+        });
     }
 
-    fn in_flight(&self) -> usize {
-        usize::from(self.reading.is_some())
-    }
+    fn close(&mut self, _: &mut Memory, _: usize) {}
 }
 
 fn empty(mib: usize) -> TestDisk {
@@ -112,15 +98,15 @@ fn copy_to<S: Disk>(source: &mut S, target: &mut TestDisk) -> Result<Copied, Cop
 fn check(target: &mut TestDisk) -> (u64, u64) {
     let report = verify(target, &mut |_, _| {}).unwrap();
     assert!(!report.is_damaged(), "{:?}", report.findings);
-    let (first, payloads) = kept(target.bytes.clone()).unwrap();
+    let (first, payloads) = kept(target.image()).unwrap();
     // It can be served, and goes on where it ends.
-    let mut again = Writer::open(TestDisk::with(target.bytes.clone(), 1));
+    let mut again = Writer::open(TestDisk::with(target.image(), 1));
     let next = first + payloads.len() as u64;
     if !again.log.is_full() {
         again.next_seq = again.log.producer(ProducerId(1)).unwrap().last_seq + 1;
         assert_eq!(again.fill(b"more").unwrap(), next);
         again.settle();
-        assert_eq!(kept(again.disk.bytes.clone()).unwrap().1.len(), payloads.len() + 1);
+        assert_eq!(kept(again.disk.image()).unwrap().1.len(), payloads.len() + 1);
     }
     (first, next - 1)
 }
@@ -132,15 +118,15 @@ fn a_log_at_rest_is_copied_message_by_message_to_a_disk_of_any_size() {
         writer.fill(&n.to_le_bytes().repeat(300)).unwrap();
     }
     writer.settle();
-    let crashed = writer.disk.bytes.clone();
+    let crashed = writer.disk.image();
     writer.log.close(&mut writer.disk).unwrap();
-    let stopped = writer.disk.bytes;
+    let stopped = writer.disk.image();
     for image in [crashed, stopped] {
         let expected = kept(image.clone()).unwrap();
         for mib in [10, 12, 40] {
             let mut target = empty(mib);
             let copied = copy_to(&mut TestDisk::with(image.clone(), 2), &mut target).unwrap();
-            assert_eq!((copied.rounds, kept(target.bytes.clone()).unwrap()), (2, expected.clone()));
+            assert_eq!((copied.rounds, kept(target.image()).unwrap()), (2, expected.clone()));
             check(&mut target);
             let superblock = super::recovery::read_superblock(&mut target).unwrap();
             assert_eq!((superblock.leg, superblock.segment_count.get()), ([7; 16], mib as u64 - 3));
@@ -165,7 +151,7 @@ fn a_log_that_never_was_opened_is_copied() {
 fn check_empty(target: &mut TestDisk) {
     let report = verify(target, &mut |_, _| {}).unwrap();
     assert_eq!((report.messages, report.is_damaged()), (0, false));
-    Writer::open(TestDisk::with(target.bytes.clone(), 1));
+    Writer::open(TestDisk::with(target.image(), 1));
 }
 
 /// At every read of the copy, messages are appended, written in any order, and trimmed, so that segments are
@@ -183,7 +169,7 @@ fn a_copy_of_a_log_that_is_written_and_trimmed_holds_all_that_was_acknowledged_b
             writer.appended.iter().map(|(_, bytes)| bytes.clone()).collect();
         let pace =
             [(0, 1_000_000), (40, 30), (10, 40), (100, 12)][usize::try_from(seed % 4).unwrap()];
-        let mut source = Beside::new(writer, seed, pace, 0);
+        let mut source = Beside::disk(writer, seed, pace, 0);
         let mut target = empty(9);
         let copied = match copy_to(&mut source, &mut target) {
             Ok(copied) => copied,
@@ -198,8 +184,11 @@ fn a_copy_of_a_log_that_is_written_and_trimmed_holds_all_that_was_acknowledged_b
         let (first, last) = check(&mut target);
         assert!(last >= acknowledged as u64, "seed {seed}: {last} of {acknowledged}");
         trims_seen += u64::from(first > 1);
-        assert!(first <= source.writer.first(), "seed {seed}: nothing is trimmed that was not");
-        let (_, payloads) = kept(target.bytes.clone()).unwrap();
+        assert!(
+            first <= source.backend().writer.first(),
+            "seed {seed}: nothing is trimmed that was not"
+        );
+        let (_, payloads) = kept(target.image()).unwrap();
         for (sequence, payload) in payloads {
             if let Some(bytes) = appended.get(usize::try_from(sequence).unwrap() - 1) {
                 assert_eq!(&payload, bytes, "seed {seed}: sequence {sequence}");
@@ -218,7 +207,7 @@ fn restarts_of_the_appliance_while_it_is_copied_leave_no_mixture_of_two_epochs()
             writer.fill(&[9; 2_500]).unwrap();
         }
         writer.settle();
-        let mut source = Beside::new(writer, seed, (10, 1_000_000), 40);
+        let mut source = Beside::disk(writer, seed, (10, 1_000_000), 40);
         let mut target = empty(12);
         match copy_to(&mut source, &mut target) {
             Ok(_) => assert!(check(&mut target).1 >= 200, "seed {seed}"),
@@ -236,12 +225,12 @@ fn blocks_copied_one_after_the_other_under_a_writer_are_refused_with_a_hint() {
         writer.fill(&[1; 3_000]).unwrap();
     }
     writer.settle();
-    let mut bytes = writer.disk.bytes.clone();
+    let mut bytes = writer.disk.image();
     for _ in 0..500 {
         writer.fill(&[2; 3_000]).unwrap();
     }
     writer.settle();
-    bytes[4 * MIB..].copy_from_slice(&writer.disk.bytes[4 * MIB..]);
+    bytes[4 * MIB..].copy_from_slice(&writer.disk.media()[4 * MIB..]);
     let error = kept(bytes).unwrap_err().to_string();
     assert!(error.contains("damaged") && error.contains("buslane log copy"), "{error}");
 }
@@ -253,7 +242,7 @@ fn a_damaged_log_is_not_copied_and_the_damage_is_named() {
         writer.fill(&n.to_le_bytes().repeat(300)).unwrap();
     }
     writer.settle();
-    let image = writer.disk.bytes.clone();
+    let image = writer.disk.image();
     let geometry = *writer.log.segments.geometry();
     for phys in 0..3 {
         let mut bytes = image.clone();
@@ -274,12 +263,12 @@ fn a_copy_that_fails_or_is_stopped_at_any_write_is_no_log() {
         writer.fill(&[1; 2_500]).unwrap();
     }
     writer.settle();
-    let image = writer.disk.bytes.clone();
+    let image = writer.disk.image();
     for fail_after in (0..u64::MAX).step_by(3) {
         let mut target = empty(9);
-        target.fail_after = Some(fail_after);
+        target.fail_after(Some(fail_after));
         let copied = copy_to(&mut TestDisk::with(image.clone(), 1), &mut target);
-        target.fail_after = None;
+        target.fail_after(None);
         match copied {
             Ok(_) => {
                 assert!(fail_after > 20, "{fail_after}");
@@ -288,7 +277,7 @@ fn a_copy_that_fails_or_is_stopped_at_any_write_is_no_log() {
             }
             // The last writes are those of the superblock: of four copies two make it.
             Err(CopyError::Write { .. }) => {
-                if let Ok((_, payloads)) = kept(target.bytes.clone()) {
+                if let Ok((_, payloads)) = kept(target.image()) {
                     assert_eq!(payloads.len(), 300, "{fail_after}");
                 }
             }

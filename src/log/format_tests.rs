@@ -16,7 +16,7 @@ fn rewrite(disk: &mut TestDisk, copies: std::ops::Range<usize>, change: impl Fn(
     let offsets = copy_offsets(disk.info().bytes);
     for &offset in &offsets[copies] {
         let at = usize::try_from(offset).unwrap();
-        let block = &mut disk.bytes[at..at + BLOCK_BYTES];
+        let block = &mut disk.media_mut()[at..at + BLOCK_BYTES];
         change(block);
         let hash = blake3::hash(&block[26..]);
         block[8..24].copy_from_slice(&hash.as_bytes()[..16]);
@@ -53,7 +53,7 @@ fn of_the_release_before(format: u8) -> TestDisk {
 }
 
 fn check_refused(mut disk: TestDisk, occupied_by: &str, is_it: impl Fn(&OpenError) -> bool) {
-    let before = disk.bytes.clone();
+    let before = disk.image();
     let share = ShareId { index: 1, count: 2 };
     let refusals = [
         Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ()).unwrap_err(),
@@ -77,7 +77,7 @@ fn check_refused(mut disk: TestDisk, occupied_by: &str, is_it: impl Fn(&OpenErro
         let refused = format_shares(&mut disk, &options, shards);
         assert!(matches!(refused, Err(FormatError::Occupied { .. })), "{shards} shards");
     }
-    assert!(disk.bytes == before, "nothing was written");
+    assert!(disk.media() == before, "nothing was written");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn one_copy_that_says_another_release_is_no_word_of_the_whole_log() {
 fn no_log_is_to_be_made_where_a_damaged_head_hides_one() {
     let mut disk = written();
     for at in [64 << 10, 1 << 20] {
-        disk.bytes[at + 100] ^= 1;
+        disk.media_mut()[at + 100] ^= 1;
     }
     let error = find(&mut disk, ShareId { index: 1, count: 3 }).unwrap_err();
     assert!(matches!(error, OpenError::NoQuorum { .. }), "{error}");
@@ -150,11 +150,11 @@ fn what_an_interrupted_format_leaves_of_an_older_log_is_never_opened() {
     for shards in [1, 2] {
         let mut writes = 0;
         loop {
-            let mut disk = TestDisk::with(before.bytes.clone(), 3);
-            disk.fail_after = Some(writes);
-            disk.in_order = true;
+            let mut disk = TestDisk::with(before.image(), 3);
+            disk.fail_after(Some(writes));
+            disk.in_order();
             let is_made = format_shares(&mut disk, &options, shards).is_ok();
-            let mut disk = TestDisk::with(disk.bytes, 4);
+            let mut disk = TestDisk::with(disk.image(), 4);
             let (mut opened, mut last) = (0, None);
             for index in 0..shards {
                 match find(&mut disk, ShareId { index, count: shards }) {
@@ -188,7 +188,7 @@ fn a_disk_that_is_no_whole_number_of_shares_keeps_nothing_of_an_older_log_at_its
     let mut disk = TestDisk::with(vec![0; odd], 5);
     for (copy, offset) in (0u16..).zip(copy_offsets(odd as u64)) {
         let at = usize::try_from(offset).unwrap();
-        let block = &mut disk.bytes[at..at + BLOCK_BYTES];
+        let block = &mut disk.media_mut()[at..at + BLOCK_BYTES];
         block[..8].copy_from_slice(b"BUSLANE\x01");
         block[24..26].copy_from_slice(&copy.to_le_bytes());
     }
@@ -197,10 +197,10 @@ fn a_disk_that_is_no_whole_number_of_shares_keeps_nothing_of_an_older_log_at_its
     format_shares(&mut disk, &options, 1).unwrap();
     let (start, bytes) = find(&mut disk, ShareId::WHOLE).unwrap();
     assert_eq!((start, bytes), (0, 16 * MIB as u64), "whole multiples of 2 MiB");
-    assert!(disk.bytes[16 * MIB..].iter().all(|&byte| byte == 0), "nothing is left of it");
+    assert!(disk.media()[16 * MIB..].iter().all(|&byte| byte == 0), "nothing is left of it");
     assert!(bytes >= AREA_OFFSET + END_BYTES);
     // A disk that grows keeps its log, all four copies of the superblock included.
-    let mut grown = disk.bytes.clone();
+    let mut grown = disk.image();
     grown.resize(odd + 8 * MIB, 0);
     let mut disk = TestDisk::with(grown, 6);
     assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 16 * MIB as u64));

@@ -81,7 +81,7 @@ fn writes_come_out_in_their_order_whatever_order_the_disk_answers_in() {
 fn nothing_behind_a_failed_write_comes_out_and_nothing_more_is_submitted() {
     for seed in 0..50 {
         let (mut queue, mut disk) = submitted(6, seed);
-        disk.fail_after = Some(seed % 7);
+        disk.fail_after(Some(seed % 7));
         let mut order = Vec::new();
         let mut failed = None;
         while let Some(completion) = poll(&mut disk) {

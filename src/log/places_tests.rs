@@ -90,7 +90,7 @@ fn a_place_is_found_by_sequence_and_by_time_though_the_clock_was_set_back() {
     writer.settle();
     assert!(writer.log.segments.counts().0 > 10 && times[2].len() > 3);
     check(&writer, &times);
-    let writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), 6));
+    let writer = Writer::open(TestDisk::with(writer.disk.image(), 6));
     check(&writer, &times);
 }
 
@@ -100,7 +100,7 @@ fn a_place_is_found_by_sequence_and_by_time_though_the_clock_was_set_back() {
 fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_opened_anew() {
     let again = |mut writer: Writer| {
         writer.settle();
-        Writer::open(TestDisk::with(writer.disk.bytes.clone(), 8))
+        Writer::open(TestDisk::with(writer.disk.image(), 8))
     };
     let mut writer = Writer::open(formatted(24, 7));
     writer.log.create_stream(writer.disk.memory_mut(), "second", 1).unwrap();
@@ -149,7 +149,7 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     finish(&mut writer);
     assert_eq!(blocks_left(&writer), 1);
     writer.settle();
-    let mut rotten = writer.disk.bytes.clone();
+    let mut rotten = writer.disk.image();
     rotten[usize::try_from(last).unwrap() + 200] ^= 1;
     let error = Log::open(&mut TestDisk::with(rotten, 1), &super::tests::OPTIONS, &mut |_| {});
     let error = error.map(|_| ()).expect_err("it was acknowledged, and the log rested");
@@ -161,7 +161,7 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     writer.append(b"in the next segment").unwrap();
     writer.settle();
     let appended = writer.appended.len() as u64;
-    let mut disk = TestDisk::with(writer.disk.bytes.clone(), 2);
+    let mut disk = TestDisk::with(writer.disk.image(), 2);
     let report = super::verify::verify(&mut disk, &mut |_, _| {}).unwrap();
     assert_eq!(report.findings, []);
     let writer = Writer::open(disk);

@@ -1,7 +1,8 @@
 //! A disk for tests: it remembers every write, completes in any order, tears writes by block at a crash,
 //! fails on demand, and lets bits be flipped.
 
-use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
+use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
+use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::Log;
@@ -11,17 +12,20 @@ use crate::random::Random;
 /// Ring of the logs in tests.
 pub(super) const RING: usize = 2 << 20;
 
+/// Operations in flight at most.
+const OPERATIONS_MAX: usize = 72;
+
 /// The disk.
-pub(super) struct TestDisk {
-    info: DiskInfo,
-    pub(super) bytes: Vec<u8>,
-    memory: Memory,
-    queue: Vec<Io>,
+pub(super) type TestDisk = Queue<Media>;
+
+/// What it holds, and what is on its way there.
+pub(super) struct Media {
+    bytes: Vec<u8>,
+    waiting: Vec<(usize, Io)>,
     random: Random,
     /// Writes that fail from now on, counted down; `None` never.
-    pub(super) fail_after: Option<u64>,
-    /// Complete in submission order.
-    pub(super) in_order: bool,
+    fail_after: Option<u64>,
+    in_order: bool,
 }
 
 impl TestDisk {
@@ -38,7 +42,8 @@ impl TestDisk {
         };
         let memory = Memory::allocate(Log::memory_bytes(RING)).unwrap();
         let random = Random::new(seed);
-        Self { info, bytes, memory, queue: Vec::new(), random, fail_after: None, in_order: false }
+        let media = Media { bytes, waiting: Vec::new(), random, fail_after: None, in_order: false };
+        Self::over(media, info, memory, OPERATIONS_MAX)
     }
 
     /// A disk that nobody has written to.
@@ -47,23 +52,48 @@ impl TestDisk {
         Self::with(blocks.flat_map(fake::never_written).collect(), seed)
     }
 
+    /// What is on the media.
+    pub(super) fn media(&self) -> &[u8] {
+        &self.backend().bytes
+    }
+
+    /// The same, to damage it.
+    pub(super) fn media_mut(&mut self) -> &mut [u8] {
+        &mut self.backend_mut().bytes
+    }
+
+    /// The same, for another disk.
+    pub(super) fn image(&self) -> Vec<u8> {
+        self.backend().bytes.clone()
+    }
+
+    /// Completes in submission order from now on.
+    pub(super) fn in_order(&mut self) {
+        self.backend_mut().in_order = true;
+    }
+
+    /// After so many writes more, each fails; `None`: none.
+    pub(super) fn fail_after(&mut self, writes: Option<u64>) {
+        self.backend_mut().fail_after = writes;
+    }
+
     /// Writes that are on their way.
     pub(super) fn pending_writes(&self) -> Vec<Io> {
-        let writes = self.queue.iter().filter(|io| io.operation == Operation::Write);
-        writes.copied().collect()
+        let waiting = self.backend().waiting.iter().map(|(_, io)| *io);
+        waiting.filter(|io| io.operation == Operation::Write).collect()
     }
 
     /// What is on the media when the power goes now and just these blocks of the writes in flight made it:
     /// bit `n` of `kept` is the n-th block, over all of them.
     pub(super) fn crash_image(&self, kept: u64) -> Vec<u8> {
-        let mut image = self.bytes.clone();
+        let mut image = self.image();
         let mut number = 0;
         for io in self.pending_writes() {
             for block in 0..io.bytes / BLOCK_BYTES {
                 if kept >> (number % 64) & 1 == 1 {
                     let at = usize::try_from(io.disk_offset).unwrap() + block * BLOCK_BYTES;
                     let from = io.memory_offset + block * BLOCK_BYTES;
-                    let bytes = self.memory.bytes(from..from + BLOCK_BYTES);
+                    let bytes = self.memory().bytes(from..from + BLOCK_BYTES);
                     image[at..at + BLOCK_BYTES].copy_from_slice(bytes);
                 }
                 number += 1;
@@ -78,60 +108,36 @@ impl TestDisk {
     }
 }
 
-impl Disk for TestDisk {
-    fn info(&self) -> &DiskInfo {
-        &self.info
+impl Media {
+    fn carry_out(&mut self, io: &Io, memory: &mut Memory) -> Result<(), DiskFault> {
+        let start = usize::try_from(io.disk_offset).unwrap();
+        let bytes = &mut self.bytes[start..start + io.bytes];
+        match (io.operation, &mut self.fail_after) {
+            (Operation::Read, _) => memory.bytes_mut(io.memory()).copy_from_slice(bytes),
+            (Operation::Write, Some(0)) => return Err(DiskFault::Errno(5)),
+            (Operation::Write, left) => {
+                *left = left.map(|left| left - 1);
+                bytes.copy_from_slice(memory.bytes(io.memory()));
+            }
+        }
+        Ok(())
     }
+}
 
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        fake::judge(&io, &self.info, &self.queue);
-        io.pin(&mut self.memory);
-        self.queue.push(io);
+impl Backend for Media {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        self.waiting.push((start.slot(), *start.io()));
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        if self.queue.is_empty() || done.is_empty() {
-            return 0;
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        if self.waiting.is_empty() || reaped.room() == 0 {
+            return;
         }
-        let index = if self.in_order {
-            0
-        } else {
-            usize::try_from(self.random.below(self.queue.len() as u64)).unwrap()
-        };
-        let io = self.queue.remove(index);
-        self.memory.unpin(&io.memory());
-        let start = usize::try_from(io.disk_offset).unwrap();
-        let mut result = Ok(());
-        match io.operation {
-            Operation::Read => {
-                let bytes = self.bytes[start..start + io.bytes].to_vec();
-                self.memory.bytes_mut(io.memory()).copy_from_slice(&bytes);
-            }
-            Operation::Write => match &mut self.fail_after {
-                Some(0) => result = Err(DiskFault::Errno(5)),
-                left => {
-                    if let Some(left) = left {
-                        *left -= 1;
-                    }
-                    let bytes = self.memory.bytes(io.memory());
-                    self.bytes[start..start + io.bytes].copy_from_slice(bytes);
-                }
-            },
-        }
-        done[0] = Completion { io, result };
-        1
+        let index = if self.in_order { 0 } else { self.random.index(self.waiting.len()) };
+        let (slot, _) = self.waiting.remove(index);
+        reaped.end(slot, |io, memory| self.carry_out(io, memory));
     }
 
-    fn in_flight(&self) -> usize {
-        self.queue.len()
-    }
+    fn close(&mut self, _: &mut Memory, _: usize) {}
 }

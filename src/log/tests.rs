@@ -148,11 +148,11 @@ fn what_was_written_is_there_after_a_stop_and_after_a_kill() {
     }
     writer.settle();
     assert_eq!(writer.acknowledged(), 500);
-    let killed = writer.disk.bytes.clone();
+    let killed = writer.disk.image();
     assert_eq!(contents(killed.clone()).unwrap().len(), 500);
     let Writer { mut disk, log, .. } = writer;
     log.close(&mut disk).unwrap();
-    let stopped = disk.bytes.clone();
+    let stopped = disk.image();
     for image in [killed, stopped] {
         let mut writer = Writer::open(TestDisk::with(image, 2));
         let facts = writer.log.stream(StreamId(1)).unwrap();
@@ -214,19 +214,19 @@ fn every_crash_image_holds_all_that_was_acknowledged_and_nothing_invented() {
 fn reopen_with_crashes(image: &[u8], expected: &[Vec<u8>]) {
     let killed_after = |image: &[u8], writes| {
         let mut disk = TestDisk::with(image.to_vec(), 3);
-        disk.in_order = true;
-        disk.fail_after = Some(writes);
+        disk.in_order();
+        disk.fail_after(Some(writes));
         let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
-        let found = contents(disk.bytes.clone()).unwrap();
+        let found = contents(disk.image()).unwrap();
         assert_eq!(found, expected, "{opened:?} after {writes} writes");
-        disk.bytes
+        disk.image()
     };
     for first in [0, 1, 2, 3, 5, 7, 9] {
         let once = killed_after(image, first);
         for second in [1, 4, 8] {
             let mut disk = TestDisk::with(killed_after(&once, second), 3);
             Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
-            assert_eq!(contents(disk.bytes).unwrap(), expected);
+            assert_eq!(contents(disk.image()).unwrap(), expected);
         }
     }
 }
@@ -246,7 +246,7 @@ fn a_thousand_flipped_bits_are_all_found() {
         }
     }
     writer.settle();
-    let image = writer.disk.bytes.clone();
+    let image = writer.disk.image();
     let written = written_ranges(&writer);
     let total: u64 = written.iter().map(|(from, to)| to - from).sum();
     let mut random = Random::new(11);
@@ -262,7 +262,7 @@ fn a_thousand_flipped_bits_are_all_found() {
         });
         let at = usize::try_from(range.unwrap().0 + at).unwrap();
         let bit = 1 << random.below(8);
-        disk.bytes[at] ^= bit;
+        disk.media_mut()[at] ^= bit;
         let report = verify(&mut disk, &mut |_, _| {}).unwrap();
         // The newest two closing indexes may be torn by the kill that left this image.
         let Some(finding) = report.findings.first() else {
@@ -276,7 +276,7 @@ fn a_thousand_flipped_bits_are_all_found() {
             assert!(report.is_damaged(), "verify finds nothing where opening says: {damaged}");
             halts += 1;
         }
-        disk.bytes[at] ^= bit;
+        disk.media_mut()[at] ^= bit;
     }
     assert_eq!(verify(&mut disk, &mut |_, _| {}).unwrap().findings, [], "and back");
     assert!(halts > 10, "openings that found damage: {halts}");
@@ -286,7 +286,7 @@ fn a_thousand_flipped_bits_are_all_found() {
 fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     let (block, geometry) = (BLOCK_BYTES as u64, writer.log.segments.geometry());
     let mut ranges = vec![(0, block)];
-    for copy in superblock::copy_offsets(writer.disk.bytes.len() as u64) {
+    for copy in superblock::copy_offsets(writer.disk.media().len() as u64) {
         ranges.push((copy, copy + block));
     }
     for live in writer.log.segments.iter() {
@@ -323,16 +323,16 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
     let log_off = writer.log.locate(StreamId(1), 1).0;
     let at = usize::try_from(writer.log.disk_offset(log_off)).unwrap();
     // The first message has a batch of its own, and so have the others.
-    let mut image = writer.disk.bytes.clone();
+    let mut image = writer.disk.image();
     image[at + 5 * BLOCK_BYTES + 200] ^= 1;
     let before = image.clone();
     let mut disk = TestDisk::with(image, 7);
     let error = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap_err();
     let OpenError::Damaged(damaged) = &error else { panic!("{error}") };
     assert_eq!(damaged.streams, [("orders".to_owned(), 6, Some(6))], "{error}");
-    assert!(disk.bytes == before, "nothing was changed");
+    assert!(disk.media() == before, "nothing was changed");
     // The same in the tail nobody was told of: cut.
-    let mut writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), 8));
+    let mut writer = Writer::open(TestDisk::with(writer.disk.image(), 8));
     writer.next_seq = 21;
     writer.append(b"never acknowledged").unwrap();
     writer.submit();
@@ -380,15 +380,15 @@ fn a_full_log_refuses_and_can_still_be_opened_and_read() {
     writer.settle();
     assert_eq!(writer.acknowledged(), count);
     for _ in 0..4 {
-        let disk = TestDisk::with(writer.disk.bytes.clone(), 9);
+        let disk = TestDisk::with(writer.disk.image(), 9);
         writer = Writer::open(disk);
-        assert_eq!(contents(writer.disk.bytes.clone()).unwrap().len(), count);
+        assert_eq!(contents(writer.disk.image()).unwrap().len(), count);
     }
 }
 
 #[test]
 fn restarts_of_an_idle_log_do_not_eat_the_disk() {
-    let mut image = formatted(12, 8).bytes;
+    let mut image = formatted(12, 8).image();
     let mut epochs = Vec::new();
     for round in 0..300 {
         let mut disk = TestDisk::with(image, round);
@@ -398,7 +398,7 @@ fn restarts_of_an_idle_log_do_not_eat_the_disk() {
         if round % 3 == 0 {
             log.close(&mut disk).unwrap();
         }
-        image = disk.bytes;
+        image = disk.image();
     }
     assert!(epochs.windows(2).all(|pair| pair[1] > pair[0]), "each reign has a higher epoch");
 }
@@ -409,13 +409,13 @@ fn a_failed_write_latches() {
     writer.append(b"safe").unwrap();
     writer.settle();
     let safe = writer.acknowledged();
-    writer.disk.fail_after = Some(0);
+    writer.disk.fail_after(Some(0));
     for _ in 0..3 {
         writer.append(b"lost").unwrap();
         writer.submit();
         writer.poll();
     }
-    writer.disk.fail_after = None;
+    writer.disk.fail_after(None);
     for _ in 0..10 {
         writer.submit();
         writer.poll();
@@ -441,7 +441,7 @@ fn a_disk_that_holds_something_is_not_formatted() {
             error.to_string().contains(what) && error.to_string().contains("--force"),
             "{error}"
         );
-        assert!(disk.bytes == image, "nothing was changed");
+        assert!(disk.media() == image, "nothing was changed");
         let force = FormatOptions { force: true, ..options };
         format(&mut disk, &force).unwrap();
         assert!(occupant(&mut disk).unwrap().unwrap().contains("a log of Buslane"));
@@ -462,10 +462,10 @@ fn old_contents_and_forged_batches_are_never_taken_for_batches() {
         while writer.poll() {}
     }
     writer.settle();
-    let old = writer.disk.bytes.clone();
+    let old = writer.disk.image();
     let mut disk = TestDisk::with(old.clone(), 1);
     format(&mut disk, &FormatOptions { segment_bytes: MIB as u64, force: true }).unwrap();
-    assert_eq!(contents(disk.bytes.clone()).unwrap().len(), 0);
+    assert_eq!(contents(disk.image()).unwrap().len(), 0);
     // A payload that is a whole batch of this very log, where the next batch may begin.
     let mut writer = Writer::open(TestDisk::with(old, 2));
     writer.next_seq = 301;
@@ -473,10 +473,10 @@ fn old_contents_and_forged_batches_are_never_taken_for_batches() {
         usize::try_from(writer.log.disk_offset(writer.log.locate(StreamId(1), 1).0)).unwrap();
     let mut forged = vec![0; 2 * BLOCK_BYTES - 128 - 48];
     let room = forged.len();
-    forged[room - BLOCK_BYTES..].copy_from_slice(&writer.disk.bytes[start..start + BLOCK_BYTES]);
+    forged[room - BLOCK_BYTES..].copy_from_slice(&writer.disk.media()[start..start + BLOCK_BYTES]);
     writer.append(&forged).unwrap();
     writer.settle();
-    assert_eq!(contents(writer.disk.bytes.clone()).unwrap().len(), 301);
+    assert_eq!(contents(writer.disk.image()).unwrap().len(), 301);
 }
 
 #[test]
@@ -512,7 +512,7 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     }
     writer.settle();
     assert!(writer.log.producer(ProducerId(1)).is_some(), "it has published");
-    let image = writer.disk.bytes.clone();
+    let image = writer.disk.image();
     let writer = Writer::open(TestDisk::with(image, 3));
     assert_eq!(writer.log.streams().count(), STREAMS_MAX, "the catalog survives");
     assert_eq!(writer.log.producer(ProducerId(1)).unwrap().last_seq, 1);

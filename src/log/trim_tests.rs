@@ -70,12 +70,12 @@ fn what_is_trimmed_makes_room_for_ever() {
         if n % 5_000 == 4_999 {
             writer.settle();
             let next_seq = writer.next_seq;
-            writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), n));
+            writer = Writer::open(TestDisk::with(writer.disk.image(), n));
             writer.next_seq = next_seq;
         }
     }
     writer.settle();
-    let (first, payloads) = kept(writer.disk.bytes.clone()).unwrap();
+    let (first, payloads) = kept(writer.disk.image()).unwrap();
     assert_eq!((first, payloads.len()), (19_959, 42));
     let report = verify(&mut writer.disk, &mut |_, _| {}).unwrap();
     assert_eq!(report.findings, [], "a sound log verifies clean");
@@ -93,7 +93,7 @@ fn a_full_log_that_is_trimmed_takes_messages_again() {
         assert!(writer.log.is_full(), "round {round}");
         if round % 2 == 1 {
             let next_seq = writer.next_seq;
-            writer = Writer::open(TestDisk::with(writer.disk.bytes.clone(), 3));
+            writer = Writer::open(TestDisk::with(writer.disk.image(), 3));
             writer.next_seq = next_seq;
             assert!(writer.log.is_full(), "opening it changes nothing");
         }
@@ -198,18 +198,18 @@ fn reopen_with_crashes(image: &[u8]) {
     let expected = kept(image.to_vec()).unwrap();
     let killed_after = |image: &[u8], writes| {
         let mut disk = TestDisk::with(image.to_vec(), 3);
-        disk.in_order = true;
-        disk.fail_after = Some(writes);
+        disk.in_order();
+        disk.fail_after(Some(writes));
         let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
-        assert_eq!(kept(disk.bytes.clone()).unwrap(), expected, "{opened:?} after {writes} writes");
-        disk.bytes
+        assert_eq!(kept(disk.image()).unwrap(), expected, "{opened:?} after {writes} writes");
+        disk.image()
     };
     for first in [0, 1, 3, 5, 6, 7, 9, 12] {
         let once = killed_after(image, first);
         for second in [2, 6, 9] {
             let mut disk = TestDisk::with(killed_after(&once, second), 3);
             Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
-            assert_eq!(kept(disk.bytes).unwrap(), expected);
+            assert_eq!(kept(disk.image()).unwrap(), expected);
         }
     }
 }
@@ -223,7 +223,7 @@ fn a_beginning_that_was_not_trimmed_and_is_gone_is_damage() {
     writer.settle();
     let live: Vec<Live> = writer.log.segments.iter().copied().collect();
     assert!(live.len() > 3);
-    let mut image = writer.disk.bytes.clone();
+    let mut image = writer.disk.image();
     for live in &live[..2] {
         let start = writer.log.segments.geometry().segment(live.phys);
         for offset in [start, start + writer.log.segments.geometry().copy_offset()] {
@@ -285,7 +285,7 @@ impl Deeds {
         } else {
             let Writer { log, mut disk, .. } = self.take();
             log.close(&mut disk).unwrap();
-            disk.bytes
+            disk.image()
         };
         self.writer = Writer::open(TestDisk::with(image, next_seq));
         self.writer.next_seq = next_seq;

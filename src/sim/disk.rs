@@ -12,7 +12,8 @@ use std::rc::Rc;
 
 use super::trace::Trace;
 use crate::clock::{Clock, ManualClock};
-use crate::disk::{Completion, Disk, DiskFault, DiskInfo, Io, Operation, fake};
+use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
+use crate::disk::{DiskFault, DiskInfo, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchKind;
@@ -88,6 +89,7 @@ enum Fate {
 
 #[derive(Debug)]
 struct Flying {
+    slot: usize,
     io: Io,
     /// What a write carries, as it was when it was submitted.
     bytes: Vec<u8>,
@@ -322,8 +324,9 @@ impl Device {
         }
     }
 
-    fn submit(&mut self, io: Io, memory: &Memory) {
+    fn start(&mut self, start: &Start<'_>) {
         self.land_late();
+        let (slot, io) = (start.slot(), *start.io());
         let random = &mut self.random;
         let faults = self.faults;
         let now_ns = self.clock.now_ns();
@@ -338,7 +341,7 @@ impl Device {
                 } else {
                     Fate::Fine
                 };
-                (memory.bytes(io.memory()).to_vec(), fate)
+                (start.bytes().to_vec(), fate)
             }
             Operation::Read => {
                 let fate = if random.one_of_thousand(faults.read_error) {
@@ -361,7 +364,7 @@ impl Device {
         let due_ns = now_ns + takes_ns;
         let too_late = self.sick;
         let vouches_ns = self.rested_ns;
-        self.flying.push(Flying { io, bytes, vouches_ns, due_ns, fate, too_late, number });
+        self.flying.push(Flying { slot, io, bytes, vouches_ns, due_ns, fate, too_late, number });
     }
 
     /// A log submits all it has before it looks for what is done: where nothing is in flight then, nothing waits.
@@ -489,12 +492,13 @@ impl Device {
     }
 }
 
+/// A disk on a [`Device`], as a process opens it.
+pub(super) type SimDisk = Queue<Attachment>;
+
 /// A process's view of a [`Device`].
 #[derive(Debug)]
-pub(super) struct SimDisk {
+pub(super) struct Attachment {
     device: Rc<RefCell<Device>>,
-    info: DiskInfo,
-    memory: Memory,
 }
 
 impl SimDisk {
@@ -506,55 +510,32 @@ impl SimDisk {
     pub(super) fn open(device: &Rc<RefCell<Device>>, memory_bytes: usize) -> std::io::Result<Self> {
         device.borrow_mut().at_once = true;
         let info = device.borrow().info.clone();
-        let memory = Memory::allocate(memory_bytes)?;
-        Ok(Self { device: Rc::clone(device), info, memory })
+        let queue_depth = info.queue_depth;
+        let attachment = Attachment { device: Rc::clone(device) };
+        Ok(Self::over(attachment, info, Memory::allocate(memory_bytes)?, queue_depth))
     }
 
     /// From now on operations take their time.
     pub(super) fn take_time(&mut self) {
-        self.device.borrow_mut().at_once = false;
+        self.backend_mut().device.borrow_mut().at_once = false;
     }
 }
 
-impl Disk for SimDisk {
-    fn info(&self) -> &DiskInfo {
-        &self.info
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
-        if self.in_flight() == self.info.queue_depth {
-            return Err(io);
-        }
-        let mut device = self.device.borrow_mut();
-        fake::judge(&io, &self.info, device.flying.iter().map(|flying| &flying.io));
-        device.submit(io, &self.memory);
-        io.pin(&mut self.memory);
+impl Backend for Attachment {
+    fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
+        self.device.borrow_mut().start(start);
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut [Completion]) -> usize {
-        let mut count = 0;
-        self.device.borrow_mut().note_rest();
-        while count < done.len() {
-            let mut device = self.device.borrow_mut();
+    fn reap(&mut self, reaped: &mut Reaped<'_>) {
+        let mut device = self.device.borrow_mut();
+        device.note_rest();
+        while reaped.room() > 0 {
             let Some(flying) = device.take_done() else { break };
-            self.memory.unpin(&flying.io.memory());
-            let result = device.finish(&flying, &mut self.memory);
-            done[count] = Completion { io: flying.io, result };
-            count += 1;
+            reaped.end(flying.slot, |_, memory| device.finish(&flying, memory));
         }
-        count
     }
 
-    fn in_flight(&self) -> usize {
-        self.device.borrow().flying.len()
-    }
+    /// What is in flight is the device's: [`Device::crash`] says what becomes of it.
+    fn close(&mut self, _: &mut Memory, _: usize) {}
 }
