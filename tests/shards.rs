@@ -267,6 +267,28 @@ fn a_log_for_another_number_of_shards_is_not_served() {
 }
 
 #[test]
+fn a_copy_that_has_no_room_for_every_share_says_how_much_it_needs() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (log, to) = (dir.path().join("log"), dir.path().join("copy"));
+    let (log, to) = (log.to_str().unwrap(), to.to_str().unwrap());
+    let mut format = Command::new(BUSLANE);
+    format.args(["log", "format", "--shards", "2", log]);
+    format.args(["--set", "disk.size=64MiB", "--set", "disk.segment=4MiB"]);
+    assert!(format.status().unwrap().success());
+    let copy = |size: &str| {
+        Command::new(BUSLANE).args(["log", "copy", log, to, "--size", size]).output().unwrap()
+    };
+    // Two shares of five segments, and of the superblocks: whole multiples of 2 MiB.
+    let needed = (2 * (5 * 4 + 4)) << 20;
+    for size in ["1MiB", "3MiB", "47MiB"] {
+        refused(&copy(size), &[&format!("needs at least {needed}")]);
+        assert!(!Path::new(to).exists(), "nothing is left of it");
+    }
+    let output = copy("48MiB");
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
 fn a_flipped_bit_is_found_in_its_share_and_the_shard_is_named() {
     let mut appliance = Appliance::start(&TWO);
     appliance.run(&["stream", "create", "safe", "--shard", "0"]);
