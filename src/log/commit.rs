@@ -44,7 +44,7 @@ impl Log {
             match written {
                 Written::Batch(batch) => self.advance(&batch, now_ns),
                 Written::Auxiliary | Written::Wipe { frees: None } => {}
-                Written::Wipe { frees: Some(phys) } => self.free_place(phys),
+                Written::Wipe { frees: Some(place) } => self.free_place(place),
             }
         }
         Ok(())

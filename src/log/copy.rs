@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use super::create::{clear_layout, disk_bytes_min, write_banner};
 use super::recovery::{Found, OpenError, read_log, read_segments, read_superblock, take_stale};
 use super::scan;
-use super::segment::{Base, End, Geometry, SegmentHeader};
+use super::segment::{Base, End, Geometry, Place, SegmentHeader};
 use super::superblock::{AREA_OFFSET, END_BYTES, ShareId, Superblock};
 use super::verify::without_replaced;
 use crate::disk::{Disk, DiskFault};
@@ -141,7 +141,7 @@ pub fn copy<S: Disk, T: Disk>(
     let target_name = target.info().name.clone();
     let failed = |fault| CopyError::Write { name: target_name.clone(), fault };
     clear_layout(target, &geometry).map_err(failed)?;
-    let places = (0..segments).rev().collect();
+    let places = geometry.places().rev().collect();
     let mut copier = Copier {
         superblock,
         geometry,
@@ -203,7 +203,7 @@ struct Copier<'a, S, T> {
     /// The first segment that the source had in this round.
     source_begin: u64,
     /// Places of the copy that nothing stands in, the lowest last.
-    places: Vec<u64>,
+    places: Vec<Place>,
     bytes: u64,
     progress: &'a mut dyn FnMut(u64) -> bool,
     source: &'a mut S,

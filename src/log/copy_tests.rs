@@ -244,9 +244,9 @@ fn a_damaged_log_is_not_copied_and_the_damage_is_named() {
     writer.settle();
     let image = writer.disk.image();
     let geometry = *writer.log.segments.geometry();
-    for phys in 0..3 {
+    for place in geometry.places().take(3) {
         let mut bytes = image.clone();
-        let at = usize::try_from(geometry.segment(phys)).unwrap() + 20 * BLOCK_BYTES;
+        let at = usize::try_from(geometry.segment(place)).unwrap() + 20 * BLOCK_BYTES;
         bytes[at..at + BLOCK_BYTES].fill(0xff);
         let mut target = empty(9);
         let error = copy_to(&mut TestDisk::with(bytes, 1), &mut target).unwrap_err();

@@ -171,8 +171,8 @@ fn write_layout<D: Disk>(
 pub(super) fn clear_layout<D: Disk>(disk: &mut D, geometry: &Geometry) -> Result<(), DiskFault> {
     let end = disk.info().bytes;
     disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
-    for phys in 0..geometry.segments {
-        let segment = geometry.segment(phys);
+    for place in geometry.places() {
+        let segment = geometry.segment(place);
         write(disk, segment, BLOCK_BYTES)?;
         write(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
     }

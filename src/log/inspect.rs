@@ -148,7 +148,7 @@ pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Res
         let header = &found.header;
         let start = End { off: BLOCK_BYTES as u64, base: header.base() };
         let geometry = super::segment::Geometry::of(&read.superblock);
-        let segment = geometry.segment(header.phys_index.get());
+        let segment = geometry.segment(header.place());
         let walked = walk(disk, &read.superblock, header, start, &mut |batch| {
             if !go_on {
                 return;

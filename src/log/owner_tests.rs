@@ -3,7 +3,7 @@
 use super::catalog::Catalog;
 use super::prefix::DurablePrefix;
 use super::queue::{Cargo, SealedBatch, Span, WriteQueue, Written};
-use super::segment::Base;
+use super::segment::{Base, Place};
 use super::testdisk::TestDisk;
 use super::*;
 use crate::disk::{Completion, Disk, Io, Operation};
@@ -34,7 +34,7 @@ fn submitted(count: u64, seed: u64) -> (WriteQueue, TestDisk) {
         queue.push(span, cargo);
         if batch_seq == 2 {
             let span = Span { disk_offset: 100 * BLOCK, memory_offset: 0, bytes: BLOCK_BYTES };
-            queue.push(span, Cargo::Wipe { frees: Some(9) });
+            queue.push(span, Cargo::Wipe { frees: Some(Place::new(9)) });
         }
     }
     while !queue.is_submitted() {
@@ -55,7 +55,7 @@ fn taken(queue: &mut WriteQueue) -> Vec<u64> {
         Written::Batch(batch) => batch.batch().batch_seq,
         Written::Auxiliary => unreachable!("none was pushed"),
         Written::Wipe { frees } => {
-            assert_eq!(frees, Some(9));
+            assert_eq!(frees, Some(Place::new(9)));
             0
         }
     };

@@ -143,7 +143,7 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
         writer.append(b"a block").unwrap();
         finish(&mut writer);
     }
-    let last = writer.log.segments.geometry().segment(writer.log.segments.current().phys)
+    let last = writer.log.segments.geometry().segment(writer.log.segments.current().place)
         + writer.log.off();
     writer.append(b"the last before the roll").unwrap();
     finish(&mut writer);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::LogFault;
+use super::segment::Place;
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::limits::{BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
 use crate::memory::resident;
@@ -36,7 +37,7 @@ pub(super) enum Cargo {
     /// A segment's header or closing index, from the auxiliary buffer.
     Auxiliary,
     /// Zeros over a header of a trimmed segment; behind the last of them its place is free.
-    Wipe { frees: Option<u64> },
+    Wipe { frees: Option<Place> },
 }
 
 /// From where in memory to where on the disk.
@@ -89,7 +90,7 @@ pub(super) enum Written {
     /// Of a segment's header or closing index.
     Auxiliary,
     /// Of zeros; a place is free where it says.
-    Wipe { frees: Option<u64> },
+    Wipe { frees: Option<Place> },
 }
 
 /// The queue.

@@ -14,7 +14,7 @@ mod witness;
 use super::catalog::Catalog;
 use super::scan::{self, Stop, walk};
 use super::segment::{
-    End, Geometry, INDEX_BYTES, IndexEntry, SegmentHeader, read_closing, write_closing,
+    End, Geometry, INDEX_BYTES, IndexEntry, Place, SegmentHeader, read_closing, write_closing,
 };
 use super::segments::{Live, Recovered};
 use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
@@ -139,15 +139,15 @@ pub(super) fn read_segments<D: Disk>(
 ) -> Result<Vec<Found>, DiskFault> {
     let geometry = Geometry::of(superblock);
     let mut found = Vec::new();
-    for phys in 0..geometry.segments {
-        let segment = geometry.segment(phys);
+    for place in geometry.places() {
+        let segment = geometry.segment(place);
         scan::read(disk, segment, BLOCK_BYTES)?;
         let mut header =
-            SegmentHeader::check(disk.memory().bytes(0..BLOCK_BYTES), superblock, phys);
+            SegmentHeader::check(disk.memory().bytes(0..BLOCK_BYTES), superblock, place);
         scan::read(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
         let bytes = disk.memory().bytes(0..INDEX_BYTES + BLOCK_BYTES);
         if header.is_none() {
-            header = SegmentHeader::check(&bytes[INDEX_BYTES..], superblock, phys);
+            header = SegmentHeader::check(&bytes[INDEX_BYTES..], superblock, place);
         }
         let Some(header) = header else { continue };
         let closing = read_closing(bytes, &header).map(|(end, index)| (end, index.to_vec()));
@@ -317,8 +317,8 @@ impl Log {
             let (end, entries) = found.closing.as_ref().expect("the chain was checked");
             recovered.push(Live::new(&found.header, &superblock, Some(*end)), entries);
         }
-        let is_used = |phys: u64| recovered.live.iter().any(|live| live.phys == phys);
-        let wiped: Vec<u64> = read.gone().map(|header| header.phys_index.get()).collect();
+        let is_used = |place: Place| recovered.live.iter().any(|live| live.place == place);
+        let wiped: Vec<Place> = read.gone().map(|header| header.place()).collect();
         recovered.free = read.begun.order(segments, is_used, &wiped);
         recovered.known_seg_no = read.begun.seg_no;
         read.recovery.segments = recovered.live.len();
@@ -350,17 +350,17 @@ impl Log {
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
         superblock.closed_end = self.prefix.batch_seq().into();
         let place = self.segments.next_place();
-        if let Some(phys) = place {
-            superblock.begun_place = (phys + 1).into();
+        if let Some(place) = place {
+            superblock.begun_place = (place.get() + 1).into();
             superblock.begun_seg_no = self.segments.first_seg_no().into();
         }
         superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
         self.superblock = superblock;
         for gone in read.gone() {
-            let phys = gone.phys_index.get();
+            let place = gone.place();
             let geometry = self.segments.geometry();
-            wipe(disk, geometry, phys)
-                .map_err(|fault| LogFault { disk_offset: geometry.segment(phys), fault })?;
+            wipe(disk, geometry, place)
+                .map_err(|fault| LogFault { disk_offset: geometry.segment(place), fault })?;
         }
         if place.is_none() {
             return Ok(());
@@ -392,7 +392,7 @@ fn look_at<D: Disk>(
         let closed_end = superblock.closed_end.get();
         let ends = [later_mark.unwrap_or(0), stop.lac_ahead, found.closed_at(), closed_end];
         let (next, last) = (stop.end.base.batch_seq + 1, ends.into_iter().fold(0, u64::max));
-        let disk_offset = Geometry::of(superblock).segment(header.phys_index.get()) + stop.end.off;
+        let disk_offset = Geometry::of(superblock).segment(header.place()) + stop.end.off;
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {
             name,
@@ -417,7 +417,7 @@ fn close_found<D: Disk>(
 ) -> Result<(), DiskFault> {
     use zerocopy::IntoBytes;
     let geometry = Geometry::of(superblock);
-    let segment = geometry.segment(header.phys_index.get());
+    let segment = geometry.segment(header.place());
     let bytes = INDEX_BYTES + BLOCK_BYTES;
     let memory = disk.memory_mut().bytes_mut(0..bytes);
     write_closing(&mut memory[..INDEX_BYTES], header, end, entries);
@@ -434,9 +434,13 @@ fn close_found<D: Disk>(
 
 /// Takes a dropped segment's header and its copy away, so that neither stands beside batches of the next
 /// segment in that place.
-pub(super) fn wipe<D: Disk>(disk: &mut D, geometry: &Geometry, phys: u64) -> Result<(), DiskFault> {
+pub(super) fn wipe<D: Disk>(
+    disk: &mut D,
+    geometry: &Geometry,
+    place: Place,
+) -> Result<(), DiskFault> {
     disk.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(0);
-    let segment = geometry.segment(phys);
+    let segment = geometry.segment(place);
     for disk_offset in [segment, segment + geometry.copy_offset()] {
         let (operation, bytes) = (Operation::Write, BLOCK_BYTES);
         run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })?;

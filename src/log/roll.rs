@@ -18,7 +18,7 @@ impl Log {
             self.prefix.note_next(batch_seq, id, next);
         }
         let (geometry, current) = (self.segments.geometry(), self.segments.current());
-        let disk_offset = geometry.segment(current.phys) + geometry.within(self.tail.at());
+        let disk_offset = geometry.segment(current.place) + geometry.within(self.tail.at());
         let (sealed, memory_offset, bytes) =
             self.tail.seal(memory, &current.key, kind, &self.prefix, unix_ns);
         self.queue.push(Span { disk_offset, memory_offset, bytes }, Cargo::Batch(sealed));
@@ -54,7 +54,7 @@ impl Log {
         let header = current.header(&self.superblock);
         write_closing(memory.bytes_mut(self.buffers.closing()), &header, &end, entries);
         let geometry = self.segments.geometry();
-        let disk_offset = geometry.segment(self.segments.current().phys) + geometry.index_offset();
+        let disk_offset = geometry.segment(self.segments.current().place) + geometry.index_offset();
         self.prefix.note_closing(end.base.batch_seq, disk_offset);
         self.write_closing_when_due();
     }
@@ -75,7 +75,7 @@ impl Log {
         let header = self.segments.begin(&self.superblock, (seg_no, salt), base, unix_ns);
         memory.bytes_mut(self.buffers.header()).copy_from_slice(header.as_bytes());
         let geometry = *self.segments.geometry();
-        let segment = geometry.segment(header.phys_index.get());
+        let segment = geometry.segment(header.place());
         self.queue_auxiliary(segment, self.buffers.header());
         self.queue_auxiliary(segment + geometry.copy_offset(), self.buffers.header());
         let (first, limit) = (BLOCK_BYTES as u64, geometry.data_end());

@@ -54,7 +54,7 @@ pub(super) fn walk<D: Disk>(
     visit: &mut dyn FnMut(&BatchView<'_>),
 ) -> Result<Stop, DiskFault> {
     let geometry = Geometry::of(superblock);
-    let segment = geometry.segment(header.phys_index.get());
+    let segment = geometry.segment(header.place());
     let key = header.key(superblock);
     let mut end = from;
     loop {
@@ -130,7 +130,7 @@ pub(super) fn for_each_block<D: Disk>(
     visit: &mut BlockVisit<'_>,
 ) -> Result<(), DiskFault> {
     let geometry = Geometry::of(superblock);
-    let segment = geometry.segment(header.phys_index.get());
+    let segment = geometry.segment(header.place());
     let key = header.key(superblock);
     let data_end = geometry.data_end();
     let limit = limit.min(data_end);

@@ -50,8 +50,8 @@ pub struct SegmentHeader {
     /// Random.
     pub salt: U64,
     salt_high: U64,
-    /// Which segment of the disk it is.
-    pub phys_index: U64,
+    /// Which place of the disk it is in.
+    phys_index: U64,
     /// Unix time.
     pub created_ns: U64,
     /// The segment before it in the log; 0 where there is none.
@@ -77,16 +77,59 @@ pub struct Base {
     pub chain: u64,
 }
 
+/// Which part of the disk, as large as a segment, from 0 on: where a segment stands. Unlike its number, it is used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u64);
+
+impl Place {
+    /// The part of this number.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The same as an index of what is kept by place.
+    #[must_use]
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).expect("a disk's segments")
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a segment is when it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    /// Its number.
+    pub seg_no: u64,
+    /// Where on the disk.
+    pub place: Place,
+    /// The epoch it is granted to.
+    pub epoch: u64,
+    /// What it goes on from.
+    pub base: Base,
+    /// The last batch of the newest segment before it that holds messages; 0 where there is none.
+    pub joins: u64,
+    /// Its salt.
+    pub salt: u64,
+}
+
 impl SegmentHeader {
     /// The header of a new segment.
     #[must_use]
-    pub fn new(
-        superblock: &Superblock,
-        (seg_no, phys_index, epoch): (u64, u64, u64),
-        (base, joins): (Base, u64),
-        salt: u64,
-        created_ns: u64,
-    ) -> Self {
+    pub fn new(superblock: &Superblock, grant: &Grant, created_ns: u64) -> Self {
+        let Grant { seg_no, place, epoch, base, joins, salt } = *grant;
         let mut header = Self {
             magic: MAGIC,
             checksum: [0; 16],
@@ -101,7 +144,7 @@ impl SegmentHeader {
             base_chain: base.chain.into(),
             salt: salt.into(),
             salt_high: 0.into(),
-            phys_index: phys_index.into(),
+            phys_index: place.0.into(),
             created_ns: created_ns.into(),
             prev_seg_no: 0.into(),
             next_place: 0.into(),
@@ -114,17 +157,17 @@ impl SegmentHeader {
 
     /// The same with the segment before it, and the place that its epoch takes next.
     #[must_use]
-    pub fn linked(mut self, prev_seg_no: u64, next_phys: Option<u64>) -> Self {
+    pub fn linked(mut self, prev_seg_no: u64, next: Option<Place>) -> Self {
         self.prev_seg_no = prev_seg_no.into();
-        self.next_place = next_phys.map_or(0, |phys| phys + 1).into();
+        self.next_place = next.map_or(0, |place| place.0 + 1).into();
         self.checksum = self.checksum_now();
         self
     }
 
     /// The same segment in a place of another disk, where nothing is known of the next one.
     #[must_use]
-    pub fn at_place(mut self, phys_index: u64) -> Self {
-        self.phys_index = phys_index.into();
+    pub fn at_place(mut self, place: Place) -> Self {
+        self.phys_index = place.0.into();
         self.next_place = 0.into();
         self.checksum = self.checksum_now();
         self
@@ -138,8 +181,14 @@ impl SegmentHeader {
 
     /// The place that its epoch takes next, where it says.
     #[must_use]
-    pub fn next_phys(&self) -> Option<u64> {
-        self.next_place.get().checked_sub(1)
+    pub fn next_place(&self) -> Option<Place> {
+        self.next_place.get().checked_sub(1).map(Place)
+    }
+
+    /// Where on the disk it is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place(self.phys_index.get())
     }
 
     fn checksum_now(&self) -> [u8; 16] {
@@ -149,13 +198,13 @@ impl SegmentHeader {
 
     /// The header in `bytes`, when it is one of this log for this place.
     #[must_use]
-    pub fn check(bytes: &[u8], superblock: &Superblock, phys_index: u64) -> Option<Self> {
+    pub fn check(bytes: &[u8], superblock: &Superblock, place: Place) -> Option<Self> {
         let header = Self::read_from_bytes(bytes).ok()?;
         let ours = header.magic == MAGIC
             && header.checksum == header.checksum_now()
             && header.cluster == superblock.cluster
             && header.shard.get() == superblock.share().index
-            && header.phys_index.get() == phys_index
+            && header.place() == place
             && header.seg_no.get() > 0
             && header.seg_no.get().checked_mul(superblock.segment_bytes())
                 == Some(header.base_log_off.get());
@@ -272,11 +321,16 @@ impl Geometry {
         }
     }
 
+    /// All places of the disk.
+    pub fn places(&self) -> impl DoubleEndedIterator<Item = Place> + use<> {
+        (0..self.segments).map(Place)
+    }
+
     /// Disk offset of a segment.
     #[must_use]
-    pub fn segment(&self, phys_index: u64) -> u64 {
-        assert!(phys_index < self.segments, "segment {phys_index} of {}", self.segments);
-        AREA_OFFSET + phys_index * self.segment_bytes
+    pub fn segment(&self, place: Place) -> u64 {
+        assert!(place.0 < self.segments, "place {place} of {}", self.segments);
+        AREA_OFFSET + place.0 * self.segment_bytes
     }
 
     /// Offset in a segment where batches end at the latest.

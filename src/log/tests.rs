@@ -290,7 +290,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
         ranges.push((copy, copy + block));
     }
     for live in writer.log.segments.iter() {
-        let start = geometry.segment(live.phys);
+        let start = geometry.segment(live.place);
         let end = live.end.map_or_else(|| writer.log.off(), |end| end.off);
         ranges.push((start, start + end));
         ranges.push((start + geometry.copy_offset(), start + geometry.segment_bytes));
@@ -302,7 +302,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     let last = writer.log.durable_end()
         - block
         - writer.log.segments.current().seg_no * geometry.segment_bytes;
-    let start = geometry.segment(writer.log.segments.current().phys);
+    let start = geometry.segment(writer.log.segments.current().place);
     for range in &mut ranges {
         if range.0 == start {
             range.1 = start + last;
@@ -352,9 +352,9 @@ fn a_last_segment_that_is_gone_after_a_clean_stop_is_missed_by_all_who_look() {
         writer.settle();
     }
     let Writer { mut disk, log, .. } = writer;
-    let (phys, geometry) = (log.segments.current().phys, *log.segments.geometry());
+    let (place, geometry) = (log.segments.current().place, *log.segments.geometry());
     log.close(&mut disk).unwrap();
-    recovery::wipe(&mut disk, &geometry, phys).unwrap();
+    recovery::wipe(&mut disk, &geometry, place).unwrap();
     let opened = Log::open(&mut disk, &OPTIONS, &mut |_| {}).map(|_| ());
     let Err(OpenError::Damaged(damaged)) = opened else { panic!("{opened:?}") };
     assert_eq!(damaged.because, Reason::StoppedLater, "{damaged}");

@@ -14,6 +14,7 @@
 use super::control::Control;
 use super::queue::{Cargo, Span};
 use super::recovery::wipe;
+use super::segment::Place;
 use super::segments::Live;
 use super::{AppendError, ControlError, Log, LogFault, RESERVED_SEGMENTS};
 use crate::disk::Disk;
@@ -107,7 +108,7 @@ impl Log {
                 self.segments.looked();
                 return;
             };
-            self.wipe(gone.phys);
+            self.wipe(gone.place);
         }
     }
 
@@ -123,30 +124,30 @@ impl Log {
         while self.segments.counts().1 <= RESERVED_SEGMENTS {
             let Some(gone) = self.take_unneeded() else { break };
             let geometry = self.segments.geometry();
-            wipe(disk, geometry, gone.phys).map_err(|fault| {
-                let disk_offset = geometry.segment(gone.phys);
+            wipe(disk, geometry, gone.place).map_err(|fault| {
+                let disk_offset = geometry.segment(gone.place);
                 LogFault { disk_offset, fault }
             })?;
-            self.segments.freed_at_opening(gone.phys);
+            self.segments.freed_at_opening(gone.place);
         }
         Ok(())
     }
 
-    fn wipe(&mut self, phys: u64) {
+    fn wipe(&mut self, place: Place) {
         let zeros = self.buffers.zeros();
         let geometry = self.segments.geometry();
-        let segment = geometry.segment(phys);
+        let segment = geometry.segment(place);
         let copy = segment + geometry.copy_offset();
-        for (disk_offset, frees) in [(segment, None), (copy, Some(phys))] {
+        for (disk_offset, frees) in [(segment, None), (copy, Some(place))] {
             let span = Span { disk_offset, memory_offset: zeros.start, bytes: zeros.len() };
             self.queue.push(span, Cargo::Wipe { frees });
         }
     }
 
     /// A place whose headers are wiped may be used again; a log that was full takes messages again.
-    pub(super) fn free_place(&mut self, phys: u64) {
+    pub(super) fn free_place(&mut self, place: Place) {
         let fits = self.tail.fits(BATCH_BYTES_MAX);
-        self.segments.freed(phys, fits);
+        self.segments.freed(place, fits);
     }
 
     /// The stream that keeps the oldest segment: until it is trimmed, no other trim frees that. `None` while no stream

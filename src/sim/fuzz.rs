@@ -23,7 +23,7 @@ use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
 use crate::log::inspect::{MessageRow, dump};
 use crate::log::recovery::OpenError;
-use crate::log::segment::SegmentHeader;
+use crate::log::segment::{Place, SegmentHeader};
 use crate::log::superblock::Superblock;
 use crate::log::verify::verify;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
@@ -335,8 +335,8 @@ fn superblock(bytes: &[u8]) {
     let copies: Vec<_> = (0..4).map(|copy| Superblock::check(&block, copy)).collect();
     assert!(copies.iter().filter(|copy| copy.is_ok()).count() <= 1, "a copy belongs in one place");
     if let Some(Ok(found)) = copies.iter().find(|copy| copy.is_ok()) {
-        for phys in 0..4 {
-            let _ = SegmentHeader::check(&block, found, phys);
+        for place in 0..4 {
+            let _ = SegmentHeader::check(&block, found, Place::new(place));
         }
     }
 }

@@ -61,15 +61,15 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
                 self.placed.keys().copied().filter(|&one| one != freed).collect();
             self.drop_all_but(&others)?;
         }
-        let Some(phys) = self.places.pop() else {
+        let Some(place) = self.places.pop() else {
             let segment_bytes = self.geometry.segment_bytes;
             let segments = (self.placed.len() + RESERVED_SEGMENTS) as u64;
             let needed = disk_bytes_of(&Geometry { segment_bytes, segments });
             let info = self.target.info();
             return Err(CopyError::TooSmall { name: info.name.clone(), found: info.bytes, needed });
         };
-        let header = header.at_place(phys);
-        let start = self.geometry.segment(phys);
+        let header = header.at_place(place);
+        let start = self.geometry.segment(place);
         for offset in [0, self.geometry.copy_offset()] {
             self.target.memory_mut().bytes_mut(0..BLOCK_BYTES).copy_from_slice(header.as_bytes());
             write(self.target, start + offset, BLOCK_BYTES)
@@ -84,7 +84,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// Walks over what follows in a segment, and writes it into the copy.
     fn walk_on(&mut self, segment: &Found, placed: &mut Placed) -> Result<Stop, CopyError> {
-        let start = self.geometry.segment(placed.header.phys_index.get());
+        let start = self.geometry.segment(placed.header.place());
         // What arrived behind the end of a segment that an opening had closed does not count.
         let closed = segment.closing.as_ref().map(|(end, _)| *end);
         let progress = &mut *self.progress;
@@ -123,7 +123,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         if *end != placed.end {
             return Ok(false);
         }
-        let start = self.geometry.segment(placed.header.phys_index.get());
+        let start = self.geometry.segment(placed.header.place());
         let memory = self.target.memory_mut().bytes_mut(0..INDEX_BYTES);
         write_closing(memory, &placed.header, end, entries);
         write(self.target, start + self.geometry.index_offset(), INDEX_BYTES)
@@ -138,14 +138,14 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
             self.placed.keys().filter(|seg_no| !kept.contains(seg_no)).copied().collect();
         for seg_no in gone {
             let placed = self.placed.remove(&seg_no).expect("a key of the map");
-            let phys = placed.header.phys_index.get();
-            let start = self.geometry.segment(phys);
+            let place = placed.header.place();
+            let start = self.geometry.segment(place);
             let (tail, end) =
                 (start + self.geometry.index_offset(), start + self.geometry.segment_bytes);
             for (from, to) in [(start, start + placed.end.off), (tail, end)] {
                 clear(self.target, from, to).map_err(|fault| self.write_failed(fault))?;
             }
-            self.places.push(phys);
+            self.places.push(place);
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ pub(in crate::log) fn check_chain<D: Disk>(
             }
             begin = position;
             gap = Some(Gap {
-                disk_offset: Geometry::of(superblock).segment(header.phys_index.get()),
+                disk_offset: Geometry::of(superblock).segment(header.place()),
                 batches: (expected.batch_seq + 1, header.base_batch_seq.get()),
             });
         }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Found;
-use crate::log::segment::SegmentHeader;
+use crate::log::segment::{Place, SegmentHeader};
 use crate::log::superblock::Superblock;
 
 /// Takes segments out that the log has passed by: each one names the one before it, and what stands between
@@ -36,9 +36,9 @@ pub(super) struct Begun {
     /// The highest number.
     pub(super) seg_no: u64,
     /// Its place; `None` before there is any, and in a copy of a log.
-    phys: Option<u64>,
+    place: Option<Place>,
     /// Places that were promised to a segment.
-    promised: Vec<u64>,
+    promised: Vec<Place>,
 }
 
 impl Begun {
@@ -46,15 +46,15 @@ impl Begun {
     pub(super) fn of(superblock: &Superblock, headers: &[SegmentHeader]) -> Self {
         let mut begun = Self {
             seg_no: superblock.begun_seg_no.get(),
-            phys: superblock.begun_place.get().checked_sub(1),
+            place: superblock.begun_place.get().checked_sub(1).map(Place::new),
             promised: Vec::new(),
         };
         for header in headers {
             if header.seg_no.get() >= begun.seg_no {
                 begun.seg_no = header.seg_no.get();
-                begun.phys = Some(header.phys_index.get());
+                begun.place = Some(header.place());
             }
-            begun.promised.extend(header.next_phys());
+            begun.promised.extend(header.next_place());
         }
         begun
     }
@@ -65,15 +65,16 @@ impl Begun {
     pub(super) fn order(
         &self,
         segments: u64,
-        is_used: impl Fn(u64) -> bool,
-        wiped: &[u64],
-    ) -> VecDeque<u64> {
-        let from = self.phys.map_or(0, |phys| phys + 1);
-        let may_be_hit = |phys: &u64| {
-            self.phys == Some(*phys) || self.promised.contains(phys) || wiped.contains(phys)
+        is_used: impl Fn(Place) -> bool,
+        wiped: &[Place],
+    ) -> VecDeque<Place> {
+        let from = self.place.map_or(0, |place| place.get() + 1);
+        let may_be_hit = |place: &Place| {
+            self.place == Some(*place) || self.promised.contains(place) || wiped.contains(place)
         };
-        let places = (from..segments).chain(0..from.min(segments)).filter(|&phys| !is_used(phys));
-        let (last, first): (Vec<u64>, Vec<u64>) = places.partition(may_be_hit);
+        let places = (from..segments).chain(0..from.min(segments)).map(Place::new);
+        let places = places.filter(|&place| !is_used(place));
+        let (last, first): (Vec<Place>, Vec<Place>) = places.partition(may_be_hit);
         let mut order =
             VecDeque::with_capacity(usize::try_from(segments).expect("a disk's segments"));
         order.extend(first);
@@ -85,7 +86,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::segment::Base;
+    use crate::log::segment::{Base, Grant};
     use crate::log::superblock::Identity;
 
     fn superblock() -> Superblock {
@@ -93,9 +94,10 @@ mod tests {
         Superblock::new(&identity, 20, 8, 5)
     }
 
-    fn header(seg_no: u64, phys: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
-        SegmentHeader::new(&superblock(), (seg_no, phys, 1), (Base::default(), 0), 7, 0)
-            .linked(prev, next)
+    fn header(seg_no: u64, place: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
+        let (place, base) = (Place::new(place), Base::default());
+        let grant = Grant { seg_no, place, epoch: 1, base, joins: 0, salt: 7 };
+        SegmentHeader::new(&superblock(), &grant, 0).linked(prev, next.map(Place::new))
     }
 
     fn found(header: &SegmentHeader) -> Found {
@@ -117,7 +119,9 @@ mod tests {
     #[test]
     fn a_place_that_a_late_write_may_hit_is_taken_last() {
         let order = |begun: &Begun, used: &[u64], wiped: &[u64]| {
-            Vec::from(begun.order(8, |phys| used.contains(&phys), wiped))
+            let wiped: Vec<Place> = wiped.iter().copied().map(Place::new).collect();
+            let order = begun.order(8, |place| used.contains(&place.get()), &wiped);
+            order.into_iter().map(Place::get).collect::<Vec<_>>()
         };
         let begun = Begun::of(&superblock(), &[]);
         assert_eq!(order(&begun, &[], &[]), [0, 1, 2, 3, 4, 5, 6, 7], "nothing is known");

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::RESERVED_SEGMENTS;
 use super::batch::SegmentKey;
 use super::catalog::Catalog;
-use super::segment::{Base, End, Geometry, INDEX_ENTRIES, IndexEntry, SegmentHeader};
+use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Place, SegmentHeader};
 use super::superblock::Superblock;
 use crate::limits::BLOCK_BYTES;
 use crate::memory::resident;
@@ -21,7 +21,7 @@ use places::StreamPlaces;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Live {
     pub(super) seg_no: u64,
-    pub(super) phys: u64,
+    pub(super) place: Place,
     pub(super) key: SegmentKey,
     pub(super) base: Base,
     /// As its header says it.
@@ -35,7 +35,7 @@ impl Live {
     pub(super) fn new(header: &SegmentHeader, superblock: &Superblock, end: Option<End>) -> Self {
         Self {
             seg_no: header.seg_no.get(),
-            phys: header.phys_index.get(),
+            place: header.place(),
             key: header.key(superblock),
             base: header.base(),
             joins: header.joins.get(),
@@ -45,8 +45,9 @@ impl Live {
 
     /// Its header, as its closing index is checked with.
     pub(super) fn header(&self, superblock: &Superblock) -> SegmentHeader {
-        let place = (self.seg_no, self.phys, self.key.epoch);
-        SegmentHeader::new(superblock, place, (self.base, self.joins), self.key.salt, 0)
+        let Self { seg_no, place, base, joins, key, .. } = *self;
+        let grant = Grant { seg_no, place, epoch: key.epoch, base, joins, salt: key.salt };
+        SegmentHeader::new(superblock, &grant, 0)
     }
 
     /// Its end, when it is closed and holds messages.
@@ -63,7 +64,7 @@ pub(super) struct Recovered {
     /// Index entries by place on the disk.
     pub(super) index: Vec<Vec<IndexEntry>>,
     /// Places that are free, the next to use first.
-    pub(super) free: VecDeque<u64>,
+    pub(super) free: VecDeque<Place>,
     /// The highest number that is known to have been given to a segment, be it not kept.
     pub(super) known_seg_no: u64,
 }
@@ -82,7 +83,7 @@ impl Recovered {
 
     /// Adds a segment behind those before it.
     pub(super) fn push(&mut self, live: Live, entries: &[IndexEntry]) {
-        self.index[place(live.phys)].extend_from_slice(entries);
+        self.index[live.place.index()].extend_from_slice(entries);
         self.live.push_back(live);
     }
 
@@ -106,7 +107,7 @@ pub(super) struct Segments {
     places: Vec<StreamPlaces>,
     /// Places that are free, the next to use first. One that is freed is used after all others: what was on its
     /// way there has the longest time to arrive.
-    free: VecDeque<u64>,
+    free: VecDeque<Place>,
     /// The highest number that is known to have been given to a segment, be it not kept.
     known_seg_no: u64,
     /// Whether messages are taken: there is a segment for them.
@@ -195,7 +196,7 @@ impl Segments {
     }
 
     /// The place that is used next.
-    pub(super) fn next_place(&self) -> Option<u64> {
+    pub(super) fn next_place(&self) -> Option<Place> {
         self.free.front().copied()
     }
 
@@ -223,14 +224,14 @@ impl Segments {
         base: Base,
         unix_ns: u64,
     ) -> SegmentHeader {
-        let phys = self.free.pop_front().expect("the caller saw a free segment");
-        let place_of = (seg_no, phys, superblock.last_epoch.get());
+        let place = self.free.pop_front().expect("the caller saw a free segment");
+        let (epoch, joins) = (superblock.last_epoch.get(), self.messages_end());
+        let grant = Grant { seg_no, place, epoch, base, joins, salt };
         let prev_seg_no = self.live.back().map_or(0, |live| live.seg_no);
-        let from = (base, self.messages_end());
-        let header = SegmentHeader::new(superblock, place_of, from, salt, unix_ns)
-            .linked(prev_seg_no, self.next_place());
+        let header =
+            SegmentHeader::new(superblock, &grant, unix_ns).linked(prev_seg_no, self.next_place());
         self.live.push_back(Live::new(&header, superblock, None));
-        self.index[place(phys)].clear();
+        self.index[place.index()].clear();
         header
     }
 
@@ -239,18 +240,18 @@ impl Segments {
         let current = self.live.back_mut().expect("a segment is being written");
         current.end = Some(end);
         let current = &self.live[self.live.len() - 1];
-        (current, &self.index[place(current.phys)])
+        (current, &self.index[current.place.index()])
     }
 
     /// Entries in the index of the current one.
     pub(super) fn entries_now(&self) -> usize {
-        self.index[place(self.current().phys)].len()
+        self.index[self.current().place.index()].len()
     }
 
     /// Adds an entry to that index.
     pub(super) fn note(&mut self, entry: &IndexEntry) {
-        let Live { seg_no, phys, .. } = *self.current();
-        self.index[place(phys)].push(*entry);
+        let Live { seg_no, place, .. } = *self.current();
+        self.index[place.index()].push(*entry);
         let stream = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
         self.places[stream].note(seg_no, entry);
     }
@@ -295,16 +296,11 @@ impl Segments {
     /// Where on the disk a log offset is; `None` where no segment counts.
     pub(super) fn disk_offset(&self, log_off: u64) -> Option<u64> {
         let live = self.at(log_off)?;
-        Some(self.geometry.segment(live.phys) + self.geometry.within(log_off))
+        Some(self.geometry.segment(live.place) + self.geometry.within(log_off))
     }
 
     /// The index entries of one.
     pub(super) fn entries(&self, live: &Live) -> &[IndexEntry] {
-        &self.index[place(live.phys)]
+        &self.index[live.place.index()]
     }
-}
-
-/// A place on the disk as an index of what is kept by place.
-fn place(phys: u64) -> usize {
-    usize::try_from(phys).expect("a segment's place")
 }

@@ -60,7 +60,7 @@ pub(super) fn places_of(
     let mut places = Vec::with_capacity(STREAMS_MAX);
     places.extend(catalog.streams().iter().map(|_| StreamPlaces::new(index.len() as u64)));
     for live in live {
-        for entry in &index[usize::try_from(live.phys).expect("a segment's place")] {
+        for entry in &index[live.place.index()] {
             let stream = usize::try_from(entry.stream.get()).expect("32 bits fit") - 1;
             places[stream].note(live.seg_no, entry);
             catalog.saw_time(StreamId(entry.stream.get()), entry.time_ns.get());

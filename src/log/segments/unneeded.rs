@@ -2,6 +2,7 @@
 
 use super::{Live, Segments};
 use crate::log::RESERVED_SEGMENTS;
+use crate::log::segment::Place;
 
 /// Segments before the newest among which one without messages is looked for.
 const LOOKED_AT: usize = 8;
@@ -62,15 +63,15 @@ impl Segments {
     }
 
     /// A place that was wiped is free at an opening, before anything is written.
-    pub(in crate::log) fn freed_at_opening(&mut self, phys: u64) {
-        assert!(!self.free.contains(&phys), "place {phys} is freed once");
-        self.free.push_back(phys);
+    pub(in crate::log) fn freed_at_opening(&mut self, place: Place) {
+        assert!(!self.free.contains(&place), "place {place} is freed once");
+        self.free.push_back(place);
     }
 
     /// A place whose headers are wiped may be used again; a log that was full takes messages again, where the current
     /// segment takes another batch (`fits`) or there is one more place than those kept back.
-    pub(in crate::log) fn freed(&mut self, phys: u64, fits: bool) {
-        self.freed_at_opening(phys);
+    pub(in crate::log) fn freed(&mut self, place: Place, fits: bool) {
+        self.freed_at_opening(place);
         self.freed += 1;
         let spare = self.free.len().cmp(&RESERVED_SEGMENTS);
         let is_room = spare.is_gt() || (spare.is_eq() && fits);

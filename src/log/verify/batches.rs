@@ -20,7 +20,7 @@ impl Verifier {
         later: &Later,
     ) -> Result<(), DiskFault> {
         let header = &segment.header;
-        let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.phys_index.get()));
+        let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.place()));
         if header.base() != self.expected && !header.joins(&self.messages_end) {
             let (first, last) = (self.expected.batch_seq + 1, header.base_batch_seq);
             let what = format!("before segment {seg_no}: batches {first} to {last} are missing");
@@ -100,7 +100,7 @@ impl Verifier {
             },
         )?;
         let seg_no = header.seg_no;
-        let disk_offset = self.geometry.segment(header.phys_index.get()) + off;
+        let disk_offset = self.geometry.segment(header.place()) + off;
         let batches = match found {
             Some((_, last)) if last > next => format!("batches {next} to {last}"),
             Some(_) => format!("batch {next}"),
@@ -215,7 +215,7 @@ impl Verifier {
         segment: &Found,
         newer: usize,
     ) -> Result<(), DiskFault> {
-        let start = self.geometry.segment(segment.header.phys_index.get());
+        let start = self.geometry.segment(segment.header.place());
         let disk_offset = start + self.geometry.index_offset();
         scan::read(disk, disk_offset, INDEX_BYTES)?;
         let bytes = disk.memory().bytes(0..INDEX_BYTES);

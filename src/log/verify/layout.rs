@@ -99,13 +99,13 @@ impl Verifier {
         // One that was replaced held nothing; perhaps since one of its headers failed.
         let kept: BTreeSet<u64> =
             without_replaced(found).iter().map(|found| found.header.seg_no.get()).collect();
-        for phys in 0..self.geometry.segments {
-            let start = self.geometry.segment(phys);
-            let used = found.iter().find(|found| found.header.phys_index.get() == phys);
+        for place in self.geometry.places() {
+            let start = self.geometry.segment(place);
+            let used = found.iter().find(|found| found.header.place() == place);
             for (offset, what) in [(0, "header"), (self.geometry.copy_offset(), "header copy")] {
                 scan::read(disk, start + offset, BLOCK_BYTES)?;
                 let bytes = disk.memory().bytes(0..BLOCK_BYTES);
-                let header = SegmentHeader::check(bytes, &self.superblock, phys);
+                let header = SegmentHeader::check(bytes, &self.superblock, place);
                 let is_zero = bytes.iter().all(|&byte| byte == 0);
                 match used {
                     Some(used) if header == Some(used.header) => {}
@@ -126,10 +126,10 @@ impl Verifier {
                     }
                     None if is_zero => {}
                     // What an epoch without a future has begun; the next opening wipes it.
-                    None if stale.iter().any(|gone| gone.phys_index.get() == phys) => {}
+                    None if stale.iter().any(|gone| gone.place() == place) => {}
                     None => {
                         let what =
-                            format!("unused place {phys}: {what} is neither empty nor valid");
+                            format!("unused place {place}: {what} is neither empty nor valid");
                         self.note(true, start + offset, what);
                     }
                 }
