@@ -11,6 +11,14 @@
 //!   wiped and its place used again.
 //! * *kept*: segments that hold messages or catalog records. A trailing segment without any is not kept:
 //!   its place is used again, so that restarts do not eat the disk.
+//! * *place*: which part of the disk a segment stands in; unlike its number, it is used again.
+//!
+//! # Owners
+//!
+//! A log is made of five parts, each a type in a file of its own, which alone changes what it holds: the `Tail`
+//! (the batch that is being filled), the `WriteQueue` (writes on their way), the `DurablePrefix` (how far all is
+//! durable, and what waits for it), the `Segments` and the `Catalog` (streams and producers). [`Log`] passes values
+//! between them, in the order in which data travels.
 //!
 //! Facts: a segment belongs to one epoch; it opens with a checkpoint of the catalog and the producers, so
 //! a log is opened by reading headers, closing indexes and the last segment. Written blocks are never
@@ -21,16 +29,16 @@ pub mod batch;
 pub mod superblock;
 pub mod shares;
 pub mod segment;
-pub mod catalog;
-mod segments;
-mod queue;
-mod prefix;
-mod buffers;
-mod tail;
 mod control;
+mod buffers;
+mod catalog;
+mod tail;
 mod append;
 mod roll;
+mod queue;
 mod commit;
+mod prefix;
+mod segments;
 mod read;
 pub mod trim;
 mod scan;

@@ -14,12 +14,14 @@ use crate::ids::{ProducerId, StreamId};
 use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
-pub use producers::{Parting, ProducerFacts, ProducerHandle, Producers};
-pub use streams::{StreamFacts, Streams};
+pub(super) use producers::Producers;
+pub use producers::{Parting, ProducerFacts, ProducerHandle};
+pub use streams::StreamFacts;
+pub(super) use streams::Streams;
 
 /// Both tables.
 #[derive(Clone, Debug)]
-pub struct Catalog {
+pub(super) struct Catalog {
     streams: Streams,
     producers: Producers,
 }

@@ -110,7 +110,7 @@ pub enum Parting {
 
 /// All producers.
 #[derive(Clone, Debug)]
-pub struct Producers {
+pub(in crate::log) struct Producers {
     places: Vec<ProducerFacts>,
     /// Places of producers that are known, by id.
     known: Vec<u16>,

@@ -93,7 +93,7 @@ impl StreamFacts {
 
 /// All streams, by id, which are dense from 1.
 #[derive(Clone, Debug)]
-pub struct Streams {
+pub(in crate::log) struct Streams {
     streams: Vec<StreamFacts>,
     /// Places of streams, by name.
     names: Vec<u16>,
