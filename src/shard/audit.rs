@@ -34,9 +34,9 @@ impl<D: Disk> Stations<D> {
                 format!("session {slot} has {subscriptions} subscriptions, not {told}")
             })?;
         }
-        for pending in &self.pending {
-            let waits = self.sessions.get(pending.slot).phase != Phase::Free;
-            agree(waits, || format!("nobody waits for {pending:?}"))?;
+        for slot in self.requests.slots() {
+            let asks = self.sessions.get(slot).phase != Phase::Free;
+            agree(asks, || format!("a request waits of session {slot}, which is over"))?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
 use super::observe::Mark;
+use super::requests::RequestOf;
 use super::{Condition, Reply, Stations};
 
 /// Completions taken in one turn, at most.
@@ -143,16 +144,10 @@ impl<D: Disk> Stations<D> {
                 self.publishers.acknowledge(slot);
             }
         }
-        let mut index = 0_usize;
-        while let Some(pending) = self.pending.get(index).copied() {
-            if pending.batch_seq <= batch.batch_seq {
-                self.pending.swap_remove(index);
-                let (slot, request, stream) = (pending.slot, pending.request, pending.stream);
-                self.reply(Reply::StreamInfo { slot, request, stream });
-            } else {
-                index = index.saturating_add(1);
-            }
-        }
+        let (outbox, counters) = (&mut self.outbox, &mut self.counters);
+        self.requests.finish(batch.batch_seq, |RequestOf { slot, request }, stream| {
+            outbox.note(Reply::StreamInfo { slot, request, stream }, counters);
+        });
         self.finish_registrations(batch.batch_seq);
     }
 

@@ -15,7 +15,8 @@ use crate::wire::control::{
 };
 
 use super::deliver::locate;
-use super::{Condition, PENDING_MAX, Pending, Reply, Stations};
+use super::requests::RequestOf;
+use super::{Condition, Reply, Stations};
 
 impl From {
     fn earliest(self) -> u64 {
@@ -236,7 +237,7 @@ impl<D: Disk> Stations<D> {
                 self.publishers.take_recovered(producer.id);
             }
         }
-        self.pending.retain(|pending| pending.slot != slot);
+        self.requests.forget(slot);
         self.outbox.forget(slot);
         self.counters.add(Counter::SessionsClosed, 1);
     }
@@ -248,9 +249,8 @@ impl<D: Disk> Stations<D> {
         wanted: Option<u32>,
     ) {
         let request = asked.request;
-        let waiting =
-            self.pending.iter().any(|pending| (pending.slot, pending.request) == (slot, request));
-        if waiting {
+        let of = RequestOf { slot, request };
+        if self.requests.waits(of) {
             return;
         }
         if let Some(stream) = self.log.stream_by_name(asked.name).map(|stream| stream.id) {
@@ -260,15 +260,15 @@ impl<D: Disk> Stations<D> {
         let being_made = self.log.stream_being_made(asked.name);
         if let Some((stream, batch_seq)) = being_made.filter(|_| !self.condition.is_over()) {
             // It is answered for once its record is durable, whoever asked first; or asked for again.
-            self.wait_for(Pending { batch_seq, slot, request, stream });
+            self.requests.wait(of, stream, batch_seq);
             return;
         }
         // One that was being made when the disk failed may be there at the next start: it is made nowhere else.
-        if being_made.is_none() && self.is_made_elsewhere((slot, request), asked.name, wanted) {
+        if being_made.is_none() && self.is_made_elsewhere(of, asked.name, wanted) {
             return;
         }
         let refused = self.condition.refusal();
-        if refused.is_none() && self.pending.len() == PENDING_MAX {
+        if refused.is_none() && self.requests.is_full() {
             return;
         }
         let mut error =
@@ -279,7 +279,7 @@ impl<D: Disk> Stations<D> {
         }
         match self.log.create_stream(self.disk.memory_mut(), asked.name, self.unix_ns) {
             Ok((stream, batch_seq)) => {
-                self.wait_for(Pending { batch_seq, slot, request, stream });
+                self.requests.wait(of, stream, batch_seq);
             }
             Err(ControlError::Busy) => {}
             Err(ControlError::Full) => {
@@ -294,8 +294,8 @@ impl<D: Disk> Stations<D> {
 
     pub(super) fn on_trim_stream(&mut self, slot: usize, asked: &TrimStream) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
-        let is_same = |pending: &Pending| (pending.slot, pending.request) == (slot, request);
-        if self.pending.iter().any(is_same) {
+        let of = RequestOf { slot, request };
+        if self.requests.waits(of) {
             return;
         }
         if self.log.is_trimmed(stream, asked.first.get()) {
@@ -303,32 +303,28 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::StreamInfo { slot, request, stream });
             return;
         }
-        if self.pending.len() == PENDING_MAX {
+        if self.requests.is_full() {
             return;
         }
         // Trimming is what a full log is for.
         let refused = self.condition.refusal().filter(|_| self.condition != Condition::Full);
         let refused = refused.map(|code| (code, 0));
-        let refused = refused.or_else(|| self.trim((slot, request), stream, asked.first.get()));
+        let refused = refused.or_else(|| self.trim(of, stream, asked.first.get()));
         if let Some((code, detail)) = refused {
             self.reply(Reply::Error { slot, code, request, detail });
         }
     }
 
     /// Trims, and answers once that is durable; returns why it does not.
-    fn trim(
-        &mut self,
-        (slot, request): (usize, u32),
-        stream: StreamId,
-        first: u64,
-    ) -> Option<(ErrorCode, u64)> {
+    fn trim(&mut self, of: RequestOf, stream: StreamId, first: u64) -> Option<(ErrorCode, u64)> {
         match self.log.trim_stream(self.disk.memory_mut(), stream, first, self.unix_ns) {
             Ok(Some(batch_seq)) => {
                 self.counters.add(Counter::Trims, 1);
-                self.wait_for(Pending { batch_seq, slot, request, stream });
+                self.requests.wait(of, stream, batch_seq);
                 None
             }
             Ok(None) => {
+                let RequestOf { slot, request } = of;
                 self.reply(Reply::StreamInfo { slot, request, stream });
                 None
             }
@@ -349,8 +345,8 @@ impl<D: Disk> Stations<D> {
     pub(super) fn refuse_waiting(&mut self) {
         let Some(code) = self.condition.refusal() else { return };
         let outbox = &mut self.outbox;
-        self.pending.retain(|&Pending { slot, request, .. }| {
-            !outbox.push(Reply::Error { slot, code, request, detail: 0 })
+        self.requests.give_up(|RequestOf { slot, request }| {
+            outbox.push(Reply::Error { slot, code, request, detail: 0 })
         });
         while let Some(slot) = self.publishers.registering() {
             let (peer, conn_id) = (self.sessions.get(slot).peer, ConnId(0));
@@ -358,12 +354,6 @@ impl<D: Disk> Stations<D> {
                 return;
             }
             self.close_session(slot);
-        }
-    }
-
-    fn wait_for(&mut self, pending: Pending) {
-        if self.pending.len() < PENDING_MAX {
-            self.pending.push(pending);
         }
     }
 

@@ -22,6 +22,7 @@ mod placement;
 mod publish;
 mod publishers;
 mod receive;
+mod requests;
 mod slots;
 mod timers;
 mod transmit;
@@ -64,14 +65,12 @@ use outbox::{Outbox, Reply};
 pub use placement::Neighbours;
 use publishers::Publishers;
 pub use receive::REFUSAL_BYTES;
+use requests::Requests;
 use transmit::CREDIT_BYTES_MIN;
 pub use transmit::refuse;
 
 /// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
 const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
-
-/// Control requests that wait for their record to become durable, at most.
-const PENDING_MAX: usize = 256;
 
 /// Sessions ended in one turn for others, at most: a turn may bring hundreds of registrations.
 const EVICTIONS_A_TURN: usize = 8;
@@ -161,15 +160,6 @@ pub struct Damage {
     pub last: u64,
 }
 
-/// A request that is answered once its record is durable.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    batch_seq: u64,
-    slot: usize,
-    request: u32,
-    stream: StreamId,
-}
-
 /// Everything of a shard but its port and clock, so that a received datagram can be read in place while
 /// the rest changes.
 #[derive(Debug)]
@@ -181,7 +171,7 @@ struct Stations<D> {
     fanout: Fanout,
     outbox: Outbox,
     publishers: Publishers,
-    pending: Vec<Pending>,
+    requests: Requests,
     counters: Counters,
     /// Completions of this turn.
     done: Vec<Completion>,
@@ -263,7 +253,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             fanout: Fanout::new(limits.replay_buffers),
             outbox: Outbox::new(limits.replies),
             publishers: Publishers::new(runs),
-            pending: Vec::with_capacity(PENDING_MAX),
+            requests: Requests::new(),
             counters: Counters::default(),
             done: commit::new_completions(),
             condition,

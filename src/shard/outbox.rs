@@ -6,6 +6,7 @@
 
 use crate::ids::{ConnId, Peer, StreamId};
 use crate::limits::{RECEIVE_BURST, REPLIES_A_SESSION_MAX, SESSIONS_MAX};
+use crate::metrics::{Counter, Counters};
 use crate::wire::control::ErrorCode;
 
 /// Refusals of those without a session, at most.
@@ -162,6 +163,13 @@ impl Outbox {
         let noted = vec![Noted::default(); SESSIONS_MAX].into_boxed_slice();
         let replies = Vec::with_capacity(OUTBOX_MAX);
         Self { replies, noted, refusals: 0, replies_a_session }
+    }
+
+    /// Notes a reply, or counts that it was dropped: what was asked is asked again.
+    pub(super) fn note(&mut self, reply: Reply, counters: &mut Counters) {
+        if !self.push(reply) {
+            counters.add(Counter::RepliesDropped, 1);
+        }
     }
 
     /// Notes a reply; `false` when there is no room and it was dropped.

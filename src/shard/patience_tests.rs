@@ -120,7 +120,7 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
         shard.stations.log.halt(DiskFault::Errno(5));
         let waits = |world: &World| {
             let stations = &world.shard.as_ref().unwrap().stations;
-            (stations.pending.len(), stations.publishers.registering().is_some())
+            (stations.requests.slots().count(), stations.publishers.registering().is_some())
         };
         world.until("all wait for their records", |world| waits(world) == (2, true));
         world.shard.as_mut().unwrap().stations.condition = condition;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::directory::{Directory, Placer};
+use super::requests::RequestOf;
 use super::{Condition, Reply, Stations};
 use crate::disk::Disk;
 use crate::limits::STREAMS_MAX;
@@ -62,7 +63,7 @@ impl<D: Disk> Stations<D> {
     /// said.
     pub(super) fn is_made_elsewhere(
         &mut self,
-        (slot, request): (usize, u32),
+        RequestOf { slot, request }: RequestOf,
         name: &str,
         wanted: Option<u32>,
     ) -> bool {

@@ -106,8 +106,6 @@ impl<D: Disk> Stations<D> {
 
     /// Notes a reply for the transmit station.
     pub(super) fn reply(&mut self, reply: Reply) {
-        if !self.outbox.push(reply) {
-            self.counters.add(Counter::RepliesDropped, 1);
-        }
+        self.outbox.note(reply, &mut self.counters);
     }
 }
