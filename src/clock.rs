@@ -19,6 +19,21 @@ pub trait Clock {
     fn unix_ns(&self) -> u64 {
         self.unix_ns_at(self.now_ns())
     }
+
+    /// Both, of the same moment.
+    fn now(&self) -> Now {
+        let monotonic_ns = self.now_ns();
+        Now { monotonic_ns, unix_ns: self.unix_ns_at(monotonic_ns) }
+    }
+}
+
+/// A moment, by both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Since an arbitrary start; never goes back.
+    pub monotonic_ns: u64,
+    /// Since 1970-01-01 UTC; goes as it is set.
+    pub unix_ns: u64,
 }
 
 /// The system clock is read again so often. The counter drifts from it by some millionths, so by some

@@ -59,6 +59,9 @@ pub const PRODUCER_RETURN_NS: u64 = 60_000_000_000;
 /// Sessions open at once on a shard, at most.
 pub const SESSIONS_MAX: usize = 1024;
 
+/// Sessions ended in one turn so that others have a place, at most: a turn may bring hundreds of registrations.
+pub const EVICTIONS_A_TURN: usize = 8;
+
 /// Subscriptions of one session, at most.
 pub const SUBSCRIPTIONS_MAX: usize = 16;
 

@@ -144,14 +144,23 @@ impl Receiver {
         true
     }
 
+    /// Whether a held frame waits for nothing any more.
+    #[must_use]
+    #[inline]
+    pub fn has_ready(&self) -> bool {
+        self.held.first().is_some_and(|first| first.first_seq <= next_after(self.accepted_to))
+    }
+
+    /// How many frames it holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The slot of a held frame that can be looked at again now that the gap before it is filled, taken
     /// out of the list. The caller reads it from the pool and then gives it back with `HoldPool::release`.
     pub fn take_ready(&mut self) -> Option<u16> {
-        let first = self.held.first()?;
-        if first.first_seq > next_after(self.accepted_to) {
-            return None;
-        }
-        Some(self.held.remove(0).slot)
+        self.has_ready().then(|| self.held.remove(0).slot)
     }
 
     /// Notes that numbers up to `sent_to` were sent (a PROBE says so), so that the end of a burst is

@@ -3,7 +3,9 @@
 use std::net::SocketAddrV4;
 
 use crate::ids::{ConnId, Epoch, Peer, ProducerId};
-use crate::limits::{DATAGRAM_BYTES_MIN, SESSIONS_MAX};
+use crate::limits::{
+    DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, EVICTIONS_A_TURN, Limits, SESSIONS_MAX,
+};
 
 use super::receipts::Receipts;
 use super::receive::{HoldPool, Receiver};
@@ -133,13 +135,20 @@ pub struct Sessions {
     ids_made: u64,
     /// Places there are.
     places: usize,
+    /// Frames that wait for those before them, of all sessions.
+    pool: HoldPool,
+    /// Sessions that may still be ended in this turn so that others have a place.
+    evictions_left: usize,
+    /// The place whose timers were looked at last.
+    hand: usize,
 }
 
 impl Sessions {
-    /// An empty table with so many places; allocates what all sessions will ever need. Ids follow from the epoch and
+    /// An empty table within these limits; allocates what all sessions will ever need. Ids follow from the epoch and
     /// a secret that nobody else knows.
     #[must_use]
-    pub fn new(epoch: Epoch, secret: u64, places: usize) -> Self {
+    pub fn new(epoch: Epoch, secret: u64, limits: &Limits) -> Self {
+        let places = limits.sessions;
         let mut key = [0; 16];
         key[..8].copy_from_slice(&secret.to_le_bytes());
         key[8..].copy_from_slice(&epoch.0.to_le_bytes());
@@ -152,7 +161,73 @@ impl Sessions {
             secret: blake3::derive_key("buslane connection ids", &key),
             ids_made: 0,
             places,
+            pool: HoldPool::new(limits.held_frames),
+            evictions_left: EVICTIONS_A_TURN,
+            hand: 0,
         }
+    }
+
+    /// A turn begins.
+    pub fn begin_turn(&mut self) {
+        self.evictions_left = EVICTIONS_A_TURN;
+    }
+
+    /// Whether there is a place for another session, or one can be made: not where all are taken by clients that are
+    /// there, or as many had to go in this turn as one can bear.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        !self.is_full() || (self.evictions_left > 0 && self.longest_unproven().is_some())
+    }
+
+    /// The session that has to end for another one, where one can.
+    pub fn evict(&mut self) -> Option<usize> {
+        let oldest = self.longest_unproven()?;
+        self.evictions_left = self.evictions_left.checked_sub(1)?;
+        Some(oldest)
+    }
+
+    /// The place whose timers are to be looked at next.
+    pub fn next_in_turn(&mut self) -> usize {
+        self.hand = self.hand.wrapping_add(1) % SESSIONS_MAX;
+        self.hand
+    }
+
+    /// The place whose timers were looked at last.
+    #[must_use]
+    pub fn last_in_turn(&self) -> usize {
+        self.hand
+    }
+
+    /// A session receives what follows a producer's number; nothing of it is held.
+    pub fn receive_from(&mut self, slot: usize, last_seq: u64) {
+        self.slots[slot].receiver.reset(last_seq, &mut self.pool);
+    }
+
+    /// Holds a frame back until those before it have come; `false` where there is no room.
+    pub fn hold(
+        &mut self,
+        slot: usize,
+        first_seq: u64,
+        count: u64,
+        body: &[u8],
+        now_ns: u64,
+    ) -> bool {
+        self.slots[slot].receiver.hold(&mut self.pool, first_seq, count, body, now_ns)
+    }
+
+    /// The next frame that was held back and waits for nothing any more: its bytes are copied, and it is not held any
+    /// more.
+    pub fn take_ready(
+        &mut self,
+        slot: usize,
+        body: &mut [u8; DATAGRAM_BYTES_MAX],
+    ) -> Option<usize> {
+        let held = self.slots[slot].receiver.take_ready()?;
+        let stored = self.pool.body(held);
+        let len = stored.len();
+        body[..len].copy_from_slice(stored);
+        self.pool.release(held);
+        Some(len)
     }
 
     /// The next id whose place in the index is free; fewer than a quarter of them are taken.
@@ -185,16 +260,9 @@ impl Sessions {
     ///
     /// # Panics
     /// When there is no such session.
-    pub fn succeed(
-        &mut self,
-        slot: usize,
-        asker: Asker,
-        fence: bool,
-        now_ns: u64,
-        pool: &mut HoldPool,
-    ) {
+    pub fn succeed(&mut self, slot: usize, asker: Asker, fence: bool, now_ns: u64) {
         let old = (self.slots[slot].peer, self.slots[slot].conn_id);
-        self.close(slot, pool);
+        self.close(slot);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
         self.begin(slot, asker, now_ns);
         self.slots[slot].fences = fence.then_some(old);
@@ -259,28 +327,30 @@ impl Sessions {
     ///
     /// # Panics
     /// When the place is free already.
-    pub fn close(&mut self, slot: usize, pool: &mut HoldPool) {
+    pub fn close(&mut self, slot: usize) {
         let session = &mut self.slots[slot];
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
         session.producer = None;
         self.unproven.remove(slot);
         self.index[place(session.conn_id)] = UNUSED;
-        session.receiver.reset(0, pool);
+        session.receiver.reset(0, &mut self.pool);
         let asker = Asker { peer: session.peer, nonce: session.nonce };
         let at = self.asked_at(asker).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
     }
 
-    /// Whether the lists of free places and of nonces agree with the places.
+    /// Whether the lists of free places, of nonces and of held frames agree with the places.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let asked = |&(nonce, addr, slot): &(u64, SocketAddrV4, usize)| {
             let session = &self.slots[slot];
             session.phase != Phase::Free && (session.nonce, session.peer.addr) == (nonce, addr)
         };
+        let held = self.slots.iter().map(|session| session.receiver.held()).sum::<usize>();
         self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)
+            && held == self.pool.in_use()
             && self.asked.len() == self.len()
             && self.asked.iter().all(asked)
             && self.unproven.slots().all(|slot| {
@@ -396,17 +466,16 @@ mod tests {
     #[test]
     fn an_id_of_an_earlier_life_finds_nothing() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut pool = HoldPool::new(1);
-        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
+        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
         let slot = sessions.open(Asker { peer, nonce: 1 }, 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
-        sessions.close(slot, &mut pool);
+        sessions.close(slot);
         assert_eq!(sessions.find(old), None);
         let again = sessions.open(Asker { peer, nonce: 2 }, 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
-        let mut later = Sessions::new(Epoch(2), 7, SESSIONS_MAX);
+        let mut later = Sessions::new(Epoch(2), 7, &Limits::MAX);
         later.open(Asker { peer, nonce: 1 }, 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
@@ -416,7 +485,7 @@ mod tests {
     fn an_id_cannot_be_foretold_from_those_before_it() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let ids = |secret| {
-            let mut sessions = Sessions::new(Epoch(1), secret, SESSIONS_MAX);
+            let mut sessions = Sessions::new(Epoch(1), secret, &Limits::MAX);
             let slots =
                 (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Asker { peer, nonce }, 0));
             let slots: Vec<_> = slots.map(Option::unwrap).collect();
@@ -437,8 +506,7 @@ mod tests {
     #[test]
     fn those_who_are_not_heard_of_stand_in_the_order_they_came() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut pool = HoldPool::new(1);
-        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
+        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
         let slots: Vec<_> =
             (0..5).map(|nonce| sessions.open(Asker { peer, nonce }, 0).unwrap()).collect();
         assert_eq!(sessions.longest_unproven(), None);
@@ -446,12 +514,12 @@ mod tests {
         assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), slots);
         sessions.hear(slots[2], 1);
         sessions.hear(slots[2], 2);
-        sessions.close(slots[0], &mut pool);
+        sessions.close(slots[0]);
         let left = [slots[1], slots[3], slots[4]];
         assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), left);
         assert_eq!(sessions.longest_unproven(), Some(slots[1]));
         assert!(sessions.is_sound());
-        left.iter().for_each(|&slot| sessions.close(slot, &mut pool));
+        left.iter().for_each(|&slot| sessions.close(slot));
         assert_eq!(sessions.longest_unproven(), None);
         let again = sessions.open(Asker { peer, nonce: 9 }, 0).unwrap();
         sessions.await_proof(again);
@@ -461,7 +529,7 @@ mod tests {
     #[test]
     fn a_full_table_takes_no_more() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1), 7, SESSIONS_MAX);
+        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
         for nonce in 0..SESSIONS_MAX as u64 {
             assert!(sessions.open(Asker { peer, nonce }, 0).is_some());
         }

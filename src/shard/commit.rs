@@ -1,8 +1,7 @@
 //! The commit station: submit what was appended, poll the disk, move the durable prefix on.
 
-use crate::clock::Clock;
-use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
-use crate::limits::SESSIONS_MAX;
+use crate::clock::{Clock, Now};
+use crate::disk::{Completion, Disk, Io, Operation};
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
@@ -11,7 +10,7 @@ use crate::wire::control::ErrorCode;
 
 use super::observe::Mark;
 use super::requests::RequestOf;
-use super::{Condition, Reply, Stations};
+use super::{Reply, Stations};
 
 /// Completions taken in one turn, at most.
 const COMPLETIONS: usize = 32;
@@ -29,16 +28,17 @@ const NOTHING: Completion = Completion {
 impl<D: Disk> Stations<D> {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
         let mut work = 0_usize;
-        if !self.condition.is_over() {
+        if !self.condition().is_over() {
             if self.log.has_open_batch() {
                 // What is submitted now was appended in this turn: the device's time begins here.
-                let received_ns = self.now_ns;
-                self.now_ns = clock.now_ns();
-                self.log.note_times(received_ns, self.now_ns);
+                let received_ns = self.now.monotonic_ns;
+                self.now.monotonic_ns = clock.now_ns();
+                self.log.note_times(received_ns, self.now.monotonic_ns);
                 self.mark(Mark::Received);
             }
-            self.log.tick(self.disk.memory_mut(), self.now_ns, self.unix_ns);
-            let submitted = self.log.submit(&mut self.disk, self.now_ns, self.unix_ns);
+            let Now { monotonic_ns, unix_ns } = self.now;
+            self.log.tick(self.disk.memory_mut(), monotonic_ns, unix_ns);
+            let submitted = self.log.submit(&mut self.disk, monotonic_ns, unix_ns);
             work = work.saturating_add(submitted);
         }
         let count = self.disk.poll(&mut self.done);
@@ -49,7 +49,7 @@ impl<D: Disk> Stations<D> {
             return work;
         }
         // The device answered during the poll: what becomes durable, becomes so now.
-        self.now_ns = clock.now_ns();
+        self.now.monotonic_ns = clock.now_ns();
         self.mark(Mark::Committed);
         for index in 0..count {
             let completion = self.done[index];
@@ -65,53 +65,14 @@ impl<D: Disk> Stations<D> {
         work.saturating_add(count)
     }
 
-    /// A log that was full takes messages again once enough of it is trimmed.
-    fn note_room(&mut self) {
-        self.counters.add(Counter::SegmentsFreed, self.log.take_freed());
-        let stays = Mutant::FullStaysAfterRestart.is_on()
-            && self.counters.get(Counter::MessagesAccepted) == 0;
-        if self.condition == Condition::Full && !self.log.is_full() && !stays {
-            self.condition = Condition::Serving;
-            self.tell_neighbours();
-            self.acknowledge_everybody();
-        }
-    }
-
     fn on_written(&mut self, completion: &Completion) {
         if completion.result.is_err() && Mutant::RetryAfterError.is_on() {
             let again = self.disk.submit(completion.io);
             assert!(again.is_ok(), "the queue has the place that was just freed");
             return;
         }
-        if self.log.on_completion(completion, self.now_ns).is_err() {
+        if self.log.on_completion(completion, self.now.monotonic_ns).is_err() {
             self.fail(ErrorCode::DiskFailed);
-        }
-    }
-
-    /// Nothing more is acknowledged from here on. Publishers are not told: the disk may be back in a moment.
-    fn lose(&mut self, fault: DiskFault) {
-        if !self.condition.is_over() {
-            self.log.latch(fault);
-            self.condition = Condition::DiskLost(fault);
-            self.tell_neighbours();
-        }
-    }
-
-    /// Nothing more is acknowledged from here on; everybody who publishes is told.
-    pub(super) fn fail(&mut self, code: ErrorCode) {
-        if self.condition.is_over() {
-            return;
-        }
-        self.condition = Condition::Failed(code);
-        self.tell_neighbours();
-        for slot in 0..SESSIONS_MAX {
-            let session = self.sessions.get(slot);
-            let told = session.producer.is_none()
-                || self.outbox.push(Reply::Error { slot, code, request: 0, detail: 0 });
-            if !told {
-                // As every acknowledgement from now on says.
-                self.publishers.acknowledge(slot);
-            }
         }
     }
 
@@ -162,7 +123,7 @@ impl<D: Disk> Stations<D> {
             }
             self.publishers.registered(slot);
             session.phase = Phase::Open;
-            session.heard_ns = self.now_ns;
+            session.heard_ns = self.now.monotonic_ns;
             let fences = session.fences.take();
             self.sessions.await_proof(slot);
             self.reply(Reply::Registered { slot });

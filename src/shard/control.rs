@@ -47,9 +47,10 @@ impl<D: Disk> Stations<D> {
                     self.reply(Reply::Refuse { peer, conn_id, code, detail });
                 }
             }
-            None if self.has_place() => {
+            None if self.sessions.has_place() => {
                 self.make_place();
-                let slot = self.sessions.open(asker, self.now_ns).expect("there is a place");
+                let slot =
+                    self.sessions.open(asker, self.now.monotonic_ns).expect("there is a place");
                 self.begin_session(slot, register);
                 self.sessions.await_proof(slot);
                 self.reply(Reply::Registered { slot });
@@ -60,17 +61,10 @@ impl<D: Disk> Stations<D> {
                     peer,
                     conn_id,
                     code,
-                    detail: self.options.limits.sessions as u64,
+                    detail: self.settings.limits.sessions as u64,
                 });
             }
         }
-    }
-
-    /// Whether there is a place for another session, or one can be made: not where all are taken by clients that are
-    /// there, or as many had to go in this turn as one can bear.
-    fn has_place(&self) -> bool {
-        let may_make = self.evictions_left > 0 && self.sessions.longest_unproven().is_some();
-        !self.sessions.is_full() || may_make
     }
 
     /// Makes a place for another session where there is none: whoever has not named its connection id may never have
@@ -80,9 +74,7 @@ impl<D: Disk> Stations<D> {
     /// When none can be made.
     fn make_place(&mut self) {
         if self.sessions.is_full() {
-            self.evictions_left =
-                self.evictions_left.checked_sub(1).expect("the caller saw that one can be made");
-            let oldest = self.sessions.longest_unproven().expect("the caller saw it");
+            let oldest = self.sessions.evict().expect("the caller saw that a place can be made");
             self.close_session(oldest);
         }
     }
@@ -91,8 +83,9 @@ impl<D: Disk> Stations<D> {
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
         session.instance = register.instance.get();
-        session.datagram_bytes =
-            datagram_bytes.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX).min(self.datagram_bytes);
+        session.datagram_bytes = datagram_bytes
+            .clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
+            .min(self.settings.datagram_bytes);
         self.counters.add(Counter::SessionsOpened, 1);
     }
 
@@ -103,7 +96,7 @@ impl<D: Disk> Stations<D> {
         asker: Asker,
         register: &Register,
     ) -> Result<(), (ErrorCode, u64)> {
-        if let Some(code) = self.condition.refusal() {
+        if let Some(code) = self.condition().refusal() {
             return Err((code, 0));
         }
         let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
@@ -128,12 +121,12 @@ impl<D: Disk> Stations<D> {
             }
             (Some(id), known.epoch.saturating_add(1), known.holder)
         };
-        if old.is_none() && !self.has_place() {
-            return Err((ErrorCode::SessionsFull, self.options.limits.sessions as u64));
+        if old.is_none() && !self.sessions.has_place() {
+            return Err((ErrorCode::SessionsFull, self.settings.limits.sessions as u64));
         }
         let memory = self.disk.memory_mut();
         let said = (epoch, register.instance.get());
-        let registered = match self.log.register_producer(memory, id, said, self.unix_ns) {
+        let registered = match self.log.register_producer(memory, id, said, self.now.unix_ns) {
             Ok(registered) => registered,
             Err(ControlError::Busy) if Mutant::BusySaysFull.is_on() => {
                 return Err((ErrorCode::NoSpace, 0));
@@ -156,9 +149,9 @@ impl<D: Disk> Stations<D> {
         }
         let slot = self.seat(asker, register, old, &registered);
         self.begin_session(slot, register);
+        self.sessions.receive_from(slot, registered.last_seq);
         let session = self.sessions.get_mut(slot);
         session.producer = Some(Producer { id: registered.id, epoch });
-        session.receiver.reset(registered.last_seq, &mut self.hold);
         session.phase = Phase::Registering { batch_seq: registered.batch_seq };
         self.publishers.join(slot, self.log.hold_producer(registered.id, slot));
         Ok(())
@@ -178,10 +171,10 @@ impl<D: Disk> Stations<D> {
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
             let fence = self.sessions.get(old).instance != register.instance.get();
             self.leave(old, Parting::MayReturn);
-            self.sessions.succeed(old, asker, fence, self.now_ns, &mut self.hold);
+            self.sessions.succeed(old, asker, fence, self.now.monotonic_ns);
             return old;
         }
-        let opened = self.sessions.open(asker, self.now_ns);
+        let opened = self.sessions.open(asker, self.now.monotonic_ns);
         let slot = opened.expect("the caller saw a free place");
         let receipts = &mut self.sessions.get_mut(slot).receipts;
         receipts.reset(registered.last_seq);
@@ -200,7 +193,7 @@ impl<D: Disk> Stations<D> {
     pub(super) fn close_session(&mut self, slot: usize) {
         let heard = self.sessions.get(slot).proven;
         self.leave(slot, if heard { Parting::MayReturn } else { Parting::Unheard });
-        self.sessions.close(slot, &mut self.hold);
+        self.sessions.close(slot);
     }
 
     /// Ends a session whose client says that its producer will not return.
@@ -213,7 +206,7 @@ impl<D: Disk> Stations<D> {
             is_it && !session.receipts.in_flight() && retire.durable_to.get() == durable_to
         });
         self.leave(slot, if ended { Parting::Ended } else { Parting::MayReturn });
-        self.sessions.close(slot, &mut self.hold);
+        self.sessions.close(slot);
         self.reply(Reply::Close { peer, conn_id });
     }
 
@@ -230,9 +223,9 @@ impl<D: Disk> Stations<D> {
         if let Some(producer) = self.sessions.get_mut(slot).producer.take() {
             let handle = self.publishers.leave(slot);
             // A log that takes nothing more cannot say that it will not.
-            let over = self.condition.is_over();
+            let over = self.condition().is_over();
             let parting = if over { Parting::MayReturn } else { parting };
-            self.log.release_producer(self.disk.memory_mut(), handle, parting, self.unix_ns);
+            self.log.release_producer(self.disk.memory_mut(), handle, parting, self.now.unix_ns);
             if parting == Parting::Ended {
                 self.publishers.take_recovered(producer.id);
             }
@@ -258,7 +251,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         let being_made = self.log.stream_being_made(asked.name);
-        if let Some((stream, batch_seq)) = being_made.filter(|_| !self.condition.is_over()) {
+        if let Some((stream, batch_seq)) = being_made.filter(|_| !self.condition().is_over()) {
             // It is answered for once its record is durable, whoever asked first; or asked for again.
             self.requests.wait(of, stream, batch_seq);
             return;
@@ -267,7 +260,7 @@ impl<D: Disk> Stations<D> {
         if being_made.is_none() && self.is_made_elsewhere(of, asked.name, wanted) {
             return;
         }
-        let refused = self.condition.refusal();
+        let refused = self.condition().refusal();
         if refused.is_none() && self.requests.is_full() {
             return;
         }
@@ -277,7 +270,7 @@ impl<D: Disk> Stations<D> {
             error(code, 0);
             return;
         }
-        match self.log.create_stream(self.disk.memory_mut(), asked.name, self.unix_ns) {
+        match self.log.create_stream(self.disk.memory_mut(), asked.name, self.now.unix_ns) {
             Ok((stream, batch_seq)) => {
                 self.requests.wait(of, stream, batch_seq);
             }
@@ -307,7 +300,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         // Trimming is what a full log is for.
-        let refused = self.condition.refusal().filter(|_| self.condition != Condition::Full);
+        let refused = self.condition().refusal().filter(|_| self.condition() != Condition::Full);
         let refused = refused.map(|code| (code, 0));
         let refused = refused.or_else(|| self.trim(of, stream, asked.first.get()));
         if let Some((code, detail)) = refused {
@@ -317,7 +310,7 @@ impl<D: Disk> Stations<D> {
 
     /// Trims, and answers once that is durable; returns why it does not.
     fn trim(&mut self, of: RequestOf, stream: StreamId, first: u64) -> Option<(ErrorCode, u64)> {
-        match self.log.trim_stream(self.disk.memory_mut(), stream, first, self.unix_ns) {
+        match self.log.trim_stream(self.disk.memory_mut(), stream, first, self.now.unix_ns) {
             Ok(Some(batch_seq)) => {
                 self.counters.add(Counter::Trims, 1);
                 self.requests.wait(of, stream, batch_seq);
@@ -343,7 +336,7 @@ impl<D: Disk> Stations<D> {
     /// No record becomes durable any more: whoever waits for one is told why. What finds no room in the outbox waits for
     /// the next turn.
     pub(super) fn refuse_waiting(&mut self) {
-        let Some(code) = self.condition.refusal() else { return };
+        let Some(code) = self.condition().refusal() else { return };
         let outbox = &mut self.outbox;
         self.requests.give_up(|RequestOf { slot, request }| {
             outbox.push(Reply::Error { slot, code, request, detail: 0 })
@@ -402,7 +395,7 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::Trimmed { slot, stream, request, log_start: first });
             return;
         }
-        let limit = self.options.limits.subscriptions;
+        let limit = self.settings.limits.subscriptions;
         if self.sessions.get(slot).subscriptions >= limit {
             self.reply(error(ErrorCode::SubscriptionsFull, limit as u64));
             return;
@@ -415,7 +408,7 @@ impl<D: Disk> Stations<D> {
         };
         let mut cursor = Cursor::new(stream, begin, u64::from(asked.window.get()));
         locate(&self.log, &mut cursor);
-        let subscription = Subscription::new(slot, request, cursor, self.now_ns);
+        let subscription = Subscription::new(slot, request, cursor, self.now.monotonic_ns);
         if !self.fanout.add(subscription) {
             let limit = crate::fanout::SUBSCRIPTIONS_A_SHARD as u64;
             self.reply(error(ErrorCode::SubscriptionsFull, limit));

@@ -98,7 +98,7 @@ impl<D: Disk> Stations<D> {
                 let subscription = self.fanout.get_mut(index);
                 let sent = subscription.cursor.next().saturating_sub(before);
                 if sent > 0 {
-                    subscription.sent(self.now_ns);
+                    subscription.sent(self.now.monotonic_ns);
                     self.counters.add(Counter::MessagesDelivered, sent);
                 }
                 self.follow_up(index, served);
@@ -145,7 +145,7 @@ impl<D: Disk> Stations<D> {
     /// Tells a consumer that was sent all it may have where the end is, so that it sees a lost tail.
     fn heartbeat<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> usize {
         let subscription = self.fanout.get_mut(index);
-        if !subscription.beat_is_due(self.now_ns) {
+        if !subscription.beat_is_due(self.now.monotonic_ns) {
             return 0;
         }
         let session = self.sessions.get_mut(subscription.session());
@@ -162,7 +162,7 @@ impl<D: Disk> Stations<D> {
         });
         if sent {
             Timer::ConsumerHeartbeat.fired();
-            subscription.beat(self.now_ns);
+            subscription.beat(self.now.monotonic_ns);
         }
         usize::from(sent)
     }
@@ -289,8 +289,7 @@ impl<D: Disk> Stations<D> {
             self.log.next_indexed(stream, first).map_or(first, |next| next.saturating_sub(1));
         cursor.stop(Stop::Damaged { first, last });
         self.tell_stopped(index);
-        self.damage = Some(super::Damage { stream, first, last });
-        self.fail(ErrorCode::DataLoss);
+        self.fail_by_damage(super::Damage { stream, first, last });
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Publisher, Request, StartFrom};
 use crate::clock::{Clock, ManualClock};
-use crate::ids::{ConnId, Peer, ProducerId};
+use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::port::memory::{Faults, MemoryPort};
 use crate::session::table::{Asker, Phase};
 use crate::wire::DATAGRAM_HEADER_BYTES;

@@ -13,6 +13,7 @@
 
 mod audit;
 mod commit;
+mod condition;
 mod control;
 mod deliver;
 pub mod directory;
@@ -40,10 +41,10 @@ mod patience_tests;
 
 use std::collections::BTreeMap;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::disk::{Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
-use crate::ids::{Durability, Epoch, StreamId};
+use crate::ids::{Durability, Epoch};
 use crate::limits::{
     DATAGRAM_BYTES_MIN, Limits, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX,
 };
@@ -53,13 +54,14 @@ use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::session::receipts::{RUNS_MAX, Run};
-use crate::session::receive::HoldPool;
 use crate::session::table::Sessions;
 use crate::wire::control::ErrorCode;
-use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES, PublishState};
+use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
 use crate::wire::record::RECORD_HEADER_BYTES;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 
+use condition::Service;
+pub use condition::{Condition, Damage};
 use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 pub use placement::Neighbours;
@@ -71,9 +73,6 @@ pub use transmit::refuse;
 
 /// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
 const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
-
-/// Sessions ended in one turn for others, at most: a turn may bring hundreds of registrations.
-const EVICTIONS_A_TURN: usize = 8;
 
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
 const MESSAGE_OVERHEAD: usize = {
@@ -105,59 +104,16 @@ impl Default for ShardOptions {
     }
 }
 
-/// What the shard does for publishers now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Serving.
-    Serving,
-    /// The log is full: consumers are served, publishers wait.
-    Full,
-    /// Nothing more is acknowledged: a write failed, or acknowledged data was found damaged.
-    Failed(ErrorCode),
-    /// Nothing more is acknowledged: the disk is gone, or was reset. It may come back: publishers wait, and
-    /// whoever runs the shard opens disk and log again.
-    DiskLost(DiskFault),
-    /// Finishing what is in flight.
-    Draining,
-}
-
-impl Condition {
-    fn publish_state(self) -> PublishState {
-        match self {
-            Self::Serving => PublishState::Open,
-            Self::Full => PublishState::NoSpace,
-            Self::Failed(ErrorCode::DataLoss) => PublishState::Damaged,
-            Self::Failed(_) => PublishState::Failed,
-            Self::DiskLost(_) | Self::Draining => PublishState::Draining,
-        }
-    }
-
-    /// Why nothing new is taken, where nothing is.
-    fn refusal(self) -> Option<ErrorCode> {
-        self.publish_state().refusal()
-    }
-
-    /// Whether trims decide what it does next.
-    #[must_use]
-    pub fn takes_trims(self) -> bool {
-        matches!(self, Self::Serving | Self::Full)
-    }
-
-    /// Whether the log takes anything still.
-    fn is_over(self) -> bool {
-        matches!(self, Self::Failed(_) | Self::DiskLost(_))
-    }
-}
-
-/// Acknowledged messages found damaged while they were delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Stream.
-    pub stream: StreamId,
-    /// First sequence that cannot be read.
-    pub first: u64,
-    /// Last one, as far as is known.
-    pub last: u64,
+/// What does not change while a shard runs.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    /// Messages one publisher may have sent and not yet seen durable.
+    window_messages: usize,
+    limits: Limits,
+    /// The largest message that fits a datagram, published or delivered.
+    message_bytes_max: usize,
+    /// UDP payload of a datagram.
+    datagram_bytes: usize,
 }
 
 /// Everything of a shard but its port and clock, so that a received datagram can be read in place while
@@ -167,7 +123,6 @@ struct Stations<D> {
     disk: D,
     log: Log,
     sessions: Sessions,
-    hold: HoldPool,
     fanout: Fanout,
     outbox: Outbox,
     publishers: Publishers,
@@ -175,18 +130,10 @@ struct Stations<D> {
     counters: Counters,
     /// Completions of this turn.
     done: Vec<Completion>,
-    condition: Condition,
-    damage: Option<Damage>,
-    options: ShardOptions,
-    message_bytes_max: usize,
-    datagram_bytes: usize,
-    now_ns: u64,
-    /// Unix time of this turn.
-    unix_ns: u64,
-    /// Sessions that may still be ended in this turn so that others have a place.
-    evictions_left: usize,
-    /// Next session whose timers are looked at.
-    timer_slot: usize,
+    service: Service,
+    settings: Settings,
+    /// When this turn began, or its poll of the disk brought something.
+    now: Now,
     observer: Option<Box<Observer>>,
     /// The other shards; `None` where there are none.
     neighbours: Option<Neighbours>,
@@ -244,27 +191,22 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             message_bytes_max = message_bytes_max.saturating_add(8);
         }
         assert!(message_bytes_max <= CREDIT_BYTES_MIN, "the smallest credit holds every message");
-        let condition = if log.is_full() { Condition::Full } else { Condition::Serving };
+        let window_messages = options.window_messages;
+        let settings = Settings { window_messages, limits, message_bytes_max, datagram_bytes };
+        let service = Service::new(log.is_full());
         let stations = Stations {
-            sessions: Sessions::new(log.epoch(), options.secret, limits.sessions),
+            sessions: Sessions::new(log.epoch(), options.secret, &limits),
             disk,
             log,
-            hold: HoldPool::new(limits.held_frames),
             fanout: Fanout::new(limits.replay_buffers),
             outbox: Outbox::new(limits.replies),
             publishers: Publishers::new(runs),
             requests: Requests::new(),
             counters: Counters::default(),
             done: commit::new_completions(),
-            condition,
-            damage: None,
-            options,
-            message_bytes_max,
-            datagram_bytes,
-            now_ns: clock.now_ns(),
-            unix_ns: clock.unix_ns(),
-            evictions_left: EVICTIONS_A_TURN,
-            timer_slot: 0,
+            service,
+            settings,
+            now: clock.now(),
             observer: None,
             neighbours: None,
         };
@@ -283,8 +225,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
 
     /// Tells it of the other shards of its appliance.
     pub fn join(&mut self, neighbours: Neighbours) {
+        self.stations.service.tell(Some(&neighbours));
         self.stations.neighbours = Some(neighbours);
-        self.stations.tell_neighbours();
     }
 
     /// Takes what it knows of the others away, for the shard that follows.
@@ -317,10 +259,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
 
     /// Stops taking messages; what was received is still made durable and acknowledged.
     pub fn drain(&mut self) {
-        if !self.stations.condition.is_over() {
-            self.stations.condition = Condition::Draining;
-        }
-        self.stations.acknowledge_everybody();
+        self.stations.drain();
     }
 
     /// Acknowledges nothing more, for a reason that the disk does not know of.
@@ -344,8 +283,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     /// # Errors
     /// What kept the log from being closed; it is then recovered at the next start.
     pub fn close(self) -> Result<(P, D), String> {
-        let Stations { mut disk, log, condition, .. } = self.stations;
-        match condition {
+        let Stations { mut disk, log, service, .. } = self.stations;
+        match service.condition() {
             Condition::Failed(code) => return Err(code.to_string()),
             Condition::DiskLost(fault) => return Err(fault.to_string()),
             Condition::Serving | Condition::Full | Condition::Draining => {}
@@ -362,13 +301,13 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     /// What the shard does for publishers now.
     #[must_use]
     pub fn condition(&self) -> Condition {
-        self.stations.condition
+        self.stations.condition()
     }
 
     /// Acknowledged messages found damaged while they were delivered, the last case.
     #[must_use]
     pub fn damage(&self) -> Option<Damage> {
-        self.stations.damage
+        self.stations.service.damage()
     }
 
     /// What happened so far.
@@ -398,9 +337,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
 
 impl<D: Disk> Stations<D> {
     fn begin_turn<C: Clock>(&mut self, clock: &C) {
-        self.now_ns = clock.now_ns();
-        self.unix_ns = clock.unix_ns_at(self.now_ns);
-        self.evictions_left = EVICTIONS_A_TURN;
+        self.now = clock.now();
+        self.sessions.begin_turn();
         self.observe_turn();
     }
 
@@ -423,23 +361,5 @@ impl<D: Disk> Stations<D> {
 
     fn epoch(&self) -> Epoch {
         self.log.epoch()
-    }
-
-    /// The log takes nothing more, be it a message or a registration; everybody who publishes is told.
-    fn become_full(&mut self) {
-        if self.condition == Condition::Serving {
-            self.condition = Condition::Full;
-            self.tell_neighbours();
-            self.acknowledge_everybody();
-        }
-    }
-
-    fn acknowledge_everybody(&mut self) {
-        for slot in 0..SESSIONS_MAX {
-            let session = self.sessions.get(slot);
-            if session.producer.is_some() && session.phase == crate::session::table::Phase::Open {
-                self.publishers.acknowledge(slot);
-            }
-        }
     }
 }

@@ -187,7 +187,7 @@ impl Condition {
 impl<D: Disk> Stations<D> {
     pub(super) fn observe_turn(&mut self) {
         if let Some(observer) = &mut self.observer {
-            observer.begin_turn(self.now_ns, self.unix_ns);
+            observer.begin_turn(self.now.monotonic_ns, self.now.unix_ns);
         }
     }
 
@@ -202,7 +202,7 @@ impl<D: Disk> Stations<D> {
     #[inline]
     pub(super) fn mark(&mut self, mark: Mark) {
         if let Some(observer) = &mut self.observer {
-            observer.mark(mark, self.now_ns);
+            observer.mark(mark, self.now.monotonic_ns);
         }
     }
 
@@ -218,12 +218,12 @@ impl<D: Disk> Stations<D> {
             }
             return;
         }
-        if self.now_ns < observer.next_ns {
+        if self.now.monotonic_ns < observer.next_ns {
             return;
         }
-        observer.next_ns = self.now_ns.saturating_add(EVERY_NS);
+        observer.next_ns = self.now.monotonic_ns.saturating_add(EVERY_NS);
         if observer.begin_unix_ns == 0 {
-            observer.begin_unix_ns = self.unix_ns;
+            observer.begin_unix_ns = self.now.unix_ns;
         }
         if let Some(snapshot) = observer.reporter.take() {
             observer.filling = Some((snapshot, Filling::Producers(0)));
@@ -233,14 +233,14 @@ impl<D: Disk> Stations<D> {
     fn send(&mut self, mut snapshot: Box<Snapshot>, port: PortCounters) {
         let Some(observer) = &mut self.observer else { return };
         std::mem::swap(&mut snapshot.stages, &mut observer.stages);
-        snapshot.begin_unix_ns = std::mem::replace(&mut observer.begin_unix_ns, self.unix_ns);
-        snapshot.end_unix_ns = self.unix_ns;
+        snapshot.begin_unix_ns = std::mem::replace(&mut observer.begin_unix_ns, self.now.unix_ns);
+        snapshot.end_unix_ns = self.now.unix_ns;
         snapshot.stalls.clone_from(&observer.stalls);
         snapshot.counters.clone_from(&self.counters);
         let PortCounters { received, transmitted, receive_dropped, transmit_dropped, handed_over } =
             port;
         snapshot.port = [received, transmitted, receive_dropped, transmit_dropped, handed_over];
-        snapshot.condition = self.condition.name();
+        snapshot.condition = self.service.condition().name();
         snapshot.epoch = self.log.epoch().0;
         snapshot.segments = self.log.segments();
         snapshot.room_bytes = self.log.room_bytes();
@@ -257,8 +257,8 @@ impl<D: Disk> Stations<D> {
             Filling::Streams(from, _) => self.fill_streams(snapshot, from),
             Filling::Settling(appended) => {
                 snapshot.producers_durable = self.log.is_durable(appended.batch_seq);
-                let waited_ns = self.now_ns.saturating_sub(appended.at_ns);
-                snapshot.producers_durable || self.condition.is_over() || waited_ns > SETTLE_NS
+                let waited_ns = self.now.monotonic_ns.saturating_sub(appended.at_ns);
+                snapshot.producers_durable || self.condition().is_over() || waited_ns > SETTLE_NS
             }
         };
         let go_on = |from: usize| from.saturating_add(ROWS_A_TURN);
@@ -266,7 +266,7 @@ impl<D: Disk> Stations<D> {
             (Filling::Producers(from), false) => Some(Filling::Producers(go_on(from))),
             (Filling::Producers(_), true) => {
                 let batch_seq = self.log.appended_batch();
-                Some(Filling::Sessions(0, Appended { batch_seq, at_ns: self.now_ns }))
+                Some(Filling::Sessions(0, Appended { batch_seq, at_ns: self.now.monotonic_ns }))
             }
             (Filling::Sessions(from, at), false) => Some(Filling::Sessions(go_on(from), at)),
             (Filling::Sessions(_, at), true) => Some(Filling::Subscriptions(0, at)),
@@ -309,7 +309,7 @@ impl<D: Disk> Stations<D> {
             row.accepted_to = session.receiver.accepted_to();
             row.durable_to = session.receipts.durable_to();
             row.subscriptions = session.subscriptions;
-            row.silent_ns = self.now_ns.saturating_sub(session.heard_ns);
+            row.silent_ns = self.now.monotonic_ns.saturating_sub(session.heard_ns);
         }
         to == SESSIONS_MAX
     }

@@ -5,6 +5,7 @@ use super::*;
 use crate::client::{ClientError, Event, Publisher, Request};
 use crate::clock::Clock;
 use crate::disk::DiskFault;
+use crate::ids::StreamId;
 use crate::port::memory::Faults;
 
 /// Polls a client of a shard in this condition until it ends, and says after how long and why.
@@ -17,7 +18,7 @@ fn refused(
     let begun_ns = world.clock.now_ns();
     while world.clock.now_ns() - begun_ns < limit_ns {
         world.clock.advance_ns(1_000_000);
-        world.shard.as_mut().unwrap().stations.condition = condition;
+        world.shard.as_mut().unwrap().stations.service.pretend(condition);
         world.shard.as_mut().unwrap().turn();
         if let Err(error) = world.clients[client].poll(&mut |_| {}) {
             return Some((world.clock.now_ns() - begun_ns, error));
@@ -62,7 +63,7 @@ fn who_was_connected_waits_for_a_disk_with_its_messages_and_not_with_a_request()
     }
     let [publishes, asks] = clients;
     world.crash();
-    world.shard.as_mut().unwrap().stations.condition = AWAY;
+    world.shard.as_mut().unwrap().stations.service.pretend(AWAY);
     world.until("both register anew", |world| {
         clients.iter().all(|&client| !world.clients[client].is_connected())
     });
@@ -75,7 +76,7 @@ fn who_was_connected_waits_for_a_disk_with_its_messages_and_not_with_a_request()
     assert!(matches!(error, ClientError::Refused { code, .. } if code == draining), "{error}");
     drop(world.clients.remove(asks));
     assert!(refused(&mut world, publishes, AWAY, 10 * PATIENCE_NS).is_none(), "messages wait");
-    world.shard.as_mut().unwrap().stations.condition = Condition::Serving;
+    world.shard.as_mut().unwrap().stations.service.pretend(Condition::Serving);
     world.until("it goes on", |world| world.clients[publishes].next_completion().is_some());
 }
 
@@ -96,7 +97,7 @@ fn the_patience_of_one_refusal_is_not_that_of_the_next() {
         let ended = refused(&mut world, client, condition, limit_ns);
         assert!(ended.is_none(), "{condition:?}: {ended:?}");
     }
-    world.shard.as_mut().unwrap().stations.condition = Condition::Serving;
+    world.shard.as_mut().unwrap().stations.service.pretend(Condition::Serving);
     world.until("it goes on", |world| world.clients[client].is_connected());
 }
 
@@ -123,7 +124,7 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
             (stations.requests.slots().count(), stations.publishers.registering().is_some())
         };
         world.until("all wait for their records", |world| waits(world) == (2, true));
-        world.shard.as_mut().unwrap().stations.condition = condition;
+        world.shard.as_mut().unwrap().stations.service.pretend(condition);
         let mut told = Vec::new();
         for _ in 0..2_000 {
             world.clock.advance_ns(1_000_000);
@@ -168,7 +169,7 @@ fn what_is_done_already_is_answered_for_by_a_log_that_takes_nothing_more() {
     let asks = world.client(Publisher::No);
     world.until("it is connected", |world| world.clients[asks].next_event().is_some());
     let failed = Condition::Failed(ErrorCode::DiskFailed);
-    world.shard.as_mut().unwrap().stations.condition = failed;
+    world.shard.as_mut().unwrap().stations.service.pretend(failed);
     for (request, is_done) in [
         (Request::CreateStream("orders".into()), true),
         (trim, true),
@@ -204,7 +205,7 @@ fn a_publisher_learns_from_any_acknowledgement(code: ErrorCode) {
     publish(&mut world, publisher, stream);
     // The word that said so was lost.
     let failed = Condition::Failed(code);
-    world.shard.as_mut().unwrap().stations.condition = failed;
+    world.shard.as_mut().unwrap().stations.service.pretend(failed);
     world.clients[publisher].offer(stream, b"never durable").unwrap();
     let (waited_ns, error) =
         refused(&mut world, publisher, failed, 10 * PATIENCE_NS).expect("it is told");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::directory::{Directory, Placer};
 use super::requests::RequestOf;
-use super::{Condition, Reply, Stations};
+use super::{Reply, Stations};
 use crate::disk::Disk;
 use crate::limits::STREAMS_MAX;
 use crate::wire::control::{ErrorCode, Redirect};
@@ -50,13 +50,6 @@ impl<D: Disk> Stations<D> {
     /// The number of this shard, and of how many.
     pub(super) fn own_shard(&self) -> (u32, u32) {
         self.neighbours.as_ref().map_or((0, 1), |all| (all.shard, all.shards))
-    }
-
-    /// Tells who places streams whether this shard takes new ones.
-    pub(super) fn tell_neighbours(&self) {
-        if let Some(all) = &self.neighbours {
-            all.directory.set_closed(all.shard, self.condition != Condition::Serving);
-        }
     }
 
     /// Whether a stream that is not here is to be made, or was made, elsewhere, or cannot be; if so, that is

@@ -2,18 +2,16 @@
 
 use crate::disk::Disk;
 use crate::ids::StreamId;
-use crate::log::{AppendError, Log, Message};
-use crate::memory::Memory;
-use crate::metrics::{Counter, Counters};
+use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::log::{AppendError, Message};
+use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::session::receipts::Run;
 use crate::session::receive::Verdict;
-use crate::session::table::Session;
 use crate::wire::control::{ErrorCode, sizes};
 use crate::wire::publish::{Probe, Publish};
 use crate::wire::record::Signed;
 
-use super::publishers::Publishers;
 use super::{Condition, Reply, Stations};
 
 /// How the messages of a frame fared.
@@ -31,16 +29,6 @@ enum Outcome {
     NoStream,
 }
 
-/// What `accept` works on: the parts of the stations it needs.
-struct Desk<'a> {
-    log: &'a mut Log,
-    memory: &'a mut Memory,
-    counters: &'a mut Counters,
-    publishers: &'a mut Publishers,
-    now_ns: u64,
-    unix_ns: u64,
-}
-
 impl<D: Disk> Stations<D> {
     pub(super) fn on_publish(&mut self, slot: usize, publish: &Publish<'_>) {
         let session = self.sessions.get_mut(slot);
@@ -49,9 +37,9 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
             return;
         }
-        if publish.longest() > self.message_bytes_max {
+        if publish.longest() > self.settings.message_bytes_max {
             // What was announced is what every consumer of the same datagrams can be sent.
-            let detail = sizes(publish.longest(), self.message_bytes_max);
+            let detail = sizes(publish.longest(), self.settings.message_bytes_max);
             let code = ErrorCode::MessageTooLarge;
             self.reply(Reply::Error { slot, code, request: 0, detail });
             return;
@@ -72,19 +60,14 @@ impl<D: Disk> Stations<D> {
                 }
             }
             Verdict::Hold => {
-                let held = session.receiver.hold(
-                    &mut self.hold,
-                    first_seq,
-                    count,
-                    publish.body(),
-                    self.now_ns,
-                );
+                let now_ns = self.now.monotonic_ns;
+                let held = self.sessions.hold(slot, first_seq, count, publish.body(), now_ns);
                 let counter = if held { Counter::FramesHeld } else { Counter::FramesHoldRefused };
                 self.counters.add(counter, 1);
                 self.publishers.note_gap(slot);
             }
             Verdict::TooFar => {
-                session.receiver.saw_sent_to(first_seq, self.now_ns);
+                session.receiver.saw_sent_to(first_seq, self.now.monotonic_ns);
                 self.counters.add(Counter::FramesHoldRefused, 1);
                 self.publishers.note_gap(slot);
             }
@@ -93,12 +76,9 @@ impl<D: Disk> Stations<D> {
 
     /// Looks again at frames that were held behind a gap which is filled now.
     fn accept_held(&mut self, slot: usize) {
-        while let Some(held) = self.sessions.get_mut(slot).receiver.take_ready() {
-            let mut body = [0; crate::limits::DATAGRAM_BYTES_MAX];
-            let stored = self.hold.body(held);
-            let len = stored.len();
-            body[..len].copy_from_slice(stored);
-            self.hold.release(held);
+        while self.sessions.get(slot).receiver.has_ready() {
+            let mut body = [0; DATAGRAM_BYTES_MAX];
+            let Some(len) = self.sessions.take_ready(slot, &mut body) else { break };
             let publish = Publish::parse(&body[..len]).expect("a held frame was parsed before");
             let first_seq = publish.head.first_seq.get();
             match self.sessions.get(slot).receiver.classify(first_seq, publish.count()) {
@@ -112,32 +92,24 @@ impl<D: Disk> Stations<D> {
             }
         }
         let session = self.sessions.get_mut(slot);
-        if session.receiver.still_missing(self.now_ns) {
+        if session.receiver.still_missing(self.now.monotonic_ns) {
             self.publishers.note_gap(slot);
         }
     }
 
     fn accept(&mut self, slot: usize, publish: &Publish<'_>, skip: u64) -> Outcome {
-        if self.condition != Condition::Serving {
+        if self.condition() != Condition::Serving {
             self.publishers.acknowledge(slot);
             return Outcome::Full;
         }
-        let session = self.sessions.get_mut(slot);
-        let mut desk = Desk {
-            log: &mut self.log,
-            memory: self.disk.memory_mut(),
-            counters: &mut self.counters,
-            publishers: &mut self.publishers,
-            now_ns: self.now_ns,
-            unix_ns: self.unix_ns,
-        };
-        let outcome = desk.append(slot, session, publish, skip);
+        let outcome = self.append(slot, publish, skip);
         match outcome {
             Outcome::Whole => {}
             Outcome::Busy => self.publishers.acknowledge(slot),
             Outcome::Damaged => {
+                let session = self.sessions.get_mut(slot);
                 let missing = session.receiver.accepted_to().saturating_add(1);
-                session.receiver.saw_sent_to(missing, self.now_ns);
+                session.receiver.saw_sent_to(missing, self.now.monotonic_ns);
                 self.publishers.note_gap(slot);
             }
             Outcome::Full => {
@@ -152,29 +124,9 @@ impl<D: Disk> Stations<D> {
         outcome
     }
 
-    /// A client asks where it is: say so, receipts from where it lacks them included.
-    pub(super) fn on_probe(&mut self, slot: usize, probe: &Probe) {
-        let session = self.sessions.get_mut(slot);
-        if session.producer.is_none() {
-            return;
-        }
-        session.receipts.rewind_to(probe.receipts_to.get());
-        session.receiver.saw_sent_to(probe.next_seq.get().saturating_sub(1), self.now_ns);
-        if session.receiver.has_gap() {
-            self.publishers.note_gap(slot);
-        }
-        self.publishers.acknowledge(slot);
-    }
-}
-
-impl Desk<'_> {
-    fn append(
-        &mut self,
-        slot: usize,
-        session: &mut Session,
-        publish: &Publish<'_>,
-        skip: u64,
-    ) -> Outcome {
+    /// Appends what is new of a frame, as far as the log takes it.
+    fn append(&mut self, slot: usize, publish: &Publish<'_>, skip: u64) -> Outcome {
+        let (session, memory) = (self.sessions.get_mut(slot), self.disk.memory_mut());
         let stream = StreamId(publish.head.stream.get());
         let mut producer_seq = publish.head.first_seq.get();
         for (index, (head, payload)) in (0..).zip(publish.messages()) {
@@ -195,7 +147,7 @@ impl Desk<'_> {
             }
             let producer = self.publishers.handle(slot);
             let message = Message { signed, producer, crc32c, payload };
-            let appended = match self.log.append(self.memory, &message, self.unix_ns) {
+            let appended = match self.log.append(memory, &message, self.now.unix_ns) {
                 Ok(appended) => appended,
                 Err(AppendError::Busy) => return Outcome::Busy,
                 Err(AppendError::Full) => return Outcome::Full,
@@ -207,7 +159,7 @@ impl Desk<'_> {
                 count: 1,
                 stream: stream.0,
                 batch_seq: appended.batch_seq,
-                received_ns: self.now_ns,
+                received_ns: self.now.monotonic_ns,
                 server_ns: 0,
                 device_ns: 0,
             });
@@ -218,5 +170,19 @@ impl Desk<'_> {
             producer_seq = producer_seq.saturating_add(1);
         }
         Outcome::Whole
+    }
+
+    /// A client asks where it is: say so, receipts from where it lacks them included.
+    pub(super) fn on_probe(&mut self, slot: usize, probe: &Probe) {
+        let session = self.sessions.get_mut(slot);
+        if session.producer.is_none() {
+            return;
+        }
+        session.receipts.rewind_to(probe.receipts_to.get());
+        session.receiver.saw_sent_to(probe.next_seq.get().saturating_sub(1), self.now.monotonic_ns);
+        if session.receiver.has_gap() {
+            self.publishers.note_gap(slot);
+        }
+        self.publishers.acknowledge(slot);
     }
 }

@@ -51,7 +51,7 @@ impl<D: Disk> Stations<D> {
             }
             return;
         };
-        self.sessions.hear(slot, self.now_ns);
+        self.sessions.hear(slot, self.now.monotonic_ns);
         for frame in frames {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);

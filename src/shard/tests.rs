@@ -11,7 +11,7 @@ use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::ManualClock;
 use crate::disk::ram::RamDisk;
-use crate::ids::ProducerId;
+use crate::ids::{ProducerId, StreamId};
 use crate::log::create::{FormatOptions, format};
 use crate::log::recovery::{OpenOptions, RecoveredMessage};
 use crate::metrics::Counter;
@@ -20,6 +20,7 @@ use crate::random::Random;
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
 use crate::wire::publish::AckHead;
+use crate::wire::publish::PublishState;
 
 const RING: usize = 4 << 20;
 

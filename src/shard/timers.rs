@@ -2,7 +2,6 @@
 
 use crate::disk::Disk;
 use crate::fired::Timer;
-use crate::limits::SESSIONS_MAX;
 use crate::mutant::Mutant;
 use crate::session::table::Phase;
 
@@ -22,28 +21,28 @@ const SLOTS_A_TURN: usize = 2;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {
-        if self.condition.is_over() {
+        if self.condition().is_over() {
             self.refuse_waiting();
         } else {
             self.log.prepare(self.disk.memory_mut());
         }
         for _ in 0..SLOTS_A_TURN {
-            self.timer_slot = self.timer_slot.wrapping_add(1) % SESSIONS_MAX;
-            let session = self.sessions.get(self.timer_slot);
+            let slot = self.sessions.next_in_turn();
+            let session = self.sessions.get(slot);
             let (limit_ns, timer) = if session.proven {
                 (SILENCE_NS, Timer::SessionSilent)
             } else {
                 (UNPROVEN_NS, Timer::SessionUnproven)
             };
-            let silent = self.now_ns.saturating_sub(session.heard_ns) > limit_ns;
+            let silent = self.now.monotonic_ns.saturating_sub(session.heard_ns) > limit_ns;
             let may_go = session.phase == Phase::Open && !Mutant::SilentSessionKept.is_on();
             if silent && may_go {
                 timer.fired();
-                self.close_session(self.timer_slot);
+                self.close_session(slot);
             }
         }
         let may_take_time = cfg!(debug_assertions);
-        if may_take_time && self.timer_slot.is_multiple_of(SLOTS_AN_AUDIT) {
+        if may_take_time && self.sessions.last_in_turn().is_multiple_of(SLOTS_AN_AUDIT) {
             self.audit().unwrap_or_else(|what| panic!("O13: {what}"));
         }
     }

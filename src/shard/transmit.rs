@@ -99,7 +99,7 @@ impl<D: Disk> Stations<D> {
             sack: session.receiver.sack().map(Into::into),
             receipts_from: session.receipts.held_from().into(),
             durability: self.durability().code(),
-            state: self.condition.publish_state() as u8,
+            state: self.condition().publish_state() as u8,
             receipt_count: 0.into(),
             reserved: 0.into(),
         }
@@ -109,16 +109,16 @@ impl<D: Disk> Stations<D> {
     /// who publish. Both limits are absolute and never go back.
     fn credit(&mut self, slot: usize) -> (u64, u64) {
         let publishers = self.publishers.len().max(1);
-        let window = self.options.window_messages.checked_div(publishers).unwrap_or(0);
+        let window = self.settings.window_messages.checked_div(publishers).unwrap_or(0);
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
-        let free = self.options.limits.in_flight_bytes.saturating_sub(self.log.bytes_in_flight());
+        let free = self.settings.limits.in_flight_bytes.saturating_sub(self.log.bytes_in_flight());
         let share = free.checked_div(publishers.saturating_mul(2)).unwrap_or(0);
         let share = if Mutant::CreditBelowMessage.is_on() {
             share.min(CREDIT_BYTES_MIN / 8)
         } else {
             share.max(CREDIT_BYTES_MIN)
         } as u64;
-        let open = self.condition == super::Condition::Serving;
+        let open = self.condition() == super::Condition::Serving;
         let session = self.sessions.get_mut(slot);
         if open {
             let seq = session.receipts.durable_to().saturating_add(window);
@@ -130,7 +130,7 @@ impl<D: Disk> Stations<D> {
     }
 
     fn report_gaps<P: Port>(&mut self, port: &mut P) -> usize {
-        if self.condition != super::Condition::Serving {
+        if self.condition() != super::Condition::Serving {
             // Nothing would be taken: nothing is asked for.
             return 0;
         }
@@ -142,7 +142,7 @@ impl<D: Disk> Stations<D> {
                 continue;
             }
             self.publishers.note_gap(slot);
-            if !session.receiver.nak_due(self.now_ns) {
+            if !session.receiver.nak_due(self.now.monotonic_ns) {
                 continue;
             }
             let mut ranges = [SeqRange::default(); NAK_RANGES_MAX];
@@ -274,12 +274,16 @@ impl<D: Disk> Stations<D> {
             durable_to: session.receipts.durable_to().into(),
             max_seq_allowed: max_seq.into(),
             max_bytes_allowed: max_bytes.into(),
-            message_bytes_max: u32::try_from(self.message_bytes_max).expect("below 64 KiB").into(),
+            message_bytes_max: u32::try_from(self.settings.message_bytes_max)
+                .expect("below 64 KiB")
+                .into(),
             durability: self.durability().code(),
             shard: code(shard),
             shards: code(shards),
             reserved: 0,
-            datagram_bytes: u16::try_from(self.datagram_bytes).expect("below 64 KiB").into(),
+            datagram_bytes: u16::try_from(self.settings.datagram_bytes)
+                .expect("below 64 KiB")
+                .into(),
             base_port: base_port.into(),
             log: self.log.tag().into(),
         }
