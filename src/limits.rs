@@ -84,6 +84,63 @@ pub const HELD_FRAMES_MAX: u16 = 512;
 /// Replies that one session may have waiting, at most.
 pub const REPLIES_A_SESSION_MAX: u8 = 16;
 
+/// Frames one session may have held at once.
+pub const HELD_A_SESSION: usize = 64;
+
+/// Runs of receipts kept for one session, durable ones included.
+pub const RUNS_MAX: usize = 512;
+
+/// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
+pub const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
+
+/// Ranges of one NAK, at most.
+pub const NAK_RANGES_MAX: usize = 16;
+
+/// Refusals of those without a session that wait, at most.
+pub const REFUSALS_MAX: usize = 64;
+
+/// Replies that wait, at most: those of a turn, each datagram of another session, and the refusals.
+pub const REPLIES_MAX: usize = RECEIVE_BURST * REPLIES_A_SESSION_MAX as usize + REFUSALS_MAX;
+
+/// Requests of all sessions that wait for their records, at most.
+pub const REQUESTS_MAX: usize = 256;
+
+/// Subscriptions of one shard, at most.
+pub const SUBSCRIPTIONS_A_SHARD: usize = SESSIONS_MAX * 4;
+
+/// Bytes a publisher may have in flight at least, however many there are: the largest message, so that everybody
+/// goes on. What the log cannot take just then is sent again.
+pub const CREDIT_BYTES_MIN: usize = DATAGRAM_BYTES_MAX;
+
+/// Messages a publisher may have in flight at least.
+pub const CREDIT_MESSAGES_MIN: usize = 64;
+
+/// Completions of the disk taken in one turn, at most.
+pub const COMPLETIONS_A_TURN: usize = 32;
+
+/// Sessions whose gaps are looked at in one turn, at most.
+pub const GAPS_A_TURN: usize = 64;
+
+/// Subscriptions served in one turn, at most.
+pub const SUBSCRIPTIONS_A_TURN: usize = 32;
+
+/// Datagrams one subscription is sent in one turn, at most.
+pub const DATAGRAMS_A_TURN: usize = 8;
+
+/// Batches looked at for one subscription in one turn, at most.
+pub const BATCHES_A_TURN: usize = 64;
+
+/// Sessions whose timers are looked at in one turn.
+pub const TIMERS_A_TURN: usize = 2;
+
+/// Rows of a snapshot copied in one turn.
+pub const ROWS_A_TURN: usize = 16;
+
+/// Batches that became durable and are not acknowledged yet, at most; more are counted with the last.
+pub const UNTOLD_MAX: usize = 128;
+
+const _: () = assert!(SUBSCRIPTIONS_MAX <= SUBSCRIPTIONS_A_SHARD);
+
 /// What a shard is given of what may be less than the maximum: tests and the simulator fill it. Memory is always
 /// sized by the maximum, so a limit costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

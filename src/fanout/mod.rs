@@ -11,11 +11,7 @@ pub use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
 
 use crate::fired::Timer;
 use crate::ids::StreamId;
-use crate::limits::{SESSIONS_MAX, SUBSCRIPTIONS_MAX};
-
-/// Subscriptions of one shard, at most.
-pub const SUBSCRIPTIONS_A_SHARD: usize = SESSIONS_MAX * 4;
-const _: () = assert!(SUBSCRIPTIONS_MAX <= SUBSCRIPTIONS_A_SHARD);
+use crate::limits::SUBSCRIPTIONS_A_SHARD;
 
 /// The first heartbeat after the last message; each next one waits twice as long.
 const BEAT_NS_MIN: u64 = 1_000_000;

@@ -3,10 +3,8 @@
 //! A ring with three marks: `told <= durable <= end`. Durable runs stay until newer ones need their
 //! place, so that a client that lost an ACK can ask again.
 
+use crate::limits::RUNS_MAX;
 use crate::wire::publish::ReceiptRun;
-
-/// Runs kept for one session, durable ones included.
-pub const RUNS_MAX: usize = 512;
 
 /// Messages contiguous in producer number and stream sequence, in one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

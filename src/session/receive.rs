@@ -4,11 +4,8 @@
 //! dropped and the client sends them again. Nothing here allocates after the pool is made.
 
 use crate::fired::Timer;
-use crate::limits::{DATAGRAM_BYTES_MAX, WINDOW_MESSAGES_MAX};
-use crate::wire::publish::{NAK_RANGES_MAX, SeqRange};
-
-/// Frames one session may have held at once.
-const HELD_A_SESSION: usize = 64;
+use crate::limits::{DATAGRAM_BYTES_MAX, HELD_A_SESSION, NAK_RANGES_MAX, WINDOW_MESSAGES_MAX};
+use crate::wire::publish::SeqRange;
 
 /// How long a gap may stand before it is reported, unless three later frames report it sooner.
 const NAK_DELAY_NS: u64 = 50_000;

@@ -2,6 +2,7 @@
 
 use crate::clock::{Clock, Now};
 use crate::disk::{Completion, Disk, Io, Operation};
+use crate::limits::COMPLETIONS_A_TURN;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
@@ -12,12 +13,9 @@ use super::observe::Mark;
 use super::requests::RequestOf;
 use super::{Reply, Stations};
 
-/// Completions taken in one turn, at most.
-const COMPLETIONS: usize = 32;
-
 /// Room for the completions of one turn.
 pub(super) fn new_completions() -> Vec<Completion> {
-    vec![NOTHING; COMPLETIONS]
+    vec![NOTHING; COMPLETIONS_A_TURN]
 }
 
 const NOTHING: Completion = Completion {

@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_A_SHARD};
 use crate::log::trim::TrimError;
 use crate::log::{ControlError, Parting, Registration, StreamFacts};
 use crate::metrics::Counter;
@@ -410,7 +410,7 @@ impl<D: Disk> Stations<D> {
         locate(&self.log, &mut cursor);
         let subscription = Subscription::new(slot, request, cursor, self.now.monotonic_ns);
         if !self.fanout.add(subscription) {
-            let limit = crate::fanout::SUBSCRIPTIONS_A_SHARD as u64;
+            let limit = SUBSCRIPTIONS_A_SHARD as u64;
             self.reply(error(ErrorCode::SubscriptionsFull, limit));
             return;
         }

@@ -5,7 +5,7 @@ use zerocopy::IntoBytes;
 use crate::disk::{Disk, Io, Operation};
 use crate::fanout::{Begin, Cursor, DATA_FRAME_BYTES_MIN, DataFrame, Packed, Step, Stop};
 use crate::fired::Timer;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, BATCHES_A_TURN, DATAGRAMS_A_TURN, SUBSCRIPTIONS_A_TURN};
 use crate::log::Log;
 use crate::log::batch::BatchDamage;
 use crate::memory::Memory;
@@ -19,15 +19,6 @@ use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter};
 
 use super::transmit::send;
 use super::{Reply, Stations};
-
-/// Subscriptions served in one turn, at most.
-const SUBSCRIPTIONS_A_TURN: usize = 32;
-
-/// Datagrams one subscription is sent in one turn, at most.
-const DATAGRAMS_A_TURN: usize = 8;
-
-/// Batches looked at for one subscription in one turn, at most.
-const BATCHES_A_TURN: usize = 64;
 
 /// What a datagram spends before its first record.
 const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;

@@ -45,15 +45,13 @@ use crate::clock::{Clock, Now};
 use crate::disk::{Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch};
-use crate::limits::{
-    DATAGRAM_BYTES_MIN, Limits, QUEUE_DEPTH_MAX, SESSIONS_MAX, WINDOW_MESSAGES_MAX,
-};
+use crate::limits::{CREDIT_BYTES_MIN, DATAGRAM_BYTES_MIN, Limits, RUNS_MAX, WINDOW_MESSAGES_MAX};
 use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::port::Port;
-use crate::session::receipts::{RUNS_MAX, Run};
+use crate::session::receipts::Run;
 use crate::session::table::Sessions;
 use crate::wire::control::ErrorCode;
 use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
@@ -68,11 +66,7 @@ pub use placement::Neighbours;
 use publishers::Publishers;
 pub use receive::REFUSAL_BYTES;
 use requests::Requests;
-use transmit::CREDIT_BYTES_MIN;
 pub use transmit::refuse;
-
-/// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
-const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
 
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
 const MESSAGE_OVERHEAD: usize = {

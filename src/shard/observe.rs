@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::limits::{SESSIONS_MAX, STREAMS_MAX};
+use crate::limits::{ROWS_A_TURN, SESSIONS_MAX, STREAMS_MAX, UNTOLD_MAX};
 use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
@@ -16,12 +16,6 @@ use super::{Condition, Stations};
 
 /// Between two snapshots.
 const EVERY_NS: u64 = 1_000_000_000;
-
-/// Rows copied in one turn.
-const ROWS_A_TURN: usize = 16;
-
-/// Batches that became durable and are not acknowledged yet, at most; more are counted with the last.
-const UNTOLD_MAX: usize = 128;
 
 /// A point that a turn with work passes.
 #[derive(Clone, Copy, Debug)]

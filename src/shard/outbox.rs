@@ -5,15 +5,9 @@
 //! is asked for is dropped; every request in the protocol is repeated until it is answered.
 
 use crate::ids::{ConnId, Peer, StreamId};
-use crate::limits::{RECEIVE_BURST, REPLIES_A_SESSION_MAX, SESSIONS_MAX};
+use crate::limits::{REFUSALS_MAX, REPLIES_MAX, SESSIONS_MAX};
 use crate::metrics::{Counter, Counters};
 use crate::wire::control::ErrorCode;
-
-/// Refusals of those without a session, at most.
-const REFUSALS_MAX: usize = 64;
-
-/// Replies at once, at most: those of a turn, each datagram of another session, and the refusals.
-const OUTBOX_MAX: usize = RECEIVE_BURST * REPLIES_A_SESSION_MAX as usize + REFUSALS_MAX;
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +155,7 @@ impl Outbox {
     #[must_use]
     pub(super) fn new(replies_a_session: u8) -> Self {
         let noted = vec![Noted::default(); SESSIONS_MAX].into_boxed_slice();
-        let replies = Vec::with_capacity(OUTBOX_MAX);
+        let replies = Vec::with_capacity(REPLIES_MAX);
         Self { replies, noted, refusals: 0, replies_a_session }
     }
 
@@ -174,7 +168,7 @@ impl Outbox {
 
     /// Notes a reply; `false` when there is no room and it was dropped.
     pub(super) fn push(&mut self, reply: Reply) -> bool {
-        if self.replies.len() == OUTBOX_MAX {
+        if self.replies.len() == REPLIES_MAX {
             return false;
         }
         match reply.slot() {
@@ -237,6 +231,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{RECEIVE_BURST, REPLIES_A_SESSION_MAX};
 
     #[test]
     fn nobody_fills_the_outbox_for_others() {

@@ -4,7 +4,7 @@ use super::tests::{World, address, new_disk};
 use super::*;
 use crate::client::{ClientError, Compared, Publisher, Request};
 use crate::ids::{Peer, ProducerId, StreamId};
-use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX};
+use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX, SESSIONS_MAX};
 use crate::port::memory::Faults;
 use crate::wire::control::{NameRequest, Subscribe};
 

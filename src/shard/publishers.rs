@@ -4,10 +4,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::OWED_MAX;
 use super::slots::SlotQueue;
 use crate::ids::ProducerId;
-use crate::limits::SESSIONS_MAX;
+use crate::limits::{OWED_MAX, SESSIONS_MAX};
 use crate::log::ProducerHandle;
 use crate::memory::resident;
 use crate::session::receipts::Run;

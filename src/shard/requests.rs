@@ -1,9 +1,7 @@
 //! Requests that are answered once their record is durable: that a stream is made, that one is trimmed.
 
 use crate::ids::StreamId;
-
-/// Requests that wait, at most.
-pub(super) const WAITING_MAX: usize = 256;
+use crate::limits::REQUESTS_MAX;
 
 /// Which request of which session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub(super) struct Requests {
 impl Requests {
     /// None yet; allocates what there will ever be.
     pub(super) fn new() -> Self {
-        Self { waiting: Vec::with_capacity(WAITING_MAX) }
+        Self { waiting: Vec::with_capacity(REQUESTS_MAX) }
     }
 
     /// Whether a request waits already: what is asked again is not done again.
@@ -41,7 +39,7 @@ impl Requests {
 
     /// Whether no more can wait: who asks now is not answered, and asks again.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() == WAITING_MAX
+        self.waiting.len() == REQUESTS_MAX
     }
 
     /// A request is answered once a batch is durable; where no more can wait it is asked again.
@@ -120,7 +118,7 @@ mod tests {
             room -= u32::from(told);
             told
         });
-        assert_eq!(requests.slots().count(), WAITING_MAX - 16);
+        assert_eq!(requests.slots().count(), REQUESTS_MAX - 16);
         assert!(!requests.waits(of(1, 15)) && requests.waits(of(1, 16)));
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::client::{ClientError, Event, OfferError, Publisher, SizeLimit, StartFrom};
 use crate::fanout::Stop;
 use crate::ids::{ConnId, ProducerId, StreamId};
+use crate::limits::SESSIONS_MAX;
 use crate::port::memory::Faults;
 use crate::wire::DatagramWriter;
 use crate::wire::control::{REGISTER_PUBLISHER, Register};

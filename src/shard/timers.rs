@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::fired::Timer;
+use crate::limits::TIMERS_A_TURN;
 use crate::mutant::Mutant;
 use crate::session::table::Phase;
 
@@ -16,9 +17,6 @@ const UNPROVEN_NS: u64 = 3_000_000_000;
 /// How often all is looked at where that may cost time: once in so many slots.
 const SLOTS_AN_AUDIT: usize = 64;
 
-/// Sessions whose timers are looked at in one turn.
-const SLOTS_A_TURN: usize = 2;
-
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {
         if self.condition().is_over() {
@@ -26,7 +24,7 @@ impl<D: Disk> Stations<D> {
         } else {
             self.log.prepare(self.disk.memory_mut());
         }
-        for _ in 0..SLOTS_A_TURN {
+        for _ in 0..TIMERS_A_TURN {
             let slot = self.sessions.next_in_turn();
             let session = self.sessions.get(slot);
             let (limit_ns, timer) = if session.proven {

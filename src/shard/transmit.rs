@@ -4,7 +4,9 @@ use zerocopy::IntoBytes;
 
 use crate::disk::Disk;
 use crate::ids::{ConnId, Peer};
-use crate::limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BURST};
+use crate::limits::{
+    CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, TRANSMIT_BURST,
+};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
@@ -14,22 +16,10 @@ use crate::wire::control::{
     Trimmed,
 };
 use crate::wire::frame::Kind;
-use crate::wire::publish::{
-    ACK_HEAD_BYTES, AckHead, NAK_RANGES_MAX, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange,
-};
+use crate::wire::publish::{ACK_HEAD_BYTES, AckHead, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange};
 use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES};
 
 use super::{Reply, Stations};
-
-/// Bytes a publisher may have in flight at least, however many there are: the largest message, so that everybody
-/// goes on. What the log cannot take just then is sent again.
-pub(super) const CREDIT_BYTES_MIN: usize = DATAGRAM_BYTES_MAX;
-
-/// Messages it may have in flight at least.
-const CREDIT_MESSAGES_MIN: usize = 64;
-
-/// Sessions whose gaps are looked at in one turn, at most.
-const GAPS_A_TURN: usize = 64;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {

@@ -1,5 +1,6 @@
 //! Frames that carry messages and their acknowledgement.
 
+use crate::limits::NAK_RANGES_MAX;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -249,9 +250,6 @@ pub struct SeqRange {
     /// Last.
     pub last: U64,
 }
-
-/// Ranges of one NAK, at most.
-pub const NAK_RANGES_MAX: usize = 16;
 
 /// A NAK frame: 1 to 16 ranges that are missing, ascending.
 #[derive(Clone, Copy, Debug)]
