@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use arguments::{
     BenchCommand, CompletionArgs, ConsumeArgs, LogCommand, PublishArgs, SampleCommand, StatArgs,
-    StreamCommand, TopArgs,
+    StreamCommand, TopArgs, VerifyHistoryArgs,
 };
 use host::HostCommand;
 use parse::Server;
@@ -136,6 +136,8 @@ EXAMPLES
     Publish(PublishArgs),
     /// Consume messages in sequence, from any point of the stream
     Consume(ConsumeArgs),
+    /// Check that what clients wrote down (--history) can be true of one log
+    VerifyHistory(VerifyHistoryArgs),
     /// Create, list and describe streams
     #[command(subcommand)]
     Stream(StreamCommand),

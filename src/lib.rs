@@ -51,6 +51,7 @@ pub mod disk;
 pub mod session;
 pub mod log;
 pub mod fanout;
+pub mod history;
 pub mod shard;
 
 pub mod profile;

@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 8] = [
     &["ids", "limits", "clock", "random", "retry", "memory", "cpu", "metrics", "mutant", "fired"],
     &["wire"],
     &["port", "disk"],
-    &["session", "log", "fanout"],
+    &["session", "log", "fanout", "history"],
     &["shard"],
     &["profile", "client", "report", "host"],
     &["admin", "launch", "measure"],

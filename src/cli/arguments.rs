@@ -43,6 +43,9 @@ pub struct PublishArgs {
     /// End after this many messages [default: all]
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub count: Option<u64>,
+    /// Write down in this new file what was offered and acknowledged, for verify-history
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
 }
 
 /// Where published messages come from.
@@ -86,6 +89,29 @@ pub struct ConsumeArgs {
     /// Wait for messages that are not there yet
     #[arg(short, long)]
     pub follow: bool,
+    /// Write down in this new file what came, for verify-history
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+}
+
+/// `verify-history`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Histories are what publish and consume write with --history, and clients of the library; all of one
+appliance, of any number of processes. Whatever two of them say has to be true of one log: a
+sequence is one message, what was acknowledged before another message was offered is before it, what
+somebody was told is durable stays so, consumers get everything in sequence, once. Moments are
+compared among processes of one boot of one host; the rest across hosts too.
+Each contradiction is told with both lines; the command fails where there is one.
+
+EXAMPLES
+  buslane publish orders --itch orders.itch50 --history publisher.jsonl
+  buslane consume orders --history consumer.jsonl > /dev/null
+  buslane verify-history publisher.jsonl consumer.jsonl")]
+pub struct VerifyHistoryArgs {
+    /// Files with histories
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// `stat`.

@@ -43,6 +43,7 @@ use super::{
     Request, ShardFacts, SizeLimit, StartFrom,
 };
 use crate::clock::Clock;
+use crate::history::History;
 use crate::ids::{ConnId, Durability, Epoch, ProducerId, StreamId};
 use crate::limits::{NUMBER_MAX, SUBSCRIPTIONS_MAX, WINDOW_MESSAGES_MAX};
 use crate::port::Port;
@@ -144,6 +145,8 @@ struct Link<C> {
     /// Datagrams that were not the server's, or made no sense.
     dropped: u64,
     delivered: u64,
+    /// Where what happens is written down, if it is.
+    history: Option<Box<History>>,
 }
 
 impl<P: Port, C: Clock> Client<P, C> {
@@ -202,6 +205,7 @@ impl<P: Port, C: Clock> Client<P, C> {
             is_mute: false,
             dropped: 0,
             delivered: 0,
+            history: None,
         };
         Self { port: Some(port), link }
     }
@@ -261,12 +265,16 @@ impl<P: Port, C: Clock> Client<P, C> {
             let (bytes, max, limit) = (payload.len(), link.message_bytes_max, link.size_limit);
             return Err(OfferError::TooLarge { bytes, max, limit });
         }
-        link.sender.offer(stream, payload, link.now_ns).map_err(|blocked| {
+        let offered = link.sender.offer(stream, payload, link.now_ns).map_err(|blocked| {
             OfferError::BackPressure(match blocked {
                 Blocked::Window => BackPressure::Window,
                 Blocked::Server(state) => BackPressure::Server(state),
             })
-        })
+        })?;
+        if let Some(history) = &mut link.history {
+            history.offer(stream, link.producer.0, offered, payload);
+        }
+        Ok(offered)
     }
 
     /// The next message that is durable, in the order of their numbers.
@@ -274,6 +282,9 @@ impl<P: Port, C: Clock> Client<P, C> {
     pub fn next_completion(&mut self) -> Option<Completion> {
         let link = &mut self.link;
         let sent = link.sender.next_sent()?;
+        if let Some(history) = &mut link.history {
+            history.acknowledged(sent.stream, link.producer.0, sent.producer_seq, sent.sequence);
+        }
         Some(Completion {
             producer_seq: sent.producer_seq,
             receipt: Receipt {
@@ -298,8 +309,37 @@ impl<P: Port, C: Clock> Client<P, C> {
             self.link.refuse(request, NUMBER_MAX);
             return;
         }
+        if let Some(history) = &mut self.link.history {
+            history.subscribe(stream);
+        }
         let now_ns = self.link.clock.now_ns();
         self.link.subscriptions.push(Subscription::new(stream, request, from, window, now_ns));
+    }
+
+    /// Writes down from now on what happens: see [`history`](crate::history). To be called before anything is published
+    /// or subscribed to.
+    pub fn record(&mut self, history: History) {
+        let link = &mut self.link;
+        link.history = Some(Box::new(history));
+        if link.phase == Phase::Open {
+            link.note_session();
+        }
+    }
+
+    /// Puts what was written down so far where it is to be, where anything is.
+    ///
+    /// # Errors
+    /// What kept any of it from being there.
+    pub fn flush_history(&mut self) -> Result<(), String> {
+        self.link.history.as_mut().map_or(Ok(()), |history| history.flush())
+    }
+
+    /// Ends what is written down, where anything is: the client is about to be closed.
+    ///
+    /// # Errors
+    /// What kept any of it from being where it is to be.
+    pub fn end_history(&mut self) -> Result<(), String> {
+        self.link.history.take().map_or(Ok(()), |mut history| history.end())
     }
 
     /// Says how many messages of a subscription were given to its owner and not looked at: the server may send so
@@ -503,6 +543,10 @@ impl<P: Port, C: Clock> Client<P, C> {
 
     fn say_goodbye(&mut self) {
         let Self { port: Some(port), link } = self else { return };
+        // Whoever wants to know whether it could be written has ended it before.
+        if let Some(mut history) = link.history.take() {
+            let _ = history.end();
+        }
         if link.phase == Phase::Open {
             link.send(port, |writer| {
                 let _ = writer.frame(Kind::Close, &[], &[]);

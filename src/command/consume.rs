@@ -11,7 +11,7 @@ use super::framed::FramedWriter;
 use super::idle::Idle;
 use super::outage::Outage;
 use super::publish::{STALL_NS, missing};
-use super::{CommandError, Out, note, note_session, told_to_end};
+use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::ConsumeArgs;
 use crate::cli::{Globals, Output, parse};
 use crate::client::blocking::{Client, Error, Message};
@@ -37,6 +37,7 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
         client.describe_stream(&args.stream).map_err(|error| missing(error, &args.stream))?;
     note_session(globals, &mut client);
     check_position(&stream, args.from)?;
+    record(&mut client, args.history.as_deref())?;
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = told_to_end()?;
@@ -68,12 +69,14 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     while next < end && left > 0 {
         if interrupted.load(Ordering::Relaxed) {
             writer.out.finish()?;
+            client.polled().end_history().map_err(CommandError::Failed)?;
             return Err(interrupted_at(next));
         }
         let message = client.try_message().map_err(|error| about(error, &args.stream))?;
         let Some(message) = message else {
             // Whoever follows wants to see what there is now.
             writer.out.flush()?;
+            client.polled().flush_history().map_err(CommandError::Failed)?;
             route.keep(client.polled());
             outage.watch(client.polled(), || format!("{} is the next message", thousands(next)));
             idle.rest(&mut client, 0, None, None);
@@ -89,8 +92,10 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
         left -= 1;
         writer.message(&message)?;
     }
+    let recorded = client.polled().end_history().map_err(CommandError::Failed);
     client.close();
-    writer.end()
+    writer.end()?;
+    recorded
 }
 
 /// Says how to go on.

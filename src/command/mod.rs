@@ -33,9 +33,11 @@ mod sample;
 mod sim;
 #[cfg(feature = "sim")]
 mod fuzz;
+mod verify_history;
 mod version;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -44,6 +46,7 @@ use signal_hook::consts::SIGHUP;
 use crate::cli::arguments::SampleCommand;
 use crate::cli::{Cli, Command, Globals, Output};
 use crate::client::blocking::Client;
+use crate::history::{History, HistoryFile};
 use crate::launch::{AnyPort, LaunchError, catch_signals};
 use crate::profile::ProfileError;
 
@@ -127,6 +130,21 @@ fn note_session(globals: &Globals, client: &mut Client<AnyPort>) {
     note(&format!("shard {} of {} at {server} ({durability}){who}", facts.shard, facts.shards));
 }
 
+/// Where a client's history is to be written down, begins it there.
+fn record(client: &mut Client<AnyPort>, path: Option<&Path>) -> Result<(), CommandError> {
+    let Some(path) = path else { return Ok(()) };
+    let file = HistoryFile::create(path).map_err(|error| {
+        let path = path.display();
+        CommandError::Failed(if error.kind() == io::ErrorKind::AlreadyExists {
+            format!("{path}: there is a file already; each history has a file of its own")
+        } else {
+            format!("{path}: the history cannot be written: {error}")
+        })
+    })?;
+    client.polled().record(History::new(Box::new(file)));
+    Ok(())
+}
+
 /// A flag that whatever tells a command to end sets: SIGTERM, SIGINT, and a terminal that is gone (SIGHUP), unless that
 /// is ignored, as `nohup` wants it.
 fn told_to_end() -> Result<Arc<AtomicBool>, CommandError> {
@@ -163,6 +181,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Serve => serve::serve(globals),
         Command::Publish(args) => publish::publish(globals, args),
         Command::Consume(args) => consume::consume(globals, args),
+        Command::VerifyHistory(args) => verify_history::verify_history(globals, args),
         Command::Stream(command) => stream::stream(globals, command),
         Command::Log(command) => log::log(globals, command),
         Command::Stat(args) => stat::stat(globals, args),

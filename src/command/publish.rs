@@ -14,7 +14,7 @@ use super::itch::timestamp_ns;
 use super::outage::Outage;
 use super::progress::Progress;
 use super::source::{Next, Source};
-use super::{CommandError, Out, note, note_session, told_to_end};
+use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::Client;
@@ -134,6 +134,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     note_session(globals, &mut client);
+    record(&mut client, args.history.as_deref())?;
     let interrupted = told_to_end()?;
     let producer_id = client.polled().producer().0.0;
     let begin_ns = client.polled().clock().now_ns();
@@ -167,6 +168,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     drop(progress);
     let Work { mut client, tally, .. } = work;
     let seconds = seconds_since(begin_ns, client.polled().clock().now_ns());
+    let recorded = client.polled().end_history().map_err(CommandError::Failed);
     client.retire();
     let summary = Summary {
         schema_version: 1,
@@ -184,6 +186,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     };
     let printed = print(globals, &summary);
     conclude(globals, &name, &tally, ended)?;
+    recorded?;
     printed
 }
 

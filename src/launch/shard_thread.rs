@@ -149,7 +149,7 @@ impl ShardThread<'_> {
         watch: &mut dyn FnMut(Progress),
     ) -> Option<DiskFault> {
         // A log may be full from the beginning.
-        let (mut told, mut told_ns) = (Condition::Serving, 0);
+        let (mut told, mut told_ns) = (Condition::Serving, None);
         loop {
             for _ in 0..TURNS_A_LOOK {
                 shard.turn();
@@ -157,34 +157,34 @@ impl ShardThread<'_> {
             // Only this thread writes it, and it orders nothing.
             self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             // Only a flag: it orders nothing but itself.
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
+            let stops = self.stop.load(Ordering::Relaxed);
             let misplaced = self.disk.misplaced();
             if misplaced.is_some() {
                 shard.give_up_disk(DiskFault::Misplaced);
             }
             let condition = shard.condition();
-            if condition == told {
-                continue;
-            }
             let now_ns = self.clock.now_ns();
-            if condition.takes_trims() && now_ns.saturating_sub(told_ns) < SAY_EVERY_NS {
-                continue;
-            }
-            match condition {
-                Condition::Failed(code) => {
-                    let open = misplaced.map(UringFile::own_name);
-                    watch(Progress::Failing(failure(shard, code, open.as_deref())));
+            // One that comes and goes is said once in a while, and before a stop.
+            let was_said = |said_ns: u64| now_ns.saturating_sub(said_ns) < SAY_EVERY_NS;
+            let may_wait = condition.takes_trims() && told_ns.is_some_and(was_said);
+            if condition != told && (stops || !may_wait) {
+                match condition {
+                    Condition::Failed(code) => {
+                        let open = misplaced.map(UringFile::own_name);
+                        watch(Progress::Failing(failure(shard, code, open.as_deref())));
+                    }
+                    Condition::Full => {
+                        watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
+                    }
+                    Condition::DiskLost(fault) if !stops => return Some(fault),
+                    Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),
+                    Condition::DiskLost(_) | Condition::Draining => {}
                 }
-                Condition::Full => {
-                    watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
-                }
-                Condition::DiskLost(fault) => return Some(fault),
-                Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),
-                Condition::Draining => {}
+                (told, told_ns) = (condition, Some(now_ns));
             }
-            (told, told_ns) = (condition, now_ns);
+            if stops {
+                return None;
+            }
         }
     }
 }

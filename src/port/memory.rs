@@ -84,6 +84,8 @@ struct Net {
     cut: Vec<SocketAddrV4>,
     /// Whose frames are counted apart from those of others.
     server: Option<SocketAddrV4>,
+    /// Addresses of strangers, the bytes sent from there, and those that the server has sent there.
+    strangers: BTreeMap<SocketAddrV4, (u64, u64)>,
     /// Addresses somebody listens at.
     open: BTreeSet<SocketAddrV4>,
     hits: NetHits,
@@ -109,6 +111,7 @@ impl MemoryNet {
             number: 0,
             cut: Vec::new(),
             server: None,
+            strangers: BTreeMap::new(),
             open: BTreeSet::new(),
             hits: NetHits::default(),
             digest: 0,
@@ -190,16 +193,35 @@ impl MemoryNet {
 
     /// Puts bytes on the network as if somebody at `from` had sent them.
     pub fn inject(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
-        self.0.borrow_mut().send(from, to, bytes);
+        self.0.borrow_mut().send(from, to, bytes, true);
+    }
+
+    /// From now on what is sent to this address is held against what came from it.
+    pub fn watch_stranger(&self, address: SocketAddrV4) {
+        self.0.borrow_mut().strangers.insert(address, (0, 0));
+    }
+
+    /// Puts bytes on the network in somebody's name; their frames are not among those counted.
+    pub fn forge(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
+        self.0.borrow_mut().send(from, to, bytes, false);
+    }
+
+    /// An address of a stranger that was sent more than came from it, and how many bytes.
+    #[must_use]
+    pub fn flooded(&self) -> Option<(SocketAddrV4, u64, u64)> {
+        let net = self.0.borrow();
+        let flooded = net.strangers.iter().find(|(_, (sent, got))| got > sent);
+        flooded.map(|(address, (sent, got))| (*address, *sent, *got))
     }
 }
 
 impl Net {
-    fn send(&mut self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
+    fn send(&mut self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8], counted: bool) {
         let faults = self.faults;
         self.digest = xxh3_64_with_seed(bytes, self.digest ^ u64::from(to.port()));
         self.hits.sent += 1;
-        if let Some(server) = self.server {
+        let of_stranger = self.strangers.get_mut(&to).map(|(_, got)| *got += bytes.len() as u64);
+        if let Some(server) = self.server.filter(|_| counted && of_stranger.is_none()) {
             self.hits.frames.add(from == server, bytes);
         }
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() < KEPT_MAX) {
@@ -211,6 +233,9 @@ impl Net {
         }
         let copies = 1 + u32::from(self.random.one_of_thousand(faults.duplication));
         self.hits.doubled += u64::from(copies - 1);
+        if let Some((sent, _)) = self.strangers.get_mut(&from) {
+            *sent += u64::from(copies) * bytes.len() as u64;
+        }
         for _ in 0..copies {
             if self.random.one_of_thousand(faults.loss) {
                 self.hits.lost += 1;
@@ -316,7 +341,7 @@ impl Port for MemoryPort {
     fn flush(&mut self) -> usize {
         let count = self.out.len();
         for (to, bytes) in self.out.drain(..) {
-            self.net.0.borrow_mut().send(self.local, to, &bytes);
+            self.net.0.borrow_mut().send(self.local, to, &bytes, true);
         }
         self.counters.transmitted += count as u64;
         count

@@ -261,7 +261,10 @@ impl Sessions {
     /// # Panics
     /// When there is no such session.
     pub fn succeed(&mut self, slot: usize, asker: Asker, fence: bool, now_ns: u64) {
-        let old = (self.slots[slot].peer, self.slots[slot].conn_id);
+        let old = &self.slots[slot];
+        // Nothing is sent that was not asked for to where nobody has shown to receive.
+        let fence = fence && old.proven;
+        let old = (old.peer, old.conn_id);
         self.close(slot);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
         self.begin(slot, asker, now_ns);
@@ -301,15 +304,17 @@ impl Sessions {
         self.unproven.first()
     }
 
-    /// A datagram of a session has come: its client knows of it.
+    /// A datagram of a session has come: its client knows of it. Says whether it shows that for the first time.
     #[inline]
-    pub fn hear(&mut self, slot: usize, now_ns: u64) {
+    pub fn hear(&mut self, slot: usize, now_ns: u64) -> bool {
         let session = &mut self.slots[slot];
         session.heard_ns = now_ns;
-        if !session.proven {
+        let is_first = !session.proven;
+        if is_first {
             session.proven = true;
             self.unproven.remove(slot);
         }
+        is_first
     }
 
     fn asked_at(&self, asker: Asker) -> Result<usize, usize> {

@@ -167,6 +167,7 @@ impl<D: Disk> Stations<D> {
         for slot in 0..SESSIONS_MAX {
             let session = self.sessions.get(slot);
             let told = session.producer.is_none()
+                || !session.proven
                 || self.outbox.push(Reply::Error { slot, code, request: 0, detail: 0 });
             if !told {
                 // As every acknowledgement from now on says.
@@ -181,12 +182,22 @@ impl<D: Disk> Stations<D> {
         self.fail(ErrorCode::DataLoss);
     }
 
+    /// Everybody who publishes is told how things stand. Not who has not shown yet to receive what is sent to its
+    /// address, and may be somebody else: it is told then.
     fn acknowledge_everybody(&mut self) {
         for slot in 0..SESSIONS_MAX {
             let session = self.sessions.get(slot);
-            if session.producer.is_some() && session.phase == Phase::Open {
+            if session.producer.is_some() && session.phase == Phase::Open && session.proven {
                 self.publishers.acknowledge(slot);
             }
+        }
+    }
+
+    /// A session has shown that its client receives: it may have missed that nothing is taken.
+    pub(super) fn tell_condition(&mut self, slot: usize) {
+        let publishes = self.sessions.get(slot).producer.is_some();
+        if publishes && self.condition() != Condition::Serving {
+            self.publishers.acknowledge(slot);
         }
     }
 }

@@ -51,7 +51,9 @@ impl<D: Disk> Stations<D> {
             }
             return;
         };
-        self.sessions.hear(slot, self.now.monotonic_ns);
+        if self.sessions.hear(slot, self.now.monotonic_ns) {
+            self.tell_condition(slot);
+        }
         for frame in frames {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);

@@ -15,7 +15,7 @@ pub(super) struct Injected {
     pub(super) full: bool,
     /// The server was told to stop.
     pub(super) stopped: bool,
-    /// Tables of the server are small.
+    /// Tables of the server are small, or strangers fill them.
     pub(super) limited: bool,
     /// Something was lost or late, or the server was away or stuck.
     pub(super) silent: bool,

@@ -13,6 +13,7 @@
 mod allowed;
 mod disk;
 pub mod fuzz;
+mod histories;
 mod oracle;
 mod plan;
 mod server;

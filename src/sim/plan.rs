@@ -78,6 +78,8 @@ pub struct Plan {
     pub retire: u64,
     /// Chance in a hundred thousand turns that somebody registers who is gone before publishing anything.
     pub visit: u64,
+    /// Chance in a hundred thousand turns that a stranger sends something.
+    pub stranger: u64,
     /// What the server has room for: by turns at one opening and the next.
     pub limits: [Limits; 2],
     /// UDP payload of a datagram of the server.
@@ -131,6 +133,7 @@ impl Plan {
             trim: rate(Feature::Trim),
             retire: rate(Feature::Retire),
             visit: rate(Feature::Visit),
+            stranger: rate(Feature::Stranger),
             limits: [Limits::MAX; 2],
             datagram_bytes: DATAGRAM_BYTES,
         };

@@ -85,6 +85,8 @@ pub struct ServerHits {
     pub zombies: u64,
     /// Publishers that were gone before they had published anything.
     pub visits: u64,
+    /// Datagrams of strangers.
+    pub strangers: u64,
     /// Producers that said they would not return.
     pub retired: u64,
     /// Partitions.
@@ -378,7 +380,9 @@ impl Server {
         let closed = shard.close();
         self.device.borrow_mut().set_at_once(false);
         self.trace.note("stopped", u64::from(closed.is_ok()), 0);
-        self.hits.stops += 1;
+        // One that could not close its log has not stopped in order: it left as if it was killed.
+        self.hits.stops += u64::from(closed.is_ok());
+        self.hits.kills += u64::from(closed.is_err());
         self.device.borrow_mut().crash(Crash::Kill);
         Ok(())
     }

@@ -6,6 +6,7 @@ mod operate;
 mod publish;
 mod retire;
 mod settle;
+mod stranger;
 mod visit;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -15,6 +16,7 @@ use self::publish::Publishing;
 use self::visit::Visiting;
 use super::allowed::Injected;
 use super::disk::Crash;
+use super::histories::Histories;
 use super::oracle::{Journal, Oracle, Violation};
 use super::plan::{Gear, Plan, log_uniform};
 use super::server::{Opening, SERVER, Server};
@@ -62,6 +64,8 @@ pub(super) struct World {
     rotted: bool,
     /// No more faults: everybody waits for as long as it takes.
     settles: bool,
+    /// What all clients did and were told.
+    histories: Histories,
 }
 
 impl World {
@@ -73,9 +77,11 @@ impl World {
         clock.set_wall(Wall { ahead_ns: 0, drift_ppm, jitter_ns });
         fired::start();
         let trace = Trace::new(clock.clone());
+        let histories = Histories::new();
         let faults = Faults { delay_ns: plan.net.delay_ns, ..Faults::default() };
         let net = MemoryNet::new(clock.clone(), plan.seed ^ 0x0e7, faults);
         net.watch(SERVER);
+        stranger::addresses().for_each(|address| net.watch_stranger(address));
         let server = Server::new(plan, &net, &clock, &trace);
         Self {
             plan: *plan,
@@ -100,6 +106,7 @@ impl World {
             halted: false,
             rotted: false,
             settles: false,
+            histories,
         }
     }
 
@@ -108,6 +115,12 @@ impl World {
     /// # Errors
     /// The first promise broken.
     pub(super) fn run(&mut self) -> Result<End, Violation> {
+        let end = self.live()?;
+        self.histories.check()?;
+        Ok(end)
+    }
+
+    fn live(&mut self) -> Result<End, Violation> {
         self.set_up()?;
         self.net.set_faults(self.plan.net);
         self.server.device.borrow_mut().set_faults(self.plan.disk);
@@ -209,7 +222,9 @@ impl World {
             nonce: self.random.next_u64(),
         };
         let port = self.net.port(address, gear.datagram_bytes);
-        Client::new(port, self.clock.begun(), SERVER, options)
+        let mut client = Client::new(port, self.clock.begun(), SERVER, options);
+        client.record(self.histories.begin());
+        client
     }
 
     fn consumer(&mut self, gear: Gear) -> Consuming {
@@ -238,7 +253,7 @@ impl World {
             data_spoilt: disk.read_errors + disk.bad_reads + disk.rotten + disk.lost > 0,
             full: self.server.was_full,
             stopped: self.server.was_told_to_stop,
-            limited: self.plan.limits != [Limits::MAX; 2],
+            limited: self.plan.limits != [Limits::MAX; 2] || server.strangers > 0,
         }
     }
 
@@ -264,9 +279,11 @@ impl World {
     /// One turn of everybody.
     fn turn(&mut self) -> Result<(), Violation> {
         let now_ns = self.clock.now_ns();
+        self.histories.set_now(now_ns);
         self.keep_running(now_ns)?;
         if now_ns >= self.paused_until {
             self.server.turn(&mut self.oracle)?;
+            self.check_strangers()?;
         }
         for index in 0..self.publishers.len() {
             self.poll_publisher(index, now_ns)?;

@@ -221,7 +221,8 @@ impl Feed {
         let messages = itch_messages(&order_flow(appliance.dir.path()));
         appliance.run(&["stream", "create", stream]);
         let mut publisher = appliance
-            .client(&["publish", stream, "--itch", "-", "-q"])
+            .client(&["publish", stream, "--itch", "-", "-q", "--history"])
+            .arg(appliance.dir.path().join(format!("{stream}-published")))
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -253,9 +254,14 @@ impl Feed {
         let count = self.feeder.join().unwrap();
         let status = wait(&mut self.publisher.0, PATIENCE);
         assert!(status.success(), "the publisher: {status}");
-        let all = appliance.run(&["consume", self.stream, "--from", "start", "-o", "raw"]);
+        let histories = ["published", "consumed"]
+            .map(|role| appliance.dir.path().join(format!("{}-{role}", self.stream)));
+        let [published, consumed] = histories.each_ref().map(|path| path.to_str().unwrap());
+        let stream = self.stream;
+        let all = appliance.run(&["consume", stream, "-o", "raw", "--history", consumed]);
         let expected = self.messages.iter().cycle().take(count).flatten().copied();
         assert!(all.iter().copied().eq(expected), "{} bytes", all.len());
+        appliance.run(&["verify-history", published, consumed]);
         count
     }
 }

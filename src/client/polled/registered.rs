@@ -67,6 +67,9 @@ impl<C: Clock> Link<C> {
             let (what, found) = (Compared::Stream(stream), durable_next.saturating_sub(1));
             self.fail(ClientError::Behind { server, what, acknowledged, found });
         } else if subscription.on_subscribed(start) {
+            if let Some(history) = &mut self.history {
+                history.subscribed(stream, start, durable_next);
+            }
             self.note(Event::Subscribed { stream, start, durable_next });
         }
     }

@@ -155,8 +155,16 @@ impl<C: Clock> Link<C> {
 
     fn on_data(&mut self, data: &Data<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
         let stream = StreamId(data.head.stream.get());
-        let Some(subscription) = self.subscription(stream) else { return };
-        match subscription.on_data(data, sink) {
+        let subscription = self.subscriptions.iter_mut().find(|it| it.stream == stream);
+        let (Some(subscription), history) = (subscription, &mut self.history) else { return };
+        let delivered = match history {
+            None => subscription.on_data(data, sink),
+            Some(history) => subscription.on_data(data, &mut |record| {
+                history.delivered(record);
+                sink(record);
+            }),
+        };
+        match delivered {
             Ok(count) => self.delivered = self.delivered.saturating_add(count),
             Err(damaged) => {
                 let sequence = damaged.sequence;
@@ -181,6 +189,9 @@ impl<C: Clock> Link<C> {
         };
         if self.subscription(stream).is_some_and(concerns) {
             self.end_subscription(stream);
+            if let Some(history) = &mut self.history {
+                history.trimmed(stream, log_start);
+            }
             self.note(Event::Trimmed { stream, log_start });
         }
     }
@@ -247,7 +258,15 @@ impl<C: Clock> Link<C> {
         for asked in &mut self.asked {
             asked.wait_ns = 0;
         }
+        self.note_session();
         self.note(Event::Connected { producer: self.producer.0 });
+    }
+
+    /// Who serves, and as whom it publishes, for its history.
+    pub(super) fn note_session(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.session(self.shards.shard, self.log, self.producer.0);
+        }
     }
 
     /// What a message may be long: the least of what the server takes, this side's port, and its window.

@@ -36,6 +36,7 @@ pub enum Feature {
     Trim,
     Retire,
     Visit,
+    Stranger,
     Limits,
     ServerDatagram,
     ClientDatagram,
@@ -56,7 +57,7 @@ enum Class {
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -86,6 +87,7 @@ impl Feature {
         Self::Trim,
         Self::Retire,
         Self::Visit,
+        Self::Stranger,
         Self::Limits,
         Self::ServerDatagram,
         Self::ClientDatagram,
@@ -127,6 +129,7 @@ impl Feature {
             Self::Trim => ("trim", 50, 3_000),
             Self::Retire => ("retire", 50, 3_000),
             Self::Visit => ("visit", 50, 3_000),
+            Self::Stranger => ("stranger", 50, 20_000),
             Self::Limits => ("limits", 1, 1),
             Self::ServerDatagram => ("server-datagram", 576, 8_972),
             Self::ClientDatagram => ("client-datagram", 1, 1),

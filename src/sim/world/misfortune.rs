@@ -55,6 +55,9 @@ impl World {
         if self.chance(plan.trim) {
             self.trim();
         }
+        if self.chance(plan.stranger) {
+            self.disturb();
+        }
         if self.chance(plan.visit) {
             self.visit();
         }
