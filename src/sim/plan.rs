@@ -133,7 +133,8 @@ impl Plan {
             trim: rate(Feature::Trim),
             retire: rate(Feature::Retire),
             visit: rate(Feature::Visit),
-            stranger: rate(Feature::Stranger),
+            // Not drawn yet: what it sends may become a REGISTER of a known producer, which rightly fences that one.
+            stranger: 0,
             limits: [Limits::MAX; 2],
             datagram_bytes: DATAGRAM_BYTES,
         };

@@ -36,7 +36,6 @@ pub enum Feature {
     Trim,
     Retire,
     Visit,
-    Stranger,
     Limits,
     ServerDatagram,
     ClientDatagram,
@@ -44,6 +43,7 @@ pub enum Feature {
     Window,
     Patience,
     Pace,
+    Stranger,
 }
 
 /// Features that end many runs early: none of a class is on in half of the runs.
@@ -87,7 +87,6 @@ impl Feature {
         Self::Trim,
         Self::Retire,
         Self::Visit,
-        Self::Stranger,
         Self::Limits,
         Self::ServerDatagram,
         Self::ClientDatagram,
@@ -95,6 +94,7 @@ impl Feature {
         Self::Window,
         Self::Patience,
         Self::Pace,
+        Self::Stranger,
     ];
 
     /// Its name on the command line, and between what its rate lies, in the unit of its field in a plan.
