@@ -12,7 +12,7 @@ const PRODUCER_IDLE_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
 /// After nobody was found who may be forgotten, so long before all producers are looked at again.
 const SEARCH_AGAIN_NS: u64 = 1_000_000_000;
 
-/// One producer. Only [`Producers`] changes it.
+/// One producer. Only `Producers` changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerFacts {
     /// Its identity; 0 where the place is free.

@@ -11,7 +11,7 @@ const ENTRIES_FOR_ALL: usize = INDEX_ENTRIES - STREAMS_MAX;
 /// The segment of a stream of which nothing is kept.
 const NO_SEGMENT: u64 = u64::MAX;
 
-/// One stream. Only [`Streams`] changes it.
+/// One stream. Only `Streams` changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamFacts {
     /// Its number.
