@@ -80,8 +80,16 @@ struct buslane_disk;
  */
 int buslane_spdk_start(uint32_t memory_mb, int needs_pci);
 
-/* Whether a transport id can be read: 0, or -EINVAL. *needs_pci says whether it is of a PCIe device. */
-int buslane_spdk_check(const char *transport_id, int *needs_pci);
+/* What a transport id names. */
+struct buslane_disk_way {
+	uint32_t needs_pci; /* 1: a PCIe device */
+	char socket[300];   /* of a vfio-user target, which has one client: attaching waits until the one before left;
+			     * empty for another transport */
+};
+_Static_assert(sizeof(struct buslane_disk_way) == 304, "as src/disk/spdk.rs has it");
+
+/* Whether a transport id can be read: 0, or -EINVAL. */
+int buslane_spdk_check(const char *transport_id, struct buslane_disk_way *way);
 
 /* Zeroed memory for devices, a multiple of 2 MiB, or NULL. */
 void *buslane_spdk_memory(uint64_t bytes);

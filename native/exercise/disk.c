@@ -30,14 +30,15 @@ void exercise_disk(const char *transport_id)
 	struct buslane_disk_facts facts;
 	struct buslane_controller *controller;
 	struct buslane_disk *both[2], *disk;
+	struct buslane_disk_way way;
 	uint8_t *memory;
-	int needs_pci, round;
+	int round;
 	uint32_t slot;
 
-	CHECK(buslane_spdk_check("trtype:SCSI traddr:x", &needs_pci) == -EINVAL);
-	CHECK(buslane_spdk_check("nonsense", &needs_pci) == -EINVAL);
-	CHECK(buslane_spdk_check(transport_id, &needs_pci) == 0);
-	CHECK(buslane_spdk_start(128, needs_pci) == 0 && buslane_spdk_start(128, needs_pci) == 0);
+	CHECK(buslane_spdk_check("trtype:SCSI traddr:x", &way) == -EINVAL);
+	CHECK(buslane_spdk_check("nonsense", &way) == -EINVAL);
+	CHECK(buslane_spdk_check(transport_id, &way) == 0);
+	CHECK(buslane_spdk_start(128, (int)way.needs_pci) == 0 && buslane_spdk_start(128, (int)way.needs_pci) == 0);
 	memory = buslane_spdk_memory(SLOTS * SLOT_BYTES);
 	CHECK(memory != NULL);
 	for (round = 0; round < 4; round++) {

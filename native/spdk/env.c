@@ -99,14 +99,19 @@ int transport_parse(const char *text, struct spdk_nvme_transport_id *trid, uint3
 	return 0;
 }
 
-int buslane_spdk_check(const char *transport_id, int *needs_pci)
+int buslane_spdk_check(const char *transport_id, struct buslane_disk_way *way)
 {
 	struct spdk_nvme_transport_id trid;
 	uint32_t ns;
 	int result = transport_parse(transport_id, &trid, &ns);
 
-	*needs_pci = result == 0 && trid.trtype == SPDK_NVME_TRANSPORT_PCIE;
-	return result;
+	memset(way, 0, sizeof(*way));
+	if (result != 0)
+		return result;
+	way->needs_pci = trid.trtype == SPDK_NVME_TRANSPORT_PCIE;
+	if (trid.trtype == SPDK_NVME_TRANSPORT_VFIOUSER)
+		snprintf(way->socket, sizeof(way->socket), "%s/cntrl", trid.traddr);
+	return 0;
 }
 
 void *buslane_spdk_memory(uint64_t bytes)

@@ -9,13 +9,15 @@
 #![allow(unsafe_code, reason = "the only callers of native/spdk")]
 #![allow(clippy::disallowed_types, reason = "a lock for attaching and detaching, off the path")]
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::lock::{Lock, place};
+use super::lock::place;
 use super::queue::{Backend, OPERATIONS_MAX, Queue, Reaped, Refused, Start, TRANSFER_BYTES};
 use super::{DiskError, DiskFault, DiskInfo, Operation};
 use crate::ids::Durability;
@@ -29,7 +31,7 @@ mod says;
 pub use device::{Device, Health};
 
 use device::{check, device_of, durability, enough_queue_pairs, identity_of, lock_name};
-use hold::{hold, random};
+use hold::{Held, random};
 use says::{failed, fault_of, is_lost, lost, open_error, reserve_error};
 
 /// What bindgen makes of `native/disk_spdk.h`, asserts on its layouts included.
@@ -75,6 +77,8 @@ pub struct SpdkConfig {
 pub struct SpdkNamespace {
     config: SpdkConfig,
     id: CString,
+    /// Of a vfio-user target.
+    socket: Option<PathBuf>,
     /// Disks on it at a time, at most.
     disks_max: u32,
     state: Mutex<State>,
@@ -85,8 +89,7 @@ pub struct SpdkNamespace {
 struct State {
     attached: Option<Attached>,
     disks: u32,
-    /// What the namespace is, and that no other process of this host opens it meanwhile.
-    held: Option<(String, Lock)>,
+    held: Held,
     /// Memory of disks that were closed with operations unanswered: the controller may still write there, until
     /// it was attached to, and so reset, again.
     limbo: Vec<Memory>,
@@ -112,8 +115,8 @@ impl SpdkNamespace {
     pub fn new(config: SpdkConfig, disks_max: u32) -> Result<Arc<Self>, DiskError> {
         let id = CString::new(config.transport_id.clone())
             .map_err(|_| failed(&config, "holds a zero byte", "remove it"))?;
-        start(&config, &id)?;
-        Ok(Arc::new(Self { config, id, disks_max, state: Mutex::default() }))
+        let socket = start(&config, &id)?;
+        Ok(Arc::new(Self { config, id, socket, disks_max, state: Mutex::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,6 +136,9 @@ impl SpdkNamespace {
                 return Err(lost(&self.config, errno));
             }
         } else {
+            if let Some(socket) = &self.socket {
+                state.held.socket(&self.config, socket)?;
+            }
             state.attached = Some(attach(&self.config, &self.id, self.disks_max, &mut state.held)?);
             // Attaching has reset the controller: what it had not answered is over.
             state.limbo.clear();
@@ -402,7 +408,7 @@ fn attach(
     config: &SpdkConfig,
     id: &CString,
     queue_pairs: u32,
-    held: &mut Option<(String, Lock)>,
+    held: &mut Held,
 ) -> Result<Attached, DiskError> {
     let mut host_id = [0; 16];
     random(config, &mut host_id)?;
@@ -424,7 +430,7 @@ fn attach(
     }
     let controller = NonNull::new(attached).expect("attached without error");
     let checked = check(&device_of(&facts), config)
-        .and_then(|()| hold(config, &lock_name(&facts), held))
+        .and_then(|()| held.namespace(config, &lock_name(&facts)))
         .and_then(|()| enough_queue_pairs(config, queue_pairs, facts.queue_pairs))
         .and_then(|()| set_write_cache(config, controller, &mut facts))
         .and_then(|()| durability(&device_of(&facts), config))
@@ -488,10 +494,11 @@ fn reserve(
     }
 }
 
-fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
-    let mut needs_pci = 0;
+/// Starts SPDK's environment, and says by which socket the namespace is reached, if it is by one.
+fn start(config: &SpdkConfig, id: &CString) -> Result<Option<PathBuf>, DiskError> {
+    let mut way = native::buslane_disk_way { needs_pci: 0, socket: [0; 300] };
     // SAFETY: a C string and a place for the answer, both live through the call.
-    if unsafe { native::buslane_spdk_check(id.as_ptr(), &raw mut needs_pci) } != 0 {
+    if unsafe { native::buslane_spdk_check(id.as_ptr(), &raw mut way) } != 0 {
         return Err(failed(
             config,
             "is not a transport id of SPDK",
@@ -499,7 +506,8 @@ fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
         ));
     }
     // SAFETY: takes numbers only.
-    let started = unsafe { native::buslane_spdk_start(config.huge_memory_mib, needs_pci) };
+    let started =
+        unsafe { native::buslane_spdk_start(config.huge_memory_mib, way.needs_pci.cast_signed()) };
     if started != 0 {
         return Err(failed(
             config,
@@ -511,7 +519,9 @@ fn start(config: &SpdkConfig, id: &CString) -> Result<(), DiskError> {
              hugetlbfs), and the DPDK it was built with",
         ));
     }
-    Ok(())
+    let socket: Vec<u8> =
+        way.socket.iter().take_while(|&&byte| byte != 0).map(|byte| byte.cast_unsigned()).collect();
+    Ok((!socket.is_empty()).then(|| OsString::from_vec(socket).into()))
 }
 
 fn allocate(bytes: usize) -> Option<Memory> {
