@@ -1,36 +1,24 @@
 //! Answers to what a polled client has asked: streams, the ends of lists, and where to ask instead.
 
 use super::Link;
-use crate::client::{ClientError, Event, Publisher, Request, StreamDescription};
+use super::requests::Listed;
+use crate::client::{ClientError, Event, StreamDescription};
 use crate::clock::Clock;
-use crate::ids::{ProducerId, StreamId};
-use crate::limits::STREAMS_MAX;
+use crate::ids::StreamId;
 use crate::wire::control::{ListEnd, Redirect, StreamInfo};
-
-/// Redirections followed one behind the other, at most: further is going round in a circle.
-const REDIRECTS_MAX: u32 = 8;
 
 impl<C: Clock> Link<C> {
     pub(super) fn on_stream_info(&mut self, info: &StreamInfo<'_>) {
-        let request = info.head.request.get();
-        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        self.redirects = 0;
-        let id = info.head.stream.get();
-        if self.asked[index].request == Request::ListStreams {
-            // A repeated part of a list was told before.
-            if id <= self.asked[index].after {
+        let (request, id) = (info.head.request.get(), info.head.stream.get());
+        let Some(listed) = self.requests.on_stream(request, id, self.now_ns) else { return };
+        self.route.answered();
+        match listed {
+            Listed::New => {}
+            Listed::Repeated => return,
+            Listed::TooMany => {
+                self.events.fail(ClientError::Nonsense { server: self.route.server() });
                 return;
             }
-            let asked = &mut self.asked[index];
-            (asked.after, asked.since_ns) = (id, self.now_ns);
-            asked.told = asked.told.saturating_add(1);
-            if asked.told > STREAMS_MAX {
-                // No shard has so many.
-                self.fail(ClientError::Nonsense { server: self.server });
-                return;
-            }
-        } else {
-            self.asked.swap_remove(index);
         }
         let info = StreamDescription {
             id: StreamId(id),
@@ -41,45 +29,36 @@ impl<C: Clock> Link<C> {
             bytes: info.head.bytes.get(),
             shard: info.head.shard.get(),
         };
-        self.note(Event::Stream { request, info });
+        self.events.note(Event::Stream { request, info });
     }
 
     pub(super) fn on_list_end(&mut self, end: &ListEnd) {
-        let (request, after) = (end.request.get(), end.after.get());
-        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        if after == 0 {
-            self.asked.swap_remove(index);
-            self.note(Event::ListEnd { request });
-        } else if after > self.asked[index].after {
-            (self.asked[index].after, self.asked[index].wait_ns) = (after, 0);
-            self.asked[index].since_ns = self.now_ns;
+        let request = end.request.get();
+        if self.requests.on_list_end(request, end.after.get(), self.now_ns) {
+            self.events.note(Event::ListEnd { request });
         }
     }
 
     /// The stream is on another shard: goes there, if there is nothing to be left behind here.
     pub(super) fn on_redirect(&mut self, redirect: &Redirect) {
         let (request, shard) = (redirect.request.get(), redirect.shard.get());
-        let Some(index) = self.asked.iter().position(|asked| asked.id == request) else { return };
-        // Not what the appliance takes for its address: between here and there ports may be mapped.
-        let Some(server) = self.shards.address_of(shard) else {
-            self.dropped = self.dropped.saturating_add(1);
-            return;
-        };
-        let known = matches!(self.options.publisher, Publisher::Known(_));
-        let is_free = !known && self.sender.next_seq() == 1 && self.subscriptions.is_empty();
-        if !is_free || self.asked.len() > 1 || self.redirects == REDIRECTS_MAX {
-            self.asked.swap_remove(index);
-            self.note(Event::Redirected { request, shard, server });
+        if !self.requests.waits_for(request) {
             return;
         }
-        self.redirects = self.redirects.saturating_add(1);
-        self.left = Some((self.server, self.conn_id));
-        self.sent_by = Some((self.server, shard));
-        self.server = server;
-        // Producers and epochs are the shard's own.
-        (self.producer, self.epoch, self.log) = ((ProducerId(0), 0), 0, 0);
-        // Nothing is taken for a producer that is not known yet.
-        self.message_bytes_max = 0;
+        // Not what the appliance takes for its address: between here and there ports may be mapped.
+        let Some(server) = self.terms.shards().address_of(shard) else {
+            self.events.drop_one();
+            return;
+        };
+        let is_free = self.publishing.is_free() && self.subscriptions.is_empty();
+        if !is_free || self.requests.len() > 1 || !self.route.may_follow() {
+            self.requests.end(request);
+            self.events.note(Event::Redirected { request, shard, server });
+            return;
+        }
+        self.route.follow(shard, server, self.session.conn_id());
+        self.publishing.forget_producer();
+        self.terms.forget_log();
         self.register_again();
     }
 }

@@ -1,0 +1,208 @@
+//! What a polled client publishes, and as whom.
+
+use std::net::SocketAddrV4;
+
+use super::terms::Terms;
+use crate::client::{BackPressure, ClientError, ClientOptions, Compared, OfferError, Publisher};
+use crate::fired::Timer;
+use crate::ids::{ProducerId, StreamId};
+use crate::limits::WINDOW_MESSAGES_MAX;
+use crate::session::send::{Blocked, Sender, Sent};
+use crate::wire::control::{Registered, Retire};
+use crate::wire::publish::PublishState;
+
+/// Messages of a window at most.
+const WINDOW_MAX: usize = WINDOW_MESSAGES_MAX << 6;
+
+/// After so long without an answer, the server is told again that the producer will not return.
+const RETIRE_NS: u64 = 50_000_000;
+
+/// A producer, and its messages that are not completed.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    as_whom: Publisher,
+    sender: Sender,
+    producer: ProducerId,
+    producer_epoch: u32,
+    /// When the server was last told that the producer will not return; 0 when never.
+    retired_ns: u64,
+    /// The producer is no more: there is nothing to register for.
+    is_over: bool,
+}
+
+impl Publishing {
+    pub(super) fn new(options: &ClientOptions) -> Self {
+        let producer = match options.publisher {
+            Publisher::No | Publisher::New => ProducerId(0),
+            Publisher::Known(id) => id,
+        };
+        let (messages, bytes) = match options.publisher {
+            Publisher::No => (1, 1),
+            Publisher::New | Publisher::Known(_) => {
+                let messages = options.window_messages.clamp(1, WINDOW_MAX).next_power_of_two();
+                (messages, options.window_bytes.max(1))
+            }
+        };
+        Self {
+            as_whom: options.publisher,
+            sender: Sender::new(messages, bytes),
+            producer,
+            producer_epoch: 0,
+            retired_ns: 0,
+            is_over: false,
+        }
+    }
+
+    pub(super) fn publishes(&self) -> bool {
+        self.as_whom != Publisher::No
+    }
+
+    /// 0 before it is known.
+    pub(super) fn producer(&self) -> ProducerId {
+        self.producer
+    }
+
+    pub(super) fn producer_epoch(&self) -> u32 {
+        self.producer_epoch
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    #[inline]
+    pub(super) fn offer(
+        &mut self,
+        stream: StreamId,
+        payload: &[u8],
+        terms: &Terms,
+        now_ns: u64,
+    ) -> Result<u64, OfferError> {
+        if !self.publishes() {
+            return Err(OfferError::NotAPublisher);
+        }
+        let (bytes, max) = (payload.len(), terms.message_bytes_max());
+        if max == 0 {
+            return Err(OfferError::NotConnected);
+        }
+        if bytes > max {
+            return Err(OfferError::TooLarge { bytes, max, limit: terms.size_limit() });
+        }
+        self.sender.offer(stream, payload, now_ns).map_err(|blocked| {
+            OfferError::BackPressure(match blocked {
+                Blocked::Window => BackPressure::Window,
+                Blocked::Server(state) => BackPressure::Server(state),
+            })
+        })
+    }
+
+    #[inline]
+    pub(super) fn next_sent(&mut self) -> Option<Sent> {
+        self.sender.next_sent()
+    }
+
+    pub(super) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    pub(super) fn sender_mut(&mut self) -> &mut Sender {
+        &mut self.sender
+    }
+
+    /// Bytes of a message that its window holds.
+    pub(super) fn window_bytes(&self) -> usize {
+        if self.publishes() { self.sender.payload_bytes_max() } else { usize::MAX }
+    }
+
+    /// Whether a session is of the producer, and of a log that has what was acknowledged to it and nothing that it never
+    /// sent.
+    pub(super) fn check(
+        &self,
+        server: SocketAddrV4,
+        registered: &Registered,
+    ) -> Result<(), ClientError> {
+        let (durable_to, next_seq) = (registered.durable_to.get(), self.sender.next_seq());
+        if self.publishes() {
+            let (expected, found) = (self.producer.0, registered.producer_id.get());
+            if found == 0 || (expected != 0 && expected != found) {
+                let what = Compared::Producer;
+                return Err(ClientError::OtherProducer { server, what, expected, found });
+            }
+            let acknowledged = self.sender.durable_to();
+            if durable_to < acknowledged {
+                let (what, found) = (Compared::Messages, durable_to);
+                return Err(ClientError::Behind { server, what, acknowledged, found });
+            }
+        }
+        if next_seq > 1 && durable_to >= next_seq {
+            return Err(ClientError::Nonsense { server });
+        }
+        Ok(())
+    }
+
+    /// A session begins: what is not durable is sent again.
+    pub(super) fn begin(&mut self, registered: &Registered, now_ns: u64) {
+        if !self.publishes() {
+            return;
+        }
+        self.producer = ProducerId(registered.producer_id.get());
+        self.producer_epoch = registered.producer_epoch.get();
+        let credit = (registered.max_seq_allowed.get(), registered.max_bytes_allowed.get());
+        self.sender.begin(self.producer, registered.durable_to.get(), credit, now_ns);
+    }
+
+    /// What was taken under another server's limits may fit no datagram of this one.
+    pub(super) fn check_sizes(&self, terms: &Terms) -> Result<(), ClientError> {
+        let (bytes, max) = (self.sender.longest_payload(), terms.message_bytes_max());
+        if self.publishes() && bytes > max {
+            return Err(ClientError::TooLarge { bytes, max, limit: terms.size_limit() });
+        }
+        Ok(())
+    }
+
+    /// Whether it is new and has taken no message: any other producer is as good.
+    pub(super) fn is_unused(&self) -> bool {
+        self.as_whom == Publisher::New && self.producer.0 != 0 && self.sender.next_seq() == 1
+    }
+
+    /// Whether nothing binds it to a shard.
+    pub(super) fn is_free(&self) -> bool {
+        !matches!(self.as_whom, Publisher::Known(_)) && self.sender.next_seq() == 1
+    }
+
+    /// Producers are a shard's own.
+    pub(super) fn forget_producer(&mut self) {
+        (self.producer, self.producer_epoch) = (ProducerId(0), 0);
+    }
+
+    /// Why nothing more is taken, where that will not change. The word that says so may be lost; every acknowledgement
+    /// says it, too.
+    pub(super) fn failure(&self) -> Option<ClientError> {
+        let state = self.sender.state();
+        if !matches!(state, PublishState::Failed | PublishState::Damaged) {
+            return None;
+        }
+        let code = state.refusal().expect("nothing more is taken");
+        Some(ClientError::Refused { code, detail: 0 })
+    }
+
+    /// That the producer will not return, when it is to be said now.
+    pub(super) fn retire(&mut self, now_ns: u64) -> Option<Retire> {
+        if self.retired_ns != 0 && now_ns.saturating_sub(self.retired_ns) < RETIRE_NS {
+            return None;
+        }
+        if self.retired_ns > 0 {
+            Timer::RetireAgain.fired();
+        }
+        self.retired_ns = now_ns;
+        Some(Retire {
+            producer_id: self.producer.0.into(),
+            durable_to: self.sender.next_seq().saturating_sub(1).into(),
+        })
+    }
+
+    /// The session is over; whoever has said that he will not return does not.
+    pub(super) fn session_ended(&mut self) {
+        self.is_over |= self.retired_ns != 0;
+    }
+}
