@@ -139,6 +139,101 @@ pub const ROWS_A_TURN: usize = 16;
 /// Batches that became durable and are not acknowledged yet, at most; more are counted with the last.
 pub const UNTOLD_MAX: usize = 128;
 
+/// Segments kept back so that a full log can still be opened, trimmed and closed.
+pub const RESERVED_SEGMENTS: usize = 3;
+
+/// Segments a log has at least: three are kept back, one is written, one is to come.
+pub const SEGMENTS_MIN: u64 = 5;
+
+/// Writes the queue can hold: all that may be in flight in single blocks, and a roll.
+pub const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;
+
+/// Writes a turn leaves room for in the queue of flights.
+pub const FLIGHTS_SPARE: usize = 128;
+
+/// Trims on their way to the disk, at most.
+pub const TRIMS_MAX: usize = 256;
+
+/// Segments freed in one turn, at most.
+pub const SEGMENTS_FREED_A_TURN: usize = 4;
+
+/// Segments before the newest among which one without messages is looked for.
+pub const SEGMENTS_LOOKED_AT: usize = 8;
+
+/// Operations a log has in flight at most: all writes and all replay reads.
+pub const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
+
+/// Bytes one operation of a device moves at most.
+pub const TRANSFER_BYTES_MAX: usize = 8 * BATCH_BYTES_MAX;
+
+/// After so many bad reads in a row of one place the media are damaged there.
+pub const BAD_READS_MAX: u32 = 4;
+
+/// A record damaged so often in a row is not damaged on the way.
+pub const DAMAGED_RECORDS_MAX: u32 = 3;
+
+/// Registrations looked at in one datagram, at most.
+pub const REGISTERS_A_DATAGRAM: usize = 32;
+
+/// An audit of a shard looks at everything once in so many turns of its timers.
+pub const SLOTS_AN_AUDIT: usize = 64;
+
+/// Asynchronous errors (an ICMP answer to an earlier datagram) skipped in one receive.
+pub const ERRORS_SKIPPED_MAX: usize = 4;
+
+/// Neighbours that an Ethernet port remembers at once: a gateway and a few servers.
+pub const NEIGHBOURS_MAX: usize = 16;
+
+/// Buffers a DPDK port fetches from the pool at a time.
+pub const ALLOCATE_BURST: usize = 32;
+
+/// Messages of a client's window at most.
+pub const CLIENT_WINDOW_MESSAGES_MAX: usize = WINDOW_MESSAGES_MAX << 6;
+
+/// Datagrams a client sends in one poll, at most.
+pub const DATAGRAMS_A_POLL: usize = 32;
+
+/// Redirections a client follows one behind the other, at most: further is going round in a circle.
+pub const REDIRECTS_MAX: u32 = 8;
+
+/// Turns with work that are remembered.
+pub const TURNS_KEPT: usize = 32;
+
+/// Turns that took too long that are remembered.
+pub const LONG_TURNS_KEPT: usize = 16;
+
+/// Stalls that are remembered.
+pub const STALLS_KEPT: usize = 64;
+
+/// Lines on standard error that wait to be written, at most.
+pub const VOICE_LINES_MAX: usize = 256;
+
+/// Samples of a subscription's lag kept; when there would be more, the one goes that is closest to its neighbours for its age.
+pub const LAG_SAMPLES_MAX: usize = 128;
+
+/// A file of intervals that is larger gives way to the next.
+pub const INTERVAL_FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// All files of intervals together; the oldest go when there would be more. So many starts and reloads do not push out what
+/// was measured before them.
+pub const INTERVAL_FILES_BYTES_MAX: u64 = 16 * INTERVAL_FILE_BYTES_MAX;
+
+/// Files of intervals kept, however small.
+pub const INTERVAL_FILES_KEPT: usize = 1_000;
+
+/// Intervals that wait to be written.
+pub const INTERVALS_WAITING_MAX: usize = 64;
+
+/// Subscriptions a shard has lost that are remembered, the newest.
+pub const LOST_STREAMS_KEPT: usize = 256;
+
+/// Connections of an HTTP listener at once. Who comes then takes the place of the one that has said nothing for the
+/// longest time: enough of them that a probe has asked before it is that one.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+
+/// Bytes of an HTTP request's head.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+
 const _: () = assert!(SUBSCRIPTIONS_MAX <= SUBSCRIPTIONS_A_SHARD);
 
 /// What a shard is given of what may be less than the maximum: tests and the simulator fill it. Memory is always

@@ -11,22 +11,12 @@ use std::thread::Builder;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::voice;
+use crate::limits::{
+    INTERVAL_FILE_BYTES_MAX, INTERVAL_FILES_BYTES_MAX, INTERVAL_FILES_KEPT, INTERVALS_WAITING_MAX,
+};
 use crate::metrics::latency::{hlog_lines, write_hlog_header};
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::stages::Stage;
-
-/// A file that is larger gives way to the next.
-const FILE_BYTES_MAX: u64 = 64 << 20;
-
-/// All files together; the oldest go when there would be more. So many starts and reloads do not push out what
-/// was measured before them.
-const ALL_BYTES_MAX: u64 = 16 * FILE_BYTES_MAX;
-
-/// Files kept, however small.
-const FILES_KEPT: usize = 1_000;
-
-/// Intervals that wait to be written.
-const WAITING_MAX: usize = 64;
 
 /// The file that is being written.
 #[derive(Debug)]
@@ -55,7 +45,7 @@ impl IntervalLog {
     /// # Errors
     /// When the operating system gives no thread.
     pub(super) fn write_beside(self) -> io::Result<IntervalWriter> {
-        let (lines, queue) = sync_channel(WAITING_MAX);
+        let (lines, queue) = sync_channel(INTERVALS_WAITING_MAX);
         let body = move || self.write_until_it_fails(&queue);
         Builder::new().name("buslane-hlog".into()).spawn(body)?;
         Ok(IntervalWriter { lines, missing: 0 })
@@ -72,7 +62,7 @@ impl IntervalLog {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes > FILE_BYTES_MAX {
+        if self.bytes > INTERVAL_FILE_BYTES_MAX {
             (self.path, self.file) = start(&self.dir)?;
             self.bytes = 0;
         }
@@ -155,7 +145,7 @@ fn forget_oldest(dir: &Path) -> io::Result<()> {
     let mut bytes = 0u64;
     for (newer, (name, own)) in files.iter().rev().enumerate() {
         bytes = bytes.saturating_add(*own);
-        if newer >= FILES_KEPT || bytes > ALL_BYTES_MAX {
+        if newer >= INTERVAL_FILES_KEPT || bytes > INTERVAL_FILES_BYTES_MAX {
             fs::remove_file(dir.join(name))?;
         }
     }
@@ -209,7 +199,7 @@ mod tests {
         let left = || fs::read_dir(dir.path()).expect("read").count();
         assert_eq!(left(), 42, "small ones stay");
         // Files with holes: they take no room.
-        (100..140).for_each(|number| make(number, FILE_BYTES_MAX));
+        (100..140).for_each(|number| make(number, INTERVAL_FILE_BYTES_MAX));
         IntervalLog::open(dir.path()).expect("made");
         assert_eq!(
             left(),

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Samples kept; when there would be more, the one goes that is closest to its neighbours for its age.
-const SAMPLES_MAX: usize = 128;
+use crate::limits::LAG_SAMPLES_MAX;
 
 /// What is written now is measured over so long.
 const RATE_OVER_NS: u64 = 60_000_000_000;
@@ -22,13 +21,13 @@ impl History {
         if self.samples.back().is_some_and(|(_, last)| *last == number) {
             return;
         }
-        if self.samples.len() == SAMPLES_MAX {
+        if self.samples.len() == LAG_SAMPLES_MAX {
             let gap = |at: usize| {
                 let (before, after) = (self.samples[at - 1].0, self.samples[at + 1].0);
                 let age_ns = unix_ns.saturating_sub(self.samples[at].0).max(1);
                 u128::from(after.saturating_sub(before)) * 1_000_000 / u128::from(age_ns)
             };
-            if let Some(at) = (1..SAMPLES_MAX - 1).min_by_key(|at| gap(*at)) {
+            if let Some(at) = (1..LAG_SAMPLES_MAX - 1).min_by_key(|at| gap(*at)) {
                 self.samples.remove(at);
             }
         }
@@ -95,7 +94,7 @@ mod tests {
         // The older, the coarser.
         assert!((850..=1_001).contains(&behind(1_000)), "{}", behind(1_000));
         assert!((2_500..=3_001).contains(&behind(3_000)), "{}", behind(3_000));
-        assert!(history.samples.len() <= SAMPLES_MAX);
+        assert!(history.samples.len() <= LAG_SAMPLES_MAX);
         // Nothing new for an hour: what is behind gets older.
         history.note(2 * now, 359_900);
         assert!(history.passed_ns(359_899, 2 * now) >= 3_600 * SECOND);

@@ -4,6 +4,8 @@
 //! only until somebody else wants it, and neither memory nor file descriptors without bound.
 
 use std::collections::VecDeque;
+
+use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_HEAD_BYTES_MAX};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +20,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// Connections of a listener at once. Who comes then takes the place of the one that has said nothing for the
-/// longest time: enough of them that a probe has asked before it is that one.
-const CONNECTIONS_MAX: usize = 256;
-
 /// A client has asked by then, or is let go: a probe or a scraper knows what it wants.
 const ASK_TIME: Duration = Duration::from_secs(1);
 
@@ -30,9 +28,6 @@ const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
 /// Where nothing can be accepted for now (no file descriptor is left), until the next try.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// Bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// What connections come from.
 pub(super) trait Accept {
@@ -71,7 +66,7 @@ impl Places {
     /// Makes room for one: the oldest that has not asked goes, or else the oldest.
     fn make_room(&mut self) {
         self.0.retain(|open| !open.task.is_finished());
-        while self.0.len() >= CONNECTIONS_MAX {
+        while self.0.len() >= HTTP_CONNECTIONS_MAX {
             // Only a flag: it orders nothing else.
             let is_silent = |open: &Open| !open.has_asked.load(Ordering::Relaxed);
             let place = self.0.iter().position(is_silent).unwrap_or(0);
@@ -113,7 +108,7 @@ async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(ASK_TIME)
         .keep_alive(false)
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(HTTP_HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     // A client that went away or spoke nonsense is its own business.
     let _ = timeout(CONNECTION_TIME, connection).await;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
+use crate::limits::LOST_STREAMS_KEPT;
 use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
 
 /// A session that was silent for so long and is gone was not ended by its client: that says goodbye, and while it
@@ -12,9 +13,6 @@ const SILENT_NS: u64 = 5_000_000_000;
 
 /// For so long they are remembered.
 const REMEMBERED_NS: u64 = 24 * 3600 * 1_000_000_000;
-
-/// So many of a shard, the newest.
-const LOST_MAX: usize = 256;
 
 /// A subscription whose consumer went silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +59,7 @@ impl Silent {
             let lost = std::mem::take(&mut self.lost);
             self.lost = lost.into_iter().filter(|lost| !self.is_back(lost, now)).collect();
         }
-        let over = self.lost.len().saturating_sub(LOST_MAX);
+        let over = self.lost.len().saturating_sub(LOST_STREAMS_KEPT);
         self.lost.drain(..over);
     }
 
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn so_many_are_remembered_the_newest() {
         let mut silent = Silent::default();
-        for round in 0..u32::try_from(LOST_MAX + 9).expect("few") {
+        for round in 0..u32::try_from(LOST_STREAMS_KEPT + 9).expect("few") {
             let second = 100 + u64::from(round) * 2;
             // Of a host of its own: nobody takes another's place.
             let peer = format!("10.1.{}.{}:40001", round / 256, round % 256);
@@ -194,6 +192,6 @@ mod tests {
             silent.note(None, &before);
             silent.note(Some(&before), &snapshot(second + 1, &[]));
         }
-        assert_eq!((silent.lost().len(), silent.lost()[0].row.next), (LOST_MAX, 9));
+        assert_eq!((silent.lost().len(), silent.lost()[0].row.next), (LOST_STREAMS_KEPT, 9));
     }
 }

@@ -11,10 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::Builder;
 use std::time::Duration;
 
+use crate::limits::VOICE_LINES_MAX;
 use crate::report::printable;
-
-/// Lines that wait to be written, at most.
-const LINES_MAX: usize = 256;
 
 /// How long a process that ends waits for its last words to be written.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -61,7 +59,7 @@ struct Voice {
 
 impl Voice {
     fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
-        let (words, queue) = sync_channel(LINES_MAX);
+        let (words, queue) = sync_channel(VOICE_LINES_MAX);
         // One for each voice, and a process has one.
         let dropped: &'static AtomicU64 = Box::leak(Box::default());
         Builder::new().name("buslane-voice".into()).spawn(move || write(to, &queue, dropped))?;

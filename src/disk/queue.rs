@@ -9,14 +9,7 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use super::{Completion, Disk, DiskFault, DiskInfo, Io, Operation};
-use crate::limits::{BATCH_BYTES_MAX, QUEUE_DEPTH_MAX, REPLAY_READS_MAX};
 use crate::memory::Memory;
-
-/// Operations a log has in flight at most: all writes and all replay reads.
-pub(super) const OPERATIONS_MAX: usize = QUEUE_DEPTH_MAX + REPLAY_READS_MAX;
-
-/// Bytes one operation of a device moves at most.
-pub(super) const TRANSFER_BYTES: usize = 8 * BATCH_BYTES_MAX;
 
 /// Whether a write is compared with all others in flight: tests and the simulator look, the path trusts them.
 const FINDS_OVERLAPS: bool = cfg!(any(test, feature = "sim"));

@@ -18,10 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::lock::place;
-use super::queue::{Backend, OPERATIONS_MAX, Queue, Reaped, Refused, Start, TRANSFER_BYTES};
+use super::queue::{Backend, Queue, Reaped, Refused, Start};
 use super::{DiskError, DiskFault, DiskInfo, Operation};
 use crate::ids::Durability;
-use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use crate::limits::{BLOCK_BYTES, OPERATIONS_MAX, QUEUE_DEPTH_MAX, TRANSFER_BYTES_MAX};
 use crate::memory::Memory;
 
 mod device;
@@ -238,7 +238,7 @@ impl SpdkDisk {
             name: config.transport_id.clone(),
             driver: "spdk",
             bytes: device.bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64,
-            transfer_bytes_max: TRANSFER_BYTES,
+            transfer_bytes_max: TRANSFER_BYTES_MAX,
             queue_depth: QUEUE_DEPTH_MAX,
             durability: attached.durability,
             identity: identity_of(&attached.facts),

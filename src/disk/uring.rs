@@ -19,9 +19,9 @@ use std::sync::Arc;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::media::Media;
-use super::queue::{Backend, OPERATIONS_MAX, Queue, Reaped, Refused, Start, TRANSFER_BYTES};
+use super::queue::{Backend, Queue, Reaped, Refused, Start};
 use super::{DiskError, DiskFault, DiskInfo, Operation};
-use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use crate::limits::{BLOCK_BYTES, OPERATIONS_MAX, QUEUE_DEPTH_MAX, TRANSFER_BYTES_MAX};
 use crate::memory::Memory;
 use crate::retry::retry;
 
@@ -218,7 +218,7 @@ impl UringDisk {
             name: path.display().to_string(),
             driver: "uring",
             bytes,
-            transfer_bytes_max: TRANSFER_BYTES,
+            transfer_bytes_max: TRANSFER_BYTES_MAX,
             queue_depth: QUEUE_DEPTH_MAX,
             durability: Media::default().durability(path),
             identity: [0; 16],

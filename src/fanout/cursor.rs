@@ -4,11 +4,9 @@
 use std::ops::Range;
 
 use crate::ids::StreamId;
+use crate::limits::BAD_READS_MAX;
 use crate::mutant::Mutant;
 use crate::wire::record::Record;
-
-/// After so many bad reads in a row of one place the media are damaged there.
-const BAD_READS_MAX: u32 = 4;
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

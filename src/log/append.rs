@@ -3,9 +3,9 @@
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, batch_bytes};
 use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle};
 use super::control::Control;
-use super::{AppendError, Appended, ControlError, Log, Message, RESERVED_SEGMENTS, Registration};
+use super::{AppendError, Appended, ControlError, Log, Message, Registration};
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, RESERVED_SEGMENTS};
 use crate::memory::Memory;
 use crate::wire::record::{RecordHeader, Signed, record_bytes};
 

@@ -10,10 +10,7 @@ use super::superblock::{
 };
 use crate::disk::share::Share;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
-use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-
-/// Segments a log has at least: three are kept back, one is written, one is to come.
-pub const SEGMENTS_MIN: u64 = 5;
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 
 /// Bytes of a disk with this layout.
 #[must_use]

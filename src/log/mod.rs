@@ -67,7 +67,7 @@ mod trim_tests;
 
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
-use crate::limits::{Limits, QUEUE_DEPTH_MAX};
+use crate::limits::{Limits, QUEUE_DEPTH_MAX, RESERVED_SEGMENTS};
 use crate::metrics::stages::BatchTimes;
 use crate::wire::record::Signed;
 
@@ -83,9 +83,6 @@ use segment::Geometry;
 use segments::{Recovered, Segments};
 use superblock::Superblock;
 use tail::Tail;
-
-/// Segments kept back so that a full log can still be opened, trimmed and closed.
-pub const RESERVED_SEGMENTS: usize = 3;
 
 /// A message to be appended.
 #[derive(Clone, Copy, Debug)]

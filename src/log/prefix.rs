@@ -2,16 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::queue::{FLIGHTS_MAX, WrittenBatch};
+use super::queue::WrittenBatch;
 use super::segment::Base;
 use super::{BatchTimes, DurableBatch};
 use crate::ids::StreamId;
-use crate::limits::{QUEUE_DEPTH_MAX, STREAMS_MAX};
+use crate::limits::{FLIGHTS_MAX, QUEUE_DEPTH_MAX, STREAMS_MAX, TRIMS_MAX};
 use crate::memory::resident;
 use crate::mutant::Mutant;
-
-/// Trims on their way to the disk, at most.
-pub(super) const TRIMS_MAX: usize = 256;
 
 const NO_BATCH: DurableBatch = DurableBatch {
     batch_seq: 0,

@@ -5,13 +5,10 @@ use std::collections::VecDeque;
 use super::LogFault;
 use super::segment::Place;
 use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
-use crate::limits::{BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
+use crate::limits::FLIGHTS_MAX;
 use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
-
-/// Writes the queue can hold: all that may be in flight in single blocks, and a roll.
-pub(super) const FLIGHTS_MAX: usize = IN_FLIGHT_BYTES_MAX / BLOCK_BYTES + 64;
 
 /// What a batch is that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,8 @@ use std::cmp::Ordering;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::create::SEGMENTS_MIN;
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
-use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHARDS_MAX};
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SHARDS_MAX};
 
 /// First bytes of a superblock of any format.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";

@@ -16,18 +16,12 @@ use super::queue::{Cargo, Span};
 use super::recovery::wipe;
 use super::segment::Place;
 use super::segments::Live;
-use super::{AppendError, ControlError, Log, LogFault, RESERVED_SEGMENTS};
+use super::{AppendError, ControlError, Log, LogFault};
 use crate::disk::Disk;
 use crate::ids::StreamId;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, FLIGHTS_SPARE, RESERVED_SEGMENTS, SEGMENTS_FREED_A_TURN};
 use crate::memory::Memory;
 use crate::mutant::Mutant;
-
-/// Segments freed in one turn, at most.
-const FREED_A_TURN: usize = 4;
-
-/// Writes a turn leaves room for in the queue of flights.
-const FLIGHTS_SPARE: usize = 128;
 
 /// Segments that stay free whatever is trimmed: an opening and a close take one each.
 const RESERVED_FOR_OPENING: usize = 1;
@@ -100,7 +94,7 @@ impl Log {
 
     /// Wipes segments that hold nothing kept, a few a turn.
     pub(super) fn free_trimmed(&mut self) {
-        for _ in 0..FREED_A_TURN {
+        for _ in 0..SEGMENTS_FREED_A_TURN {
             if self.queue.room() < FLIGHTS_SPARE {
                 return;
             }

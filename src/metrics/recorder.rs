@@ -6,11 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Turns with work that are remembered.
-const TURNS_KEPT: usize = 32;
-
-/// Turns that took too long that are remembered.
-const STALLS_KEPT: usize = 16;
+use crate::limits::{LONG_TURNS_KEPT, TURNS_KEPT};
 
 /// Points a turn passes between its begin and its end, in this order: what was received is appended, the disk
 /// was polled and had something, acknowledgements have left.
@@ -91,7 +87,7 @@ pub struct Recorder {
     records_stages: AtomicBool,
     current: Slot,
     turns: Ring<TURNS_KEPT>,
-    stalls: Ring<STALLS_KEPT>,
+    stalls: Ring<LONG_TURNS_KEPT>,
 }
 
 impl Recorder {

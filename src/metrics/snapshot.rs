@@ -9,7 +9,9 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::Counters;
 use super::stages::{Stages, StallLog};
-use crate::limits::{PRODUCERS_MAX, SESSIONS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX};
+use crate::limits::{
+    PRODUCERS_MAX, SESSIONS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX, SUBSCRIPTIONS_A_SHARD,
+};
 
 /// Boxes between a shard and housekeeping: one at each end, one on its way.
 const BOXES: usize = 3;
@@ -32,9 +34,6 @@ pub struct SessionRow {
     /// How long it said nothing.
     pub silent_ns: u64,
 }
-
-/// Rows of subscriptions; more are not shown.
-const SUBSCRIPTIONS_SHOWN: usize = SESSIONS_MAX * 4;
 
 /// A subscription, as of a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +175,7 @@ impl Snapshot {
             in_flight_bytes: 0,
             room_bytes: 0,
             sessions: Rows::new(&session, SESSIONS_MAX),
-            subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_SHOWN),
+            subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_A_SHARD),
             streams,
             producers: Rows::new(&producer, PRODUCERS_MAX),
             producers_durable: false,

@@ -1,6 +1,7 @@
 //! Where the time of a message goes in a shard, and which turns took too long.
 
 use super::latency::LatencyHistogram;
+use crate::limits::STALLS_KEPT;
 
 /// A part of a message's way through the shard. All are measured for the oldest message of a batch and
 /// counted once for each of its messages.
@@ -96,9 +97,6 @@ impl Stages {
         self.histograms.iter_mut().for_each(LatencyHistogram::reset);
     }
 }
-
-/// Stalls that are remembered.
-pub const STALLS_KEPT: usize = 64;
 
 /// A turn that took longer than it may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

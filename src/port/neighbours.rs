@@ -5,8 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-/// Neighbours remembered at once: a gateway and a few servers.
-pub const NEIGHBOURS_MAX: usize = 16;
+use crate::limits::NEIGHBOURS_MAX;
 
 /// A question is not repeated sooner.
 const ASK_AGAIN_MS: u64 = 200;

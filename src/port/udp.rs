@@ -17,14 +17,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::ids::Peer;
-use crate::limits::{DATAGRAM_BYTES_MAX, RECEIVE_BURST, TRANSMIT_BURST};
+use crate::limits::{DATAGRAM_BYTES_MAX, ERRORS_SKIPPED_MAX, RECEIVE_BURST, TRANSMIT_BURST};
 use crate::port::{Port, PortCounters, PortError};
 
 /// What is asked of the kernel for each direction. Without `CAP_NET_ADMIN` it grants `rmem_max`.
 const SOCKET_BUFFER_BYTES: libc::c_int = 8 << 20;
-
-/// Asynchronous errors (an ICMP answer to an earlier datagram) skipped in one receive.
-const ERRORS_SKIPPED_MAX: usize = 4;
 
 const _: () = assert!(
     DATAGRAM_BYTES_MAX * (RECEIVE_BURST + TRANSMIT_BURST) < 1 << 20,

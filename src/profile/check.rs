@@ -13,7 +13,7 @@ use crate::limits::{
 use crate::profile::units::format_bytes;
 
 /// A log has at least this many segments, so that some can be free while others are read.
-const SEGMENTS_MIN: u64 = 8;
+const SEGMENTS_OF_A_PROFILE: u64 = 8;
 
 /// A path of a socket, at most: the kernel keeps it in 108 bytes with a zero at the end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -191,12 +191,12 @@ impl Profile {
         self.check_size("disk.ring", disk.ring, (RING_MIN, RING_MAX))?;
         self.check_size("disk.size", disk.size, (BLOCK, u64::MAX))?;
         let count = self.shard.count;
-        let size_min = SEGMENTS_MIN * disk.segment * u64::from(count);
+        let size_min = SEGMENTS_OF_A_PROFILE * disk.segment * u64::from(count);
         if disk.size < size_min {
             let each =
                 if count == 1 { String::new() } else { format!(" for each of {count} shards") };
             let what = format!(
-                "disk.size is {}, wanted at least {SEGMENTS_MIN} segments of {}{each}, {} in all; raise it \
+                "disk.size is {}, wanted at least {SEGMENTS_OF_A_PROFILE} segments of {}{each}, {} in all; raise it \
                  or lower disk.segment",
                 format_bytes(disk.size),
                 format_bytes(disk.segment),

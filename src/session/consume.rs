@@ -2,7 +2,7 @@
 
 use crate::fired::Timer;
 use crate::ids::StreamId;
-use crate::limits::NUMBER_MAX;
+use crate::limits::{DAMAGED_RECORDS_MAX, NUMBER_MAX};
 use crate::wire::control::{From, STATUS_REWIND, Status, Subscribe};
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
@@ -15,9 +15,6 @@ const ASK_NS_MAX: u64 = 100_000_000;
 const REWIND_NS: u64 = 200_000;
 /// The credit is told again after so long without another reason: the last telling may be lost.
 const TELL_NS: u64 = 50_000_000;
-/// A record damaged so often in a row is not damaged on the way.
-const DAMAGED_MAX: u32 = 3;
-
 /// One subscription as the consumer sees it.
 #[derive(Clone, Debug)]
 pub struct Subscription {
@@ -189,7 +186,7 @@ impl Subscription {
             if !record.is_intact() {
                 self.rewind_due = true;
                 self.damaged = self.damaged.saturating_add(1);
-                if self.damaged >= DAMAGED_MAX {
+                if self.damaged >= DAMAGED_RECORDS_MAX {
                     return Err(Damaged { sequence: self.expected });
                 }
                 break;

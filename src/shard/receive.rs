@@ -8,15 +8,13 @@ use crate::wire::control::{ErrorCode, ErrorHead, Heartbeat, Registered};
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse};
 
 use super::{Reply, Stations};
+use crate::limits::REGISTERS_A_DATAGRAM;
 
 /// Length of the datagram that refuses somebody without a session.
 pub const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<ErrorHead>();
 
 /// Length of the datagram that answers a registration.
 const REGISTERED_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<Registered>();
-
-/// Registrations looked at in one datagram, at most.
-const REGISTERS_A_DATAGRAM: usize = 32;
 
 impl<D: Disk> Stations<D> {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.

@@ -318,7 +318,7 @@ fn a_log_that_a_registration_finds_full_is_full_for_all() {
         let _ = world.clients[idle].offer(stream, &[7; 1_000]);
         while world.clients[idle].next_completion().is_some() {}
         let (_, free) = world.shard.as_ref().unwrap().log().segments();
-        free == crate::log::RESERVED_SEGMENTS
+        free == crate::limits::RESERVED_SEGMENTS
     });
     let mut publisher = Publisher::New;
     let is_full = |world: &World| world.shard.as_ref().unwrap().condition() == Condition::Full;

@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::fired::Timer;
-use crate::limits::TIMERS_A_TURN;
+use crate::limits::{SLOTS_AN_AUDIT, TIMERS_A_TURN};
 use crate::mutant::Mutant;
 use crate::session::table::Phase;
 
@@ -13,9 +13,6 @@ const SILENCE_NS: u64 = 10_000_000_000;
 
 /// The same for one whose client has not named its connection id yet; a client does at once.
 const UNPROVEN_NS: u64 = 3_000_000_000;
-
-/// How often all is looked at where that may cost time: once in so many slots.
-const SLOTS_AN_AUDIT: usize = 64;
 
 impl<D: Disk> Stations<D> {
     pub(super) fn keep(&mut self) {

@@ -6,13 +6,10 @@ use super::terms::Terms;
 use crate::client::{BackPressure, ClientError, ClientOptions, Compared, OfferError, Publisher};
 use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
-use crate::limits::WINDOW_MESSAGES_MAX;
+use crate::limits::CLIENT_WINDOW_MESSAGES_MAX;
 use crate::session::send::{Blocked, Sender, Sent};
 use crate::wire::control::{Registered, Retire};
 use crate::wire::publish::PublishState;
-
-/// Messages of a window at most.
-const WINDOW_MAX: usize = WINDOW_MESSAGES_MAX << 6;
 
 /// After so long without an answer, the server is told again that the producer will not return.
 const RETIRE_NS: u64 = 50_000_000;
@@ -39,7 +36,10 @@ impl Publishing {
         let (messages, bytes) = match options.publisher {
             Publisher::No => (1, 1),
             Publisher::New | Publisher::Known(_) => {
-                let messages = options.window_messages.clamp(1, WINDOW_MAX).next_power_of_two();
+                let messages = options
+                    .window_messages
+                    .clamp(1, CLIENT_WINDOW_MESSAGES_MAX)
+                    .next_power_of_two();
                 (messages, options.window_bytes.max(1))
             }
         };

@@ -4,9 +4,7 @@ use std::net::SocketAddrV4;
 
 use crate::client::ClientError;
 use crate::ids::ConnId;
-
-/// Redirections followed one behind the other, at most: further is going round in a circle.
-const REDIRECTS_MAX: u32 = 8;
+use crate::limits::REDIRECTS_MAX;
 
 /// A session with another shard that was given up for this one.
 #[derive(Clone, Copy, Debug)]

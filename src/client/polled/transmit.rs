@@ -6,6 +6,7 @@ use super::Link;
 use super::route::Left;
 use crate::client::Request;
 use crate::clock::Clock;
+use crate::limits::DATAGRAMS_A_POLL;
 use crate::port::Port;
 use crate::wire::DatagramWriter;
 use crate::wire::control::{
@@ -16,9 +17,6 @@ use crate::wire::frame::Kind;
 
 /// Repetition of a request: first, and at most.
 pub(super) const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
-/// Datagrams sent in one poll, at most.
-const DATAGRAMS_A_POLL: usize = 32;
-
 impl<C: Clock> Link<C> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
         if let Some(left) = self.route.take_left() {

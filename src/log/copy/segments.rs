@@ -4,8 +4,8 @@ use zerocopy::IntoBytes;
 
 use super::{Copier, CopyError, Placed, STUCK_WALKS};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::limits::RESERVED_SEGMENTS;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
-use crate::log::RESERVED_SEGMENTS;
 use crate::log::batch::BatchView;
 use crate::log::create::{clear, disk_bytes_of};
 use crate::log::recovery::Found;

@@ -7,12 +7,11 @@ mod unneeded;
 
 use std::collections::VecDeque;
 
-use super::RESERVED_SEGMENTS;
 use super::batch::SegmentKey;
 use super::catalog::Catalog;
 use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Place, SegmentHeader};
 use super::superblock::Superblock;
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, RESERVED_SEGMENTS};
 use crate::memory::resident;
 
 use places::StreamPlaces;

@@ -1,11 +1,9 @@
 //! Which segments nobody needs any more.
 
 use super::{Live, Segments};
-use crate::log::RESERVED_SEGMENTS;
+use crate::limits::RESERVED_SEGMENTS;
+use crate::limits::SEGMENTS_LOOKED_AT;
 use crate::log::segment::Place;
-
-/// Segments before the newest among which one without messages is looked for.
-const LOOKED_AT: usize = 8;
 
 impl Segments {
     /// Whether there may be one that nobody needs.
@@ -34,7 +32,7 @@ impl Segments {
         closes: bool,
     ) -> Option<Live> {
         let newest = self.live.len().checked_sub(1)?;
-        let from = newest.saturating_sub(LOOKED_AT).max(1);
+        let from = newest.saturating_sub(SEGMENTS_LOOKED_AT).max(1);
         let found = std::iter::once(0).chain(from..newest).find(|&index| {
             let live = &self.live[index];
             let Some(end) = live.end else { return false };

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::ptr::{self, NonNull};
 
-use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
+use crate::limits::{ALLOCATE_BURST, RECEIVE_BURST, TRANSMIT_BURST};
 use crate::port::{PortError, eal};
 
 use super::DpdkConfig;
@@ -22,9 +22,6 @@ pub(super) mod native {
 }
 
 pub(super) use native::buslane_frame as Frame;
-
-/// Buffers fetched from the pool at a time.
-const ALLOCATE_BURST: usize = 32;
 
 const _: () = assert!(ALLOCATE_BURST <= TRANSMIT_BURST);
 
