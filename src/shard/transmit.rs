@@ -67,20 +67,7 @@ impl<D: Disk> Stations<D> {
     fn ack_head(&mut self, slot: usize) -> AckHead {
         let (max_seq, max_bytes) = self.credit(slot);
         let session = self.sessions.get(slot);
-        if Mutant::AckBeforeDurable.is_on() {
-            let accepted_to = session.receiver.accepted_to();
-            return AckHead {
-                durable_to: accepted_to.into(),
-                receipts_from: accepted_to.saturating_add(1).into(),
-                ..self.honest_ack_head(slot, (max_seq, max_bytes))
-            };
-        }
-        self.honest_ack_head(slot, (max_seq, max_bytes))
-    }
-
-    fn honest_ack_head(&self, slot: usize, (max_seq, max_bytes): (u64, u64)) -> AckHead {
-        let session = self.sessions.get(slot);
-        AckHead {
+        let head = AckHead {
             epoch: self.epoch().0.into(),
             received_to: session.receiver.accepted_to().into(),
             durable_to: session.receipts.durable_to().into(),
@@ -92,7 +79,13 @@ impl<D: Disk> Stations<D> {
             state: self.condition().publish_state() as u8,
             receipt_count: 0.into(),
             reserved: 0.into(),
+        };
+        if Mutant::AckBeforeDurable.is_on() {
+            let accepted_to = session.receiver.accepted_to();
+            let receipts_from = accepted_to.saturating_add(1).into();
+            return AckHead { durable_to: accepted_to.into(), receipts_from, ..head };
         }
+        head
     }
 
     /// How far a publisher may send: the window and the bytes that may be in flight, shared by those
