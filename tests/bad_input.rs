@@ -13,6 +13,7 @@ use std::net::UdpSocket;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use buslane::random::Random;
 use common::{Appliance, BUSLANE, free_port, signal, text, wait};
 
 fn run(args: &[&str]) -> Output {
@@ -39,11 +40,8 @@ fn garbage_from_the_network_changes_nothing() {
     let appliance = small();
     appliance.run(&["stream", "create", "orders"]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut state = 0x1234_5678_u32;
-    let mut random = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_le_bytes()[3]
-    };
+    let mut numbers = Random::new(0x1234_5678);
+    let mut random = move || numbers.next_u64().to_le_bytes()[0];
     for round in 0..5_000usize {
         let mut bytes: Vec<u8> = (0..round % 1_400).map(|_| random()).collect();
         if round % 2 == 0 && bytes.len() >= 20 {

@@ -22,6 +22,7 @@ use buslane::ids::Peer;
 use buslane::port::Port;
 use buslane::port::dpdk::{DpdkConfig, DpdkPort};
 use buslane::port::udp::UdpPort;
+use buslane::random::Random;
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1), 7000);
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 2), 0);
@@ -189,7 +190,7 @@ fn echo_once(port: &mut impl Port) -> usize {
 
 /// The bytes of datagram `number`: any length up to the largest, known content.
 fn content(number: u32, room: usize) -> Vec<u8> {
-    let len = 4 + (number as usize).wrapping_mul(2_654_435_761) % (room - 3);
+    let len = 4 + Random::new(number.into()).index(room - 3);
     let mut bytes = vec![number.to_le_bytes()[0]; len];
     bytes[..4].copy_from_slice(&number.to_le_bytes());
     bytes

@@ -23,6 +23,7 @@ use buslane::client::{BackPressure, ClientOptions, OfferError, Publisher, blocki
 use buslane::clock::HostClock;
 use buslane::ids::ProducerId;
 use buslane::port::udp::UdpPort;
+use buslane::random::Random;
 use buslane::wire::control::From as StartFrom;
 use common::{Appliance, BUSLANE, Feed, itch_messages, signal, text, wait};
 
@@ -66,17 +67,6 @@ fn hundreds_of_kills_lose_and_double_nothing() {
     println!("{rounds} kills, {count} messages acknowledged, lost 0 duplicated 0");
 }
 
-/// Generator of the proxy: the same seed, the same fates.
-struct Fates(u64);
-
-impl Fates {
-    fn one_of_thousand(&mut self, thousandths: u64) -> bool {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % 1000 < thousandths
-    }
-}
-
 /// A network between clients and appliance that loses, doubles and reorders datagrams.
 struct Proxy {
     address: SocketAddr,
@@ -110,7 +100,7 @@ fn relay(
 ) -> [u64; 4] {
     front.set_nonblocking(true).unwrap();
     let mut backs: BTreeMap<SocketAddr, UdpSocket> = BTreeMap::new();
-    let mut fates = Fates(7);
+    let mut fates = Random::new(7);
     let mut waiting: Vec<(bool, SocketAddr, Vec<u8>)> = Vec::new();
     let mut counts = [0; 4];
     let mut buffer = [0; 9000];
