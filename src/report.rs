@@ -9,7 +9,6 @@ pub mod evidence;
 mod facts;
 mod page;
 mod plot;
-mod printable;
 pub mod series;
 mod svg;
 
@@ -22,7 +21,6 @@ use crate::host::{self, Needs, Tree};
 
 pub use crate::metrics::latency::Percentiles;
 pub use page::page;
-pub use printable::{one_line, printable};
 
 /// The version of [`BenchReport`]; it changes when a field goes or changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;

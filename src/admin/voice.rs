@@ -12,7 +12,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use crate::limits::VOICE_LINES_MAX;
-use crate::report::printable;
+use crate::printable::printable;
 
 /// How long a process that ends waits for its last words to be written.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@
 
 use std::io::{self, Read};
 
-use super::itch::fill;
 use super::{CommandError, Out};
+use crate::itch::fill;
 
 /// How it begins: a name, and the version of the format.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";

@@ -3,15 +3,12 @@
 //! A command writes its data through [`Out`], everything else to stderr, and ends with a
 //! [`CommandError`] whose kind is the exit code.
 
-pub mod itch;
 pub mod framed;
-pub mod orders;
 pub mod out;
 pub mod progress;
 mod ask;
 mod connect;
 mod copy_target;
-mod foreign;
 mod idle;
 mod keepers;
 mod serve;

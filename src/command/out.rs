@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::CommandError;
 use crate::port::udp::wait_writable;
-use crate::report::printable;
+use crate::printable::printable;
 
 const BUFFER_BYTES: usize = 256 << 10;
 

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::connect::{Route, connect_publisher};
 use super::idle::Idle;
-use super::itch::timestamp_ns;
 use super::outage::Outage;
 use super::progress::Progress;
 use super::source::{Next, Source};
@@ -21,6 +20,7 @@ use crate::client::blocking::Client;
 use crate::client::{Completion, OfferError};
 use crate::clock::Clock;
 use crate::ids::StreamId;
+use crate::itch::timestamp_ns;
 use crate::launch::AnyPort;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};

@@ -1,11 +1,11 @@
 //! `buslane sample`: input to play with.
 #![allow(clippy::big_endian_bytes, reason = "ITCH is big-endian")]
 
-use super::orders::OrderFlow;
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::Globals;
 use crate::cli::arguments::SampleOrdersArgs;
+use crate::itch::orders::OrderFlow;
 
 /// How often progress is told, in messages.
 const PROGRESS_EVERY: u64 = 4096;
@@ -32,7 +32,7 @@ pub(super) fn orders(globals: &Globals, args: &SampleOrdersArgs) -> Result<(), C
 
 #[cfg(test)]
 mod tests {
-    use crate::command::itch::{ItchReader, message_bytes};
+    use crate::itch::{ItchReader, message_bytes};
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::CommandError;
 use super::framed::FramedReader;
-use super::itch::ItchReader;
 use crate::cli::arguments::PublishSource;
+use crate::itch::ItchReader;
 use crate::port::udp::wait_readable;
 
 /// What is read ahead of the messages being published, in chunks.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::tree::CpuSet;
 use super::{Needs, Topology};
-use crate::report::one_line;
+use crate::printable::one_line;
 
 /// Threads of ours and of DPDK that tuned must leave where they are, after those cpu-partitioning lists:
 /// DPDK's current names are not among them.

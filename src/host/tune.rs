@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::Tree;
 use super::{Finding, Knob};
-use crate::report::one_line;
+use crate::printable::one_line;
 
 /// Where old values are kept, below the root.
 pub const STATE_PATH: &str = "var/lib/buslane/host-tune.json";

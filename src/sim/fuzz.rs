@@ -16,8 +16,9 @@ use super::trace::Trace;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
 use crate::clock::ManualClock;
-use crate::command::itch::ItchReader;
 use crate::ids::{ConnId, StreamId};
+use crate::itch::ItchReader;
+use crate::itch::orders::OrderFlow;
 use crate::limits::{BLOCK_BYTES, DATAGRAM_BYTES, RING_BYTES_MIN, STREAMS_MAX};
 use crate::log::Log;
 use crate::log::batch::{BatchView, SegmentKey};
@@ -454,7 +455,7 @@ fn itch(bytes: &[u8]) {
 
 #[allow(clippy::big_endian_bytes, reason = "ITCH is big-endian")]
 fn itch_files() -> Vec<Vec<u8>> {
-    let mut flow = crate::command::orders::OrderFlow::new(200, 1);
+    let mut flow = OrderFlow::new(200, 1);
     let mut file = Vec::new();
     while let Some(message) = flow.next_message() {
         let len = u16::try_from(message.len()).expect("at most 50 bytes");

@@ -315,7 +315,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::command::itch::{message_bytes, timestamp_ns};
+    use crate::itch::{message_bytes, timestamp_ns};
 
     fn number(bytes: &[u8]) -> u64 {
         bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))

@@ -1,6 +1,6 @@
 //! What a file is that was given for an exchange's file, told from its first bytes.
 
-use super::itch::message_bytes;
+use super::message_bytes;
 
 /// Bytes looked at, at most.
 pub(super) const FIRST_BYTES: usize = 64;

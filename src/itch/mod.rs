@@ -7,9 +7,12 @@
 //! believes nothing: a file that ends within a message is an error with the byte offset, not a short
 //! message.
 
+pub mod orders;
+mod foreign;
+
 use std::io::{self, ErrorKind, Read};
 
-use super::foreign::{FIRST_BYTES, recognise};
+use foreign::{FIRST_BYTES, recognise};
 
 /// Where the time stands in a message.
 const TIMESTAMP: std::ops::Range<usize> = 5..11;
@@ -185,7 +188,7 @@ impl<R: Read> ItchReader<R> {
 }
 
 /// Reads until `room` is full or the input ends, and returns how much there was.
-pub(super) fn fill(input: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(input: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     let mut found = 0;
     while found < room.len() {
         match input.read(&mut room[found..]) {
