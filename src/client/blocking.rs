@@ -39,7 +39,7 @@ use crate::ids::{ProducerId, StreamId};
 use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::port::udp::{UdpPort, wait_readable};
 use crate::port::{Port, PortError};
-use crate::wire::control::ErrorCode;
+use crate::wire::control::CodedError;
 use crate::wire::publish::PublishState;
 
 /// Messages that may be on their way to a consumer.
@@ -69,33 +69,24 @@ pub struct Message {
 }
 
 /// What a blocking call can end with.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 #[allow(clippy::error_impl_error, reason = "the module says whose error it is")]
 pub enum Error {
-    /// the port could not be opened
-    #[error(transparent)]
+    /// {0}
     Port(#[from] PortError),
-    /// the session ended
-    #[error(transparent)]
+    /// {0}
     Client(#[from] ClientError),
-    /// the message was not taken
-    #[error(transparent)]
+    /// {0}
     Offer(#[from] OfferError),
-    /// the request was refused
-    #[error("{what}: {}", code.with(*detail))]
+    /// {what}: {why}
     Refused {
         /// What was asked for.
         what: String,
         /// Why not.
-        code: ErrorCode,
-        /// A number that belongs to the reason.
-        detail: u64,
+        why: CodedError,
     },
-    /// the stream is on another shard, and this session has work here
-    #[error(
-        "{what}: lives on shard {shard}, and this session has published or subscribed on another: open one \
-         with {server}"
-    )]
+    /// {what}: lives on shard {shard}, and this session has published or subscribed on another: open one with
+    /// {server}
     Redirected {
         /// What was asked for.
         what: String,
@@ -104,17 +95,13 @@ pub enum Error {
         /// Where that listens.
         server: SocketAddrV4,
     },
-    /// an argument cannot be
-    #[error("{what}")]
+    /// {what}
     Argument {
         /// Which, and what it has to be.
         what: String,
     },
-    /// a message does not fit this consumer's datagrams
-    #[error(
-        "stream {stream}: message {sequence} needs datagrams of {needs} bytes, and this consumer gets {takes}: \
-         raise {limit}"
-    )]
+    /// stream {stream}: message {sequence} needs datagrams of {needs} bytes, and this consumer gets {takes}: raise
+    /// {limit}
     TooLarge {
         /// Stream.
         stream: StreamId,
@@ -127,19 +114,15 @@ pub enum Error {
         /// What would have to be larger.
         limit: SizeLimit,
     },
-    /// the position asked for is gone
-    #[error("stream {stream}: the oldest message kept is {log_start}")]
+    /// stream {stream}: the oldest message kept is {log_start}
     Trimmed {
         /// Stream.
         stream: StreamId,
         /// The oldest sequence kept.
         log_start: u64,
     },
-    /// the position asked for is not there yet
-    #[error(
-        "stream {stream}: position {position} is beyond its end, the next message will be {next}; was the log set \
-         up anew since the position was noted?"
-    )]
+    /// stream {stream}: position {position} is beyond its end, the next message will be {next}; was the log set up
+    /// anew since the position was noted?
     BeyondEnd {
         /// Stream.
         stream: StreamId,
@@ -148,8 +131,7 @@ pub enum Error {
         /// The sequence of the next message.
         next: u64,
     },
-    /// sequences are damaged on the media
-    #[error("stream {stream}: sequences {first} to {last} are damaged on the media")]
+    /// stream {stream}: sequences {first} to {last} are damaged on the media
     DataLoss {
         /// Stream.
         stream: StreamId,
@@ -340,7 +322,7 @@ impl<P: Port> Client<P> {
                     state @ (PublishState::NoSpace | PublishState::Failed | PublishState::Damaged),
                 ))) => {
                     let code = state.refusal().expect("nothing more is taken");
-                    return Err(ClientError::Refused { code, detail: 0 }.into());
+                    return Err(ClientError::Refused(code.with(0)).into());
                 }
                 Err(blocked @ (OfferError::NotConnected | OfferError::BackPressure(_))) => blocked,
                 Err(error @ (OfferError::TooLarge { .. } | OfferError::NotAPublisher)) => {
@@ -558,7 +540,7 @@ impl<P: Port> Client<P> {
 fn check(event: Event, what: &str) -> Result<Event, Error> {
     match event {
         Event::Refused { code, detail, .. } => {
-            Err(Error::Refused { what: what.to_owned(), code, detail })
+            Err(Error::Refused { what: what.to_owned(), why: code.with(detail) })
         }
         Event::Redirected { shard, server, .. } => {
             Err(Error::Redirected { what: what.to_owned(), shard, server })

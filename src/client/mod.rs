@@ -23,7 +23,7 @@ use std::num::NonZeroU64;
 
 use crate::ids::{Durability, Epoch, ProducerId, StreamId};
 use crate::limits::WINDOW_MESSAGES_MAX;
-use crate::wire::control::{ErrorCode, From};
+use crate::wire::control::{CodedError, ErrorCode, From};
 use crate::wire::publish::PublishState;
 
 /// Whom a client publishes as.
@@ -102,16 +102,13 @@ pub struct Completion {
 }
 
 /// Why a message was not taken by `offer`; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum OfferError {
-    /// poll, take completions, and offer again
-    #[error("back-pressure: {0:?}")]
+    /// back-pressure: {0:?}
     BackPressure(BackPressure),
-    /// the session is not open (again) yet
-    #[error("the session is not open yet")]
+    /// the session is not open yet
     NotConnected,
-    /// the message is too large
-    #[error("a message of {bytes} bytes is too large: {max} is the most ({limit})")]
+    /// a message of {bytes} bytes is too large: {max} is the most ({limit})
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -121,21 +118,17 @@ pub enum OfferError {
         limit: SizeLimit,
     },
     /// this client does not publish
-    #[error("this client does not publish")]
     NotAPublisher,
 }
 
 /// What limits the size of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum SizeLimit {
-    /// the appliance's datagrams
-    #[error("port.datagram_bytes of the appliance")]
+    /// port.datagram_bytes of the appliance
     Server,
-    /// this side's datagrams
-    #[error("client.port.datagram_bytes of this side")]
+    /// client.port.datagram_bytes of this side
     Client,
-    /// this side's window
-    #[error("the client's window_bytes")]
+    /// the client's window_bytes
     Window,
 }
 
@@ -249,19 +242,15 @@ pub struct StreamDescription {
 }
 
 /// Why a client can go on no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum ClientError {
-    /// the server does not answer
-    #[error("{server} does not answer: is the appliance running, and is this its address?")]
+    /// {server} does not answer: is the appliance running, and is this its address?
     Unreachable {
         /// Where it was looked for.
         server: std::net::SocketAddrV4,
     },
-    /// another shard of the appliance sent the client to this one, which does not answer
-    #[error(
-        "shard {shard} at {server} does not answer, and {by} of the same appliance does: each shard has a UDP port \
-         of its own, port.address + its number; is {} open in every firewall on the way?", server.port()
-    )]
+    /// shard {shard} at {server} does not answer, and {by} of the same appliance does: each shard has a UDP port of
+    /// its own, port.address + its number; is {server} open in every firewall on the way?
     ShardUnreachable {
         /// Which.
         shard: u32,
@@ -270,16 +259,14 @@ pub enum ClientError {
         /// The shard that answered.
         by: std::net::SocketAddrV4,
     },
-    /// the server is there, and does not answer
-    #[error("{server} sends, but does not answer {what}: is it an appliance, and of this release?")]
+    /// {server} sends, but does not answer {what}: is it an appliance, and of this release?
     Unanswered {
         /// Who.
         server: std::net::SocketAddrV4,
         /// What was asked.
         what: &'static str,
     },
-    /// a message is too large for the server
-    #[error("a message of {bytes} bytes is too large: {max} is the most ({limit})")]
+    /// a message of {bytes} bytes is too large: {max} is the most ({limit})
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -288,19 +275,10 @@ pub enum ClientError {
         /// What would have to be larger.
         limit: SizeLimit,
     },
-    /// the server refused
-    #[error("the server refused: {}", code.with(*detail))]
-    Refused {
-        /// Why.
-        code: ErrorCode,
-        /// A number that belongs to the reason.
-        detail: u64,
-    },
-    /// another log answers at the address
-    #[error(
-        "{server} serves another log now: {found:08x}, this session began with {begun:08x}; what was acknowledged \
-         is in that one: is its disk in place, is this the address? Nothing was sent to the other"
-    )]
+    /// the server refused: {0}
+    Refused(CodedError),
+    /// {server} serves another log now: {found:08x}, this session began with {begun:08x}; what was acknowledged is in
+    /// that one: is its disk in place, is this the address? Nothing was sent to the other
     OtherLog {
         /// Where.
         server: std::net::SocketAddrV4,
@@ -309,11 +287,8 @@ pub enum ClientError {
         /// The one that answers.
         found: u32,
     },
-    /// the log lacks what it acknowledged
-    #[error(
-        "{server} serves an older state of the log: it is at {found} where {acknowledged} was acknowledged \
-         ({what}); was a copy or a snapshot brought back? Nothing more was sent"
-    )]
+    /// {server} serves an older state of the log: it is at {found} where {acknowledged} was acknowledged ({what});
+    /// was a copy or a snapshot brought back? Nothing more was sent
     Behind {
         /// Where.
         server: std::net::SocketAddrV4,
@@ -324,11 +299,8 @@ pub enum ClientError {
         /// As found.
         found: u64,
     },
-    /// the server takes this producer for another
-    #[error(
-        "{server} knows this producer as another: {found} where {expected} was the last ({what}); it serves \
-         another log, or another program publishes as this producer; nothing more was sent"
-    )]
+    /// {server} knows this producer as another: {found} where {expected} was the last ({what}); it serves another
+    /// log, or another program publishes as this producer; nothing more was sent
     OtherProducer {
         /// Where.
         server: std::net::SocketAddrV4,
@@ -339,16 +311,12 @@ pub enum ClientError {
         /// As found.
         found: u64,
     },
-    /// the server says numbers that cannot be
-    #[error(
-        "{server} says numbers that cannot be: it is no appliance of this protocol, or its memory is damaged"
-    )]
+    /// {server} says numbers that cannot be: it is no appliance of this protocol, or its memory is damaged
     Nonsense {
         /// Who says them.
         server: std::net::SocketAddrV4,
     },
-    /// a message is damaged at its source
-    #[error("stream {stream}, sequence {sequence}: the message fails its checksum")]
+    /// stream {stream}, sequence {sequence}: the message fails its checksum
     DamagedMessage {
         /// Stream.
         stream: StreamId,

@@ -64,34 +64,24 @@ impl FramedWriter {
 }
 
 /// Why framed messages cannot be read further.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum FramedError {
-    /// not framed messages
-    #[error(
-        "byte 0: these are not framed messages, which `buslane consume -o framed` writes; what is \
-         packed is unpacked first (gzip -dc), one message a line is --lines, an exchange's file --itch"
-    )]
+    /// byte 0: these are not framed messages, which `buslane consume -o framed` writes; what is packed is unpacked
+    /// first (gzip -dc), one message a line is --lines, an exchange's file --itch
     Foreign,
-    /// of another version
-    #[error("byte 7: framed messages of version {version}; this release reads version 1")]
+    /// byte 7: framed messages of version {version}; this release reads version 1
     Version {
         /// The version found.
         version: u8,
     },
-    /// cut short
-    #[error(
-        "byte {offset}: the end mark is missing after {count} messages; the file was cut short"
-    )]
+    /// byte {offset}: the end mark is missing after {count} messages; the file was cut short
     Cut {
         /// Where the incomplete message begins.
         offset: u64,
         /// Whole messages before it.
         count: u64,
     },
-    /// a length that is none
-    #[error(
-        "byte {offset}: a message of {bytes} bytes after {count} messages; the file is damaged"
-    )]
+    /// byte {offset}: a message of {bytes} bytes after {count} messages; the file is damaged
     TooLong {
         /// Where the message begins.
         offset: u64,
@@ -100,10 +90,7 @@ pub enum FramedError {
         /// Messages before it.
         count: u64,
     },
-    /// the end mark disagrees
-    #[error(
-        "byte {offset}: the end mark says {said} messages, and there are {count}; the file is damaged"
-    )]
+    /// byte {offset}: the end mark says {said} messages, and there are {count}; the file is damaged
     Count {
         /// Where the end mark begins.
         offset: u64,
@@ -112,14 +99,12 @@ pub enum FramedError {
         /// What was read.
         count: u64,
     },
-    /// something follows the end
-    #[error("byte {offset}: bytes follow the end mark; publish files that were joined one by one")]
+    /// byte {offset}: bytes follow the end mark; publish files that were joined one by one
     Trailing {
         /// Where they begin.
         offset: u64,
     },
-    /// the input cannot be read
-    #[error("byte {offset}: {source}")]
+    /// byte {offset}: {source}
     Io {
         /// Where the message begins.
         offset: u64,

@@ -50,28 +50,34 @@ use crate::profile::ProfileError;
 pub use out::Out;
 
 /// Why a command did not do all that was asked. The message is what is printed after `error: `.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
+#[ignore_extra_doc_attributes]
 pub enum CommandError {
-    /// It failed: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// It failed.
     Failed(String),
-    /// It was asked the wrong way: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// It was asked the wrong way.
     Usage(String),
-    /// Nobody answered: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// Nobody answered.
     Unreachable(String),
-    /// It is done, with warnings that `--strict` does not allow: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// It is done, with warnings that `--strict` does not allow.
     Warnings(String),
-    /// It was interrupted before it was done
-    #[error("interrupted")]
+    /// interrupted
     Interrupted,
-    /// It was interrupted, and says how far it had come: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// It was interrupted, and says how far it had come.
     Stopped(String),
-    /// Whoever read our output stopped reading, as `head` does; nothing to complain about
-    #[error("the output was closed")]
+    /// the output was closed
+    ///
+    /// Whoever read it stopped reading, as `head` does; nothing to complain about.
     OutputClosed,
 }
 

@@ -25,6 +25,7 @@ use crate::launch::AnyPort;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
 use crate::report::{count_of, micros, thousands};
+use crate::wire::control::{CodedError, ErrorCode};
 use crate::wire::publish::PublishState;
 
 /// How long acknowledgements may still come from an appliance that takes no more messages.
@@ -220,7 +221,7 @@ fn conclude(
 /// An unknown stream gets the command that makes it.
 pub(super) fn missing(error: crate::client::blocking::Error, name: &str) -> CommandError {
     use crate::client::blocking::Error;
-    if let Error::Refused { code: crate::wire::control::ErrorCode::UnknownStream, .. } = error {
+    if let Error::Refused { why: CodedError { code: ErrorCode::UnknownStream, .. }, .. } = error {
         return CommandError::Failed(format!(
             "stream {name}: no such stream; make it with: buslane stream create {name}"
         ));

@@ -4,7 +4,7 @@
 use super::queue::{Backend, Queue, Reaped, Refused, Start};
 use super::ram::{Ram, RamDisk};
 use super::share::Share;
-use super::{DiskFault, Io, Operation, run};
+use super::{DiskFault, Errno, Io, Operation, run};
 use crate::limits::BLOCK_BYTES;
 use crate::log::Log;
 use crate::log::create::FormatOptions;
@@ -99,7 +99,7 @@ const ENDS: [End; 6] = [
     End::Keeps,
     End::Fails(DiskFault::Gone),
     End::Fails(DiskFault::TimedOut),
-    End::Fails(DiskFault::Errno(5)),
+    End::Fails(DiskFault::Errno(Errno(5))),
 ];
 
 fn media(shards: u32) -> RamDisk {

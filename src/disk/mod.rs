@@ -21,6 +21,7 @@ pub mod share;
 pub mod spdk;
 pub mod uring;
 
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -81,34 +82,47 @@ pub struct Completion {
 }
 
 /// What a device said when it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum DiskFault {
-    /// the operating system answered errno {0}
-    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
-    Errno(i32),
+    /// {0}
+    Errno(Errno),
     /// the device moved {done} of {asked} bytes
-    #[error("the device moved {done} of {asked} bytes")]
     Short {
         /// Bytes moved.
         done: usize,
         /// Bytes asked for.
         asked: usize,
     },
-    /// the device answered with a status that is no success
-    #[error("the device answered status code type {:#x}, status code {:#04x}", .0 >> 8, .0 & 0xff)]
-    Status(u16),
+    /// the device answered {0}
+    Status(NvmeStatus),
     /// the device did not answer within its time limit
-    #[error("the device did not answer within its time limit")]
     TimedOut,
-    /// the file is no longer at its path
-    #[error("its file is no longer at its path: it was removed, renamed or replaced")]
+    /// its file is no longer at its path: it was removed, renamed or replaced
     Misplaced,
-    /// the controller was reset or is gone
-    #[error("the controller was reset, or it or its namespace is gone")]
+    /// the controller was reset, or it or its namespace is gone
     Gone,
-    /// another owner has taken the namespace
-    #[error("another appliance has taken the namespace over")]
+    /// another appliance has taken the namespace over
     TakenOver,
+}
+
+/// What the operating system answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+/// What an NVMe controller answered: the status code type above the status code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NvmeStatus(pub u16);
+
+impl fmt::Display for NvmeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status code type {:#x}, status code {:#04x}", self.0 >> 8, self.0 & 0xff)
+    }
 }
 
 /// What is known of a disk when it is open.
@@ -238,10 +252,9 @@ impl DiskFault {
 }
 
 /// Why a disk could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum DiskError {
-    /// what no waiting mends
-    #[error("{name}: {why}; {mend}")]
+    /// {name}: {why}; {mend}
     Refused {
         /// Path or transport address.
         name: String,
@@ -251,7 +264,6 @@ pub enum DiskError {
         mend: String,
     },
     /// {name}: {why}; {mend}
-    #[error("{name}: {why}; {mend}")]
     Open {
         /// Path or transport address.
         name: String,
@@ -261,7 +273,6 @@ pub enum DiskError {
         mend: String,
     },
     /// {name} was lost while it was opened: {fault}
-    #[error("{name} was lost while it was opened: {fault}")]
     Lost {
         /// Path or transport address.
         name: String,

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::lock::place;
 use super::queue::{Backend, Queue, Reaped, Refused, Start};
-use super::{DiskError, DiskFault, DiskInfo, Operation};
+use super::{DiskError, DiskFault, DiskInfo, Errno, NvmeStatus, Operation};
 use crate::ids::Durability;
 use crate::limits::{BLOCK_BYTES, OPERATIONS_MAX, QUEUE_DEPTH_MAX, TRANSFER_BYTES_MAX};
 use crate::memory::Memory;
@@ -278,7 +278,8 @@ impl Spdk {
         let result =
             unsafe { native::buslane_spdk_health(self.pair.controller.as_ptr(), &raw mut health) };
         if result != 0 {
-            return Err(if is_lost(result) { fault_of(result) } else { DiskFault::Errno(-result) });
+            let errno = DiskFault::Errno(Errno(-result));
+            return Err(if is_lost(result) { fault_of(result) } else { errno });
         }
         Ok(Health {
             celsius: (health.kelvin > 0).then(|| i32::from(health.kelvin) - 273),
@@ -337,7 +338,7 @@ impl Backend for Spdk {
                 (0, _) => Ok(()),
                 // The controller, the namespace or the way to it went; the media did not fail.
                 (_, Some(fault)) => Err(fault),
-                (status, None) => Err(DiskFault::Status(status)),
+                (status, None) => Err(DiskFault::Status(NvmeStatus(status))),
             };
             reaped.end(usize::try_from(finished.slot).expect("small"), |_, _| result);
         }

@@ -20,7 +20,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use super::media::Media;
 use super::queue::{Backend, Queue, Reaped, Refused, Start};
-use super::{DiskError, DiskFault, DiskInfo, Operation};
+use super::{DiskError, DiskFault, DiskInfo, Errno, Operation};
 use crate::limits::{BLOCK_BYTES, OPERATIONS_MAX, QUEUE_DEPTH_MAX, TRANSFER_BYTES_MAX};
 use crate::memory::Memory;
 use crate::retry::retry;
@@ -310,7 +310,7 @@ impl Backend for Uring {
             reaped.end(slot, |io, _| match usize::try_from(entry.result()) {
                 Ok(done) if done == io.bytes => Ok(()),
                 Ok(done) => Err(DiskFault::Short { done, asked: io.bytes }),
-                Err(_) => Err(DiskFault::Errno(-entry.result())),
+                Err(_) => Err(DiskFault::Errno(Errno(-entry.result()))),
             });
         }
         if reaped.room() == room {

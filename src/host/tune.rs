@@ -163,26 +163,20 @@ struct Saved {
 }
 
 /// Why nothing was done.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum TuneError {
-    /// the state file cannot be used
-    #[error("{path}: {why}; nothing was changed")]
+    /// {path}: {why}; nothing was changed
     State {
         /// The file.
         path: PathBuf,
         /// What the operating system or its text says.
         why: String,
     },
-    /// another one is at work
-    #[error("{0}: another `host tune` is at work; wait until it has ended; nothing was changed")]
+    /// {0}: another `host tune` is at work; wait until it has ended; nothing was changed
     AtWork(PathBuf),
-    /// what was saved is void
-    #[error(
-        "{0}: the host was restarted since, and with that all is as it was before; the file is removed"
-    )]
+    /// {0}: the host was restarted since, and with that all is as it was before; the file is removed
     OtherBoot(PathBuf),
-    /// there is nothing to put back
-    #[error("{0}: there is no such file: nothing was applied, or all was reverted")]
+    /// {0}: there is no such file: nothing was applied, or all was reverted
     NothingSaved(PathBuf),
 }
 

@@ -10,6 +10,7 @@
 pub mod orders;
 mod foreign;
 
+use std::ascii::{EscapeDefault, escape_default};
 use std::io::{self, ErrorKind, Read};
 
 use foreign::{FIRST_BYTES, recognise};
@@ -18,24 +19,19 @@ use foreign::{FIRST_BYTES, recognise};
 const TIMESTAMP: std::ops::Range<usize> = 5..11;
 
 /// Why an ITCH file cannot be read further.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum ItchError {
-    /// the file is something else
-    #[error("byte 0: this is no ITCH 5.0 file, but {what}")]
+    /// byte 0: this is no ITCH 5.0 file, but {what}
     Foreign {
         /// What it is, and what to do.
         what: &'static str,
     },
-    /// byte {offset}: the file ends within the length of a message
-    #[error("byte {offset}: the file ends within the length of a message; it was cut short")]
+    /// byte {offset}: the file ends within the length of a message; it was cut short
     TruncatedLength {
         /// Where the length begins.
         offset: u64,
     },
-    /// byte {offset}: the file ends after {found} of the {wanted} bytes of a message
-    #[error(
-        "byte {offset}: the file ends after {found} of the {wanted} bytes of a message; it was cut short"
-    )]
+    /// byte {offset}: the file ends after {found} of the {wanted} bytes of a message; it was cut short
     TruncatedMessage {
         /// Where the message's length begins.
         offset: u64,
@@ -44,46 +40,34 @@ pub enum ItchError {
         /// Bytes its length says.
         wanted: usize,
     },
-    /// byte {offset}: a type that ITCH 5.0 does not have
-    #[error(
-        "byte {offset}: a message of type `{}` with {bytes} bytes: ITCH 5.0 has no such type, so this is another \
-         format, or damaged",
-        .kind.escape_ascii()
-    )]
+    /// byte {offset}: a message of type `{kind}` with {bytes} bytes: ITCH 5.0 has no such type, so this is another
+    /// format, or damaged
     UnknownType {
         /// Where the message's length begins.
         offset: u64,
         /// Its first byte.
-        kind: u8,
+        kind: EscapeDefault,
         /// What its length says.
         bytes: usize,
     },
-    /// byte {offset}: a length that is not that of the type
-    #[error(
-        "byte {offset}: a message of type `{}` with {bytes} bytes: in ITCH 5.0 it has {wanted}, so this is another \
-         format, or damaged",
-        .kind.escape_ascii()
-    )]
+    /// byte {offset}: a message of type `{kind}` with {bytes} bytes: in ITCH 5.0 it has {wanted}, so this is another
+    /// format, or damaged
     WrongLength {
         /// Where the message's length begins.
         offset: u64,
         /// Its first byte.
-        kind: u8,
+        kind: EscapeDefault,
         /// What its length says.
         bytes: usize,
         /// What it should be.
         wanted: usize,
     },
-    /// byte {offset}: something follows the end mark
-    #[error(
-        "byte {offset}: bytes follow the end mark, a length of zero; publish files that were joined one by one"
-    )]
+    /// byte {offset}: bytes follow the end mark, a length of zero; publish files that were joined one by one
     AfterEnd {
         /// Where they begin.
         offset: u64,
     },
     /// byte {offset}: {source}
-    #[error("byte {offset}: {source}")]
     Io {
         /// Where the message's length begins.
         offset: u64,
@@ -175,9 +159,10 @@ impl<R: Read> ItchReader<R> {
                 return ItchError::Foreign { what };
             }
         }
+        let shown = escape_default(kind);
         match message_bytes(kind) {
-            Some(wanted) => ItchError::WrongLength { offset, kind, bytes, wanted },
-            None => ItchError::UnknownType { offset, kind, bytes },
+            Some(wanted) => ItchError::WrongLength { offset, kind: shown, bytes, wanted },
+            None => ItchError::UnknownType { offset, kind: shown, bytes },
         }
     }
 

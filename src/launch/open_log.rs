@@ -147,7 +147,9 @@ impl ShardThread<'_> {
                         told = why;
                     }
                 }
-                Err(LaunchError::Open(OpenError::NotFormatted { name })) if witness.is_some() => {
+                Err(LaunchError::Open(OpenError::NotFormatted { name, .. }))
+                    if witness.is_some() =>
+                {
                     let why = "it holds no log".into();
                     return Err(OpenError::NotTheSame { name, why }.into());
                 }

@@ -190,16 +190,13 @@ fn chain_after(header: &BatchHeader, key: &SegmentKey) -> u64 {
 }
 
 /// What is wrong with bytes that should be a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum BatchDamage {
     /// the bytes end before the batch does
-    #[error("the bytes end before the batch does")]
     CutShort,
-    /// the header is not that of a batch of this place
-    #[error("the header is damaged or not of this place")]
+    /// the header is damaged or not of this place
     Header,
-    /// the body does not match the header's hash
-    #[error("the body is damaged")]
+    /// the body is damaged
     Body,
 }
 

@@ -36,32 +36,26 @@ const ROUNDS_MAX: u32 = 200;
 const STUCK_WALKS: u32 = 4;
 
 /// Why there is no copy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum CopyError {
-    /// the log to be copied is not whole, or none
-    #[error(transparent)]
+    /// {0}
     Source(#[from] OpenError),
-    /// the log to be copied cannot be read
-    #[error("{name}: reading the log: {fault}")]
+    /// {name}: reading the log: {fault}
     Read {
         /// The disk.
         name: String,
         /// What it said.
         fault: DiskFault,
     },
-    /// the copy cannot be written
-    #[error("{name}: writing the copy: {fault}")]
+    /// {name}: writing the copy: {fault}
     Write {
         /// The disk.
         name: String,
         /// What it said.
         fault: DiskFault,
     },
-    /// what is to be copied is hurt
-    #[error(
-        "{name}: segment {seg_no}: batches from {batch} on are not whole, though it is written that they were \
-         stored; see: buslane log verify"
-    )]
+    /// {name}: segment {seg_no}: batches from {batch} on are not whole, though it is written that they were stored;
+    /// see: buslane log verify
     Hurt {
         /// The disk.
         name: String,
@@ -70,10 +64,7 @@ pub enum CopyError {
         /// The first batch that is not what it should be.
         batch: u64,
     },
-    /// the copy does not fit
-    #[error(
-        "{name} has {found} bytes; this log needs at least {needed}: take a larger device, or file (--size)"
-    )]
+    /// {name} has {found} bytes; this log needs at least {needed}: take a larger device, or file (--size)
     TooSmall {
         /// The disk.
         name: String,
@@ -82,17 +73,13 @@ pub enum CopyError {
         /// What is needed.
         needed: u64,
     },
-    /// the log changes too fast
-    #[error(
-        "{name}: segments are trimmed before they are copied, round after round: copy it without --rate, at a \
-         quieter time or to a faster disk, or stop trimming until the copy is made"
-    )]
+    /// {name}: segments are trimmed before they are copied, round after round: copy it without --rate, at a quieter
+    /// time or to a faster disk, or stop trimming until the copy is made
     TooFast {
         /// The disk.
         name: String,
     },
-    /// told to stop
-    #[error("stopped")]
+    /// stopped
     Stopped,
 }
 

@@ -40,21 +40,17 @@ pub struct FormatOptions {
 }
 
 /// Why a disk was not formatted.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum FormatError {
-    /// the disk holds something
-    #[error("{name} holds {what}; nothing was changed; overwrite it with --force")]
+    /// {name} holds {what}; nothing was changed; overwrite it with --force
     Occupied {
         /// The disk.
         name: String,
         /// What was recognised.
         what: String,
     },
-    /// the disk is too small
-    #[error(
-        "{name} has {found} bytes; a log with segments of {segment_bytes} needs at least {needed}: \
-         take a larger disk or smaller segments"
-    )]
+    /// {name} has {found} bytes; a log with segments of {segment_bytes} needs at least {needed}: take a larger disk
+    /// or smaller segments
     TooSmall {
         /// The disk.
         name: String,
@@ -65,19 +61,16 @@ pub enum FormatError {
         /// As asked for.
         segment_bytes: u64,
     },
-    /// the segment size is not allowed
-    #[error("a segment of {0} bytes: it is a power of two from 1 MiB to 1 GiB")]
+    /// a segment of {0} bytes: it is a power of two from 1 MiB to 1 GiB
     SegmentBytes(u64),
-    /// the device failed
-    #[error("{name}: formatting: {fault}")]
+    /// {name}: formatting: {fault}
     Device {
         /// The disk.
         name: String,
         /// What it said.
         fault: DiskFault,
     },
-    /// the operating system gave no random bytes
-    #[error("no random bytes for the log's identity: {0}")]
+    /// no random bytes for the log's identity: {0}
     Random(getrandom::Error),
 }
 

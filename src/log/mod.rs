@@ -107,30 +107,24 @@ pub struct Appended {
 }
 
 /// Why a message was not appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum AppendError {
     /// as much as may be in flight is in flight
-    #[error("as much as may be in flight is in flight")]
     Busy,
     /// the log is full
-    #[error("the log is full")]
     Full,
     /// no such stream
-    #[error("no such stream")]
     NoStream,
 }
 
 /// Why a control record was not appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum ControlError {
     /// as much as may be in flight is in flight
-    #[error("as much as may be in flight is in flight")]
     Busy,
     /// the log is full
-    #[error("the log is full")]
     Full,
     /// the table is full: it takes {limit}
-    #[error("the table is full: it takes {limit}")]
     TableFull {
         /// How many it takes.
         limit: usize,
@@ -170,9 +164,11 @@ pub struct DurableBatch {
     pub times: BatchTimes,
 }
 
+/// a write at {disk_offset} of the disk failed: {fault}
+///
 /// The disk failed: the log acknowledges nothing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a write at {disk_offset} of the disk failed: {fault}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
+#[ignore_extra_doc_attributes]
 pub struct LogFault {
     /// Where.
     pub disk_offset: u64,

@@ -6,7 +6,7 @@ use super::queue::{Cargo, SealedBatch, Span, WriteQueue, Written};
 use super::segment::{Base, Place};
 use super::testdisk::TestDisk;
 use super::*;
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -93,14 +93,18 @@ fn nothing_behind_a_failed_write_comes_out_and_nothing_more_is_submitted() {
         let failed = usize::try_from(failed.expect("one fails")).unwrap();
         assert!(order.len() <= failed, "seed {seed}: {order:?}, and write {failed} failed");
         assert!(!queue.may_submit() && queue.fault().is_some());
-        assert_eq!(queue.latch(DiskFault::Errno(1)), queue.fault().unwrap(), "the first one stays");
+        assert_eq!(
+            queue.latch(DiskFault::Errno(Errno(1))),
+            queue.fault().unwrap(),
+            "the first one stays"
+        );
     }
 }
 
 #[test]
 fn a_halted_queue_gives_nothing_out_though_it_is_written() {
     let (mut queue, mut disk) = submitted(3, 1);
-    queue.halt(DiskFault::Errno(5));
+    queue.halt(DiskFault::Errno(Errno(5)));
     while let Some(completion) = poll(&mut disk) {
         queue.complete(&completion).unwrap();
     }

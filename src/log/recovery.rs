@@ -25,7 +25,7 @@ use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 
 use chain::{Chain, Gap};
 pub(super) use chain::{check_chain, mark_of};
-pub use errors::{Damaged, OpenError};
+pub use errors::{Damaged, OpenError, Sibling};
 use places::Begun;
 pub(super) use places::take_stale;
 use reader::Reader;
@@ -93,7 +93,7 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
     let name = disk.info().name.clone();
     let needed = super::create::disk_bytes_min(crate::limits::SEGMENT_BYTES_MIN as u64);
     if disk.info().bytes < needed {
-        return Err(OpenError::NotFormatted { name });
+        return Err(OpenError::not_formatted(name));
     }
     let copies = read_copies(disk);
     let Some(superblock) = quorum(&copies) else {
@@ -102,7 +102,7 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
             return Err(OpenError::Device { name, fault });
         }
         if copies.iter().all(|copy| matches!(copy, Err(CopyDamage::NotOurs))) {
-            return Err(OpenError::NotFormatted { name });
+            return Err(OpenError::not_formatted(name));
         }
         return Err(OpenError::of_copies(name, &copies, 2));
     };
@@ -112,8 +112,7 @@ pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenE
     }
     if superblock.share().count > 1 {
         // The first share of a disk that is cut, taken for the whole.
-        let (found, wanted) = (superblock.share().count, 1);
-        return Err(OpenError::Shards { name, found, wanted });
+        return Err(OpenError::of_shards(name, superblock.share().count, 1));
     }
     Err(OpenError::Smaller { name, needed, found })
 }

@@ -7,7 +7,7 @@
 use super::create::{
     FormatError, FormatOptions, check_size, clear, disk_bytes_min, format_share, occupant,
 };
-use super::recovery::OpenError;
+use super::recovery::{OpenError, Sibling};
 use super::scan::CHUNK_BYTES;
 use super::superblock::{
     AREA_OFFSET, CopyDamage, END_BYTES, ShareId, Superblock, copy_offsets, other_release, quorum,
@@ -191,15 +191,14 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
     if let Some(head) = head
         && head.share().count != share.count
     {
-        let (found, wanted) = (head.share().count, share.count);
-        return Err(OpenError::Shards { name, found, wanted });
+        return Err(OpenError::of_shards(name, head.share().count, share.count));
     }
     let found = disk.info().bytes;
     let bytes = head.map(|head| head.share_bytes());
     let bytes = bytes.unwrap_or_else(|| share_bytes(found, share.count));
     let start = u64::from(share.index) * bytes;
     if bytes < AREA_OFFSET + END_BYTES {
-        return Err(OpenError::NotFormatted { name });
+        return Err(OpenError::not_formatted(name));
     }
     if start + bytes > found {
         let needed = u64::from(share.count) * bytes;
@@ -209,7 +208,7 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
     let copies = read_copies(&mut there);
     if head.is_none() && are_no_log(&copies) {
         if are_no_log(&head_copies) {
-            return Err(OpenError::NotFormatted { name });
+            return Err(OpenError::not_formatted(name));
         }
         // There is a log, of which it cannot be told where this share would be.
         return Err(OpenError::of_copies(name, &head_copies, HEAD_COPIES));
@@ -217,13 +216,14 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
     // Where its copies do not agree, opening the log says how.
     let Some(own) = quorum(&copies) else { return Ok((start, bytes)) };
     if head.is_none() && own.share().count != share.count {
-        let (found, wanted) = (own.share().count, share.count);
-        return Err(OpenError::Shards { name: there.info().name.clone(), found, wanted });
+        let name = there.info().name.clone();
+        return Err(OpenError::of_shards(name, own.share().count, share.count));
     }
     let ours = head.is_none_or(|head| head.cluster == own.cluster);
     if own.share() != share || !ours {
         let (name, ShareId { index, count }) = (there.info().name.clone(), own.share());
-        return Err(OpenError::Share { name, wanted: share.index, found: index, count, ours });
+        let of = if ours { Sibling::Own } else { Sibling::Other };
+        return Err(OpenError::Share { name, wanted: share.index, found: index, count, of });
     }
     Ok((start, bytes))
 }

@@ -316,25 +316,19 @@ impl Superblock {
 }
 
 /// What is wrong with one copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum CopyDamage {
-    /// not a superblock
-    #[error("not a superblock of Buslane")]
+    /// not a superblock of Buslane
     NotOurs,
     /// damaged
-    #[error("damaged")]
     Checksum,
-    /// a copy that belongs elsewhere
-    #[error("a copy that belongs elsewhere on the disk")]
+    /// a copy that belongs elsewhere on the disk
     Copy,
-    /// written by an earlier release, format {0}
-    #[error("written by an earlier release of Buslane (format {0}); use that release")]
+    /// written by an earlier release of Buslane (format {0}); use that release
     Earlier(u16),
-    /// written by a later release, format {0}
-    #[error("written by a later release of Buslane (format {0}); use that release")]
+    /// written by a later release of Buslane (format {0}); use that release
     Later(u16),
-    /// cannot be read
-    #[error("cannot be read: {0}")]
+    /// cannot be read: {0}
     Read(DiskFault),
 }
 

@@ -2,7 +2,7 @@
 //! fails on demand, and lets bits be flipped.
 
 use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
-use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, fake};
+use crate::disk::{Disk, DiskFault, DiskInfo, Errno, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::Log;
@@ -114,7 +114,7 @@ impl Media {
         let bytes = &mut self.bytes[start..start + io.bytes];
         match (io.operation, &mut self.fail_after) {
             (Operation::Read, _) => memory.bytes_mut(io.memory()).copy_from_slice(bytes),
-            (Operation::Write, Some(0)) => return Err(DiskFault::Errno(5)),
+            (Operation::Write, Some(0)) => return Err(DiskFault::Errno(Errno(5))),
             (Operation::Write, left) => {
                 *left = left.map(|left| left - 1);
                 bytes.copy_from_slice(memory.bytes(io.memory()));

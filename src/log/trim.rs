@@ -27,19 +27,16 @@ use crate::mutant::Mutant;
 const RESERVED_FOR_OPENING: usize = 1;
 
 /// Why a stream was not trimmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum TrimError {
     /// there is no such stream
-    #[error("there is no such stream")]
     NoStream,
-    /// the stream has not come so far
-    #[error("the stream has not come so far: {durable_next} is the next to be durable")]
+    /// the stream has not come so far: {durable_next} is the next to be durable
     NotThere {
         /// The sequence after the newest durable one.
         durable_next: u64,
     },
-    /// the record was not appended
-    #[error(transparent)]
+    /// {0}
     NotAppended(#[from] ControlError),
 }
 

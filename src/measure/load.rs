@@ -86,16 +86,13 @@ impl LoadResult {
 }
 
 /// Why a load did not come to its end.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum LoadError {
-    /// a session ended
-    #[error(transparent)]
+    /// {0}
     Client(#[from] ClientError),
-    /// a message was refused for good
-    #[error(transparent)]
+    /// {0}
     Offer(#[from] OfferError),
-    /// something was refused or not answered
-    #[error("{0}")]
+    /// {0}
     Other(String),
 }
 

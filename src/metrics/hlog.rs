@@ -38,9 +38,9 @@ const HEAD_BYTES: usize = 40;
 /// Starts of intervals that lie this far before the file's start time count from it (as in Java's reader).
 const YEAR_NS: u64 = 365 * 24 * 3600 * 1_000_000_000;
 
-/// What is wrong with a log, and where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {says}")]
+/// line {line}: {says}
+#[derive(Clone, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
+#[ignore_extra_doc_attributes]
 pub struct HlogError {
     /// Number of the line, from 1.
     pub line: usize,

@@ -142,12 +142,10 @@ pub enum Steering {
 }
 
 /// Why a port could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum PortError {
-    /// cannot listen on {addr}: {source}
-    #[error(
-        "cannot listen on {addr}: {source}; the address has to be free and of this host (port.address, client.port.address)"
-    )]
+    /// cannot listen on {addr}: {source}; the address has to be free and of this host (port.address,
+    /// client.port.address)
     Listen {
         /// The address that was asked for.
         addr: SocketAddrV4,
@@ -155,7 +153,6 @@ pub enum PortError {
         source: std::io::Error,
     },
     /// {what}: {why}; {mend}
-    #[error("{what}: {why}; {mend}")]
     Device {
         /// The device or library, as the profile names it.
         what: String,

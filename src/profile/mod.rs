@@ -316,13 +316,16 @@ impl Default for DpdkProfile {
 }
 
 /// Why a profile cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
+#[ignore_extra_doc_attributes]
 pub enum ProfileError {
-    /// The text is wrong, wherever it is used: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// The text is wrong, wherever it is used.
     Wrong(String),
-    /// This host or this binary has not what it asks for: {0}
-    #[error("{0}")]
+    /// {0}
+    ///
+    /// This host or this binary has not what it asks for.
     Host(String),
 }
 

@@ -4,9 +4,10 @@ use super::tests::World;
 use super::*;
 use crate::client::{ClientError, Event, Publisher, Request};
 use crate::clock::Clock;
-use crate::disk::DiskFault;
+use crate::disk::{DiskFault, Errno};
 use crate::ids::StreamId;
 use crate::port::memory::Faults;
+use crate::wire::control::CodedError;
 
 /// Polls a client of a shard in this condition until it ends, and says after how long and why.
 fn refused(
@@ -29,7 +30,7 @@ fn refused(
 
 const PATIENCE_NS: u64 = 1_000_000_000;
 
-const AWAY: Condition = Condition::DiskLost(DiskFault::Errno(5));
+const AWAY: Condition = Condition::DiskLost(DiskFault::Errno(Errno(5)));
 
 /// Publishes a message and waits until it is durable.
 fn publish(world: &mut World, client: usize, stream: StreamId) {
@@ -49,7 +50,10 @@ fn a_first_connection_waits_no_longer_for_a_disk_that_is_away() {
         refused(&mut world, late, AWAY, 10 * PATIENCE_NS).expect("it has an end");
     assert!((PATIENCE_NS..2 * PATIENCE_NS).contains(&waited_ns), "{waited_ns}");
     let draining = ErrorCode::Draining;
-    assert!(matches!(error, ClientError::Refused { code, .. } if code == draining), "{error}");
+    assert!(
+        matches!(error, ClientError::Refused(CodedError { code, .. }) if code == draining),
+        "{error}"
+    );
 }
 
 #[test]
@@ -73,7 +77,10 @@ fn who_was_connected_waits_for_a_disk_with_its_messages_and_not_with_a_request()
     world.clients[asks].request(Request::CreateStream("more".into()));
     let error = refused(&mut world, asks, AWAY, 10 * PATIENCE_NS).expect("a request has an end").1;
     let draining = ErrorCode::Draining;
-    assert!(matches!(error, ClientError::Refused { code, .. } if code == draining), "{error}");
+    assert!(
+        matches!(error, ClientError::Refused(CodedError { code, .. }) if code == draining),
+        "{error}"
+    );
     drop(world.clients.remove(asks));
     assert!(refused(&mut world, publishes, AWAY, 10 * PATIENCE_NS).is_none(), "messages wait");
     world.shard.as_mut().unwrap().stations.service.pretend(Condition::Serving);
@@ -118,7 +125,7 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
         let trim = world.clients[asks].request(Request::TrimStream(stream, 2));
         let create = world.clients[asks].request(Request::CreateStream("more".into()));
         let shard = world.shard.as_mut().unwrap();
-        shard.stations.log.halt(DiskFault::Errno(5));
+        shard.stations.log.halt(DiskFault::Errno(Errno(5)));
         let waits = |world: &World| {
             let stations = &world.shard.as_ref().unwrap().stations;
             (stations.requests.slots().count(), stations.publishers.registering().is_some())
@@ -140,7 +147,10 @@ fn whoever_waits_for_a_record_is_told_that_the_disk_failed() {
         assert_eq!(told, [(trim, code), (create, code)]);
         let error = refused(&mut world, registers, condition, 10 * PATIENCE_NS);
         let (_, error) = error.expect("it is told too");
-        assert!(matches!(error, ClientError::Refused { code: of, .. } if of == code), "{error}");
+        assert!(
+            matches!(error, ClientError::Refused(CodedError { code: of, .. }) if of == code),
+            "{error}"
+        );
         // What is asked for now is refused too, where it was being made.
         let again = world.clients[asks].request(Request::CreateStream("more".into()));
         let mut refusal = None;
@@ -209,7 +219,10 @@ fn a_publisher_learns_from_any_acknowledgement(code: ErrorCode) {
     world.clients[publisher].offer(stream, b"never durable").unwrap();
     let (waited_ns, error) =
         refused(&mut world, publisher, failed, 10 * PATIENCE_NS).expect("it is told");
-    assert!(matches!(error, ClientError::Refused { code: of, .. } if of == code), "{error}");
+    assert!(
+        matches!(error, ClientError::Refused(CodedError { code: of, .. }) if of == code),
+        "{error}"
+    );
     assert!(waited_ns < PATIENCE_NS, "{waited_ns}");
     // A PROBE is answered with an acknowledgement, and with nothing else.
     let stations = &mut world.shard.as_mut().unwrap().stations;

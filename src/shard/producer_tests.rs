@@ -6,7 +6,7 @@ use crate::client::{ClientError, Compared, Publisher, Request};
 use crate::ids::{Peer, ProducerId, StreamId};
 use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX, SESSIONS_MAX};
 use crate::port::memory::Faults;
-use crate::wire::control::{NameRequest, Subscribe};
+use crate::wire::control::{CodedError, NameRequest, Subscribe};
 
 const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
 
@@ -338,7 +338,10 @@ fn another_log_at_the_address_ends_publisher_and_consumer() {
     world.start(new_disk(64 << 20));
     let error = ends(&mut world, publisher);
     let unknown = ErrorCode::UnknownProducer;
-    assert!(matches!(error, ClientError::Refused { code, .. } if code == unknown), "{error}");
+    assert!(
+        matches!(error, ClientError::Refused(CodedError { code, .. }) if code == unknown),
+        "{error}"
+    );
     let error = ends(&mut world, consumer);
     assert!(matches!(error, ClientError::OtherLog { .. }), "{error}");
 }

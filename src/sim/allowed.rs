@@ -2,7 +2,7 @@
 
 use super::oracle::Violation;
 use crate::client::ClientError;
-use crate::wire::control::ErrorCode;
+use crate::wire::control::{CodedError, ErrorCode};
 
 /// What has happened in a run so far that a client may hear of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ const fn of_code(code: ErrorCode) -> When {
 
 const fn of_error(error: &ClientError) -> When {
     match error {
-        ClientError::Refused { code, .. } => of_code(*code),
+        ClientError::Refused(CodedError { code, .. }) => of_code(*code),
         // The log is not the one that acknowledged, or not all of it.
         ClientError::OtherLog { .. }
         | ClientError::Behind { .. }
@@ -144,8 +144,7 @@ mod tests {
             for (_, injected) in rows {
                 let allowed = injected.allows_refusal("somebody", code).is_ok();
                 assert_eq!(allowed, injected == of_it, "{code:?} after {injected:?}");
-                let ends =
-                    injected.allows_end("somebody", &ClientError::Refused { code, detail: 0 });
+                let ends = injected.allows_end("somebody", &ClientError::Refused(code.with(0)));
                 assert_eq!(ends.is_ok(), allowed, "{code:?} after {injected:?}");
             }
             assert!(NOTHING.allows_refusal("somebody", code).is_err(), "{code:?} after nothing");
@@ -166,10 +165,10 @@ mod tests {
         };
         let server = "127.0.0.1:1".parse().unwrap();
         for (error, oracle) in [
-            (ClientError::Refused { code: ErrorCode::UnknownProducer, detail: 0 }, "O1"),
+            (ClientError::Refused(ErrorCode::UnknownProducer.with(0)), "O1"),
             (ClientError::OtherLog { server, begun: 1, found: 2 }, "O1"),
             (ClientError::Nonsense { server }, "O15"),
-            (ClientError::Refused { code: ErrorCode::MessageTooLarge, detail: 0 }, "O15"),
+            (ClientError::Refused(ErrorCode::MessageTooLarge.with(0)), "O15"),
         ] {
             assert_eq!(all.allows_end("somebody", &error).unwrap_err().oracle, oracle, "{error}");
         }

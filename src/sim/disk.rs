@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::trace::Trace;
 use crate::clock::{Clock, ManualClock};
 use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
-use crate::disk::{DiskFault, DiskInfo, Io, Operation, fake};
+use crate::disk::{DiskFault, DiskInfo, Errno, Io, Operation, fake};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchKind;
@@ -403,7 +403,7 @@ impl Device {
                     Fate::ReadError => {
                         self.hits.read_errors += 1;
                         self.trace.note("read error", io.disk_offset, 0);
-                        return Err(DiskFault::Errno(EIO));
+                        return Err(DiskFault::Errno(Errno(EIO)));
                     }
                     Fate::BadRead => self.spoil(&io, memory),
                     Fate::Fine | Fate::Error | Fate::ErrorButStored | Fate::Hang => {}
@@ -429,13 +429,13 @@ impl Device {
                 let kept = kept.min(io.bytes - BLOCK_BYTES);
                 self.store(io.disk_offset, &flying.bytes[..kept]);
                 self.trace.note("write error", io.disk_offset, kept as u64);
-                return Err(DiskFault::Errno(EIO));
+                return Err(DiskFault::Errno(Errno(EIO)));
             }
             Fate::ErrorButStored => {
                 self.hits.errors_stored += 1;
                 self.store(io.disk_offset, &flying.bytes);
                 self.trace.note("write error, stored", io.disk_offset, 0);
-                return Err(DiskFault::Errno(EIO));
+                return Err(DiskFault::Errno(Errno(EIO)));
             }
             Fate::Fine | Fate::Hang | Fate::ReadError | Fate::BadRead => {}
         }

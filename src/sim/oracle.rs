@@ -11,9 +11,11 @@ use crate::wire::record::{Record, record_bytes};
 /// What a datagram spends before its first record.
 const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
 
+/// {oracle}: {what}
+///
 /// A promise that was broken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{oracle}: {what}")]
+#[derive(Clone, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
+#[ignore_extra_doc_attributes]
 pub struct Violation {
     /// `O1` to `O26`.
     pub oracle: &'static str,

@@ -1,5 +1,7 @@
 //! Frames that open and end sessions, subscribe, and manage streams.
 
+use std::fmt;
+
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -376,95 +378,90 @@ impl<'a> StreamInfo<'a> {
 }
 
 /// Why something was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 #[repr(u16)]
+#[ignore_extra_doc_attributes]
 pub enum ErrorCode {
-    /// the server does not know this session; register again
-    #[error("the server does not know this session")]
+    /// the server does not know this session
+    ///
+    /// The client registers again.
     UnknownSession = 1,
     /// another instance of this producer has registered
-    #[error("another instance of this producer has registered")]
     Fenced = 2,
-    /// the producer is not known, or was forgotten after a week without use
-    #[error(
-        "the server does not know this producer: it was forgotten after a week without a session, or this is another \
-         log than before: is its disk in place, is this the address?"
-    )]
+    /// the server does not know this producer: it was forgotten after a week without a session, or this is another
+    /// log than before: is its disk in place, is this the address?
     UnknownProducer = 3,
     /// no such stream
-    #[error("no such stream")]
     UnknownStream = 4,
-    /// a published message is larger than the server takes, or one of a subscription than its datagrams hold; the
-    /// detail is [`sizes`]
-    #[error("a message is too large")]
+    /// a message is too large
+    ///
+    /// A published one is larger than the server takes, or one of a subscription than its datagrams hold; the detail
+    /// is [`sizes`].
     MessageTooLarge = 5,
-    /// the log is full
-    #[error(
-        "the log is full: trim every stream (buslane stream trim), or take a larger disk (buslane log copy --size)"
-    )]
+    /// the log is full: trim every stream (buslane stream trim), or take a larger disk (buslane log copy --size)
     NoSpace = 6,
-    /// a write failed; nothing more is acknowledged until the server is restarted
-    #[error("the disk failed; nothing more is acknowledged until the server is restarted")]
+    /// the disk failed; nothing more is acknowledged until the server is restarted
     DiskFailed = 7,
-    /// acknowledged data is damaged
-    #[error("acknowledged data is damaged on the media")]
+    /// acknowledged data is damaged on the media
     DataLoss = 8,
-    /// a table is full, of a release that does not say which
-    #[error("a table of the server is full")]
+    /// a table of the server is full
+    ///
+    /// Said by a release that does not say which.
     LimitReached = 9,
-    /// the server starts or stops, or its disk is away
-    #[error("the server is starting or stopping, or its disk is away")]
+    /// the server is starting or stopping, or its disk is away
     Draining = 10,
-    /// a request makes no sense
-    #[error("the request makes no sense to the server")]
+    /// the request makes no sense to the server
     BadRequest = 11,
-    /// a message failed its checksum
-    #[error("a message failed its checksum on arrival")]
+    /// a message failed its checksum on arrival
     Checksum = 12,
-    /// the server knows no such subscription; subscribe again
-    #[error("the server knows no such subscription")]
+    /// the server knows no such subscription
+    ///
+    /// The client subscribes again.
     UnknownSubscription = 13,
-    /// as much is in flight as may be; ask again
-    #[error("the server has its hands full just now; ask again")]
+    /// the server has its hands full just now; ask again
     Busy = 14,
-    /// the shard has as many sessions as it takes
-    #[error(
-        "all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again"
-    )]
+    /// all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again
     SessionsFull = 15,
-    /// the shard remembers as many producers as it can, and all may still return
-    #[error(
-        "all places for producers are taken; one is free when a publisher ends in order, or has been silent for \
-         a week: try again then, or go on as a producer that is known"
-    )]
+    /// all places for producers are taken; one is free when a publisher ends in order, or has been silent for a week:
+    /// try again then, or go on as a producer that is known
     ProducersFull = 16,
-    /// the shard has as many streams as it takes
-    #[error(
-        "the shard has as many streams as it takes, and a stream stays for good: publish to one that is there, or \
-         make the log with more shards (each takes as many)"
-    )]
+    /// the shard has as many streams as it takes, and a stream stays for good: publish to one that is there, or make
+    /// the log with more shards (each takes as many)
     StreamsFull = 17,
-    /// the session or the shard has as many subscriptions as it takes
-    #[error(
-        "there are as many subscriptions as the server takes: end one, or wait until another client ends"
-    )]
+    /// there are as many subscriptions as the server takes: end one, or wait until another client ends
     SubscriptionsFull = 18,
 }
 
-impl ErrorCode {
-    /// What it means, with the number that belongs to the reason, where there is one.
-    #[must_use]
-    pub fn with(self, detail: u64) -> String {
-        match (self, sizes_of(detail)) {
-            _ if detail == 0 => self.to_string(),
-            (Self::Draining, _) if detail == STARTING => {
-                "the server is starting: it makes its log, or recovers it".to_owned()
+/// Why something was refused, with the number that belongs to the reason, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodedError {
+    /// Why.
+    pub code: ErrorCode,
+    /// The number; 0 for none.
+    pub detail: u64,
+}
+
+impl fmt::Display for CodedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, detail } = *self;
+        match (code, sizes_of(detail)) {
+            _ if detail == 0 => code.fmt(f),
+            (ErrorCode::Draining, _) if detail == STARTING => {
+                f.write_str("the server is starting: it makes its log, or recovers it")
             }
-            (Self::MessageTooLarge, (bytes, max)) => {
-                format!("{self}: {bytes} bytes, and {max} fit")
+            (ErrorCode::MessageTooLarge, (bytes, max)) => {
+                write!(f, "{code}: {bytes} bytes, and {max} fit")
             }
-            _ => format!("{self} ({detail})"),
+            _ => write!(f, "{code} ({detail})"),
         }
+    }
+}
+
+impl ErrorCode {
+    /// The same with a number that belongs to it.
+    #[must_use]
+    pub const fn with(self, detail: u64) -> CodedError {
+        CodedError { code: self, detail }
     }
 
     /// All of them.
@@ -582,17 +579,17 @@ mod tests {
 
     #[test]
     fn a_refusal_has_the_number_that_belongs_to_it_and_no_other() {
-        let full = ErrorCode::NoSpace.with(0);
+        let full = ErrorCode::NoSpace.with(0).to_string();
         assert!(
             full.starts_with("the log is full: trim every stream (buslane stream trim), "),
             "{full}"
         );
         assert!(!full.contains("(0)"), "{full}");
-        let places = ErrorCode::UnknownProducer.with(17);
+        let places = ErrorCode::UnknownProducer.with(17).to_string();
         assert!(places.ends_with(" (17)"), "{places}");
-        let starts = ErrorCode::Draining.with(STARTING);
+        let starts = ErrorCode::Draining.with(STARTING).to_string();
         assert!(starts.starts_with("the server is starting: "), "{starts}");
-        let large = ErrorCode::MessageTooLarge.with(sizes(2_000, 1_400));
+        let large = ErrorCode::MessageTooLarge.with(sizes(2_000, 1_400)).to_string();
         assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
     }
 }

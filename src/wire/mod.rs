@@ -83,28 +83,21 @@ pub const FRAME_HEAD_BYTES: usize = 4;
 const _: () = assert!(size_of::<DatagramHeader>() == DATAGRAM_HEADER_BYTES);
 
 /// A datagram that is none of ours, or lies about its lengths; dropped and counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum Malformed {
     /// shorter than its header
-    #[error("shorter than its header")]
     Short,
     /// of another protocol version or type
-    #[error("of another protocol version or type")]
     Version,
     /// reserved bits are set
-    #[error("reserved bits are set")]
     Reserved,
     /// a frame is longer than its datagram
-    #[error("a frame is longer than its datagram")]
     FrameLength,
     /// of an unknown frame kind
-    #[error("of an unknown frame kind")]
     FrameKind,
     /// a frame's body does not hold what it announces
-    #[error("a frame's body does not hold what it announces")]
     FrameBody,
     /// a number is out of its range
-    #[error("a number is out of its range")]
     Range,
 }
 

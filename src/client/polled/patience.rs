@@ -84,7 +84,7 @@ impl<C: Clock> Link<C> {
         };
         if is_over {
             Timer::GivesUpRefused.fired();
-            self.events.fail(ClientError::Refused { code, detail });
+            self.events.fail(ClientError::Refused(code.with(detail)));
         }
     }
 

@@ -183,7 +183,7 @@ impl Publishing {
             return None;
         }
         let code = state.refusal().expect("nothing more is taken");
-        Some(ClientError::Refused { code, detail: 0 })
+        Some(ClientError::Refused(code.with(0)))
     }
 
     /// That the producer will not return, when it is to be said now.

@@ -215,7 +215,7 @@ impl<C: Clock> Link<C> {
                 (ErrorCode::MessageTooLarge, (bytes, max)) if bytes > max => {
                     ClientError::TooLarge { bytes, max, limit: SizeLimit::Server }
                 }
-                _ => ClientError::Refused { code, detail },
+                _ => ClientError::Refused(code.with(detail)),
             });
             return;
         }

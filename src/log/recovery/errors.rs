@@ -9,50 +9,42 @@ use crate::log::shares::shards;
 use crate::log::superblock::{CopyDamage, FORMAT, Superblock, other_release};
 
 /// Why a log was not opened. Nothing was written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, displaydoc::Display, thiserror::Error)]
 pub enum OpenError {
-    /// {name} holds no log
-    #[error("{name} holds no Buslane log; make one with: buslane log format {}", typed(.name))]
+    /// {name} holds no Buslane log; make one with: buslane log format {typed}
     NotFormatted {
         /// The disk.
         name: String,
+        /// The same as it is typed: a transport id is several words.
+        typed: String,
     },
-    /// no two copies of the superblock agree
-    #[error(
-        "{name}: no two of the four superblock copies agree ({copies}); nothing was changed; restore the disk"
-    )]
+    /// {name}: no two of the four superblock copies agree ({copies}); nothing was changed; restore the disk
     NoQuorum {
         /// The disk.
         name: String,
         /// What each copy is.
         copies: String,
     },
-    /// an earlier release has made it
-    #[error(
-        "{name}: this log was made by an earlier release of Buslane (format {format}), and this one reads format \
-         {FORMAT}; nothing was changed; go on with that release, or move the streams: let it write \
-         each into a file (consume -o framed), make a new log (log format), and publish the files \
-         into that (publish --framed)"
-    )]
+    /// {name}: this log was made by an earlier release of Buslane (format {format}), and this one reads format
+    /// {reads}; nothing was changed; go on with that release, or move the streams: let it write each into a file
+    /// (consume -o framed), make a new log (log format), and publish the files into that (publish --framed)
     Earlier {
         /// The disk.
         name: String,
         /// The format's number.
         format: u16,
+        /// The one that this release reads.
+        reads: u16,
     },
-    /// a later release has written it
-    #[error(
-        "{name}: this log was written by a later release of Buslane (format {format}); nothing was changed; use that \
-         release, or a later one"
-    )]
+    /// {name}: this log was written by a later release of Buslane (format {format}); nothing was changed; use that
+    /// release, or a later one
     Later {
         /// The disk.
         name: String,
         /// The format's number.
         format: u16,
     },
-    /// the disk is smaller than its log
-    #[error("{name}: the log has {needed} bytes, the disk {found}: it was cut, or is another")]
+    /// {name}: the log has {needed} bytes, the disk {found}: it was cut, or is another
     Smaller {
         /// The disk.
         name: String,
@@ -61,25 +53,19 @@ pub enum OpenError {
         /// As found.
         found: u64,
     },
-    /// it was formatted for another number of shards
-    #[error(
-        "{name}: this log was formatted for {}, the profile says {wanted}: set shard.count={found}",
-        shards(*.found)
-    )]
+    /// {name}: this log was formatted for {formatted}, the profile says {wanted}: set shard.count={found}
     Shards {
         /// The disk.
         name: String,
         /// As formatted.
         found: u32,
+        /// The same in words.
+        formatted: String,
         /// As asked for.
         wanted: u32,
     },
-    /// a share is another's
-    #[error(
-        "{name}: the share of shard {wanted} holds that of shard {found} of {count} of a log that {}; nothing was \
-         changed; restore the disk",
-        if *.ours { "is this one" } else { "is another" }
-    )]
+    /// {name}: the share of shard {wanted} holds that of shard {found} of {count} of a log that {of}; nothing was
+    /// changed; restore the disk
     Share {
         /// The disk.
         name: String,
@@ -90,32 +76,26 @@ pub enum OpenError {
         /// Of how many.
         count: u32,
         /// Whether the identity of the log is that of the first share.
-        ours: bool,
+        of: Sibling,
     },
-    /// what came back is not what was lost
-    #[error(
-        "{name}: what came back is not what was lost: {why}; nothing was changed; bring back what was lost, or \
-         start again if this is the one to serve"
-    )]
+    /// {name}: what came back is not what was lost: {why}; nothing was changed; bring back what was lost, or start
+    /// again if this is the one to serve
     NotTheSame {
         /// The disk.
         name: String,
         /// In what it differs.
         why: String,
     },
-    /// acknowledged data is damaged
-    #[error("{0}")]
+    /// {0}
     Damaged(Box<Damaged>),
-    /// the device failed
-    #[error("{name}: opening the log: {fault}")]
+    /// {name}: opening the log: {fault}
     Device {
         /// The disk.
         name: String,
         /// What it said.
         fault: DiskFault,
     },
-    /// writing the new epoch failed
-    #[error("{name}: opening the log for writing: {fault}")]
+    /// {name}: opening the log for writing: {fault}
     Write {
         /// The disk.
         name: String,
@@ -124,7 +104,27 @@ pub enum OpenError {
     },
 }
 
+/// Whose share was found, where one was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display)]
+pub enum Sibling {
+    /// is this one
+    Own,
+    /// is another
+    Other,
+}
+
 impl OpenError {
+    /// There is no log on this disk.
+    pub(in crate::log) fn not_formatted(name: String) -> Self {
+        let typed = if name.contains(' ') { format!("'{name}'") } else { name.clone() };
+        Self::NotFormatted { name, typed }
+    }
+
+    /// It was formatted for another number of shards.
+    pub(in crate::log) fn of_shards(name: String, found: u32, wanted: u32) -> Self {
+        Self::Shards { name, found, formatted: shards(found), wanted }
+    }
+
     /// What is wrong with copies of the superblock that do not agree: another release, if `needed` of them say so.
     pub(in crate::log) fn of_copies(
         name: String,
@@ -134,7 +134,7 @@ impl OpenError {
         if let Some(format) = other_release(copies, needed) {
             let is_earlier = format < FORMAT;
             return if is_earlier {
-                Self::Earlier { name, format }
+                Self::Earlier { name, format, reads: FORMAT }
             } else {
                 Self::Later { name, format }
             };
@@ -146,11 +146,6 @@ impl OpenError {
         let copies = copies.iter().enumerate().map(say).collect::<Vec<_>>().join(", ");
         Self::NoQuorum { name, copies }
     }
-}
-
-/// A name as it is typed: a transport id is several words.
-fn typed(name: &str) -> String {
-    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// Acknowledged data that cannot be proven intact.
