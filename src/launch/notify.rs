@@ -3,6 +3,9 @@
 //! One datagram a message to the socket named by `$NOTIFY_SOCKET`; without one, nothing. "Alive" comes
 //! from a thread of its own, off the shards' cores, and only while the shard makes turns: a shard that
 //! hangs is restarted, not kept.
+//!
+//! Not the crate `sd-notify`: its socket blocks, so that a manager that reads slowly would hold us, and it takes the name
+//! of an abstract socket (`@…`) for that of a file (0.5).
 
 use std::env;
 use std::io;
