@@ -73,5 +73,7 @@ pub mod sim;
 pub mod cli;
 pub mod command;
 
+#[cfg(any(test, feature = "sim"))]
+mod testing;
 #[cfg(test)]
 mod tidy;

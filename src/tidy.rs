@@ -141,7 +141,8 @@ fn layer(module: &str) -> Option<(usize, usize)> {
 }
 
 fn layers(path: &str, text: &str) -> Vec<Finding> {
-    let Some(own) = module(path).filter(|own| !["lib", "main", "tidy"].contains(own)) else {
+    let Some(own) = module(path).filter(|own| !["lib", "main", "tidy", "testing"].contains(own))
+    else {
         return Vec::new();
     };
     let Some(own_layer) = layer(own) else {

@@ -8,8 +8,6 @@
 //! Every disk is one [`queue::Queue`] over a backend, which starts operations and says which ended: a file
 //! ([`uring`]), a namespace (`spdk`), memory ([`ram`]), those of the tests. A [`share::Share`] is a part of a disk.
 
-#[cfg(any(test, feature = "sim"))]
-pub(crate) mod fake;
 pub mod lock;
 #[cfg(test)]
 mod lost_tests;

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-#[cfg(test)]
-use super::Disk;
 use super::queue::{Backend, Queue, Reaped, Refused, Start};
 use super::{DiskError, DiskInfo, Io, Operation};
 use crate::ids::Durability;
@@ -52,30 +50,6 @@ fn map(bytes: usize) -> Result<Memory, DiskError> {
         why: format!("{bytes} bytes of memory: {error}"),
         mend: "make the disk or the ring smaller in the profile".into(),
     })
-}
-
-#[cfg(test)]
-impl RamDisk {
-    /// The process is gone: operations in flight are forgotten, what was written stays.
-    pub(crate) fn crash(mut self) -> Self {
-        let blocks = self.backend_mut().blocks.take();
-        Self::on(blocks, map(self.memory().len()).unwrap(), self.info().queue_depth)
-    }
-
-    /// A disk with the same on it.
-    pub(crate) fn copy(&self) -> Self {
-        self.copy_behind(|ram| ram)
-    }
-
-    /// The same behind a backend that does something to what it is asked.
-    pub(crate) fn copy_behind<B: Backend>(&self, wrap: impl FnOnce(Ram) -> B) -> Queue<B> {
-        let from = &self.backend().blocks;
-        let mut blocks = map(from.len()).unwrap();
-        blocks.bytes_mut(0..from.len()).copy_from_slice(from.bytes(0..from.len()));
-        let backend = wrap(Ram { blocks, waiting: VecDeque::new() });
-        let memory = map(self.memory().len()).unwrap();
-        Queue::over(backend, self.info().clone(), memory, self.info().queue_depth)
-    }
 }
 
 fn carry_out(io: &Io, blocks: &mut Memory, memory: &mut Memory) {

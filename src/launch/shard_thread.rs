@@ -269,51 +269,20 @@ mod tests {
 
     use super::super::listener::Go;
     use super::*;
-    use crate::disk::queue::{Backend, Reaped, Refused, Start};
-    use crate::disk::ram::{Ram, RamDisk};
     use crate::log::Log;
-    use crate::log::create::{FormatOptions, format};
     use crate::log::recovery::OpenOptions;
-    use crate::memory::Memory;
+    use crate::testing::disk::{RING, TestDisk};
 
-    /// Is lost after it was polled so often in a row, or lets go of the sender.
-    struct Polled {
-        ram: Ram,
-        polls_left: u32,
-        go: Option<Go>,
-        is_lost: bool,
-    }
-
-    impl Backend for Polled {
-        fn start(&mut self, start: &Start<'_>) -> Result<(), Refused> {
-            self.ram.start(start)
-        }
-
-        fn reap(&mut self, reaped: &mut Reaped<'_>) {
-            if reaped.room() == 0 {
-                self.polls_left -= 1;
-                if self.polls_left == 0 {
-                    self.is_lost = self.go.is_none();
-                    self.go = None;
-                }
-            }
-            self.ram.reap(reaped);
-        }
-
-        fn close(&mut self, _: &mut Memory, _: usize) {}
-
-        fn out_of_service(&self) -> Option<DiskFault> {
-            self.is_lost.then_some(DiskFault::Gone)
-        }
-    }
-
-    fn opened(go: Option<Go>) -> Opened {
-        let ring_bytes = 2 << 20;
-        let mut disk = RamDisk::new(16 << 20, Log::memory_bytes(ring_bytes), 4).unwrap();
-        format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
-        let options = OpenOptions { queue_depth: 4, ring_bytes, unix_ns: 1 };
-        let mut disk = disk.copy_behind(|ram| Polled { ram, polls_left: 20, go, is_lost: false });
+    /// On a disk that is lost after it was polled so often in a row, or lets go of the sender.
+    fn opened(mut go: Option<Go>) -> Opened {
+        let mut disk = TestDisk::formatted(16 << 20);
+        let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
         let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
+        let mut polls_left = 20;
+        disk.watch(move || {
+            polls_left -= 1;
+            polls_left == 0 && go.take().is_none()
+        });
         (Box::new(disk), log, BTreeMap::new())
     }
 

@@ -1,12 +1,12 @@
 //! A log whose disk went away: what comes back, and what arrives late.
 
 use super::recovery::{OpenError, Witness};
-use super::testdisk::TestDisk;
 use super::tests::{OPTIONS, Writer, formatted};
 use super::verify::verify;
 use super::*;
 use crate::disk::{Disk, Io};
 use crate::random::Random;
+use crate::testing::disk::TestDisk;
 
 fn append(writer: &mut Writer, count: u32) {
     for n in 0..count {

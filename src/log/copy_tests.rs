@@ -2,7 +2,6 @@
 
 use super::copy::{Copied, CopyError, CopyOptions, copy};
 use super::superblock::ShareId;
-use super::testdisk::{RING, TestDisk};
 use super::tests::{MIB, Writer, formatted};
 use super::trim_tests::kept;
 use super::verify::verify;
@@ -12,6 +11,7 @@ use crate::disk::{Disk, Operation};
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
 use crate::random::Random;
+use crate::testing::disk::{RING, TestDisk};
 
 const COPY: CopyOptions = CopyOptions { leg: [7; 16], share: ShareId::WHOLE };
 

@@ -4,12 +4,12 @@ use super::create::{FormatError, FormatOptions, Made, made, occupant};
 use super::recovery::OpenError;
 use super::shares::{find, format_shares, shard_count};
 use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, ShareId, copy_offsets};
-use super::testdisk::TestDisk;
 use super::tests::{MIB, OPTIONS, Writer, formatted};
 use super::verify::verify;
 use super::*;
 use crate::disk::Disk;
 use crate::limits::BLOCK_BYTES;
+use crate::testing::disk::TestDisk;
 
 /// Rewrites some copies of the superblock, with the checksum that then belongs to them.
 fn rewrite(disk: &mut TestDisk, copies: std::ops::Range<usize>, change: impl Fn(&mut [u8])) {

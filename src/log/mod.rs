@@ -51,8 +51,6 @@ pub mod copy;
 #[cfg(test)]
 mod again_tests;
 #[cfg(test)]
-mod testdisk;
-#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod copy_tests;

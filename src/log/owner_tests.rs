@@ -4,10 +4,10 @@ use super::catalog::Catalog;
 use super::prefix::DurablePrefix;
 use super::queue::{Cargo, SealedBatch, Span, WriteQueue, Written};
 use super::segment::{Base, Place};
-use super::testdisk::TestDisk;
 use super::*;
 use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
+use crate::testing::disk::TestDisk;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 

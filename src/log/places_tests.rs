@@ -2,12 +2,12 @@
 
 use super::segment::IndexEntry;
 use super::segments::Live;
-use super::testdisk::TestDisk;
 use super::tests::{Writer, formatted};
 use super::*;
 use crate::disk::Disk;
 use crate::limits::BLOCK_BYTES;
 use crate::random::Random;
+use crate::testing::disk::TestDisk;
 
 impl Writer {
     /// Appends a message to a stream, received at a time of the caller's choice.

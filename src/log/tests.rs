@@ -3,12 +3,12 @@
 use super::create::{FormatError, FormatOptions, format, occupant};
 use super::recovery::{OpenError, OpenOptions, Reason, read_log};
 use super::segment::End;
-use super::testdisk::{RING, TestDisk};
 use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk, Io, Operation};
 use crate::limits::{BLOCK_BYTES, PRODUCERS_MAX, STREAMS_MAX};
 use crate::random::Random;
+use crate::testing::disk::{RING, TestDisk};
 
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const OPTIONS: OpenOptions =

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::recovery::{OpenError, read_log};
 use super::segment::End;
 use super::segments::Live;
-use super::testdisk::TestDisk;
 use super::tests::{OPTIONS, Writer, formatted};
 use super::trim::TrimError;
 use super::verify::verify;
@@ -13,6 +12,7 @@ use super::*;
 use crate::disk::Disk;
 use crate::limits::BLOCK_BYTES;
 use crate::random::Random;
+use crate::testing::disk::TestDisk;
 
 impl Writer {
     pub(super) fn trim(&mut self, first: u64) {

@@ -1,7 +1,6 @@
 //! Every frame, with each of its numbers at each of its edges, to a shard and to a client in several states of
 //! their sessions: both go on.
 
-use super::tests::{World, address};
 use super::*;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Publisher, Request, StartFrom};
@@ -9,6 +8,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::port::memory::{Faults, MemoryPort};
 use crate::session::table::{Asker, Phase};
+use crate::testing::rig::{Rig, address};
 use crate::wire::DATAGRAM_HEADER_BYTES;
 use crate::wire::frame::Kind;
 use crate::wire::samples::{Sample, all};
@@ -30,37 +30,37 @@ enum State {
 }
 
 /// A session of the liar in this state, opened anew where a frame has ended the last one.
-fn session(world: &mut World, state: State, sample: &dyn Fn(Kind) -> Sample) -> ConnId {
+fn session(rig: &mut Rig, state: State, sample: &dyn Fn(Kind) -> Sample) -> ConnId {
     if state == State::Stranger {
         return ConnId(0x1234_5678);
     }
-    let of_liar = |world: &World| {
-        let sessions = &world.shard.as_ref().unwrap().stations.sessions;
+    let of_liar = |rig: &Rig| {
+        let sessions = &rig.shards[0].stations.sessions;
         let open = |session: &crate::session::table::Session| {
             session.peer.addr == address(LIAR) && session.phase == Phase::Open
         };
         sessions.in_use().find(|(_, session)| open(session)).map(|(_, session)| session.conn_id)
     };
-    if let Some(conn_id) = of_liar(world) {
+    if let Some(conn_id) = of_liar(rig) {
         return conn_id;
     }
-    let say = |world: &World, conn_id, kind| {
-        world.net.inject(address(LIAR), address(1), &sample(kind).datagram(conn_id));
+    let say = |rig: &Rig, conn_id, kind| {
+        rig.net.inject(address(LIAR), address(1), &sample(kind).datagram(conn_id));
     };
-    world.until("the liar has a session", |world| {
-        say(world, ConnId(0), Kind::Register);
-        world.turn();
-        of_liar(world).is_some()
+    rig.until("the liar has a session", |rig| {
+        say(rig, ConnId(0), Kind::Register);
+        rig.turn();
+        of_liar(rig).is_some()
     });
-    let conn_id = of_liar(world).unwrap();
+    let conn_id = of_liar(rig).unwrap();
     if state == State::Publishes || state == State::Idle {
-        say(world, conn_id, Kind::Publish);
+        say(rig, conn_id, Kind::Publish);
     }
     if state == State::Consumes || state == State::Idle {
-        say(world, conn_id, Kind::Subscribe);
+        say(rig, conn_id, Kind::Subscribe);
     }
     for _ in 0..if state == State::Idle { 20 } else { 1 } {
-        world.turn();
+        rig.turn();
     }
     conn_id
 }
@@ -68,32 +68,32 @@ fn session(world: &mut World, state: State, sample: &dyn Fn(Kind) -> Sample) -> 
 #[test]
 fn a_shard_stands_every_number_of_every_frame() {
     for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
-        let mut world = World::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
-        let honest = world.client(Publisher::New);
-        let stream = world.create(honest, "orders");
+        let mut rig = Rig::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
+        let honest = rig.client(Publisher::New);
+        let stream = rig.create(honest, "orders");
         let samples = all(stream.0, 2);
         let sample = |kind| samples.iter().find(|sample| sample.kind == kind).unwrap().clone();
         for frame in
             samples.iter().flat_map(|sample| [sample.clone()].into_iter().chain(sample.at_edges()))
         {
             // A trim or a registration is durable: the log is to last for all of them.
-            let conn_id = session(&mut world, state, &sample);
+            let conn_id = session(&mut rig, state, &sample);
             let conn_id = if frame.kind == Kind::Register { ConnId(0) } else { conn_id };
-            world.net.inject(address(LIAR), address(1), &frame.datagram(conn_id));
-            world.clock.advance_ns(20_000_000);
-            world.turn();
-            let condition = world.shard.as_ref().unwrap().condition();
+            rig.net.inject(address(LIAR), address(1), &frame.datagram(conn_id));
+            rig.clock.advance_ns(20_000_000);
+            rig.turn();
+            let condition = rig.shards[0].condition();
             assert_eq!(condition, Condition::Serving, "{state:?}: {frame:?}");
         }
-        let seq = world.clients[honest].offer(stream, b"still here").unwrap();
-        world.until("an honest publisher is served", |world| {
-            world.clients[honest].next_completion().is_some_and(|done| done.producer_seq == seq)
+        let seq = rig.clients[honest].offer(stream, b"still here").unwrap();
+        rig.until("an honest publisher is served", |rig| {
+            rig.clients[honest].next_completion().is_some_and(|done| done.producer_seq == seq)
         });
     }
 }
 
 /// A client in a state of its session, with a server that knows it.
-fn victim(world: &mut World, state: State, stream: StreamId) -> Client<MemoryPort, ManualClock> {
+fn victim(rig: &mut Rig, state: State, stream: StreamId) -> Client<MemoryPort, ManualClock> {
     // One producer for all of them: the table of a shard has an end.
     let publisher = match state {
         State::Consumes => Publisher::No,
@@ -104,15 +104,15 @@ fn victim(world: &mut World, state: State, stream: StreamId) -> Client<MemoryPor
         window_messages: 64,
         window_bytes: 4 << 10,
         dead_after_ns: 10_000_000_000,
-        nonce: world.clock.now_ns(),
+        nonce: rig.clock.now_ns(),
     };
-    let port = world.net.port(address(60), 1472);
-    let mut client = Client::new(port, world.clock.clone(), address(1), options);
+    let port = rig.net.port(address(60), 1472);
+    let mut client = Client::new(port, rig.clock.clone(), address(1), options);
     if state == State::Stranger {
         return client;
     }
     for _ in 0..1_000 {
-        world.turn();
+        rig.turn();
         client.poll(&mut |_| {}).unwrap();
         if client.is_connected() {
             break;
@@ -130,7 +130,7 @@ fn victim(world: &mut World, state: State, stream: StreamId) -> Client<MemoryPor
     client.request(Request::ListStreams);
     for _ in 0..if state == State::Idle { 8 } else { 1 } {
         client.poll(&mut |_| {}).unwrap();
-        world.turn();
+        rig.turn();
     }
     client
 }
@@ -138,18 +138,18 @@ fn victim(world: &mut World, state: State, stream: StreamId) -> Client<MemoryPor
 #[test]
 fn a_client_stands_every_number_of_every_frame() {
     for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
-        let mut world = World::new(2, Faults::default());
-        let honest = world.client(Publisher::New);
-        let stream = world.create(honest, "orders");
+        let mut rig = Rig::new(2, Faults::default());
+        let honest = rig.client(Publisher::New);
+        let stream = rig.create(honest, "orders");
         for n in 0..8u8 {
-            world.clients[honest].offer(stream, &[n; 8]).unwrap();
+            rig.clients[honest].offer(stream, &[n; 8]).unwrap();
         }
-        let second = world.client(Publisher::New);
-        world.until("there is a second producer", |world| world.clients[second].is_connected());
-        assert_eq!(world.clients[second].producer().0, ProducerId(2));
-        drop(world.clients.pop());
-        world.received.pop();
-        let mut client = victim(&mut world, state, stream);
+        let second = rig.client(Publisher::New);
+        rig.until("there is a second producer", |rig| rig.clients[second].is_connected());
+        assert_eq!(rig.clients[second].producer().0, ProducerId(2));
+        drop(rig.clients.pop());
+        rig.received.pop();
+        let mut client = victim(&mut rig, state, stream);
         for sample in all(stream.0, 1) {
             for frame in [sample.clone()].into_iter().chain(sample.at_edges()) {
                 let mut frame = frame;
@@ -157,10 +157,10 @@ fn a_client_stands_every_number_of_every_frame() {
                 if frame.kind == Kind::Registered && frame.body[..8] == sample.body[..8] {
                     frame.body[..8].copy_from_slice(&client.nonce().to_le_bytes());
                 }
-                world.net.inject(address(1), address(60), &frame.datagram(conn_id));
+                rig.net.inject(address(1), address(60), &frame.datagram(conn_id));
                 let mut over = false;
                 for _ in 0..2 {
-                    world.clock.advance_ns(3_000_000);
+                    rig.clock.advance_ns(3_000_000);
                     over |=
                         client.poll(&mut |record| assert!(record.payload.len() < 1472)).is_err();
                     while client.next_completion().is_some() {}
@@ -171,7 +171,7 @@ fn a_client_stands_every_number_of_every_frame() {
                 // A forged word may end a client: the next one has another.
                 if over || client.server() != address(1) || state == State::Stranger {
                     drop(client);
-                    client = victim(&mut world, state, stream);
+                    client = victim(&mut rig, state, stream);
                 }
             }
         }
@@ -180,25 +180,24 @@ fn a_client_stands_every_number_of_every_frame() {
 
 #[test]
 fn nothing_that_reports_an_error_is_answered() {
-    let mut world = World::new(3, Faults::default());
-    let honest = world.client(Publisher::No);
-    world.until("it is connected", |world| world.clients[honest].is_connected());
+    let mut rig = Rig::new(3, Faults::default());
+    let honest = rig.client(Publisher::No);
+    rig.until("it is connected", |rig| rig.clients[honest].is_connected());
     // It says that it has heard of its session, and is answered.
     for _ in 0..10 {
-        world.turn();
+        rig.turn();
     }
     let peer = Peer::ip_only(address(LIAR));
-    let shard = world.shard.as_mut().unwrap();
-    let known =
-        shard.stations.sessions.open(Asker { peer, nonce: 9 }, world.clock.now_ns()).unwrap();
+    let shard = &mut rig.shards[0];
+    let known = shard.stations.sessions.open(Asker { peer, nonce: 9 }, rig.clock.now_ns()).unwrap();
     let known = shard.stations.sessions.get(known).conn_id;
-    let answers = |world: &mut World, bytes: &[u8]| {
-        let before = world.net.hits().sent;
-        world.net.inject(address(LIAR), address(1), bytes);
-        let shard = world.shard.as_mut().unwrap();
+    let answers = |rig: &mut Rig, bytes: &[u8]| {
+        let before = rig.net.hits().sent;
+        rig.net.inject(address(LIAR), address(1), bytes);
+        let shard = &mut rig.shards[0];
         shard.turn();
         shard.turn();
-        world.net.hits().sent - before - 1
+        rig.net.hits().sent - before - 1
     };
     for sample in all(1, 1) {
         let asks = matches!(
@@ -216,10 +215,10 @@ fn nothing_that_reports_an_error_is_answered() {
                 | Kind::Unsubscribe
                 | Kind::Retire
         );
-        let unknown = answers(&mut world, &sample.datagram(ConnId(0x1234_5678)));
+        let unknown = answers(&mut rig, &sample.datagram(ConnId(0x1234_5678)));
         assert!(unknown <= u64::from(asks), "{:?} in no session", sample.kind);
         if !asks && sample.kind != Kind::Close {
-            let said = answers(&mut world, &sample.datagram(known));
+            let said = answers(&mut rig, &sample.datagram(known));
             assert_eq!(said, 0, "{:?} in a session", sample.kind);
         }
     }
@@ -227,27 +226,27 @@ fn nothing_that_reports_an_error_is_answered() {
     let frame = heartbeat.datagram(known)[16..].to_vec();
     let many: Vec<u8> =
         heartbeat.datagram(known)[..16].iter().copied().chain(frame.repeat(70)).collect();
-    assert_eq!(answers(&mut world, &many), 1, "70 heartbeats in a datagram are answered once");
+    assert_eq!(answers(&mut rig, &many), 1, "70 heartbeats in a datagram are answered once");
 }
 
 #[test]
 fn an_answer_to_subscribe_that_is_doubled_ends_no_consumer() {
-    let mut world = World::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
-    let consumer = world.client(Publisher::No);
-    world.net.keep_datagrams(true);
-    world.clients[consumer].subscribe(stream, StartFrom::Start, 64);
-    world.until("it stands", |world| world.clients[consumer].position(stream) == 1);
+    let mut rig = Rig::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
+    let consumer = rig.client(Publisher::No);
+    rig.net.keep_datagrams(true);
+    rig.clients[consumer].subscribe(stream, StartFrom::Start, 64);
+    rig.until("it stands", |rig| rig.clients[consumer].position(stream) == 1);
     let says = |bytes: &[u8]| bytes.get(DATAGRAM_HEADER_BYTES) == Some(&(Kind::Subscribed as u8));
-    let answer = world.net.kept().into_iter().find(|bytes| says(bytes)).unwrap();
+    let answer = rig.net.kept().into_iter().find(|bytes| says(bytes)).unwrap();
     for count in 1..=2 {
-        world.clients[publisher].offer(stream, b"more").unwrap();
-        world.until("it is consumed", |world| world.received[consumer].len() == count);
+        rig.clients[publisher].offer(stream, b"more").unwrap();
+        rig.until("it is consumed", |rig| rig.received[consumer].len() == count);
         // It says that nothing was durable, as was so when it was sent.
-        world.net.inject(address(1), world.clients[consumer].local(), &answer);
+        rig.net.inject(address(1), rig.clients[consumer].local(), &answer);
     }
-    world.turn();
-    world.turn();
-    assert_eq!(world.clients[consumer].position(stream), 3);
+    rig.turn();
+    rig.turn();
+    assert_eq!(rig.clients[consumer].position(stream), 3);
 }

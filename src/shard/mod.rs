@@ -292,6 +292,12 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         self.port
     }
 
+    /// The disk as it is.
+    #[cfg(test)]
+    pub(crate) fn into_disk(self) -> D {
+        self.stations.disk
+    }
+
     /// What the shard does for publishers now.
     #[must_use]
     pub fn condition(&self) -> Condition {

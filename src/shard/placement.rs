@@ -100,110 +100,18 @@ impl<D: Disk> Stations<D> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::net::{Ipv4Addr, SocketAddrV4};
-
-    use crate::client::polled::Client;
-    use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
-    use crate::clock::{Clock, ManualClock};
-    use crate::disk::ram::RamDisk;
+    use crate::client::{Event, Publisher, Request, StartFrom};
+    use crate::clock::Clock;
     use crate::ids::ProducerId;
-    use crate::log::Log;
-    use crate::log::create::{FormatOptions, format};
-    use crate::log::recovery::OpenOptions;
-    use crate::port::memory::{Faults, MemoryNet, MemoryPort};
-    use crate::shard::directory::directory;
-    use crate::shard::{Neighbours, Shard, ShardOptions};
+    use crate::port::memory::Faults;
+    use crate::testing::rig::{BASE_PORT, Rig, address};
     use crate::wire::control::ErrorCode;
 
-    const RING: usize = 2 << 20;
-    const BASE: u16 = 9310;
-
-    fn address(port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
-    }
-
-    /// An appliance, and clients at it.
-    struct World {
-        clock: ManualClock,
-        net: MemoryNet,
-        shards: Vec<Shard<MemoryPort, RamDisk, ManualClock>>,
-        clients: Vec<Client<MemoryPort, ManualClock>>,
-    }
-
-    impl World {
-        fn new(shards: u32, faults: Faults) -> Self {
-            let clock = ManualClock::new();
-            clock.advance_ns(1_000_000);
-            let net = MemoryNet::new(clock.clone(), 7, faults);
-            let (placer, directory) = directory(shards);
-            let mut placer = Some(placer);
-            let mut world = Self { clock, net, shards: Vec::new(), clients: Vec::new() };
-            for (shard, port) in (0..shards).zip(BASE..) {
-                let mut disk = RamDisk::new(12 << 20, Log::memory_bytes(RING), 8).unwrap();
-                format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
-                let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
-                let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
-                let (port, clock) = (world.net.port(address(port), 1472), world.clock.clone());
-                let options = ShardOptions::default();
-                let mut new = Shard::new(port, disk, clock, log, BTreeMap::new(), options);
-                let directory = directory.clone();
-                let placer = placer.take();
-                new.join(Neighbours { shard, shards, base_port: BASE, directory, placer });
-                world.shards.push(new);
-            }
-            world
-        }
-
-        fn client(&mut self, publisher: Publisher, shard: u16) -> usize {
-            let port = 100 + u16::try_from(self.clients.len()).unwrap();
-            let options = ClientOptions {
-                publisher,
-                window_messages: 64,
-                window_bytes: 1 << 16,
-                dead_after_ns: u64::MAX,
-                nonce: u64::from(port) * 1_000,
-            };
-            let (port, clock) = (self.net.port(address(port), 1472), self.clock.clone());
-            self.clients.push(Client::new(port, clock, address(BASE + shard), options));
-            self.clients.len() - 1
-        }
-
-        fn turn(&mut self) {
-            self.clock.advance_ns(10_000);
-            for shard in &mut self.shards {
-                shard.turn();
-            }
-            for client in &mut self.clients {
-                // One that was fenced is of no interest any more.
-                let _ = client.poll(&mut |_| {});
-            }
-        }
-
-        /// The answer to a request.
-        fn ask(&mut self, client: usize, request: Request) -> Event {
-            let asked = self.clients[client].request(request);
-            for _ in 0..200_000 {
-                while let Some(event) = self.clients[client].next_event() {
-                    if let Event::Stream { request, .. }
-                    | Event::Refused { request, .. }
-                    | Event::Redirected { request, .. } = event
-                        && request == asked
-                    {
-                        return event;
-                    }
-                }
-                self.turn();
-            }
-            panic!("never answered");
-        }
-
-        /// The shard a stream is on, and its number there.
-        fn found(&mut self, client: usize, request: Request) -> (u32, u32) {
-            let answer = self.ask(client, request);
-            let Event::Stream { info, .. } = answer else { panic!("{answer:?}") };
-            (info.shard, info.id.0)
-        }
+    /// The shard a stream is on, and its number there.
+    fn found(rig: &mut Rig, client: usize, request: Request) -> (u32, u32) {
+        let answer = rig.ask(client, request);
+        let Event::Stream { info, .. } = answer else { panic!("{answer:?}") };
+        (info.shard, info.id.0)
     }
 
     fn create(name: &str) -> Request {
@@ -218,108 +126,109 @@ mod tests {
     fn streams_go_where_the_fewest_are_and_are_found_from_everywhere() {
         for loss in [0, 200] {
             let faults = Faults { loss, duplication: loss, delay_ns: 20_000, ..Faults::default() };
-            let mut world = World::new(3, faults);
-            let maker = world.client(Publisher::No, 0);
+            let mut rig = Rig::of_shards(3, 7, faults);
+            let maker = rig.client_at(Publisher::No, 0);
             for number in 0..7 {
-                let placed = world.found(maker, create(&format!("s{number}")));
+                let placed = found(&mut rig, maker, create(&format!("s{number}")));
                 assert_eq!(placed, (number % 3, number / 3 + 1));
             }
-            assert_eq!(world.found(maker, create("s4")).0, 1, "it is there already");
+            assert_eq!(found(&mut rig, maker, create("s4")).0, 1, "it is there already");
             let on = |shard| Request::CreateStreamOn("mine".into(), shard);
-            assert_eq!(world.found(maker, on(2)), (2, 3));
-            assert_eq!(world.found(maker, on(0)), (2, 3), "it stays where it is");
+            assert_eq!(found(&mut rig, maker, on(2)), (2, 3));
+            assert_eq!(found(&mut rig, maker, on(0)), (2, 3), "it stays where it is");
             for shard in 0..3 {
-                let client = world.client(Publisher::No, shard);
-                assert_eq!(world.found(client, describe("s5")), (2, 2));
-                assert_eq!(world.clients[client].server(), address(BASE + 2));
-                assert_eq!(world.clients[client].shards().shards, 3);
+                let client = rig.client_at(Publisher::No, shard);
+                assert_eq!(found(&mut rig, client, describe("s5")), (2, 2));
+                assert_eq!(rig.clients[client].server(), address(BASE_PORT + 2));
+                assert_eq!(rig.clients[client].shards().shards, 3);
             }
             // Whoever asks at another shard for one that is new is sent to the first.
-            let elsewhere = world.client(Publisher::No, 2);
-            assert_eq!(world.found(elsewhere, create("new")), (1, 3));
+            let elsewhere = rig.client_at(Publisher::No, 2);
+            assert_eq!(found(&mut rig, elsewhere, create("new")), (1, 3));
         }
     }
 
     #[test]
     fn what_no_shard_can_do_is_refused() {
-        let mut world = World::new(2, Faults::default());
-        let client = world.client(Publisher::No, 1);
+        let mut rig = Rig::of_shards(2, 7, Faults::default());
+        let client = rig.client_at(Publisher::No, 1);
         let refused = |event| {
             let Event::Refused { code, detail, .. } = event else { panic!("{event:?}") };
             (code, detail)
         };
-        let missing = world.ask(client, describe("none"));
+        let missing = rig.ask(client, describe("none"));
         assert_eq!(refused(missing), (ErrorCode::UnknownStream, 0));
-        let too_far = world.ask(client, Request::CreateStreamOn("x".into(), 2));
+        let too_far = rig.ask(client, Request::CreateStreamOn("x".into(), 2));
         assert_eq!(refused(too_far), (ErrorCode::BadRequest, 2));
     }
 
     #[test]
     fn a_client_that_died_before_its_stream_was_made_blocks_nobody() {
-        let mut world = World::new(2, Faults::default());
-        let maker = world.client(Publisher::No, 0);
-        assert_eq!(world.found(maker, create("first")).0, 0);
+        let mut rig = Rig::of_shards(2, 7, Faults::default());
+        let maker = rig.client_at(Publisher::No, 0);
+        assert_eq!(found(&mut rig, maker, create("first")).0, 0);
         // Placed on shard 1 and never made there: the one who asked is gone.
-        let mut neighbours = world.shards[0].take_neighbours().unwrap();
+        let mut neighbours = rig.shards[0].take_neighbours().unwrap();
         assert_eq!(neighbours.place("second", None), Some(1));
-        world.shards[0].join(neighbours);
-        let late = world.client(Publisher::No, 1);
-        let unknown = world.ask(late, describe("second"));
+        rig.shards[0].join(neighbours);
+        let late = rig.client_at(Publisher::No, 1);
+        let unknown = rig.ask(late, describe("second"));
         assert!(matches!(unknown, Event::Refused { code: ErrorCode::UnknownStream, .. }));
-        let other = world.client(Publisher::No, 0);
-        assert_eq!(world.found(other, create("second")), (1, 1));
+        let other = rig.client_at(Publisher::No, 0);
+        assert_eq!(found(&mut rig, other, create("second")), (1, 1));
     }
 
     #[test]
     fn a_session_with_work_stays_and_is_told_where_to_go() {
-        let mut world = World::new(2, Faults::default());
-        let maker = world.client(Publisher::No, 0);
-        let (_, here) = world.found(maker, create("here"));
-        assert_eq!(world.found(maker, create("there")), (1, 1));
+        let mut rig = Rig::of_shards(2, 7, Faults::default());
+        let maker = rig.client_at(Publisher::No, 0);
+        let (_, here) = found(&mut rig, maker, create("here"));
+        assert_eq!(found(&mut rig, maker, create("there")), (1, 1));
         let told = |event| {
             let Event::Redirected { shard, server, .. } = event else { panic!("{event:?}") };
             (shard, server)
         };
-        let publisher = world.client(Publisher::New, 0);
-        let (_, id) = world.found(publisher, describe("here"));
+        let publisher = rig.client_at(Publisher::New, 0);
+        let (_, id) = found(&mut rig, publisher, describe("here"));
         assert_eq!(id, here);
-        world.clients[publisher].offer(crate::ids::StreamId(id), b"a").unwrap();
-        let event = world.ask(publisher, describe("there"));
-        assert_eq!(told(event), (1, address(BASE + 1)));
-        assert_eq!(world.clients[publisher].server(), address(BASE), "it stayed");
-        let consumer = world.client(Publisher::No, 0);
-        world.clients[consumer].subscribe(crate::ids::StreamId(id), StartFrom::Start, 16);
-        let event = world.ask(consumer, describe("there"));
+        rig.clients[publisher].offer(crate::ids::StreamId(id), b"a").unwrap();
+        let event = rig.ask(publisher, describe("there"));
+        assert_eq!(told(event), (1, address(BASE_PORT + 1)));
+        assert_eq!(rig.clients[publisher].server(), address(BASE_PORT), "it stayed");
+        let consumer = rig.client_at(Publisher::No, 0);
+        rig.clients[consumer].subscribe(crate::ids::StreamId(id), StartFrom::Start, 16);
+        let event = rig.ask(consumer, describe("there"));
         assert_eq!(told(event).0, 1);
         // A producer belongs to its shard: another shard would know somebody else by its number.
-        let known = world.clients[publisher].producer().0;
-        let again = world.client(Publisher::Known(known), 0);
-        let event = world.ask(again, describe("there"));
+        let known = rig.clients[publisher].producer().0;
+        rig.clients_end = true;
+        let again = rig.client_at(Publisher::Known(known), 0);
+        let event = rig.ask(again, describe("there"));
         assert_eq!(told(event).0, 1);
     }
 
     #[test]
     fn a_publisher_that_moves_on_publishes_as_a_producer_of_the_other_shard() {
-        let mut world = World::new(2, Faults::default());
-        let maker = world.client(Publisher::No, 0);
-        world.found(maker, create("here"));
-        world.found(maker, create("there"));
+        let mut rig = Rig::of_shards(2, 7, Faults::default());
+        let maker = rig.client_at(Publisher::No, 0);
+        found(&mut rig, maker, create("here"));
+        found(&mut rig, maker, create("there"));
         // The first producer of shard 0, and then of shard 1.
-        let publisher = world.client(Publisher::New, 0);
-        let (shard, id) = world.found(publisher, describe("there"));
-        assert_eq!((shard, world.clients[publisher].producer().0), (1, ProducerId(1)));
+        let publisher = rig.client_at(Publisher::New, 0);
+        let (shard, id) = found(&mut rig, publisher, describe("there"));
+        assert_eq!((shard, rig.clients[publisher].producer().0), (1, ProducerId(1)));
         let stream = crate::ids::StreamId(id);
-        world.clients[publisher].offer(stream, b"message").unwrap();
+        rig.clients[publisher].offer(stream, b"message").unwrap();
         let mut receipt = None;
         while receipt.is_none() {
-            world.turn();
-            receipt = world.clients[publisher].next_completion();
+            rig.turn();
+            receipt = rig.clients[publisher].next_completion();
         }
         assert_eq!(receipt.unwrap().receipt.sequence.unwrap().get(), 1);
         for _ in 0..1_000 {
-            world.turn();
+            rig.turn();
         }
-        assert_eq!(world.shards[0].sessions(), 0, "it said goodbye to the other");
-        assert!(world.clock.now_ns() < 5_000_000_000);
+        assert_eq!(rig.shards[0].sessions(), 0, "it said goodbye to the other");
+        assert!(rig.clock.now_ns() < 5_000_000_000);
     }
 }

@@ -2,13 +2,14 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::tests::{World, address, new_disk};
 use super::*;
 use crate::client::{ClientError, Event, OfferError, Publisher, SizeLimit, StartFrom};
 use crate::fanout::Stop;
 use crate::ids::{ConnId, ProducerId, StreamId};
 use crate::limits::SESSIONS_MAX;
 use crate::port::memory::Faults;
+use crate::testing::disk::TestDisk;
+use crate::testing::rig::{Rig, address};
 use crate::wire::DatagramWriter;
 use crate::wire::control::{REGISTER_PUBLISHER, Register};
 use crate::wire::frame::Kind;
@@ -20,10 +21,10 @@ fn quiet() -> Faults {
 }
 
 /// The end of a client's subscription, as it is told.
-fn told(world: &mut World, client: usize) -> Event {
+fn told(rig: &mut Rig, client: usize) -> Event {
     let mut found = None;
-    world.until("the consumer is told", |world| {
-        while let Some(event) = world.clients[client].next_event() {
+    rig.until("the consumer is told", |rig| {
+        while let Some(event) = rig.clients[client].next_event() {
             if matches!(event, Event::TooLarge { .. } | Event::DataLoss { .. }) {
                 found = Some(event);
             }
@@ -33,106 +34,104 @@ fn told(world: &mut World, client: usize) -> Event {
     found.unwrap()
 }
 
-fn publish(world: &mut World, publisher: usize, stream: StreamId, payloads: &[&[u8]]) {
-    let before = world.clients[publisher].next_seq();
+fn publish(rig: &mut Rig, publisher: usize, stream: StreamId, payloads: &[&[u8]]) {
+    let before = rig.clients[publisher].next_seq();
     for payload in payloads {
-        world.clients[publisher].offer(stream, payload).unwrap();
+        rig.clients[publisher].offer(stream, payload).unwrap();
     }
     let mut done = 0;
-    world.until("all is durable", |world| {
-        while world.clients[publisher].next_completion().is_some() {
+    rig.until("all is durable", |rig| {
+        while rig.clients[publisher].next_completion().is_some() {
             done += 1;
         }
         done == payloads.len()
     });
-    assert_eq!(world.clients[publisher].next_seq() - before, payloads.len() as u64);
+    assert_eq!(rig.clients[publisher].next_seq() - before, payloads.len() as u64);
 }
 
 #[test]
 fn a_message_too_large_for_one_consumer_stops_only_that_one() {
-    let mut world = World::new(1, quiet());
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
-    publish(&mut world, publisher, stream, &[b"small", &[7; 1000], b"last"]);
-    let (small, large) = (world.client_of(Publisher::No, 576), world.client(Publisher::No));
+    let mut rig = Rig::new(1, quiet());
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
+    publish(&mut rig, publisher, stream, &[b"small", &[7; 1000], b"last"]);
+    let (small, large) = (rig.client_of(Publisher::No, 576), rig.client(Publisher::No));
     for consumer in [small, large] {
-        world.clients[consumer].subscribe(stream, StartFrom::Start, 16);
+        rig.clients[consumer].subscribe(stream, StartFrom::Start, 16);
     }
-    let event = told(&mut world, small);
+    let event = told(&mut rig, small);
     let (needs, takes) = (16 + 4 + 16 + 48 + 1000, 576);
     let limit = SizeLimit::Client;
     assert_eq!(event, Event::TooLarge { stream, sequence: 2, needs, takes, limit });
-    assert_eq!(world.received[small].len(), 1, "what came before was delivered");
-    world.until("the other gets all", |world| world.received[large].len() == 3);
-    assert_eq!(world.shard.as_ref().unwrap().condition(), Condition::Serving);
-    world.until("the server forgets it", |world| {
-        world.shard.as_ref().unwrap().stations.fanout.len() == 1
-    });
+    assert_eq!(rig.received[small].len(), 1, "what came before was delivered");
+    rig.until("the other gets all", |rig| rig.received[large].len() == 3);
+    assert_eq!(rig.shards[0].condition(), Condition::Serving);
+    rig.until("the server forgets it", |rig| rig.shards[0].stations.fanout.len() == 1);
 }
 
 #[test]
 fn what_ends_a_subscription_is_told_until_it_has_arrived() {
     for seed in 0..8 {
-        let mut world = World::new(seed, Faults { loss: 500, ..quiet() });
-        let publisher = world.client(Publisher::New);
-        let stream = world.create(publisher, "orders");
-        publish(&mut world, publisher, stream, &[b"small", &[7; 1000], b"last"]);
-        let small = world.client_of(Publisher::No, 576);
-        world.clients[small].subscribe(stream, StartFrom::Start, 16);
-        assert!(matches!(told(&mut world, small), Event::TooLarge { sequence: 2, .. }));
-        let other = world.client(Publisher::No);
-        world.clients[other].subscribe(stream, StartFrom::Start, 1);
-        world.until("it has all there is", |world| world.received[other].len() == 3);
-        let stations = &mut world.shard.as_mut().unwrap().stations;
+        let mut rig = Rig::new(seed, Faults { loss: 500, ..quiet() });
+        let publisher = rig.client(Publisher::New);
+        let stream = rig.create(publisher, "orders");
+        publish(&mut rig, publisher, stream, &[b"small", &[7; 1000], b"last"]);
+        let small = rig.client_of(Publisher::No, 576);
+        rig.clients[small].subscribe(stream, StartFrom::Start, 16);
+        assert!(matches!(told(&mut rig, small), Event::TooLarge { sequence: 2, .. }));
+        let other = rig.client(Publisher::No);
+        rig.clients[other].subscribe(stream, StartFrom::Start, 1);
+        rig.until("it has all there is", |rig| rig.received[other].len() == 3);
+        let stations = &mut rig.shards[0].stations;
         // The one that was not stopped yet.
         let is_other = |at: &usize| stations.fanout.get(*at).cursor.stopped().is_none();
         let index = (0..stations.fanout.len()).find(is_other).unwrap();
         let cursor = &mut stations.fanout.get_mut(index).cursor;
         let first = cursor.next();
         cursor.stop(Stop::Damaged { first, last: first });
-        let event = told(&mut world, other);
+        let event = told(&mut rig, other);
         assert_eq!(event, Event::DataLoss { stream, first, last: first });
-        assert_eq!(world.received[other].len() as u64, first - 1, "all before it was delivered");
+        assert_eq!(rig.received[other].len() as u64, first - 1, "all before it was delivered");
     }
 }
 
 #[test]
 fn a_restart_with_smaller_datagrams_serves_on() {
-    let mut world = World::new(2, quiet());
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
-    let other = world.create(publisher, "others");
-    publish(&mut world, publisher, stream, &[b"small", &[7; 1000], b"last"]);
-    world.datagram_bytes = 576;
-    world.crash();
-    publish(&mut world, publisher, other, &[b"it goes on"]);
-    let consumer = world.client(Publisher::No);
-    world.clients[consumer].subscribe(stream, StartFrom::Start, 16);
-    let event = told(&mut world, consumer);
+    let mut rig = Rig::new(2, quiet());
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
+    let other = rig.create(publisher, "others");
+    publish(&mut rig, publisher, stream, &[b"small", &[7; 1000], b"last"]);
+    rig.datagram_bytes = 576;
+    rig.crash();
+    publish(&mut rig, publisher, other, &[b"it goes on"]);
+    let consumer = rig.client(Publisher::No);
+    rig.clients[consumer].subscribe(stream, StartFrom::Start, 16);
+    let event = told(&mut rig, consumer);
     assert!(matches!(event, Event::TooLarge { takes: 576, limit: SizeLimit::Server, .. }));
-    world.clients[consumer].subscribe(stream, StartFrom::Sequence(3), 16);
-    world.clients[consumer].subscribe(other, StartFrom::Start, 16);
-    world.until("the rest is delivered", |world| world.received[consumer].len() == 3);
-    assert_eq!(world.shard.as_ref().unwrap().condition(), Condition::Serving);
-    let refused = world.clients[publisher].offer(stream, &[7; 1000]);
+    rig.clients[consumer].subscribe(stream, StartFrom::Sequence(3), 16);
+    rig.clients[consumer].subscribe(other, StartFrom::Start, 16);
+    rig.until("the rest is delivered", |rig| rig.received[consumer].len() == 3);
+    assert_eq!(rig.shards[0].condition(), Condition::Serving);
+    let refused = rig.clients[publisher].offer(stream, &[7; 1000]);
     assert!(matches!(refused, Err(OfferError::TooLarge { limit: SizeLimit::Server, .. })));
 }
 
 #[test]
 fn what_waits_and_fits_no_datagram_of_the_server_any_more_is_an_error() {
-    let mut world = World::new(3, quiet());
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
-    world.net.set_cut(address(1), true);
-    world.clients[publisher].offer(stream, &[7; 1000]).unwrap();
-    world.turn();
-    world.datagram_bytes = 576;
-    world.crash();
-    world.net.set_cut(address(1), false);
-    let mut client = world.clients.remove(publisher);
-    world.received.remove(publisher);
+    let mut rig = Rig::new(3, quiet());
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
+    rig.net.set_cut(address(1), true);
+    rig.clients[publisher].offer(stream, &[7; 1000]).unwrap();
+    rig.turn();
+    rig.datagram_bytes = 576;
+    rig.crash();
+    rig.net.set_cut(address(1), false);
+    let mut client = rig.clients.remove(publisher);
+    rig.received.remove(publisher);
     let error = (0..2_000_000).find_map(|_| {
-        world.turn();
+        rig.turn();
         client.poll(&mut |_| {}).err()
     });
     assert!(matches!(error, Some(ClientError::TooLarge { bytes: 1000, .. })), "{error:?}");
@@ -140,15 +139,15 @@ fn what_waits_and_fits_no_datagram_of_the_server_any_more_is_an_error() {
 
 #[test]
 fn a_publisher_with_small_datagrams_or_a_small_window_is_told() {
-    let mut world = World::new(4, quiet());
-    let small = world.client_of(Publisher::New, 576);
-    let stream = world.create(small, "orders");
+    let mut rig = Rig::new(4, quiet());
+    let small = rig.client_of(Publisher::New, 576);
+    let stream = rig.create(small, "orders");
     let max = 576 - 16 - 4 - 16 - 12;
-    let refused = world.clients[small].offer(stream, &vec![1; max + 1]);
+    let refused = rig.clients[small].offer(stream, &vec![1; max + 1]);
     let limit = SizeLimit::Client;
     assert_eq!(refused, Err(OfferError::TooLarge { bytes: max + 1, max, limit }));
     assert!(refused.unwrap_err().to_string().contains("client.port.datagram_bytes"));
-    publish(&mut world, small, stream, &[&vec![1; max]]);
+    publish(&mut rig, small, stream, &[&vec![1; max]]);
 }
 
 /// A datagram with one message of a session.
@@ -171,62 +170,59 @@ fn lone_message(conn_id: ConnId, producer_id: ProducerId, payload: &[u8]) -> Vec
 
 #[test]
 fn a_message_over_the_announced_maximum_is_not_taken() {
-    let mut world = World::new(5, quiet());
-    let publisher = world.client(Publisher::New);
-    world.create(publisher, "orders");
-    let max = world.clients[publisher].message_bytes_max();
-    let (conn_id, _) = world.clients[publisher].session();
-    let producer = world.clients[publisher].producer().0;
-    let from = world.clients[publisher].local();
-    let taken = |world: &World| {
-        world.shard.as_ref().unwrap().log().stream(StreamId(1)).unwrap().next_sequence
-    };
-    world.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max + 1]));
-    world.clock.advance_ns(10_000);
-    world.shard.as_mut().unwrap().turn();
-    assert_eq!(taken(&world), 1, "one byte more than announced");
-    world.clock.advance_ns(10_000);
-    let error = world.clients[publisher].poll(&mut |_| {}).unwrap_err();
+    let mut rig = Rig::new(5, quiet());
+    let publisher = rig.client(Publisher::New);
+    rig.create(publisher, "orders");
+    let max = rig.clients[publisher].message_bytes_max();
+    let (conn_id, _) = rig.clients[publisher].session();
+    let producer = rig.clients[publisher].producer().0;
+    let from = rig.clients[publisher].local();
+    let taken = |rig: &Rig| rig.shards[0].log().stream(StreamId(1)).unwrap().next_sequence;
+    rig.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max + 1]));
+    rig.clock.advance_ns(10_000);
+    rig.shards[0].turn();
+    assert_eq!(taken(&rig), 1, "one byte more than announced");
+    rig.clock.advance_ns(10_000);
+    let error = rig.clients[publisher].poll(&mut |_| {}).unwrap_err();
     let (bytes, limit) = (max + 1, SizeLimit::Server);
     assert_eq!(error, ClientError::TooLarge { bytes, max, limit });
-    world.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max]));
-    world.clock.advance_ns(10_000);
-    world.shard.as_mut().unwrap().turn();
-    assert_eq!(taken(&world), 2, "just what was announced");
+    rig.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max]));
+    rig.clock.advance_ns(10_000);
+    rig.shards[0].turn();
+    assert_eq!(taken(&rig), 2, "just what was announced");
 }
 
 #[test]
 fn every_publisher_of_many_gets_the_largest_message_through() {
-    let mut world = World::new(6, quiet());
-    drop(world.shard.take());
-    world.datagram_bytes = crate::limits::DATAGRAM_BYTES_MAX;
-    world.start(new_disk(64 << 20));
-    let one = world.client_of(Publisher::New, world.datagram_bytes);
-    let stream = world.create(one, "orders");
+    let mut rig = Rig::new(6, quiet());
+    rig.datagram_bytes = crate::limits::DATAGRAM_BYTES_MAX;
+    rig.restart_on(TestDisk::formatted(64 << 20));
+    let one = rig.client_of(Publisher::New, rig.datagram_bytes);
+    let stream = rig.create(one, "orders");
     // So many that an even share of what may be in flight is less than a message.
-    world.shard.as_mut().unwrap().stations.publishers.pretend(1_000);
-    let max = world.clients[one].message_bytes_max();
+    rig.shards[0].stations.publishers.pretend(1_000);
+    let max = rig.clients[one].message_bytes_max();
     for _ in 0..3 {
-        publish(&mut world, one, stream, &[&vec![1; max]]);
+        publish(&mut rig, one, stream, &[&vec![1; max]]);
     }
 }
 
 #[test]
 fn an_old_register_that_comes_late_fences_nobody() {
-    let mut world = World::new(7, quiet());
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
-    publish(&mut world, publisher, stream, &[b"one"]);
-    let from = world.clients[publisher].local();
-    let instance = world.clients[publisher].nonce();
-    let (id, epoch) = world.clients[publisher].producer();
-    world.crash();
-    world.until("it is back", |world| {
-        let shard = world.shard.as_ref().unwrap();
-        world.clients[publisher].is_connected() && shard.sessions() == 1
+    let mut rig = Rig::new(7, quiet());
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
+    publish(&mut rig, publisher, stream, &[b"one"]);
+    let from = rig.clients[publisher].local();
+    let instance = rig.clients[publisher].nonce();
+    let (id, epoch) = rig.clients[publisher].producer();
+    rig.crash();
+    rig.until("it is back", |rig| {
+        let shard = &rig.shards[0];
+        rig.clients[publisher].is_connected() && shard.sessions() == 1
     });
-    publish(&mut world, publisher, stream, &[b"two"]);
-    assert!(world.clients[publisher].producer().1 > epoch);
+    publish(&mut rig, publisher, stream, &[b"two"]);
+    assert!(rig.clients[publisher].producer().1 > epoch);
     for old in [0, epoch] {
         let mut register = Register::new_zeroed();
         register.nonce = 4_711.into();
@@ -238,71 +234,71 @@ fn an_old_register_that_comes_late_fences_nobody() {
         let mut room = vec![0; 16 + 4 + 72];
         let mut writer = DatagramWriter::new(&mut room, ConnId(0), 1);
         assert!(writer.frame(Kind::Register, register.as_bytes(), &[]));
-        world.net.inject(from, address(1), &room);
-        publish(&mut world, publisher, stream, &[b"three"]);
+        rig.net.inject(from, address(1), &room);
+        publish(&mut rig, publisher, stream, &[b"three"]);
     }
-    assert_eq!(world.shard.as_ref().unwrap().sessions(), 1);
+    assert_eq!(rig.shards[0].sessions(), 1);
 }
 
 #[test]
 fn sessions_that_nobody_uses_make_room_for_clients() {
-    let mut world = World::new(9, quiet());
-    let early = world.client(Publisher::New);
-    let stream = world.create(early, "orders");
-    let register = |world: &World, nonce: u64| {
+    let mut rig = Rig::new(9, quiet());
+    let early = rig.client(Publisher::New);
+    let stream = rig.create(early, "orders");
+    let register = |rig: &Rig, nonce: u64| {
         let mut register = Register::new_zeroed();
         register.nonce = nonce.into();
         register.datagram_bytes = 1472.into();
         let mut room = vec![0; 16 + 4 + 72];
         let mut writer = DatagramWriter::new(&mut room, ConnId(0), 1);
         assert!(writer.frame(Kind::Register, register.as_bytes(), &[]));
-        world.net.inject(address(50), address(1), &room);
+        rig.net.inject(address(50), address(1), &room);
     };
     for nonce in 1..=2 * SESSIONS_MAX as u64 {
-        register(&world, nonce);
+        register(&rig, nonce);
         if nonce % 16 == 0 {
-            world.turn();
+            rig.turn();
         }
     }
-    assert_eq!(world.shard.as_ref().unwrap().sessions(), SESSIONS_MAX);
-    let late = world.client(Publisher::New);
+    assert_eq!(rig.shards[0].sessions(), SESSIONS_MAX);
+    let late = rig.client(Publisher::New);
     for nonce in 10_000..10_020 {
-        register(&world, nonce);
-        world.turn();
+        register(&rig, nonce);
+        rig.turn();
     }
-    assert!(world.clients[late].is_connected(), "a stranger's sessions do not keep clients out");
+    assert!(rig.clients[late].is_connected(), "a stranger's sessions do not keep clients out");
     for client in [early, late] {
-        publish(&mut world, client, stream, &[b"served"]);
+        publish(&mut rig, client, stream, &[b"served"]);
     }
-    world.until("they are forgotten", |world| {
-        world.clock.advance_ns(5_000_000);
-        world.shard.as_ref().unwrap().sessions() == 2
+    rig.until("they are forgotten", |rig| {
+        rig.clock.advance_ns(5_000_000);
+        rig.shards[0].sessions() == 2
     });
 }
 
 #[test]
 fn a_client_that_is_dropped_leaves_no_session() {
-    let mut world = World::new(8, quiet());
+    let mut rig = Rig::new(8, quiet());
     for _ in 0..20 {
-        let client = world.client(Publisher::New);
-        world.until("it is connected", |world| world.clients[client].is_connected());
-        drop(world.clients.pop());
-        world.received.pop();
+        let client = rig.client(Publisher::New);
+        rig.until("it is connected", |rig| rig.clients[client].is_connected());
+        drop(rig.clients.pop());
+        rig.received.pop();
     }
-    world.turn();
-    world.turn();
-    assert_eq!(world.shard.as_ref().unwrap().sessions(), 0);
+    rig.turn();
+    rig.turn();
+    assert_eq!(rig.shards[0].sessions(), 0);
 }
 
 /// Also in the first second of its process, whose clock begins at zero.
 #[test]
 fn a_client_shows_at_once_that_it_knows_of_its_session() {
-    let mut world = World::new(1, quiet());
-    let client = world.client(Publisher::New);
-    world.until("it has a session", |world| world.clients[client].is_connected());
+    let mut rig = Rig::new(1, quiet());
+    let client = rig.client(Publisher::New);
+    rig.until("it has a session", |rig| rig.clients[client].is_connected());
     for _ in 0..10 {
-        world.turn();
+        rig.turn();
     }
-    let unproven = world.shard.as_ref().unwrap().stations.sessions.longest_unproven();
+    let unproven = rig.shards[0].stations.sessions.longest_unproven();
     assert_eq!(unproven, None, "nobody else may be given its place");
 }

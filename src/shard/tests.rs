@@ -1,182 +1,51 @@
 //! Clients and a shard over a network that loses, doubles, reorders and damages, and a server that is
 //! thrown away at any moment.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
-use crate::client::polled::Client;
-use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
-use crate::clock::ManualClock;
-use crate::disk::ram::RamDisk;
-use crate::ids::{ProducerId, StreamId};
-use crate::log::create::{FormatOptions, format};
-use crate::log::recovery::{OpenOptions, RecoveredMessage};
+use crate::client::{Publisher, StartFrom};
+use crate::ids::ProducerId;
 use crate::metrics::Counter;
-use crate::port::memory::{Faults, MemoryNet, MemoryPort};
+use crate::port::memory::Faults;
 use crate::random::Random;
+use crate::testing::disk::TestDisk;
+use crate::testing::rig::{Rig, address};
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
 use crate::wire::publish::AckHead;
 use crate::wire::publish::PublishState;
 
-const RING: usize = 4 << 20;
-
-pub(super) fn address(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
-}
-
-pub(super) fn new_disk(bytes: u64) -> RamDisk {
-    let mut disk = RamDisk::new(bytes, Log::memory_bytes(RING), 8).unwrap();
-    format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
-    disk
-}
-
-pub(super) struct World {
-    pub(super) clock: ManualClock,
-    pub(super) net: MemoryNet,
-    pub(super) shard: Option<Shard<MemoryPort, RamDisk, ManualClock>>,
-    pub(super) clients: Vec<Client<MemoryPort, ManualClock>>,
-    pub(super) received: Vec<Vec<(u64, u64, Vec<u8>)>>,
-    next_port: u16,
-    /// UDP payload of the server's port.
-    pub(super) datagram_bytes: usize,
-}
-
-impl World {
-    pub(super) fn new(seed: u64, faults: Faults) -> Self {
-        let clock = ManualClock::new();
-        clock.advance_ns(1_000_000);
-        let net = MemoryNet::new(clock.clone(), seed, faults);
-        let mut world = Self {
-            clock,
-            net,
-            shard: None,
-            clients: Vec::new(),
-            received: Vec::new(),
-            next_port: 100,
-            datagram_bytes: 1472,
-        };
-        world.start(new_disk(64 << 20));
-        world
-    }
-
-    pub(super) fn start(&mut self, mut disk: RamDisk) {
-        let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
-        let options =
-            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
-        let (log, _) = Log::open(&mut disk, &options, &mut |message: &RecoveredMessage| {
-            super::recovered_run(&mut runs, message);
-        })
-        .unwrap();
-        let port = self.net.port(address(1), self.datagram_bytes);
-        let options = ShardOptions::default();
-        self.shard = Some(Shard::new(port, disk, self.clock.clone(), log, runs, options));
-    }
-
-    /// The process is gone; what the disk has, it keeps. Writes in flight may or may not have landed.
-    pub(super) fn crash(&mut self) {
-        let Shard { stations, port, .. } = self.shard.take().unwrap();
-        drop(port);
-        self.start(stations.disk.crash());
-    }
-
-    pub(super) fn client(&mut self, publisher: Publisher) -> usize {
-        self.client_of(publisher, 1472)
-    }
-
-    /// A client whose datagrams have this size.
-    pub(super) fn client_of(&mut self, publisher: Publisher, datagram_bytes: usize) -> usize {
-        let index = self.clients.len();
-        self.next_port += 1;
-        let port = self.net.port(address(self.next_port), datagram_bytes);
-        let options = ClientOptions {
-            publisher,
-            window_messages: 1024,
-            window_bytes: 1 << 20,
-            dead_after_ns: u64::MAX,
-            nonce: u64::from(self.next_port) * 1_000,
-        };
-        self.clients.push(Client::new(port, self.clock.clone(), address(1), options));
-        self.received.push(Vec::new());
-        index
-    }
-
-    pub(super) fn turn(&mut self) {
-        self.clock.advance_ns(10_000);
-        if let Some(shard) = &mut self.shard {
-            shard.turn();
-        }
-        for (client, received) in self.clients.iter_mut().zip(&mut self.received) {
-            client
-                .poll(&mut |record| {
-                    let header = record.header;
-                    let row =
-                        (header.sequence.get(), header.producer_seq.get(), record.payload.to_vec());
-                    received.push(row);
-                })
-                .unwrap();
-        }
-    }
-
-    pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..2_000_000 {
-            if done(self) {
-                return;
-            }
-            self.turn();
-        }
-        panic!("never came true: {what}");
-    }
-
-    pub(super) fn create(&mut self, client: usize, name: &str) -> StreamId {
-        let asked = self.clients[client].request(Request::CreateStream(name.into()));
-        let mut found = None;
-        self.until("the stream is made", |world| {
-            while let Some(event) = world.clients[client].next_event() {
-                if let Event::Stream { request, info } = event {
-                    assert_eq!(request, asked);
-                    found = Some(info.id);
-                }
-            }
-            found.is_some()
-        });
-        found.unwrap()
-    }
-}
-
 /// Publishes and consumes under faults, with crashes; everything arrives once and in order.
 fn exactly_once(seed: u64, faults: Faults, crashes: usize) {
     let mut random = Random::new(seed ^ 0xc0ffee);
-    let mut world = World::new(seed, faults);
-    let publisher = world.client(Publisher::New);
-    let consumer = world.client(Publisher::No);
-    let stream = world.create(publisher, "orders");
-    world.clients[consumer].subscribe(stream, StartFrom::Start, 256);
+    let mut rig = Rig::new(seed, faults);
+    let publisher = rig.client(Publisher::New);
+    let consumer = rig.client(Publisher::No);
+    let stream = rig.create(publisher, "orders");
+    rig.clients[consumer].subscribe(stream, StartFrom::Start, 256);
     let total = 2_000u64;
     let (mut offered, mut completed, mut crashed) = (0u64, Vec::new(), 0);
-    world.until("all is acknowledged and consumed", |world| {
+    rig.until("all is acknowledged and consumed", |rig| {
         if random.one_of_thousand(300) {
             for _ in 0..random.below(20) {
                 let payload = vec![
                     u8::try_from(offered % 251).unwrap();
                     20 + usize::try_from(random.below(300)).unwrap()
                 ];
-                if offered < total && world.clients[publisher].offer(stream, &payload).is_ok() {
+                if offered < total && rig.clients[publisher].offer(stream, &payload).is_ok() {
                     offered += 1;
                 }
             }
         }
         if crashed < crashes && offered > total * (crashed as u64 + 1) / (crashes as u64 + 1) {
-            world.crash();
+            rig.crash();
             crashed += 1;
         }
-        while let Some(completion) = world.clients[publisher].next_completion() {
+        while let Some(completion) = rig.clients[publisher].next_completion() {
             completed.push(completion);
         }
-        completed.len() as u64 == total && world.received[consumer].len() as u64 == total
+        completed.len() as u64 == total && rig.received[consumer].len() as u64 == total
     });
     for (index, completion) in (1u64..).zip(&completed) {
         assert_eq!(completion.producer_seq, index, "seed {seed}: completions are in order");
@@ -184,7 +53,7 @@ fn exactly_once(seed: u64, faults: Faults, crashes: usize) {
             assert_eq!(sequence.get(), index, "seed {seed}: one publisher, so the numbers agree");
         }
     }
-    for (index, (sequence, producer_seq, payload)) in (1u64..).zip(&world.received[consumer]) {
+    for (index, (sequence, producer_seq, payload)) in (1u64..).zip(&rig.received[consumer]) {
         assert_eq!((*sequence, *producer_seq), (index, index), "seed {seed}");
         assert!(payload.iter().all(|&byte| u64::from(byte) == (index - 1) % 251), "seed {seed}");
     }
@@ -244,9 +113,9 @@ fn a_server_that_is_killed_again_and_again_loses_nothing() {
 
 #[test]
 fn random_bytes_change_nothing() {
-    let mut world = World::new(3, Faults { delay_ns: 1_000, ..Faults::default() });
-    let client = world.client(Publisher::New);
-    let stream = world.create(client, "orders");
+    let mut rig = Rig::new(3, Faults { delay_ns: 1_000, ..Faults::default() });
+    let client = rig.client(Publisher::New);
+    let stream = rig.create(client, "orders");
     let mut random = Random::new(5);
     for round in 0..20_000u64 {
         let mut bytes: Vec<u8> =
@@ -259,41 +128,39 @@ fn random_bytes_change_nothing() {
             let len = u16::try_from(bytes.len() - 20).unwrap();
             bytes[18..20].copy_from_slice(&len.to_le_bytes());
         }
-        world.net.inject(address(9), address(1), &bytes);
+        rig.net.inject(address(9), address(1), &bytes);
         if round % 64 == 0 {
-            world.turn();
+            rig.turn();
         }
     }
-    let shard = world.shard.as_ref().unwrap();
+    let shard = &rig.shards[0];
     assert!(shard.counters().get(Counter::DroppedMalformed) > 0);
     assert_eq!(shard.counters().get(Counter::MessagesAccepted), 0);
-    let seq = world.clients[client].offer(stream, b"still here").unwrap();
-    world.until("the message is durable", |world| {
-        world.clients[client].next_completion().is_some_and(|done| done.producer_seq == seq)
+    let seq = rig.clients[client].offer(stream, b"still here").unwrap();
+    rig.until("the message is durable", |rig| {
+        rig.clients[client].next_completion().is_some_and(|done| done.producer_seq == seq)
     });
 }
 
 #[test]
 fn a_second_instance_fences_the_first() {
-    let mut world = World::new(4, Faults { delay_ns: 1_000, ..Faults::default() });
-    let first = world.client(Publisher::New);
-    let stream = world.create(first, "orders");
-    world.clients[first].offer(stream, b"one").unwrap();
-    world.until("the first is acknowledged", |world| {
-        world.clients[first].next_completion().is_some()
-    });
-    let id = world.clients[first].producer().0;
+    let mut rig = Rig::new(4, Faults { delay_ns: 1_000, ..Faults::default() });
+    let first = rig.client(Publisher::New);
+    let stream = rig.create(first, "orders");
+    rig.clients[first].offer(stream, b"one").unwrap();
+    rig.until("the first is acknowledged", |rig| rig.clients[first].next_completion().is_some());
+    let id = rig.clients[first].producer().0;
     assert_ne!(id, ProducerId(0));
-    let old = world.clients.remove(first);
-    world.received.remove(first);
-    let second = world.client(Publisher::Known(id));
-    world.until("the second is connected", |world| world.clients[second].is_connected());
-    assert_eq!(world.clients[second].next_seq(), 2, "it goes on behind what is durable");
+    let old = rig.clients.remove(first);
+    rig.received.remove(first);
+    let second = rig.client(Publisher::Known(id));
+    rig.until("the second is connected", |rig| rig.clients[second].is_connected());
+    assert_eq!(rig.clients[second].next_seq(), 2, "it goes on behind what is durable");
     let mut old = old;
     let mut fenced = None;
     for _ in 0..1_000 {
-        world.clock.advance_ns(10_000_000);
-        world.shard.as_mut().unwrap().turn();
+        rig.clock.advance_ns(10_000_000);
+        rig.shards[0].turn();
         if let Err(error) = old.poll(&mut |_| {}) {
             fenced = Some(error);
             break;
@@ -306,87 +173,86 @@ fn a_second_instance_fences_the_first() {
 
 #[test]
 fn a_log_that_a_registration_finds_full_is_full_for_all() {
-    let mut world = World::new(11, Faults::default());
-    drop(world.shard.take());
-    world.start(new_disk(16 << 20));
-    let idle = world.client(Publisher::New);
-    let stream = world.create(idle, "orders");
-    world.clients[idle].offer(stream, b"kept").unwrap();
-    world.until("it is kept", |world| world.clients[idle].next_completion().is_some());
+    let mut rig = Rig::new(11, Faults::default());
+    rig.restart_on(TestDisk::formatted(16 << 20));
+    let idle = rig.client(Publisher::New);
+    let stream = rig.create(idle, "orders");
+    rig.clients[idle].offer(stream, b"kept").unwrap();
+    rig.until("it is kept", |rig| rig.clients[idle].next_completion().is_some());
     // Messages take all that is not kept back; what is left of the last segment, registrations take.
-    world.until("little is left", |world| {
-        let _ = world.clients[idle].offer(stream, &[7; 1_000]);
-        while world.clients[idle].next_completion().is_some() {}
-        let (_, free) = world.shard.as_ref().unwrap().log().segments();
+    rig.until("little is left", |rig| {
+        let _ = rig.clients[idle].offer(stream, &[7; 1_000]);
+        while rig.clients[idle].next_completion().is_some() {}
+        let (_, free) = rig.shards[0].log().segments();
         free == crate::limits::RESERVED_SEGMENTS
     });
     let mut publisher = Publisher::New;
-    let is_full = |world: &World| world.shard.as_ref().unwrap().condition() == Condition::Full;
+    let is_full = |rig: &Rig| rig.shards[0].condition() == Condition::Full;
     for _ in 0..10_000 {
-        let instance = world.client(publisher);
-        let connects = |world: &mut World| world.clients[instance].is_connected() || is_full(world);
-        world.until("it registers, or finds the log full", connects);
-        if is_full(&world) {
+        let instance = rig.client(publisher);
+        let connects = |rig: &mut Rig| rig.clients[instance].is_connected() || is_full(rig);
+        rig.until("it registers, or finds the log full", connects);
+        if is_full(&rig) {
             break;
         }
         // The next one takes over from it: each registration is a block of the log.
-        world.received.pop();
-        publisher = Publisher::Known(world.clients.pop().unwrap().producer().0);
+        rig.received.pop();
+        publisher = Publisher::Known(rig.clients.pop().unwrap().producer().0);
     }
-    assert!(is_full(&world), "a log has an end");
-    world.until("the idle publisher is told", |world| {
-        world.clients[idle].publish_state() == PublishState::NoSpace
+    assert!(is_full(&rig), "a log has an end");
+    rig.until("the idle publisher is told", |rig| {
+        rig.clients[idle].publish_state() == PublishState::NoSpace
     });
 }
 
 #[test]
 fn sixteen_subscribers_replay_and_tail_without_a_gap() {
-    let mut world = World::new(6, Faults { delay_ns: 5_000, loss: 30, ..Faults::default() });
-    let publisher = world.client(Publisher::New);
-    let stream = world.create(publisher, "orders");
+    let mut rig = Rig::new(6, Faults { delay_ns: 5_000, loss: 30, ..Faults::default() });
+    let publisher = rig.client(Publisher::New);
+    let stream = rig.create(publisher, "orders");
     let total = 6_000u64;
     let (mut offered, mut done) = (0u64, 0u64);
     let mut consumers = Vec::new();
-    world.until("all is consumed by all", |world| {
-        while offered < total && world.clients[publisher].offer(stream, &[7; 1000]).is_ok() {
+    rig.until("all is consumed by all", |rig| {
+        while offered < total && rig.clients[publisher].offer(stream, &[7; 1000]).is_ok() {
             offered += 1;
         }
-        while world.clients[publisher].next_completion().is_some() {
+        while rig.clients[publisher].next_completion().is_some() {
             done += 1;
         }
         // The ring holds 4 MiB: the late ones start on the disk and end in memory.
         if consumers.len() < 16 && done > total * consumers.len() as u64 / 16 {
-            let consumer = world.client(Publisher::No);
-            world.clients[consumer].subscribe(stream, StartFrom::Start, 512);
+            let consumer = rig.client(Publisher::No);
+            rig.clients[consumer].subscribe(stream, StartFrom::Start, 512);
             consumers.push(consumer);
         }
-        done == total && consumers.iter().all(|&c| world.received[c].len() as u64 == total)
+        done == total && consumers.iter().all(|&c| rig.received[c].len() as u64 == total)
     });
     for &consumer in &consumers {
-        for (index, (sequence, _, _)) in (1u64..).zip(&world.received[consumer]) {
+        for (index, (sequence, _, _)) in (1u64..).zip(&rig.received[consumer]) {
             assert_eq!(*sequence, index);
         }
     }
-    let counters = world.shard.as_ref().unwrap().counters();
+    let counters = rig.shards[0].counters();
     assert!(counters.get(Counter::ReplayReads) > 0, "some came from the disk");
 }
 
 #[test]
 fn an_acknowledgement_of_an_earlier_epoch_is_nothing() {
-    let mut world = World::new(8, Faults { delay_ns: 1_000, ..Faults::default() });
-    let client = world.client(Publisher::New);
-    let stream = world.create(client, "orders");
-    world.crash();
-    world.until("the client is back", |world| {
-        world.clients[client].is_connected() && world.shard.as_ref().unwrap().sessions() == 1
+    let mut rig = Rig::new(8, Faults { delay_ns: 1_000, ..Faults::default() });
+    let client = rig.client(Publisher::New);
+    let stream = rig.create(client, "orders");
+    rig.crash();
+    rig.until("the client is back", |rig| {
+        rig.clients[client].is_connected() && rig.shards[0].sessions() == 1
     });
-    let shard = world.shard.as_ref().unwrap();
+    let shard = &rig.shards[0];
     let epoch = shard.log().epoch().0;
     let (_, session) = shard.stations.sessions.in_use().next().unwrap();
     let conn_id = session.conn_id;
     assert!(epoch > 1, "the restart began a new epoch");
-    world.clients[client].offer(stream, b"not yet durable").unwrap();
-    world.clients[client].poll(&mut |_| {}).unwrap();
+    rig.clients[client].offer(stream, b"not yet durable").unwrap();
+    rig.clients[client].poll(&mut |_| {}).unwrap();
     let ack = |epoch: u64| {
         let mut head = AckHead::new_zeroed();
         head.epoch = epoch.into();
@@ -403,10 +269,10 @@ fn an_acknowledgement_of_an_earlier_epoch_is_nothing() {
         room[..len].to_vec()
     };
     let mut completed_after = |bytes: &[u8]| {
-        world.net.inject(address(1), address(101), bytes);
-        world.clock.advance_ns(2_000);
-        world.clients[client].poll(&mut |_| {}).unwrap();
-        world.clients[client].next_completion().is_some()
+        rig.net.inject(address(1), address(101), bytes);
+        rig.clock.advance_ns(2_000);
+        rig.clients[client].poll(&mut |_| {}).unwrap();
+        rig.clients[client].next_completion().is_some()
     };
     assert!(!completed_after(&ack(epoch - 1)), "the writer before promises nothing any more");
     assert!(completed_after(&ack(epoch)), "the same bytes of this epoch are a promise");

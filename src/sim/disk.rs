@@ -13,12 +13,13 @@ use std::rc::Rc;
 use super::trace::Trace;
 use crate::clock::{Clock, ManualClock};
 use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
-use crate::disk::{DiskFault, DiskInfo, Errno, Io, Operation, fake};
+use crate::disk::{DiskFault, DiskInfo, Errno, Io, Operation};
 use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchKind;
 use crate::memory::Memory;
 use crate::random::Random;
+use crate::testing::never_written;
 
 /// Bytes of a segment of the simulated log.
 pub(super) const SEGMENT_BYTES: u64 = 1 << 20;
@@ -286,7 +287,7 @@ impl Device {
         match self.blocks.get(&at) {
             Some(block) => **block,
             None if self.zeros.contains(&at) => [0; BLOCK_BYTES],
-            None => fake::never_written(at),
+            None => never_written(at),
         }
     }
 
@@ -481,7 +482,7 @@ impl Device {
             }
             1 => {
                 let old = self.before.get(&at).map(|block| **block);
-                room.copy_from_slice(&old.unwrap_or_else(|| fake::never_written(at)));
+                room.copy_from_slice(&old.unwrap_or_else(|| never_written(at)));
             }
             _ => {
                 let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");

@@ -1,4 +1,16 @@
-//! What the disks of the tests have in common: what media hold that were never written.
+//! What module tests stand on, once for all of them: a [`rig`] of shards and clients over a network in memory, and a
+//! [`disk`] that fails as it is told to.
+//!
+//! Beside these a test takes its numbers of chance from `crate::random`, its datagrams from `crate::port::memory` and its
+//! time from `crate::clock::ManualClock`. The simulator has a disk of its own (`src/sim/disk.rs`): one device that several
+//! processes have attached, one after the other. Tests of one part alone stand beside it, with what only they need: a
+//! backend that breaks its contract in `src/disk/queue.rs`, a log that is written to while it is read in
+//! `src/log/copy_tests.rs`.
+
+#[cfg(test)]
+pub(crate) mod disk;
+#[cfg(test)]
+pub(crate) mod rig;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
