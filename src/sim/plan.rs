@@ -133,8 +133,7 @@ impl Plan {
             trim: rate(Feature::Trim),
             retire: rate(Feature::Retire),
             visit: rate(Feature::Visit),
-            // Not drawn yet: what it sends may become a REGISTER of a known producer, which rightly fences that one.
-            stranger: 0,
+            stranger: rate(Feature::Stranger),
             limits: [Limits::MAX; 2],
             datagram_bytes: DATAGRAM_BYTES,
         };

@@ -122,6 +122,7 @@ pub(super) fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
         ("old instances that lived on", server.zombies),
         ("producers that ended for good", server.retired),
         ("producers that published nothing", server.visits),
+        ("datagrams of strangers", server.strangers),
         ("partitions", server.partitions),
         ("wall clocks set", server.clock_steps),
         ("messages too large for a consumer", server.too_large),

@@ -10,6 +10,7 @@ use crate::sim::oracle::Violation;
 use crate::sim::server::SERVER;
 use crate::wire::frame::Kind;
 use crate::wire::samples::{Sample, all, edges};
+use crate::wire::{Frame, parse};
 
 /// Datagrams at once, at most.
 const FLOOD: u64 = 64;
@@ -20,7 +21,7 @@ const ADDRESSES: u64 = 4;
 /// The first port that is one of them; those of clients are above.
 const PORT: u64 = 10;
 
-/// The nonce and the producer of a REGISTER.
+/// The producer of a REGISTER.
 const REGISTER_PRODUCER: std::ops::Range<usize> = 8..16;
 
 /// Its own addresses.
@@ -30,6 +31,13 @@ pub(super) fn addresses() -> impl Iterator<Item = SocketAddrV4> {
 
 fn address(port: u64) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, u16::try_from(port).expect("a port"))
+}
+
+/// Whether it registers as a producer there may be. Whoever reaches the port may do so until sessions are authenticated:
+/// that the one before is fenced is no fault.
+fn takes_over(datagram: &[u8]) -> bool {
+    let Ok((_, _, frames)) = parse(datagram) else { return false };
+    frames.flatten().any(|frame| matches!(frame, Frame::Register(of) if of.producer_id.get() != 0))
 }
 
 impl World {
@@ -43,7 +51,9 @@ impl World {
         self.trace.note("stranger", from.port().into(), count);
         for _ in 0..count {
             let datagram = self.strange_datagram();
-            self.net.forge(from, SERVER, &datagram);
+            if !takes_over(&datagram) {
+                self.net.forge(from, SERVER, &datagram);
+            }
         }
     }
 
@@ -64,7 +74,6 @@ impl World {
             self.set_a_number(&mut sample);
         }
         if sample.kind == Kind::Register {
-            // Whoever reaches the port may take over a producer, until sessions are authenticated: that is no fault.
             sample.body[REGISTER_PRODUCER].fill(0);
             let nonce = self.random.next_u64().to_le_bytes();
             sample.body[..nonce.len()].copy_from_slice(&nonce);
