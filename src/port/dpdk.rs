@@ -44,12 +44,9 @@ const _: () = assert!(
 pub struct DpdkPort {
     device: Device,
     local: Local,
-    /// UDP port of the first port on the device, and how many there are.
-    first: u16,
-    ports: u16,
+    ports: Ports,
     description: String,
-    prefix_len: u8,
-    gateway: Option<Ipv4Addr>,
+    subnet: Subnet,
     datagram_bytes: usize,
     check: Check,
     checksum: UdpChecksum,
@@ -57,14 +54,34 @@ pub struct DpdkPort {
     neighbours: Neighbours,
     /// How often the link had come up when `neighbours` was last cleared.
     link_ups: u32,
-    /// Frames of the last burst, to be freed before the next.
-    received: Frames<RECEIVE_BURST>,
-    /// Those of them that hold a datagram for us.
-    good: [Good; RECEIVE_BURST],
-    good_count: usize,
+    received: Received,
     spare: Frames<TRANSMIT_BURST>,
     queued: Frames<TRANSMIT_BURST>,
     reserved: Option<Peer>,
+}
+
+/// The ports on a device, each for the UDP port behind that of the one before.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    first: u16,
+    count: u16,
+}
+
+/// Whom a frame reaches without a router, and the router for the others.
+#[derive(Clone, Copy, Debug)]
+struct Subnet {
+    prefix_len: u8,
+    gateway: Option<Ipv4Addr>,
+}
+
+/// What came with the last burst.
+#[derive(Debug)]
+struct Received {
+    /// To be freed before the next.
+    frames: Frames<RECEIVE_BURST>,
+    /// Those of them that hold a datagram for us.
+    good: [Good; RECEIVE_BURST],
+    good_count: usize,
 }
 
 /// A datagram within a received frame.
@@ -166,12 +183,10 @@ impl DpdkPort {
         addr.set_port(first + k);
         Self {
             device,
-            first,
-            ports: config.ports,
+            ports: Ports { first, count: config.ports },
             description: describe(k, facts, &driver, config),
             local: Local { mac: config.mac.unwrap_or(own_mac), addr },
-            prefix_len: config.prefix_len,
-            gateway: config.gateway,
+            subnet: Subnet { prefix_len: config.prefix_len, gateway: config.gateway },
             datagram_bytes: config.datagram_bytes,
             // The kernel leaves the sum of what it sends into a veth to a device that is not there.
             check: if driver == "net_af_packet" { Check::AllOrPartial } else { Check::All },
@@ -183,9 +198,12 @@ impl DpdkPort {
             counters: PortCounters::default(),
             neighbours: Neighbours::default(),
             link_ups: 0,
-            received: Frames::new(),
-            good: [Good { peer: Peer::ip_only(addr), frame: 0, start: 0, end: 0 }; RECEIVE_BURST],
-            good_count: 0,
+            received: Received {
+                frames: Frames::new(),
+                good: [Good { peer: Peer::ip_only(addr), frame: 0, start: 0, end: 0 };
+                    RECEIVE_BURST],
+                good_count: 0,
+            },
             spare: Frames::new(),
             queued: Frames::new(),
             reserved: None,
@@ -205,19 +223,20 @@ impl DpdkPort {
     }
 
     fn take_frame(&mut self, index: usize) {
-        let frame = self.received.get(index);
+        let frame = self.received.frames.get(index);
         let parsed = if frame.flags & native::BUSLANE_FRAME_BAD != 0 {
             Parsed::Drop(inet::Reason::Checksum)
         } else {
             let checked = frame.flags & native::BUSLANE_FRAME_CHECKED != 0;
             let check = if checked { Check::Nothing } else { self.check };
-            inet::parse(self.received.bytes(index), &self.local, check)
+            inet::parse(self.received.frames.bytes(index), &self.local, check)
         };
         match parsed {
             Parsed::Udp { peer, payload } if payload.len() <= self.datagram_bytes => {
                 let Range { start, end } = payload;
-                self.good[self.good_count] = Good { peer, frame: index, start, end };
-                self.good_count += 1;
+                self.received.good[self.received.good_count] =
+                    Good { peer, frame: index, start, end };
+                self.received.good_count += 1;
             }
             Parsed::Udp { .. } | Parsed::Drop(_) => self.counters.receive_dropped += 1,
             Parsed::Arp { request, mac, ip } => {
@@ -232,8 +251,8 @@ impl DpdkPort {
     }
 
     fn hand_over(&mut self, index: usize, udp_port: u16) {
-        let to = udp_port.checked_sub(self.first).filter(|&to| to < self.ports);
-        if to.is_some_and(|to| self.device.hand_over(to, &self.received.get(index))) {
+        let to = udp_port.checked_sub(self.ports.first).filter(|&to| to < self.ports.count);
+        if to.is_some_and(|to| self.device.hand_over(to, &self.received.frames.get(index))) {
             self.counters.handed_over += 1;
         } else {
             self.counters.receive_dropped += 1;
@@ -256,7 +275,7 @@ impl DpdkPort {
             return;
         }
         let reply = &mut self.spare.last_bytes_mut()[..len];
-        reply[headers..].copy_from_slice(&self.received.bytes(index)[message]);
+        reply[headers..].copy_from_slice(&self.received.frames.bytes(index)[message]);
         inet::emit_echo_reply(reply, &self.local, mac, ip);
         self.send_now(len);
     }
@@ -278,33 +297,34 @@ impl DpdkPort {
     }
 
     fn next_hop(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.subnet.prefix_len)).unwrap_or(0);
         let near = (u32::from(ip) ^ u32::from(*self.local.addr.ip())) & mask == 0;
-        if near { Some(ip) } else { self.gateway }
+        if near { Some(ip) } else { self.subnet.gateway }
     }
 }
 
 impl Port for DpdkPort {
     fn receive(&mut self) -> usize {
-        self.good_count = 0;
-        self.received.free();
-        self.device.receive(&mut self.received);
+        self.received.good_count = 0;
+        self.received.frames.free();
+        self.device.receive(&mut self.received.frames);
         let (_, ups) = self.device.link();
         if ups != self.link_ups {
             self.link_ups = ups;
             self.neighbours.clear();
         }
-        for index in 0..self.received.count {
+        for index in 0..self.received.frames.count {
             self.take_frame(index);
         }
-        self.counters.received += to_u64(self.good_count);
-        self.good_count
+        self.counters.received += to_u64(self.received.good_count);
+        self.received.good_count
     }
 
     fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        assert!(index < self.good_count, "datagram {index} of {}", self.good_count);
-        let Good { peer, frame, start, end } = self.good[index];
-        (peer, &self.received.bytes(frame)[start..end])
+        let Received { frames, good, good_count } = &self.received;
+        assert!(index < *good_count, "datagram {index} of {good_count}");
+        let Good { peer, frame, start, end } = good[index];
+        (peer, &frames.bytes(frame)[start..end])
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
@@ -375,7 +395,7 @@ impl Port for DpdkPort {
 impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before `device`, which closes the pool they belong to.
-        self.received.free();
+        self.received.frames.free();
         self.spare.free();
         self.queued.free();
     }

@@ -15,6 +15,7 @@ const ASK_NS_MAX: u64 = 100_000_000;
 const REWIND_NS: u64 = 200_000;
 /// The credit is told again after so long without another reason: the last telling may be lost.
 const TELL_NS: u64 = 50_000_000;
+
 /// One subscription as the consumer sees it.
 #[derive(Clone, Debug)]
 pub struct Subscription {
@@ -30,18 +31,32 @@ pub struct Subscription {
     delivered_to: u64,
     /// The durable end, as the server said last.
     durable_next: u64,
-    /// What the server was told it may send up to.
-    limit: u64,
     /// Given to their owner, who has not looked at them: as many fewer may come.
     held_back: u64,
-    ask_wait_ns: u64,
+    /// Records in a row that came damaged.
+    damaged: u32,
+    asking: Asking,
+    credit: Credit,
+}
+
+/// When the server is asked for it.
+#[derive(Clone, Debug)]
+struct Asking {
+    wait_ns: u64,
     asked_ns: u64,
     /// Since when it is waited for, until it stands.
-    asked_since_ns: Option<u64>,
-    rewound_ns: u64,
+    since_ns: Option<u64>,
+}
+
+/// What the server was told of it.
+#[derive(Clone, Debug)]
+struct Credit {
+    /// It may send up to this sequence.
+    limit: u64,
     told_ns: u64,
+    rewound_ns: u64,
+    /// Something was lost on the way: it is to go back.
     rewind_due: bool,
-    damaged: u32,
 }
 
 /// A record arrives damaged again and again: it is damaged where it comes from.
@@ -64,15 +79,10 @@ impl Subscription {
             expected: 0,
             delivered_to: 0,
             durable_next: 0,
-            limit: 0,
             held_back: 0,
-            ask_wait_ns: 0,
-            asked_ns: 0,
-            asked_since_ns: Some(now_ns),
-            rewound_ns: 0,
-            told_ns: 0,
-            rewind_due: false,
             damaged: 0,
+            asking: Asking { wait_ns: 0, asked_ns: 0, since_ns: Some(now_ns) },
+            credit: Credit { limit: 0, told_ns: 0, rewound_ns: 0, rewind_due: false },
         }
     }
 
@@ -114,7 +124,7 @@ impl Subscription {
     /// Since when it is waited for and does not stand.
     #[must_use]
     pub fn asked_since_ns(&self) -> Option<u64> {
-        self.asked_since_ns
+        self.asking.since_ns
     }
 
     /// The session was lost: ask again, from where we are.
@@ -124,21 +134,21 @@ impl Subscription {
         }
         self.open = false;
         self.request = request;
-        self.ask_wait_ns = 0;
-        self.rewind_due = false;
+        self.asking.wait_ns = 0;
+        self.credit.rewind_due = false;
     }
 
     /// The SUBSCRIBE to send now, if one is due.
     pub fn ask(&mut self, now_ns: u64) -> Option<Subscribe> {
-        if self.open || now_ns.saturating_sub(self.asked_ns) < self.ask_wait_ns {
+        if self.open || now_ns.saturating_sub(self.asking.asked_ns) < self.asking.wait_ns {
             return None;
         }
-        if self.ask_wait_ns > 0 {
+        if self.asking.wait_ns > 0 {
             Timer::SubscribeAgain.fired();
         }
-        self.ask_wait_ns = self.ask_wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
-        self.asked_ns = now_ns;
-        self.asked_since_ns = self.asked_since_ns.or(Some(now_ns));
+        self.asking.wait_ns = self.asking.wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
+        self.asking.asked_ns = now_ns;
+        self.asking.since_ns = self.asking.since_ns.or(Some(now_ns));
         let (kind, value) = self.from.encode();
         Some(Subscribe {
             request: self.request.into(),
@@ -155,9 +165,9 @@ impl Subscription {
             return false;
         }
         self.open = true;
-        self.asked_since_ns = None;
+        self.asking.since_ns = None;
         self.expected = start;
-        self.limit = start.saturating_add(u64::from(self.window)).min(NUMBER_MAX);
+        self.credit.limit = start.saturating_add(u64::from(self.window)).min(NUMBER_MAX);
         true
     }
 
@@ -175,7 +185,7 @@ impl Subscription {
             return Ok(0);
         }
         if data.head.first_sequence.get() > self.expected {
-            self.rewind_due = true;
+            self.credit.rewind_due = true;
             return Ok(0);
         }
         let before = self.expected;
@@ -184,7 +194,7 @@ impl Subscription {
                 continue;
             }
             if !record.is_intact() {
-                self.rewind_due = true;
+                self.credit.rewind_due = true;
                 self.damaged = self.damaged.saturating_add(1);
                 if self.damaged >= DAMAGED_RECORDS_MAX {
                     return Err(Damaged { sequence: self.expected });
@@ -202,8 +212,8 @@ impl Subscription {
     /// The server says where the durable end is: what we lack below it was lost.
     pub fn on_heartbeat(&mut self, durable_next: u64) {
         self.durable_next = durable_next;
-        if self.open && durable_next > self.expected && self.limit > self.expected {
-            self.rewind_due = true;
+        if self.open && durable_next > self.expected && self.credit.limit > self.expected {
+            self.credit.rewind_due = true;
         }
     }
 
@@ -213,28 +223,29 @@ impl Subscription {
             return None;
         }
         let window = u64::from(self.window);
-        let rewind = self.rewind_due && now_ns.saturating_sub(self.rewound_ns) >= REWIND_NS;
+        let rewind =
+            self.credit.rewind_due && now_ns.saturating_sub(self.credit.rewound_ns) >= REWIND_NS;
         let room = window.saturating_sub(self.held_back);
         let limit = self.expected.saturating_add(room).min(NUMBER_MAX);
-        let credit = limit >= self.limit.saturating_add(window / 2);
-        let stale = now_ns.saturating_sub(self.told_ns) >= TELL_NS;
+        let credit = limit >= self.credit.limit.saturating_add(window / 2);
+        let stale = now_ns.saturating_sub(self.credit.told_ns) >= TELL_NS;
         if !rewind && !credit && !stale {
             return None;
         }
         if stale && !rewind && !credit {
             Timer::StatusAgain.fired();
         }
-        self.told_ns = now_ns;
+        self.credit.told_ns = now_ns;
         if rewind {
-            self.rewind_due = false;
-            self.rewound_ns = now_ns;
+            self.credit.rewind_due = false;
+            self.credit.rewound_ns = now_ns;
         }
-        self.limit = self.limit.max(limit);
+        self.credit.limit = self.credit.limit.max(limit);
         Some(Status {
             stream: self.stream.0.into(),
             flags: if rewind { STATUS_REWIND } else { 0 }.into(),
             position: self.expected.into(),
-            limit: self.limit.into(),
+            limit: self.credit.limit.into(),
         })
     }
 }

@@ -3,43 +3,29 @@
 //! Nothing is forgotten before the server says that it is on media, so that whatever is lost on the way,
 //! and whatever a restart of the server has not seen, is sent again under the same number.
 
+mod probing;
+mod receipts;
+mod store;
+
 use std::collections::VecDeque;
 
 use zerocopy::IntoBytes;
+
+use probing::Probing;
+use receipts::{Given, Receipts};
+use store::{Slot, Store};
 
 use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
 use crate::wire::publish::{
-    Ack, MESSAGE_HEAD_BYTES, MessageHead, Nak, PUBLISH_HEAD_BYTES, Probe, PublishHead,
-    PublishState, ReceiptRun,
+    Ack, MESSAGE_HEAD_BYTES, MessageHead, Nak, PUBLISH_HEAD_BYTES, Probe, PublishHead, PublishState,
 };
 use crate::wire::record::Signed;
 
-/// Before anything is known of the round trip.
-const SRTT_NS_START: u64 = 1_000_000;
-/// The shortest wait before the server is asked where we are.
-const PROBE_NS_MIN: u64 = 1_000_000;
-/// The longest wait.
-const PROBE_NS_MAX: u64 = 100_000_000;
-/// What was sent so recently is not sent again: it may still be on its way.
-const RESEND_NS_MIN: u64 = 50_000;
-
 /// What a PUBLISH frame has before the payload of its first message.
 const MESSAGE_BYTES_MIN: usize = PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
-
-/// One message on its way.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    /// Where its payload begins, counted over the life of the store.
-    start: u64,
-    len: u32,
-    crc32c: u32,
-    stream: u32,
-    offered_ns: u64,
-    sent_ns: u64,
-}
 
 /// A message that is durable, and what the server said of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,36 +55,32 @@ pub enum Blocked {
     Server(PublishState),
 }
 
+/// What the server lets a session send.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit {
+    /// Numbers up to this one.
+    pub seq_max: u64,
+    /// Payload bytes of the session, at most.
+    pub bytes_max: u64,
+}
+
 /// The sending half.
 #[derive(Debug)]
 pub struct Sender {
     producer_id: ProducerId,
-    slots: Vec<Slot>,
-    bytes: Vec<u8>,
-    /// Bytes ever stored, and ever given back.
-    stored: u64,
-    released: u64,
-    /// The oldest number that is not completed, the next to send, the next to give out.
-    first: u64,
+    store: Store,
+    /// The next number to send.
     unsent: u64,
-    next: u64,
     received_to: u64,
     durable_to: u64,
-    receipts_to: u64,
-    receipts: VecDeque<ReceiptRun>,
-    max_seq: u64,
-    max_bytes: u64,
+    receipts: Receipts,
+    credit: Credit,
     /// Payload bytes sent for the first time in this session.
     session_bytes: u64,
     state: PublishState,
     /// Ranges to be sent again.
     resend: VecDeque<(u64, u64)>,
-    srtt_ns: u64,
-    probe_wait_ns: u64,
-    /// When something was last sent or heard that moved things on.
-    moved_ns: u64,
-    probe_due: bool,
-    probed_ns: u64,
+    probing: Probing,
     /// When it began to wait for what is not durable, or something last became durable.
     waits_since_ns: u64,
 }
@@ -110,65 +92,46 @@ impl Sender {
     /// When `messages` is not a power of two.
     #[must_use]
     pub fn new(messages: usize, bytes: usize) -> Self {
-        assert!(messages.is_power_of_two(), "found by masking");
         Self {
             producer_id: ProducerId(0),
-            slots: vec![Slot::default(); messages],
-            bytes: vec![0; bytes],
-            stored: 0,
-            released: 0,
-            first: 1,
+            store: Store::new(messages, bytes),
             unsent: 1,
-            next: 1,
             received_to: 0,
             durable_to: 0,
-            receipts_to: 0,
-            receipts: VecDeque::with_capacity(messages),
-            max_seq: 0,
-            max_bytes: 0,
+            receipts: Receipts::new(messages),
+            credit: Credit { seq_max: 0, bytes_max: 0 },
             session_bytes: 0,
             state: PublishState::Open,
             resend: VecDeque::with_capacity(64),
-            srtt_ns: SRTT_NS_START,
-            probe_wait_ns: PROBE_NS_MIN,
-            moved_ns: 0,
-            probe_due: false,
-            probed_ns: 0,
+            probing: Probing::new(),
             waits_since_ns: 0,
         }
     }
 
     /// A session began (again): everything up to `durable_to` is durable, the rest is sent again.
-    pub fn begin(
-        &mut self,
-        producer_id: ProducerId,
-        durable_to: u64,
-        credit: (u64, u64),
-        now_ns: u64,
-    ) {
+    pub fn begin(&mut self, producer_id: ProducerId, durable_to: u64, credit: Credit, now_ns: u64) {
         self.producer_id = producer_id;
-        if self.next == 1 && durable_to > 0 {
+        if self.store.next() == 1 && durable_to > 0 {
             // Another life of this producer published these.
-            let next = durable_to.saturating_add(1);
-            (self.first, self.next, self.receipts_to) = (next, next, durable_to);
+            self.store.go_on_at(durable_to.saturating_add(1));
+            self.receipts.go_on_after(durable_to);
         }
         self.durable_to = self.durable_to.max(durable_to);
         self.received_to = durable_to;
         self.unsent = durable_to.saturating_add(1);
         self.session_bytes = 0;
-        (self.max_seq, self.max_bytes) = credit;
+        self.credit = credit;
         self.resend.clear();
         self.state = PublishState::Open;
-        self.moved_ns = now_ns;
         self.waits_since_ns = now_ns;
-        self.probe_wait_ns = PROBE_NS_MIN;
-        self.probe_due = self.durable_to > self.receipts_to;
+        self.probing.begin(now_ns);
+        self.probing.set_lacks_receipts(self.durable_to > self.receipts.to());
     }
 
     /// Messages that are not completed.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        self.next.saturating_sub(self.first)
+        self.store.count()
     }
 
     /// All numbers up to this one were said to be durable.
@@ -180,21 +143,22 @@ impl Sender {
     /// The number the next message gets.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
-        self.next
+        self.store.next()
     }
 
     /// Since when nothing that waits became durable, where something waits and the server has not said why.
     #[must_use]
     pub fn stalled_since_ns(&self) -> Option<u64> {
-        let waits = self.next > self.durable_to.saturating_add(1);
+        let waits = self.store.next() > self.durable_to.saturating_add(1);
         (waits && self.state == PublishState::Open).then_some(self.waits_since_ns)
     }
 
     /// The longest payload that is not durable yet.
     #[must_use]
     pub fn longest_payload(&self) -> usize {
-        let waiting = self.first.max(self.durable_to.saturating_add(1))..self.next;
-        waiting.map(|seq| self.slot(seq).len as usize).max().unwrap_or(0)
+        let first = self.store.first().max(self.durable_to.saturating_add(1));
+        let waiting = first..self.store.next();
+        waiting.map(|seq| self.store.slot(seq).len as usize).max().unwrap_or(0)
     }
 
     /// What the server last said of publishing.
@@ -209,8 +173,8 @@ impl Sender {
     /// Why there is no room for it now; nothing was changed.
     #[inline]
     pub fn offer(&mut self, stream: StreamId, payload: &[u8], now_ns: u64) -> Result<u64, Blocked> {
-        let seq = self.next;
-        if seq > self.max_seq {
+        let seq = self.store.next();
+        if seq > self.credit.seq_max {
             // The credit of a healthy server moves with every ACK.
             return Err(match self.state {
                 PublishState::Open => Blocked::Window,
@@ -220,59 +184,33 @@ impl Sender {
                 | PublishState::Draining) => Blocked::Server(state),
             });
         }
-        if self.outstanding() == self.slots.len() as u64 {
-            return Err(Blocked::Window);
-        }
-        let start = self.room_for(payload.len()).ok_or(Blocked::Window)?;
-        let stored = start.saturating_add(payload.len() as u64);
+        let (producer_id, producer_seq) = (self.producer_id, seq);
+        let signed = Signed { producer_id, producer_seq, stream, flags: 0, ext_len: 0 };
+        let stored = self.store.put(stream, payload, now_ns, || signed.crc32c(payload));
+        stored.ok_or(Blocked::Window)?;
         if self.durable_to.saturating_add(1) >= seq {
             self.waits_since_ns = now_ns;
         }
-        let at = self.position(start);
-        self.bytes[at..][..payload.len()].copy_from_slice(payload);
-        let signed = Signed {
-            producer_id: self.producer_id,
-            producer_seq: seq,
-            stream,
-            flags: 0,
-            ext_len: 0,
-        };
-        let crc32c = signed.crc32c(payload);
-        let len = u32::try_from(payload.len()).expect("at most a datagram");
-        *self.slot_mut(seq) =
-            Slot { start, len, crc32c, stream: stream.0, offered_ns: now_ns, sent_ns: 0 };
-        self.stored = stored;
-        self.next = seq.saturating_add(1);
         Ok(seq)
     }
 
-    /// Where a payload of this length can be stored in one piece, if it can now.
+    /// Behind the last number that may be sent.
     #[inline]
-    fn room_for(&mut self, len: usize) -> Option<u64> {
-        let capacity = self.bytes.len();
-        if self.first == self.next {
-            // Nothing is stored: where the last one ended is no reason to find no room.
-            (self.stored, self.released) = (0, 0);
-        }
-        let left = capacity.saturating_sub(self.position(self.stored));
-        // Payloads stay in one piece: skip to the start of the store where this one does not fit behind.
-        let skipped = if len > left { left as u64 } else { 0 };
-        let start = self.stored.saturating_add(skipped);
-        let used = start.saturating_add(len as u64).saturating_sub(self.released);
-        (used <= capacity as u64).then_some(start)
+    fn end_of_credit(&self) -> u64 {
+        self.store.next().min(self.credit.seq_max.saturating_add(1))
     }
 
     /// The longest payload there is room for once nothing else waits.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
-        self.bytes.len()
+        self.store.bytes_max()
     }
 
     /// Whether something waits to be sent and may be.
     #[must_use]
     #[inline]
     pub fn has_unsent(&self) -> bool {
-        self.unsent < self.next.min(self.max_seq.saturating_add(1)) || !self.resend.is_empty()
+        self.unsent < self.end_of_credit() || !self.resend.is_empty()
     }
 
     /// Writes what is to be sent, first what was lost; `false` when there was nothing.
@@ -288,12 +226,12 @@ impl Sender {
                 return wrote;
             }
         }
-        let end = self.next.min(self.max_seq.saturating_add(1));
+        let end = self.end_of_credit();
         if self.unsent < end {
             let first = self.unsent;
             self.unsent = self.pack_range(writer, first, end, now_ns, false);
             if self.unsent > first {
-                self.moved_ns = now_ns;
+                self.probing.sent(now_ns);
                 wrote = true;
             }
         }
@@ -311,8 +249,8 @@ impl Sender {
     ) -> u64 {
         let mut seq = first;
         while seq < end {
-            let stream = self.slot(seq).stream;
-            let need = MESSAGE_BYTES_MIN.saturating_add(self.slot(seq).len as usize);
+            let stream = self.store.slot(seq).stream;
+            let need = MESSAGE_BYTES_MIN.saturating_add(self.store.slot(seq).len as usize);
             if writer.room() < need || !self.has_bytes(seq, again) {
                 return seq;
             }
@@ -326,7 +264,7 @@ impl Sender {
             writer.extend(head.as_bytes());
             let mut count = 0u16;
             while seq < end && count < u16::MAX {
-                let slot = *self.slot(seq);
+                let slot = *self.store.slot(seq);
                 let need = MESSAGE_HEAD_BYTES.saturating_add(slot.len as usize);
                 let fits = need <= writer.room_in_frame();
                 if slot.stream != stream || !fits || !self.has_bytes(seq, again) {
@@ -336,7 +274,7 @@ impl Sender {
                 if !again {
                     self.session_bytes = self.session_bytes.saturating_add(u64::from(slot.len));
                 }
-                self.slot_mut(seq).sent_ns = now_ns;
+                self.store.slot_mut(seq).sent_ns = now_ns;
                 seq = seq.saturating_add(1);
                 count = count.saturating_add(1);
             }
@@ -349,8 +287,8 @@ impl Sender {
     /// Whether the server's limit in bytes lets a message go that was not sent in this session before.
     #[inline]
     fn has_bytes(&self, seq: u64, again: bool) -> bool {
-        let len = u64::from(self.slot(seq).len);
-        again || self.session_bytes.saturating_add(len) <= self.max_bytes
+        let len = u64::from(self.store.slot(seq).len);
+        again || self.session_bytes.saturating_add(len) <= self.credit.bytes_max
     }
 
     #[inline]
@@ -362,85 +300,49 @@ impl Sender {
             reserved: 0.into(),
             crc32c: slot.crc32c.into(),
         };
-        let at = self.position(slot.start);
         writer.extend(head.as_bytes());
-        writer.extend(&self.bytes[at..][..slot.len as usize]);
+        writer.extend(self.store.payload(slot));
     }
 
     /// Takes an ACK in.
     pub fn on_ack(&mut self, ack: &Ack<'_>, now_ns: u64) {
         let head = ack.head;
         let (received_to, durable_to) = (head.received_to.get(), head.durable_to.get());
-        if received_to >= self.next || durable_to > received_to {
+        if received_to >= self.store.next() || durable_to > received_to {
             return;
         }
         self.state = PublishState::from_code(head.state);
-        self.max_seq = self.max_seq.max(head.max_seq_allowed.get());
-        self.max_bytes = self.max_bytes.max(head.max_bytes_allowed.get());
+        self.credit.seq_max = self.credit.seq_max.max(head.max_seq_allowed.get());
+        self.credit.bytes_max = self.credit.bytes_max.max(head.max_bytes_allowed.get());
         if received_to > self.received_to || durable_to > self.durable_to {
-            self.moved_ns = now_ns;
-            self.probe_wait_ns = self.srtt_ns.saturating_mul(4).clamp(PROBE_NS_MIN, PROBE_NS_MAX);
+            self.probing.moved(now_ns);
         }
         self.received_to = self.received_to.max(received_to);
         self.unsent = self.unsent.max(self.received_to.saturating_add(1));
-        if durable_to > self.durable_to && durable_to >= self.first {
-            let sample = now_ns.saturating_sub(self.slot(durable_to).sent_ns);
-            self.srtt_ns = self.srtt_ns.saturating_mul(7).saturating_add(sample) / 8;
+        if durable_to > self.durable_to && durable_to >= self.store.first() {
+            let sent_ns = self.store.slot(durable_to).sent_ns;
+            self.probing.sample(now_ns.saturating_sub(sent_ns));
         }
         if durable_to > self.durable_to || self.state != PublishState::Open {
             self.waits_since_ns = now_ns;
         }
         self.durable_to = self.durable_to.max(durable_to);
-        self.take_receipts(ack);
-        self.probe_due = self.durable_to > self.receipts_to;
-    }
-
-    fn take_receipts(&mut self, ack: &Ack<'_>) {
-        let held_from = ack.head.receipts_from.get();
-        let lost_to = held_from.saturating_sub(1).min(self.durable_to);
-        if lost_to > self.receipts_to {
-            // The server no longer has these: durable, their sequences unsaid.
-            self.push_receipt(ReceiptRun {
-                first_seq: self.receipts_to.saturating_add(1).into(),
-                count: u32::try_from(lost_to.saturating_sub(self.receipts_to))
-                    .unwrap_or(u32::MAX)
-                    .into(),
-                ..ReceiptRun::default()
-            });
-        }
-        for run in ack.receipts {
-            let (first, count) = (run.first_seq.get(), u64::from(run.count.get()));
-            let wanted = self.receipts_to.saturating_add(1);
-            let known = wanted.saturating_sub(first);
-            if first > wanted || known >= count || first.saturating_add(count) > self.next {
-                continue;
-            }
-            let mut run = *run;
-            run.first_seq = first.saturating_add(known).into();
-            run.first_sequence = run.first_sequence.get().saturating_add(known).into();
-            let left = count.saturating_sub(known);
-            run.count = u32::try_from(left).expect("less than before").into();
-            self.push_receipt(run);
-        }
-    }
-
-    fn push_receipt(&mut self, run: ReceiptRun) {
-        let end = run.first_seq.get().saturating_add(u64::from(run.count.get()));
-        self.receipts_to = end.saturating_sub(1);
-        self.receipts.push_back(run);
+        self.receipts.take(ack, self.durable_to, self.store.next());
+        self.probing.set_lacks_receipts(self.durable_to > self.receipts.to());
     }
 
     /// Takes a NAK in: these numbers are sent again.
     pub fn on_nak(&mut self, nak: &Nak<'_>, now_ns: u64) {
         self.resend.clear();
-        let recent_ns = (self.srtt_ns / 2).clamp(RESEND_NS_MIN, PROBE_NS_MIN);
+        let recent_ns = self.probing.recent_ns();
         for range in nak.ranges {
-            let first = range.first.get().max(self.received_to.saturating_add(1)).max(self.first);
+            let first =
+                range.first.get().max(self.received_to.saturating_add(1)).max(self.store.first());
             let last = range.last.get().min(self.unsent.saturating_sub(1));
             if first > last {
                 continue;
             }
-            if now_ns.saturating_sub(self.slot(first).sent_ns) < recent_ns {
+            if now_ns.saturating_sub(self.store.slot(first).sent_ns) < recent_ns {
                 Timer::ResendHeldBack.fired();
                 continue;
             }
@@ -451,73 +353,32 @@ impl Sender {
     /// Whether the server is to be asked where we are; if so, counts it as asked.
     pub fn probe(&mut self, now_ns: u64) -> Option<Probe> {
         let waiting =
-            self.unsent > self.durable_to.saturating_add(1) || self.durable_to > self.receipts_to;
-        let blocked = self.next > self.unsent || self.state != PublishState::Open;
-        let quiet_ns = now_ns.saturating_sub(self.moved_ns.max(self.probed_ns));
-        let tail = (waiting || blocked) && quiet_ns >= self.probe_wait_ns;
-        let gap = self.probe_due
-            && now_ns.saturating_sub(self.probed_ns) >= self.srtt_ns.clamp(200_000, PROBE_NS_MAX);
-        if !tail && !gap {
+            self.unsent > self.durable_to.saturating_add(1) || self.durable_to > self.receipts.to();
+        let blocked = self.store.next() > self.unsent || self.state != PublishState::Open;
+        if !self.probing.is_due(waiting || blocked, now_ns) {
             return None;
         }
-        if tail {
-            Timer::ProbeTail.fired();
-            self.probe_wait_ns = self.probe_wait_ns.saturating_mul(2).min(PROBE_NS_MAX);
-        } else {
-            Timer::ProbeReceipts.fired();
-        }
-        self.probe_due = false;
-        self.probed_ns = now_ns;
-        Some(Probe { next_seq: self.unsent.into(), receipts_to: self.receipts_to.into() })
+        Some(Probe { next_seq: self.unsent.into(), receipts_to: self.receipts.to().into() })
     }
 
     /// The next message that is durable and has its receipt, in order.
     #[inline]
     pub fn next_sent(&mut self) -> Option<Sent> {
-        let seq = self.first;
-        if seq > self.durable_to.min(self.receipts_to) || seq == self.next {
+        let seq = self.store.first();
+        if seq > self.durable_to.min(self.receipts.to()) || seq == self.store.next() {
             return None;
         }
-        let run = self.receipts.front().expect("receipts reach up to receipts_to");
-        let offset = seq.saturating_sub(run.first_seq.get());
-        let slot = *self.slot(seq);
-        let sent = Sent {
+        let Given { sequence, server_ns, device_ns } = self.receipts.take_first(seq);
+        let slot = *self.store.slot(seq);
+        self.store.release_first();
+        Some(Sent {
             producer_seq: seq,
             stream: StreamId(slot.stream),
-            sequence: (run.first_sequence.get() > 0)
-                .then(|| run.first_sequence.get().saturating_add(offset)),
-            server_ns: run.server_ns.get(),
-            device_ns: run.device_ns.get(),
+            sequence,
+            server_ns,
+            device_ns,
             offered_ns: slot.offered_ns,
             sent_ns: slot.sent_ns,
-        };
-        if offset.saturating_add(1) >= u64::from(run.count.get()) {
-            self.receipts.pop_front();
-        }
-        self.released = slot.start.saturating_add(u64::from(slot.len));
-        self.first = seq.saturating_add(1);
-        Some(sent)
+        })
     }
-
-    #[inline]
-    fn position(&self, offset: u64) -> usize {
-        let at = offset.checked_rem(self.bytes.len() as u64).unwrap_or(0);
-        usize::try_from(at).expect("below the store's size")
-    }
-
-    #[inline]
-    fn slot(&self, seq: u64) -> &Slot {
-        &self.slots[index(seq, self.slots.len())]
-    }
-
-    #[inline]
-    fn slot_mut(&mut self, seq: u64) -> &mut Slot {
-        let count = self.slots.len();
-        &mut self.slots[index(seq, count)]
-    }
-}
-
-#[inline]
-fn index(seq: u64, count: usize) -> usize {
-    usize::try_from(seq & (count as u64).saturating_sub(1)).expect("below the number of slots")
 }

@@ -42,6 +42,48 @@ pub struct Asker {
     pub nonce: u64,
 }
 
+/// Which life of a client asked, and with which request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Of the REGISTER that opened the session; another session has another.
+    pub nonce: u64,
+    /// The same over the life of the client.
+    pub instance: u64,
+}
+
+/// What a publisher was allowed in its session; it is never allowed less than before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    bytes_accepted: u64,
+    seq_max: u64,
+    bytes_max: u64,
+}
+
+impl Granted {
+    /// Its payload was taken.
+    pub fn accept(&mut self, bytes: usize) {
+        self.bytes_accepted = self.bytes_accepted.saturating_add(bytes as u64);
+    }
+
+    /// Allows numbers up to `seq`, and so many bytes more than were taken.
+    pub fn allow(&mut self, seq: u64, bytes: u64) {
+        self.seq_max = self.seq_max.max(seq);
+        self.bytes_max = self.bytes_max.max(self.bytes_accepted.saturating_add(bytes));
+    }
+
+    /// The highest producer number it was ever allowed.
+    #[must_use]
+    pub fn seq_max(&self) -> u64 {
+        self.seq_max
+    }
+
+    /// The most payload bytes it was ever allowed.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+}
+
 /// One session.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -51,10 +93,8 @@ pub struct Session {
     pub conn_id: ConnId,
     /// Where it sends from; datagrams from elsewhere are not its own.
     pub peer: Peer,
-    /// The nonce of its REGISTER.
-    pub nonce: u64,
-    /// The life of its client, as its REGISTER said.
-    pub instance: u64,
+    /// What its REGISTER said of its client.
+    pub client: Life,
     /// Its client has named the connection id: what was sent to this address is received there. See
     /// [`Sessions::hear`].
     pub proven: bool,
@@ -66,12 +106,8 @@ pub struct Session {
     pub receiver: Receiver,
     /// What it is owed.
     pub receipts: Receipts,
-    /// Payload bytes accepted in this session.
-    pub bytes_accepted: u64,
-    /// The highest producer number it was ever allowed.
-    pub max_seq_allowed: u64,
-    /// The most payload bytes it was ever allowed.
-    pub max_bytes_allowed: u64,
+    /// What its publisher may send.
+    pub credit: Granted,
     /// When a datagram last came.
     pub heard_ns: u64,
     /// Number of the last datagram sent.
@@ -88,16 +124,13 @@ impl Session {
             phase: Phase::Free,
             conn_id: ConnId(0),
             peer: Peer::ip_only(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
-            nonce: 0,
-            instance: 0,
+            client: Life { nonce: 0, instance: 0 },
             proven: false,
             datagram_bytes: DATAGRAM_BYTES_MIN,
             producer: None,
             receiver: Receiver::new(),
             receipts: Receipts::new(),
-            bytes_accepted: 0,
-            max_seq_allowed: 0,
-            max_bytes_allowed: 0,
+            credit: Granted::default(),
             heard_ns: 0,
             packet_no: 0,
             subscriptions: 0,
@@ -279,13 +312,11 @@ impl Sessions {
         let session = &mut self.slots[slot];
         session.conn_id = conn_id;
         session.phase = Phase::Open;
-        (session.peer, session.nonce) = (asker.peer, asker.nonce);
-        session.instance = 0;
+        session.peer = asker.peer;
+        session.client = Life { nonce: asker.nonce, instance: 0 };
         session.proven = false;
         session.producer = None;
-        session.bytes_accepted = 0;
-        session.max_seq_allowed = 0;
-        session.max_bytes_allowed = 0;
+        session.credit = Granted::default();
         session.heard_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
@@ -340,7 +371,7 @@ impl Sessions {
         self.unproven.remove(slot);
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, &mut self.pool);
-        let asker = Asker { peer: session.peer, nonce: session.nonce };
+        let asker = Asker { peer: session.peer, nonce: session.client.nonce };
         let at = self.asked_at(asker).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
@@ -351,7 +382,8 @@ impl Sessions {
     pub fn is_sound(&self) -> bool {
         let asked = |&(nonce, addr, slot): &(u64, SocketAddrV4, usize)| {
             let session = &self.slots[slot];
-            session.phase != Phase::Free && (session.nonce, session.peer.addr) == (nonce, addr)
+            session.phase != Phase::Free
+                && (session.client.nonce, session.peer.addr) == (nonce, addr)
         };
         let held = self.slots.iter().map(|session| session.receiver.held()).sum::<usize>();
         self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)

@@ -82,7 +82,7 @@ impl<D: Disk> Stations<D> {
     fn begin_session(&mut self, slot: usize, register: &Register) {
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
-        session.instance = register.instance.get();
+        session.client.instance = register.instance.get();
         session.datagram_bytes = datagram_bytes
             .clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
             .min(self.settings.datagram_bytes);
@@ -169,7 +169,7 @@ impl<D: Disk> Stations<D> {
         if let Some(old) = old {
             // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
-            let fence = self.sessions.get(old).instance != register.instance.get();
+            let fence = self.sessions.get(old).client.instance != register.instance.get();
             self.leave(old, Parting::MayReturn);
             self.sessions.succeed(old, asker, fence, self.now.monotonic_ns);
             return old;

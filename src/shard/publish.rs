@@ -164,7 +164,7 @@ impl<D: Disk> Stations<D> {
                 device_ns: 0,
             });
             self.publishers.owe(slot, appended.batch_seq);
-            session.bytes_accepted = session.bytes_accepted.saturating_add(payload.len() as u64);
+            session.credit.accept(payload.len());
             session.receiver.accept(1);
             self.counters.add(Counter::MessagesAccepted, 1);
             producer_seq = producer_seq.saturating_add(1);

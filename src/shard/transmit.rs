@@ -10,7 +10,7 @@ use crate::limits::{
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
-use crate::session::table::{Phase, Session};
+use crate::session::table::{Granted, Phase, Session};
 use crate::wire::control::{
     DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Registered, StreamInfoHead, Subscribed,
     Trimmed,
@@ -65,7 +65,8 @@ impl<D: Disk> Stations<D> {
     }
 
     fn ack_head(&mut self, slot: usize) -> AckHead {
-        let (max_seq, max_bytes) = self.credit(slot);
+        let credit = self.credit(slot);
+        let (max_seq, max_bytes) = (credit.seq_max(), credit.bytes_max());
         let session = self.sessions.get(slot);
         let head = AckHead {
             epoch: self.epoch().0.into(),
@@ -90,7 +91,7 @@ impl<D: Disk> Stations<D> {
 
     /// How far a publisher may send: the window and the bytes that may be in flight, shared by those
     /// who publish. Both limits are absolute and never go back.
-    fn credit(&mut self, slot: usize) -> (u64, u64) {
+    fn credit(&mut self, slot: usize) -> Granted {
         let publishers = self.publishers.len().max(1);
         let window = self.settings.window_messages.checked_div(publishers).unwrap_or(0);
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
@@ -105,11 +106,9 @@ impl<D: Disk> Stations<D> {
         let session = self.sessions.get_mut(slot);
         if open {
             let seq = session.receipts.durable_to().saturating_add(window);
-            session.max_seq_allowed = session.max_seq_allowed.max(seq);
-            let bytes = session.bytes_accepted.saturating_add(share);
-            session.max_bytes_allowed = session.max_bytes_allowed.max(bytes);
+            session.credit.allow(seq, share);
         }
-        (session.max_seq_allowed, session.max_bytes_allowed)
+        session.credit
     }
 
     fn report_gaps<P: Port>(&mut self, port: &mut P) -> usize {
@@ -242,14 +241,15 @@ impl<D: Disk> Stations<D> {
     }
 
     fn registered(&mut self, slot: usize) -> Registered {
-        let (max_seq, max_bytes) = self.credit(slot);
+        let credit = self.credit(slot);
+        let (max_seq, max_bytes) = (credit.seq_max(), credit.bytes_max());
         let session = self.sessions.get(slot);
         let producer = session.producer;
         let (shard, shards) = self.own_shard();
         let base_port = self.neighbours.as_ref().map_or(0, |all| all.base_port);
         let code = |number| u8::try_from(number).expect("at most 64 shards");
         Registered {
-            nonce: session.nonce.into(),
+            nonce: session.client.nonce.into(),
             conn_id: session.conn_id.0.into(),
             producer_epoch: producer.map_or(0, |producer| producer.epoch).into(),
             producer_id: producer.map_or(0, |producer| producer.id.0).into(),

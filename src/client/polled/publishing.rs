@@ -7,7 +7,7 @@ use crate::client::{BackPressure, ClientError, ClientOptions, Compared, OfferErr
 use crate::fired::Timer;
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::CLIENT_WINDOW_MESSAGES_MAX;
-use crate::session::send::{Blocked, Sender, Sent};
+use crate::session::send::{Blocked, Credit, Sender, Sent};
 use crate::wire::control::{Registered, Retire};
 use crate::wire::publish::PublishState;
 
@@ -147,7 +147,10 @@ impl Publishing {
         }
         self.producer = ProducerId(registered.producer_id.get());
         self.producer_epoch = registered.producer_epoch.get();
-        let credit = (registered.max_seq_allowed.get(), registered.max_bytes_allowed.get());
+        let credit = Credit {
+            seq_max: registered.max_seq_allowed.get(),
+            bytes_max: registered.max_bytes_allowed.get(),
+        };
         self.sender.begin(self.producer, registered.durable_to.get(), credit, now_ns);
     }
 
