@@ -77,7 +77,7 @@ fn finding(line: usize, says: impl Into<String>) -> Finding {
 
 type Rule = fn(&str, &str) -> Vec<Finding>;
 
-const RULES: [(&str, Rule); 9] = [
+const RULES: [(&str, Rule); 10] = [
     ("unsafe-files", unsafe_files),
     ("layers", layers),
     ("file-length", file_length),
@@ -87,6 +87,7 @@ const RULES: [(&str, Rule); 9] = [
     ("whitespace", whitespace),
     ("places", places),
     ("mutants", mutants),
+    ("error-texts", error_texts),
 ];
 
 /// What a file says outside its test module.
@@ -283,6 +284,23 @@ fn mutants(_path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// A message stands once.
+fn error_texts(path: &str, text: &str) -> Vec<Finding> {
+    // This file names what it forbids.
+    if path == "src/tidy.rs" {
+        return Vec::new();
+    }
+    code(text)
+        .filter(|(_, line)| line.starts_with("#[error("))
+        .map(|(at, _)| {
+            finding(
+                at,
+                "a message beside the doc comment: derive displaydoc::Display, which takes that",
+            )
+        })
+        .collect()
+}
+
 /// Every file under `directory` whose name ends in one of `kinds`, with its path from the repository's root.
 fn files(root: &Path, directory: &str, kinds: &[&str], found: &mut Vec<(String, String)>) {
     let Ok(entries) = fs::read_dir(root.join(directory)) else {
@@ -371,7 +389,7 @@ mod tests {
     fn planted_violations_are_found() {
         let long = format!("let x = {};\n", "a + ".repeat(40));
         let many = "x();\n".repeat(LINES_MAX + 1);
-        let cases: [(Rule, &str, &str, usize, &str); 15] = [
+        let cases: [(Rule, &str, &str, usize, &str); 16] = [
             (
                 unsafe_files,
                 "src/wire/mod.rs",
@@ -398,6 +416,7 @@ mod tests {
             (unfinished, "src/x.rs", "fn f() { todo!() }\n", 1, "fn mastodon() {}\n"),
             (module_doc, "src/x/mod.rs", "use std::fmt;\n", 1, "//! What it is for.\n"),
             (places, "src/x.rs", "open(\"/home/me/x\");\n", 1, "open(\"x\");\n"),
+            (error_texts, "src/x.rs", "\n#[error(\"full\")]\n", 2, "/// full\n"),
             (
                 mutants,
                 "src/x.rs",

@@ -78,7 +78,7 @@ pub struct Receipt {
     pub stream: StreamId,
     /// Its sequence in the stream; `None` only where the receipt was lost with a server that was killed.
     pub sequence: Option<NonZeroU64>,
-    /// The epoch of the writer.
+    /// epoch
     pub epoch: Epoch,
     /// Why it is safe.
     pub durability: Durability,
@@ -326,27 +326,16 @@ pub enum ClientError {
 }
 
 /// What tells a client that its log is not what it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display)]
 pub enum Compared {
     /// The epoch of the writer.
     Epoch,
-    /// The producer's number.
+    /// producer
     Producer,
-    /// The producer's messages.
+    /// the producer's messages
     Messages,
-    /// The messages of this stream.
+    /// messages of stream {0}
     Stream(StreamId),
-}
-
-impl std::fmt::Display for Compared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Epoch => f.write_str("epoch"),
-            Self::Producer => f.write_str("producer"),
-            Self::Messages => f.write_str("the producer's messages"),
-            Self::Stream(stream) => write!(f, "messages of stream {stream}"),
-        }
-    }
 }
 
 /// The shard a session is with, and the appliance it belongs to.

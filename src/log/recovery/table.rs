@@ -1,7 +1,5 @@
 //! The table of recovery: from what is known where a walk over batches ends to what is done there.
 
-use std::fmt;
-
 use super::Found;
 use crate::log::scan::Stop;
 use crate::log::superblock::Superblock;
@@ -44,30 +42,18 @@ impl Facts {
 }
 
 /// How it is known that missing batches were durable once: the rows of [`decide`], and a segment missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display)]
 pub enum Reason {
-    /// By a mark in a later segment.
+    /// a later segment names them durable
     LaterSegment,
-    /// By a mark in a later batch of the segment.
+    /// a later batch names them durable
     LaterMark,
-    /// By the segment's closing index.
+    /// the segment was closed behind them
     ClosedLater,
-    /// By the superblock.
+    /// the log was stopped behind them
     StoppedLater,
-    /// By the next segment's header.
+    /// the next segment goes on from a later batch
     SegmentMissing,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LaterSegment => "a later segment names them durable",
-            Self::LaterMark => "a later batch names them durable",
-            Self::ClosedLater => "the segment was closed behind them",
-            Self::StoppedLater => "the log was stopped behind them",
-            Self::SegmentMissing => "the next segment goes on from a later batch",
-        })
-    }
 }
 
 impl Reason {
