@@ -39,6 +39,7 @@
 
 pub mod ids;
 pub mod limits;
+pub mod position;
 pub mod clock;
 pub mod random;
 pub mod retry;

@@ -26,6 +26,7 @@ const LAYERS: [&[&str]; 8] = [
     &[
         "ids",
         "limits",
+        "position",
         "clock",
         "random",
         "retry",

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::ids::StreamId;
 use crate::limits::BAD_READS_MAX;
 use crate::mutant::Mutant;
+use crate::position::LogOffset;
 use crate::wire::record::Record;
 
 /// Where a subscription begins.
@@ -25,9 +26,9 @@ enum Replay {
     Idle,
     /// A read is on its way into this buffer, of the log from this offset on: the cursor may be elsewhere by the
     /// time it is done.
-    Reading { buffer: usize, log_off: u64 },
+    Reading { buffer: usize, log_off: LogOffset },
     /// This buffer holds so many bytes of the log from this offset on.
-    Ready { buffer: usize, log_off: u64, bytes: usize },
+    Ready { buffer: usize, log_off: LogOffset, bytes: usize },
 }
 
 /// What a subscription cannot get past.
@@ -85,7 +86,7 @@ pub struct Cursor {
     /// Not delivering yet: looking for the first message received at or after this Unix time.
     sought_ns: Option<u64>,
     /// Log offset of the batch to look at next.
-    log_off: u64,
+    log_off: LogOffset,
     /// Bytes of that batch's body that were looked at already.
     at: usize,
     replay: Replay,
@@ -110,7 +111,7 @@ impl Cursor {
             limit: start.saturating_add(window),
             window,
             sought_ns,
-            log_off: 0,
+            log_off: LogOffset::default(),
             at: 0,
             replay: Replay::Idle,
             bad_reads: 0,
@@ -170,7 +171,7 @@ impl Cursor {
 
     /// Log offset of the batch to look at next.
     #[must_use]
-    pub fn log_off(&self) -> u64 {
+    pub fn log_off(&self) -> LogOffset {
         self.log_off
     }
 
@@ -193,7 +194,7 @@ impl Cursor {
     }
 
     /// What is wanted is in the batch at `log_off`, or behind it. A search for a time begins at sequence `from`.
-    pub fn located(&mut self, log_off: u64, from: u64) {
+    pub fn located(&mut self, log_off: LogOffset, from: u64) {
         self.go_to(log_off);
         if self.is_seeking() {
             (self.start, self.next) = (from, from);
@@ -201,7 +202,7 @@ impl Cursor {
     }
 
     /// The batch to look at next is this one, all of it.
-    pub fn go_to(&mut self, log_off: u64) {
+    pub fn go_to(&mut self, log_off: LogOffset) {
         (self.log_off, self.at) = (log_off, 0);
     }
 
@@ -211,7 +212,7 @@ impl Cursor {
     }
 
     /// What is next comes behind the durable end; `true` when that ends a search.
-    pub fn rest(&mut self, durable_end: u64, durable_next: u64) -> bool {
+    pub fn rest(&mut self, durable_end: LogOffset, durable_next: u64) -> bool {
         self.go_to(durable_end);
         let is_over = self.is_seeking();
         if is_over {
@@ -284,7 +285,7 @@ impl Cursor {
     #[must_use]
     pub fn buffered(&self) -> Option<(usize, Range<usize>)> {
         let Replay::Ready { buffer, log_off, bytes } = self.replay else { return None };
-        let at = usize::try_from(self.log_off.checked_sub(log_off)?).ok()?;
+        let at = usize::try_from(self.log_off.bytes_since(log_off)?).ok()?;
         (at < bytes).then_some((buffer, at..bytes))
     }
 
@@ -345,8 +346,8 @@ mod tests {
     fn every_combination_has_its_step() {
         let replays = [
             Replay::Idle,
-            Replay::Reading { buffer: 0, log_off: 0 },
-            Replay::Ready { buffer: 0, log_off: 0, bytes: 4096 },
+            Replay::Reading { buffer: 0, log_off: LogOffset::default() },
+            Replay::Ready { buffer: 0, log_off: LogOffset::default(), bytes: 4096 },
         ];
         let (first, durable_next) = (10, 20);
         let mut seen = 0;
@@ -377,7 +378,7 @@ mod tests {
     #[test]
     fn a_buffer_is_looked_at_from_the_cursor_on_and_nowhere_else() {
         let mut cursor = Cursor::new(StreamId(1), Begin::Sequence(1), 8);
-        cursor.go_to(4096);
+        cursor.go_to(LogOffset::new(4096));
         assert_eq!((cursor.buffered(), cursor.release()), (None, None));
         cursor.begin_read(3);
         assert_eq!((cursor.buffered(), cursor.release()), (None, None), "the device writes there");
@@ -390,7 +391,7 @@ mod tests {
             (0, None),
             (u64::MAX, None),
         ] {
-            cursor.go_to(log_off);
+            cursor.go_to(LogOffset::new(log_off));
             assert_eq!(cursor.buffered(), expected, "{log_off}");
         }
         assert_eq!((cursor.release(), cursor.release()), (Some(3), None), "once");
@@ -399,13 +400,13 @@ mod tests {
     #[test]
     fn going_back_within_a_batch_looks_at_all_of_it_again() {
         let mut cursor = Cursor::new(StreamId(1), Begin::Sequence(1), 8);
-        cursor.located(4096, 1);
+        cursor.located(LogOffset::new(4096), 1);
         cursor.took(1);
         cursor.passed(2);
         assert_eq!(cursor.rest_of(&[1, 2, 3]), [3]);
         cursor.stop(Stop::TooLarge { needs: 2, takes: 1 });
         cursor.rewind(1);
-        cursor.located(4096, 1);
+        cursor.located(LogOffset::new(4096), 1);
         assert_eq!((cursor.rest_of(&[1, 2, 3]), cursor.next()), ([1, 2, 3].as_slice(), 1));
         assert_eq!(cursor.stopped(), None);
     }
@@ -413,10 +414,10 @@ mod tests {
     #[test]
     fn a_search_ends_at_the_end_and_delivers_from_there_on() {
         let mut cursor = Cursor::new(StreamId(1), Begin::Time(7), 4);
-        cursor.located(100, 5);
+        cursor.located(LogOffset::new(100), 5);
         assert_eq!((cursor.wanted(), cursor.next()), (Begin::Time(7), 5));
-        assert!(cursor.rest(200, 9), "the search is over");
-        assert!(!cursor.rest(200, 9), "and does not end twice");
+        assert!(cursor.rest(LogOffset::new(200), 9), "the search is over");
+        assert!(!cursor.rest(LogOffset::new(200), 9), "and does not end twice");
         assert_eq!((cursor.start(), cursor.next(), cursor.limit()), (9, 9, 13));
         assert_eq!(cursor.wanted(), Begin::Sequence(9));
     }

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::mutant::Mutant;
+use crate::position::{LogOffset, SegmentNo};
 use crate::wire::publish::Records;
 use crate::wire::record::crc32c;
 
@@ -91,7 +92,7 @@ pub struct SegmentKey {
     /// Epoch of the segment.
     pub epoch: u64,
     /// Number of the segment.
-    pub seg_no: u64,
+    pub seg_no: SegmentNo,
     /// Random, so that neither old contents nor a payload can look like a batch.
     pub salt: u64,
     /// Seed of the chain, the same for the whole log.
@@ -106,7 +107,7 @@ pub struct Seal {
     /// Its number.
     pub batch_seq: u64,
     /// Where it stands.
-    pub log_off: u64,
+    pub log_off: LogOffset,
     /// Messages of the shard before it.
     pub first_message: u64,
     /// Messages in it.
@@ -171,8 +172,8 @@ pub fn seal(batch: &mut [u8], key: &SegmentKey, seal: &Seal) -> u64 {
     chain_after(&header, key)
 }
 
-fn body_hash(body: &[u8], key: &SegmentKey, log_off: u64) -> u64 {
-    let log_off = if Mutant::PlaceNotChecked.is_on() { 0 } else { log_off };
+fn body_hash(body: &[u8], key: &SegmentKey, log_off: LogOffset) -> u64 {
+    let log_off = if Mutant::PlaceNotChecked.is_on() { 0 } else { log_off.get() };
     xxh3_64_with_seed(body, key.salt ^ log_off)
 }
 
@@ -214,7 +215,11 @@ impl<'a> BatchView<'a> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(bytes: &'a [u8], key: &SegmentKey, log_off: u64) -> Result<Self, BatchDamage> {
+    pub fn check(
+        bytes: &'a [u8],
+        key: &SegmentKey,
+        log_off: LogOffset,
+    ) -> Result<Self, BatchDamage> {
         let (view, padded) = Self::check_header(bytes, key, log_off)?;
         let padding = &padded[view.body.len()..];
         let hash = view.header.body_hash.get();
@@ -226,14 +231,18 @@ impl<'a> BatchView<'a> {
     ///
     /// # Errors
     /// What is wrong with the header.
-    pub fn trust(bytes: &'a [u8], key: &SegmentKey, log_off: u64) -> Result<Self, BatchDamage> {
+    pub fn trust(
+        bytes: &'a [u8],
+        key: &SegmentKey,
+        log_off: LogOffset,
+    ) -> Result<Self, BatchDamage> {
         Ok(Self::check_header(bytes, key, log_off)?.0)
     }
 
     /// Checks the header alone, even where the bytes end before the body does: enough to know that a
     /// batch was here, its number and its "last durable" mark.
     #[must_use]
-    pub fn peek(bytes: &[u8], key: &SegmentKey, log_off: u64) -> Option<(u64, u64)> {
+    pub fn peek(bytes: &[u8], key: &SegmentKey, log_off: LogOffset) -> Option<(u64, u64)> {
         let (header, _) = BatchHeader::ref_from_prefix(bytes).ok()?;
         is_header(header, key, log_off).then(|| (header.batch_seq.get(), header.lac.get()))
     }
@@ -241,7 +250,7 @@ impl<'a> BatchView<'a> {
     fn check_header(
         bytes: &'a [u8],
         key: &SegmentKey,
-        log_off: u64,
+        log_off: LogOffset,
     ) -> Result<(Self, &'a [u8]), BatchDamage> {
         let (header, _) = BatchHeader::ref_from_prefix(bytes).map_err(|_| BatchDamage::CutShort)?;
         if !is_header(header, key, log_off) {
@@ -273,13 +282,13 @@ impl<'a> BatchView<'a> {
 
     /// Where it stands.
     #[must_use]
-    pub fn log_off(&self) -> u64 {
-        self.header.log_off.get()
+    pub fn log_off(&self) -> LogOffset {
+        LogOffset::new(self.header.log_off.get())
     }
 
     /// Where the next batch of the segment stands.
     #[must_use]
-    pub fn next_log_off(&self) -> u64 {
+    pub fn next_log_off(&self) -> LogOffset {
         self.log_off() + self.bytes() as u64
     }
 
@@ -341,10 +350,10 @@ impl<'a> BatchView<'a> {
     }
 }
 
-fn is_header(header: &BatchHeader, key: &SegmentKey, log_off: u64) -> bool {
+fn is_header(header: &BatchHeader, key: &SegmentKey, log_off: LogOffset) -> bool {
     header.magic.get() == MAGIC
-        && (header.log_off.get() == log_off || Mutant::PlaceNotChecked.is_on())
-        && header.seg_no.get() == key.seg_no
+        && (header.log_off == U64::from(log_off) || Mutant::PlaceNotChecked.is_on())
+        && header.seg_no == U64::from(key.seg_no)
         && header.epoch.get() == key.epoch
         && header.log_tag.get() == key.log_tag
         && header.version.get() == VERSION

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::segment::INDEX_BYTES;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, REPLAY_READS_MAX};
+use crate::position::LogOffset;
 
 /// The layout.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +39,8 @@ impl Buffers {
 
     /// Where in memory a log offset is.
     #[inline]
-    pub(super) fn ring(&self, log_off: u64) -> usize {
-        usize::try_from(log_off % self.ring_bytes as u64).expect("below the ring's size")
+    pub(super) fn ring(&self, log_off: LogOffset) -> usize {
+        usize::try_from(log_off.get() % self.ring_bytes as u64).expect("below the ring's size")
     }
 
     /// A replay buffer.

@@ -24,6 +24,7 @@ use super::superblock::{AREA_OFFSET, END_BYTES, ShareId, Superblock};
 use super::verify::without_replaced;
 use crate::disk::{Disk, DiskFault};
 use crate::limits::BLOCK_BYTES;
+use crate::position::SegmentNo;
 
 /// Rounds in which nothing moves before what is missing counts as missing: what an appliance is about to write
 /// is there by then.
@@ -60,7 +61,7 @@ pub enum CopyError {
         /// The disk.
         name: String,
         /// Segment.
-        seg_no: u64,
+        seg_no: SegmentNo,
         /// The first batch that is not what it should be.
         batch: u64,
     },
@@ -133,8 +134,8 @@ pub fn copy<S: Disk, T: Disk>(
         superblock,
         geometry,
         placed: BTreeMap::new(),
-        begin: 0,
-        source_begin: 0,
+        begin: SegmentNo::NONE,
+        source_begin: SegmentNo::NONE,
         places,
         bytes: 0,
         progress,
@@ -176,7 +177,7 @@ enum Round {
     /// All that was durable when it began is in the copy.
     Whole,
     /// In this segment, this batch is not where the round expected it: look again.
-    Again(u64, u64),
+    Again(SegmentNo, u64),
 }
 
 struct Copier<'a, S, T> {
@@ -184,11 +185,11 @@ struct Copier<'a, S, T> {
     superblock: Superblock,
     /// Of the copy.
     geometry: Geometry,
-    placed: BTreeMap<u64, Placed>,
+    placed: BTreeMap<SegmentNo, Placed>,
     /// The first segment of the copy, as of the round before.
-    begin: u64,
+    begin: SegmentNo,
     /// The first segment that the source had in this round.
-    source_begin: u64,
+    source_begin: SegmentNo,
     /// Places of the copy that nothing stands in, the lowest last.
     places: Vec<Place>,
     bytes: u64,
@@ -208,7 +209,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// Rounds until one is whole; returns how many it took.
     fn rounds(&mut self) -> Result<u32, CopyError> {
-        let (mut stuck, mut before) = (0, (0, 0, 0));
+        let (mut stuck, mut before) = (0, (0, SegmentNo::NONE, 0));
         for round in 1..=ROUNDS_MAX {
             let found = self.look()?;
             let is_settled = stuck >= STUCK_ROUNDS;
@@ -240,15 +241,15 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         }
         let mut found = read_segments(self.source, &superblock).map_err(|f| self.read_failed(f))?;
         take_stale(&mut found);
-        let kept: Vec<u64> =
-            without_replaced(&found).iter().map(|found| found.header.seg_no.get()).collect();
-        self.source_begin = kept.first().copied().unwrap_or(u64::MAX);
+        let kept: Vec<SegmentNo> =
+            without_replaced(&found).iter().map(|found| found.header.seg_no()).collect();
+        self.source_begin = kept.first().copied().unwrap_or(SegmentNo::new(u64::MAX));
         // What was freed before all of it was copied is of no use.
         let whole =
             self.placed.iter().filter(|(_, placed)| placed.is_closed).map(|(seg_no, _)| *seg_no);
-        let useful: Vec<u64> = whole.chain(kept.iter().copied()).collect();
+        let useful: Vec<SegmentNo> = whole.chain(kept.iter().copied()).collect();
         self.drop_all_but(&useful)?;
-        Ok(found.into_iter().filter(|found| kept.contains(&found.header.seg_no.get())).collect())
+        Ok(found.into_iter().filter(|found| kept.contains(&found.header.seg_no())).collect())
     }
 
     /// Brings what is found into the copy, from the first segment on.
@@ -256,11 +257,11 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         let newest = found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         if newest > self.superblock.last_epoch.get() {
             // An appliance opened it between our looks at the superblock and here.
-            return Ok(Round::Again(0, newest));
+            return Ok(Round::Again(SegmentNo::NONE, newest));
         }
         let (mut chain, mut expected) = self.freed();
         for (position, segment) in found.iter().enumerate() {
-            let (seg_no, base) = (segment.header.seg_no.get(), segment.header.base());
+            let (seg_no, base) = (segment.header.seg_no(), segment.header.base());
             if base != expected {
                 if position > 0 {
                     if self.mark_of(&found[position..])? <= expected.batch_seq {
@@ -286,14 +287,14 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         self.drop_all_but(&chain)?;
         if found.is_empty() && self.superblock.last_epoch.get() > 0 && !is_settled {
             // Of a log that is served: each was begun or freed as its place was read.
-            return Ok(Round::Again(0, 1));
+            return Ok(Round::Again(SegmentNo::NONE, 1));
         }
         // A roll waits for the closing index of the segment before the last: it is there by the next look.
         if let Some(open) = chain.iter().rev().skip(2).find(|seg_no| !self.placed[seg_no].is_closed)
         {
             return Ok(Round::Again(*open, 0));
         }
-        let begin = chain.first().copied().unwrap_or(0);
+        let begin = chain.first().copied().unwrap_or(SegmentNo::NONE);
         if std::mem::replace(&mut self.begin, begin) == begin {
             return Ok(Round::Whole);
         }
@@ -302,7 +303,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// What was copied of segments that were freed since: which, as far as they follow each other, and where
     /// they end.
-    fn freed(&self) -> (Vec<u64>, Base) {
+    fn freed(&self) -> (Vec<SegmentNo>, Base) {
         let (mut chain, mut expected) = (Vec::new(), Base::default());
         for (seg_no, placed) in self.placed.range(..self.source_begin) {
             if placed.header.base() != expected {

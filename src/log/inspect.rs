@@ -163,10 +163,10 @@ pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Res
                 intact: record.is_intact(),
             });
             go_on = row(BatchRow {
-                segment: header.seg_no.get(),
+                segment: header.seg_no().get(),
                 batch: batch.batch_seq(),
                 kind: batch.kind().name(),
-                disk_offset: segment + batch.log_off() - header.base_log_off.get(),
+                disk_offset: segment + (batch.log_off() - header.begin()),
                 bytes: batch.bytes(),
                 epoch: header.epoch.get(),
                 last_durable: batch.lac(),

@@ -71,6 +71,7 @@ use crate::wire::record::Signed;
 
 pub use batch::BatchView;
 pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts};
+pub use read::Located;
 pub use recovery::Witness;
 
 use buffers::Buffers;

@@ -8,6 +8,7 @@ use super::*;
 use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
 use crate::testing::disk::TestDisk;
+use crate::position::LogOffset;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -17,7 +18,7 @@ fn batch(batch_seq: u64) -> (Span, Cargo) {
     let memory_offset = usize::try_from(at).unwrap();
     let sealed = SealedBatch {
         batch_seq,
-        log_off: at,
+        log_off: LogOffset::new(at),
         content: batch_seq.is_multiple_of(2),
         marked: 0,
         chain: batch_seq * 7,
@@ -114,7 +115,7 @@ fn a_halted_queue_gives_nothing_out_though_it_is_written() {
 #[test]
 fn what_waits_for_a_batch_comes_due_with_it_and_not_before() {
     let (mut queue, mut disk) = submitted(6, 3);
-    let mut prefix = DurablePrefix::new(&Base::default(), 0);
+    let mut prefix = DurablePrefix::new(&Base::default(), LogOffset::default());
     for (batch_seq, next) in [(2, 5), (3, 6), (5, 9)] {
         prefix.note_next(batch_seq, StreamId(1), next);
     }
@@ -127,7 +128,7 @@ fn what_waits_for_a_batch_comes_due_with_it_and_not_before() {
             let Written::Batch(written) = written else { continue };
             prefix.advance(&written, 1);
             let seq = prefix.batch_seq();
-            assert_eq!(prefix.end(), (seq + 1) * BLOCK);
+            assert_eq!(prefix.end(), LogOffset::new((seq + 1) * BLOCK));
             let content = seq - seq % 2;
             assert_eq!(prefix.content(), (content, content * 7));
             let next = std::iter::from_fn(|| prefix.take_next()).map(|(_, next)| next);
@@ -149,7 +150,7 @@ fn a_batch_that_is_not_the_next_does_not_join_the_prefix() {
     queue.complete(&poll(&mut disk).unwrap()).unwrap();
     let Some(Written::Batch(written)) = queue.take_written() else { panic!("it is done") };
     let base = Base { batch_seq: 1, ..Base::default() };
-    DurablePrefix::new(&base, BLOCK).advance(&written, 1);
+    DurablePrefix::new(&base, LogOffset::new(BLOCK)).advance(&written, 1);
 }
 
 /// A catalog with producer 1 and a session of it.

@@ -41,14 +41,14 @@ fn check(writer: &Writer, times: &[Vec<u64>]) {
         let times = &times[usize::try_from(id).unwrap() - 1];
         for sequence in 1..=times.len() as u64 + 2 {
             let last = entries.iter().rev().find(|entry| entry.first_sequence.get() <= sequence);
-            let found = writer.log.locate(stream, sequence).1;
+            let found = writer.log.locate(stream, sequence).sequence;
             assert_eq!(Some(found), last.map(|entry| entry.first_sequence.get()), "{sequence}");
             let next = entries.iter().map(|entry| entry.first_sequence.get());
             let next = next.filter(|&first| first > sequence).min();
             assert_eq!(writer.log.next_indexed(stream, sequence), next, "{sequence}");
         }
         for unix_ns in (0..40_000).step_by(97) {
-            let (_, found) = writer.log.locate_time(stream, unix_ns);
+            let found = writer.log.locate_time(stream, unix_ns).sequence;
             let wanted = times.iter().position(|&time| time >= unix_ns);
             let wanted = wanted.map_or(u64::MAX, |index| index as u64 + 1);
             assert!(found <= wanted, "stream {id} at {unix_ns}: from {found}, {wanted} is wanted");
@@ -122,7 +122,7 @@ fn nothing_is_passed_over_by_time_when_the_clock_was_set_back_and_the_log_was_op
     }
     let writer = again(writer);
     for unix_ns in (0..70_000).step_by(5_000) {
-        let (_, found) = writer.log.locate_time(first, unix_ns);
+        let found = writer.log.locate_time(first, unix_ns).sequence;
         let wanted = times.iter().position(|&time| time >= unix_ns);
         let wanted = wanted.map_or(u64::MAX, |index| index as u64 + 1);
         assert!(found <= wanted, "at {unix_ns}: from {found}, {wanted} is wanted");

@@ -9,6 +9,7 @@ use crate::ids::StreamId;
 use crate::limits::{FLIGHTS_MAX, QUEUE_DEPTH_MAX, STREAMS_MAX, TRIMS_MAX};
 use crate::memory::resident;
 use crate::mutant::Mutant;
+use crate::position::LogOffset;
 
 const NO_BATCH: DurableBatch = DurableBatch {
     batch_seq: 0,
@@ -45,7 +46,7 @@ pub(super) struct DurablePrefix {
     /// The last batch of it.
     batch_seq: u64,
     /// Log offset behind that one.
-    end: u64,
+    end: LogOffset,
     /// When that became durable; 0 where recovery found it.
     since_ns: u64,
     /// The newest batch of it that holds records.
@@ -65,7 +66,7 @@ pub(super) struct DurablePrefix {
 
 impl DurablePrefix {
     /// That of a log as recovery finds it, where all that counts is durable; allocates what it will ever need.
-    pub(super) fn new(base: &Base, end: u64) -> Self {
+    pub(super) fn new(base: &Base, end: LogOffset) -> Self {
         Self {
             batch_seq: base.batch_seq,
             end,
@@ -88,7 +89,7 @@ impl DurablePrefix {
 
     /// Log offset behind that one.
     #[inline]
-    pub(super) fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> LogOffset {
         self.end
     }
 

@@ -9,13 +9,14 @@ use crate::limits::FLIGHTS_MAX;
 use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
+use crate::position::LogOffset;
 
 /// What a batch is that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SealedBatch {
     pub(super) batch_seq: u64,
     /// Where in the log.
-    pub(super) log_off: u64,
+    pub(super) log_off: LogOffset,
     /// Whether it holds records.
     pub(super) content: bool,
     /// The newest batch with records that was durable when its header was made.

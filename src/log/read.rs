@@ -5,12 +5,22 @@ use super::batch::{BatchDamage, BatchView};
 use crate::ids::StreamId;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::memory::Memory;
+use crate::position::LogOffset;
+
+/// Where to start looking for messages of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where in the log: they are in the batch there, or behind it.
+    pub log_off: LogOffset,
+    /// The stream's first sequence there.
+    pub sequence: u64,
+}
 
 impl Log {
     /// Behind the last durable batch.
     #[must_use]
     #[inline]
-    pub fn durable_end(&self) -> u64 {
+    pub fn durable_end(&self) -> LogOffset {
         self.prefix.end()
     }
 
@@ -24,14 +34,14 @@ impl Log {
     /// next one.
     #[must_use]
     #[inline]
-    pub fn skip_to_batch(&self, log_off: u64) -> u64 {
+    pub fn skip_to_batch(&self, log_off: LogOffset) -> LogOffset {
         self.segments.skip_to_batch(log_off)
     }
 
     /// The durable batch at `log_off`, when memory still holds it.
     #[must_use]
     #[inline]
-    pub fn batch_at<'a>(&self, memory: &'a Memory, log_off: u64) -> Option<BatchView<'a>> {
+    pub fn batch_at<'a>(&self, memory: &'a Memory, log_off: LogOffset) -> Option<BatchView<'a>> {
         if log_off >= self.prefix.end() || !self.tail.holds(log_off) {
             return None;
         }
@@ -48,7 +58,7 @@ impl Log {
     pub fn check_batch<'a>(
         &self,
         bytes: &'a [u8],
-        log_off: u64,
+        log_off: LogOffset,
     ) -> Result<BatchView<'a>, BatchDamage> {
         let live = self.segments.at(log_off).ok_or(BatchDamage::Header)?;
         BatchView::check(bytes, &live.key, log_off)
@@ -61,7 +71,7 @@ impl Log {
     pub fn trust_batch<'a>(
         &self,
         bytes: &'a [u8],
-        log_off: u64,
+        log_off: LogOffset,
     ) -> Result<BatchView<'a>, BatchDamage> {
         let live = self.segments.at(log_off).ok_or(BatchDamage::Header)?;
         BatchView::trust(bytes, &live.key, log_off)
@@ -72,36 +82,40 @@ impl Log {
     /// # Panics
     /// When the offset is in no segment that counts.
     #[must_use]
-    pub fn disk_offset(&self, log_off: u64) -> u64 {
+    pub fn disk_offset(&self, log_off: LogOffset) -> u64 {
         self.segments.disk_offset(log_off).expect("an offset that counts")
     }
 
     /// Durable bytes from `log_off` to the end of its segment.
     #[must_use]
-    pub fn readable_bytes(&self, log_off: u64) -> usize {
+    pub fn readable_bytes(&self, log_off: LogOffset) -> usize {
         let Some(live) = self.segments.at(log_off) else { return 0 };
         let geometry = self.segments.geometry();
-        let closed = live.end.map_or(u64::MAX, |end| geometry.log_off(live.seg_no, end.off));
-        let end = closed.min(self.prefix.end());
-        usize::try_from(end.saturating_sub(log_off)).expect("within a segment")
+        let closed = live.end.map(|end| geometry.log_off(live.seg_no, end.off));
+        let durable = self.prefix.end();
+        let end = closed.map_or(durable, |closed| closed.min(durable));
+        usize::try_from(end.bytes_since(log_off).unwrap_or(0)).expect("within a segment")
     }
 
-    /// Where to start looking for a sequence of a stream: a log offset, and the stream's first sequence
-    /// there.
+    /// Where to start looking for a sequence of a stream.
     #[must_use]
-    pub fn locate(&self, stream: StreamId, sequence: u64) -> (u64, u64) {
+    pub fn locate(&self, stream: StreamId, sequence: u64) -> Located {
         let durable_next = self.durable_next(stream);
         let found = self.segments.locate(stream, sequence, durable_next);
-        found.unwrap_or_else(|| (self.prefix.end(), durable_next))
+        found.unwrap_or_else(|| self.located_at_end(durable_next))
     }
 
     /// The same for the first message received at or after a Unix time. Where the clock was set back, for the
     /// first of those that bear such a time: nothing that was received later is passed over.
     #[must_use]
-    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> (u64, u64) {
+    pub fn locate_time(&self, stream: StreamId, unix_ns: u64) -> Located {
         let durable_next = self.durable_next(stream);
         let found = self.segments.locate_time(stream, unix_ns, durable_next);
-        found.unwrap_or_else(|| (self.prefix.end(), durable_next))
+        found.unwrap_or_else(|| self.located_at_end(durable_next))
+    }
+
+    fn located_at_end(&self, durable_next: u64) -> Located {
+        Located { log_off: self.prefix.end(), sequence: durable_next }
     }
 
     fn durable_next(&self, stream: StreamId) -> u64 {

@@ -22,6 +22,7 @@ use super::{Log, LogFault};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
+use crate::position::SegmentNo;
 
 use chain::{Chain, Gap};
 pub(super) use chain::{check_chain, mark_of};
@@ -153,7 +154,7 @@ pub(super) fn read_segments<D: Disk>(
         let is_closed = closing.is_some();
         found.push(Found { header, closing, is_closed });
     }
-    found.sort_by_key(|found| found.header.seg_no.get());
+    found.sort_by_key(|found| found.header.seg_no());
     Ok(found)
 }
 
@@ -236,12 +237,12 @@ pub(super) fn read_log<D: Disk>(
 fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Result<(), OpenError> {
     let segments = read.found.iter().map(|found| {
         let (_, entries) = found.closing.as_ref().expect("what is kept is closed");
-        (found.header.seg_no.get(), entries.as_slice())
+        (found.header.seg_no(), entries.as_slice())
     });
     let Some((id, first, last)) = read.catalog.kept_in(segments) else { return Ok(()) };
     let begin = read.found.first().map(|found| found.header);
     let gap = gap.unwrap_or_default();
-    let seg_no = begin.map_or(0, |header| header.seg_no.get() - 1);
+    let seg_no = begin.map_or(SegmentNo::NONE, |header| header.seg_no().before());
     let name =
         read.catalog.streams().get(id).map_or_else(String::new, |stream| stream.name.clone());
     Err(OpenError::Damaged(Box::new(Damaged {
@@ -395,7 +396,7 @@ fn look_at<D: Disk>(
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {
             name,
-            seg_no: header.seg_no.get(),
+            seg_no: header.seg_no(),
             disk_offset,
             batches: (next, last),
             streams,

@@ -8,6 +8,7 @@ use super::queue::{Cargo, Span};
 use super::segment::{End, write_closing};
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
+use crate::position::SegmentNo;
 
 impl Log {
     /// Seals the open batch and puts it into the queue.
@@ -72,7 +73,7 @@ impl Log {
         let seg_no = if new_epoch { segments.first_seg_no() } else { segments.next_seg_no() };
         let salt = self.segment_salt(seg_no);
         let base = self.tail.base();
-        let header = self.segments.begin(&self.superblock, (seg_no, salt), base, unix_ns);
+        let header = self.segments.begin(&self.superblock, seg_no, salt, base, unix_ns);
         memory.bytes_mut(self.buffers.header()).copy_from_slice(header.as_bytes());
         let geometry = *self.segments.geometry();
         let segment = geometry.segment(header.place());
@@ -91,8 +92,8 @@ impl Log {
 
     /// A segment's salt: from the log's secret, the epoch and the segment's number. Two epochs that each took a
     /// number for free, not seeing the other's segment, have two salts.
-    fn segment_salt(&self, seg_no: u64) -> u64 {
-        let seed = seg_no ^ self.epoch().0.rotate_left(32);
+    fn segment_salt(&self, seg_no: SegmentNo) -> u64 {
+        let seed = seg_no.get() ^ self.epoch().0.rotate_left(32);
         xxhash_rust::xxh3::xxh3_64_with_seed(&self.superblock.salt, seed)
     }
 

@@ -5,6 +5,7 @@ use super::segment::{Base, End, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
+use crate::position::LogOffset;
 
 /// Bytes read at once; the memory of any disk is at least so large.
 pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
@@ -66,7 +67,7 @@ pub(super) fn walk<D: Disk>(
         read(disk, segment + end.off, chunk)?;
         let mut at = 0;
         let damage = loop {
-            let log_off = header.base_log_off.get() + end.off;
+            let log_off = header.begin() + end.off;
             let bytes = disk.memory().bytes(at..chunk);
             let batch = match BatchView::check(bytes, &key, log_off) {
                 Ok(batch) => batch,
@@ -116,7 +117,7 @@ pub(super) fn look_ahead<D: Disk>(
 }
 
 /// What a block is shown to: the bytes from it to the end of the chunk, the key, its log offset.
-pub(super) type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, u64) + 'a;
+pub(super) type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, LogOffset) + 'a;
 
 /// Shows every block of a segment's data between two offsets to `visit`.
 ///
@@ -145,7 +146,7 @@ pub(super) fn for_each_block<D: Disk>(
             if off + at as u64 >= limit {
                 break;
             }
-            let log_off = header.base_log_off.get() + off + at as u64;
+            let log_off = header.begin() + (off + at as u64);
             visit(disk.memory().bytes(at..chunk), &key, log_off);
         }
         off += shown as u64;

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::batch::SegmentKey;
 use super::superblock::{AREA_OFFSET, Superblock};
 use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
+use crate::position::{LogOffset, SegmentNo};
 
 const MAGIC: [u8; 8] = *b"BLSEGMT\x01";
 const CLOSING_MAGIC: [u8; 8] = *b"BLCLOSE\x01";
@@ -36,11 +37,11 @@ pub struct SegmentHeader {
     pub shard: U32,
     version: U32,
     /// Counts the shard's segments, never reused.
-    pub seg_no: U64,
+    seg_no: U64,
     /// The epoch it was granted to.
     pub epoch: U64,
     /// Log offset of its first byte.
-    pub base_log_off: U64,
+    base_log_off: U64,
     /// The last batch before it.
     pub base_batch_seq: U64,
     /// Messages of the shard before it.
@@ -112,7 +113,7 @@ impl std::fmt::Display for Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
     /// Its number.
-    pub seg_no: u64,
+    pub seg_no: SegmentNo,
     /// Where on the disk.
     pub place: Place,
     /// The epoch it is granted to.
@@ -138,7 +139,7 @@ impl SegmentHeader {
             version: 1.into(),
             seg_no: seg_no.into(),
             epoch: epoch.into(),
-            base_log_off: (seg_no * superblock.segment_bytes()).into(),
+            base_log_off: Geometry::of(superblock).log_off(seg_no, 0).into(),
             base_batch_seq: base.batch_seq.into(),
             base_message: base.message.into(),
             base_chain: base.chain.into(),
@@ -157,7 +158,7 @@ impl SegmentHeader {
 
     /// The same with the segment before it, and the place that its epoch takes next.
     #[must_use]
-    pub fn linked(mut self, prev_seg_no: u64, next: Option<Place>) -> Self {
+    pub fn linked(mut self, prev_seg_no: SegmentNo, next: Option<Place>) -> Self {
         self.prev_seg_no = prev_seg_no.into();
         self.next_place = next.map_or(0, |place| place.0 + 1).into();
         self.checksum = self.checksum_now();
@@ -173,10 +174,25 @@ impl SegmentHeader {
         self
     }
 
+    /// Its number.
+    #[must_use]
+    #[inline]
+    pub fn seg_no(&self) -> SegmentNo {
+        SegmentNo::new(self.seg_no.get())
+    }
+
+    /// Log offset of its first byte.
+    #[must_use]
+    #[inline]
+    pub fn begin(&self) -> LogOffset {
+        LogOffset::new(self.base_log_off.get())
+    }
+
     /// The segment before it in the log, where it says.
     #[must_use]
-    pub fn prev_seg_no(&self) -> Option<u64> {
-        Some(self.prev_seg_no.get()).filter(|&seg_no| seg_no > 0)
+    pub fn prev_seg_no(&self) -> Option<SegmentNo> {
+        let seg_no = SegmentNo::new(self.prev_seg_no.get());
+        (seg_no != SegmentNo::NONE).then_some(seg_no)
     }
 
     /// The place that its epoch takes next, where it says.
@@ -243,7 +259,7 @@ impl SegmentHeader {
         SegmentKey {
             log_tag: xxh3_64_with_seed(&superblock.cluster, shard),
             epoch: self.epoch.get(),
-            seg_no: self.seg_no.get(),
+            seg_no: self.seg_no(),
             salt: self.salt.get(),
             chain_salt: u64::from_le_bytes(chain_salt.try_into().expect("8 bytes")),
         }
@@ -293,30 +309,30 @@ impl Geometry {
     /// The segment a log offset is in.
     #[must_use]
     #[inline]
-    pub fn seg_no(&self, log_off: u64) -> u64 {
-        log_off / self.segment_bytes
+    pub fn seg_no(&self, log_off: LogOffset) -> SegmentNo {
+        SegmentNo::new(log_off.get() / self.segment_bytes)
     }
 
     /// A log offset's offset in its segment.
     #[must_use]
     #[inline]
-    pub fn within(&self, log_off: u64) -> u64 {
-        log_off % self.segment_bytes
+    pub fn within(&self, log_off: LogOffset) -> u64 {
+        log_off.get() % self.segment_bytes
     }
 
     /// The log offset of an offset in a segment.
     #[must_use]
     #[inline]
-    pub fn log_off(&self, seg_no: u64, off: u64) -> u64 {
-        seg_no * self.segment_bytes + off
+    pub fn log_off(&self, seg_no: SegmentNo, off: u64) -> LogOffset {
+        LogOffset::new(seg_no.get() * self.segment_bytes) + off
     }
 
     /// Where a log offset is, as an index tells places apart.
     #[must_use]
-    pub fn spot(&self, log_off: u64) -> Spot {
+    pub fn spot(&self, log_off: LogOffset) -> Spot {
         Spot {
-            granule: log_off / (self.segment_bytes / GRANULES),
-            segment_granule: self.seg_no(log_off) * GRANULES,
+            granule: log_off.get() / (self.segment_bytes / GRANULES),
+            segment_granule: self.seg_no(log_off).get() * GRANULES,
             block: self.within(log_off) / BLOCK_BYTES as u64,
         }
     }

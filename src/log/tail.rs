@@ -12,6 +12,7 @@ use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, STREAMS_MAX};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
+use crate::position::LogOffset;
 use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, record_bytes};
 
 /// The batch that is being filled.
@@ -31,17 +32,17 @@ struct OpenBatch {
 pub(super) struct Tail {
     buffers: Buffers,
     /// Log offset at which the open batch begins.
-    at: u64,
+    at: LogOffset,
     /// Log offset at which batches of the current segment end at the latest.
-    limit: u64,
+    limit: LogOffset,
     open: OpenBatch,
     /// The number of the open batch.
     batch_seq: u64,
     /// What it goes on from: the chain value before it, and messages before it.
     chain: u64,
     messages: u64,
-    /// Log offset from which on memory holds the log.
-    memory_from: u64,
+    /// Log offset from which on memory holds the log; `None` where it holds nothing.
+    memory_from: Option<LogOffset>,
     /// Streams with messages in the open batch.
     touched: Vec<StreamId>,
     /// The "last durable" of the newest header.
@@ -52,7 +53,7 @@ pub(super) struct Tail {
 
 impl Tail {
     /// That of a log as recovery finds it, of which no segment is being written; allocates what it will ever need.
-    pub(super) fn new(buffers: Buffers, base: &Base, end: u64) -> Self {
+    pub(super) fn new(buffers: Buffers, base: &Base, end: LogOffset) -> Self {
         Self {
             buffers,
             at: end,
@@ -61,7 +62,7 @@ impl Tail {
             batch_seq: base.batch_seq + 1,
             chain: base.chain,
             messages: base.message,
-            memory_from: u64::MAX,
+            memory_from: None,
             touched: Vec::with_capacity(STREAMS_MAX),
             told_durable: base.batch_seq,
             content_seq: base.batch_seq,
@@ -72,7 +73,7 @@ impl Tail {
     ///
     /// # Panics
     /// When something was appended that is not sealed.
-    pub(super) fn begin(&mut self, at: u64, limit: u64) {
+    pub(super) fn begin(&mut self, at: LogOffset, limit: LogOffset) {
         assert_eq!(self.open.body_len, 0, "the open batch is sealed before a roll");
         (self.at, self.limit) = (at, limit);
         // What is blank behind the segment before says nothing of this one's blocks.
@@ -81,12 +82,12 @@ impl Tail {
 
     /// Memory holds the log from here on.
     pub(super) fn hold_from_here(&mut self) {
-        self.memory_from = self.at;
+        self.memory_from = Some(self.at);
     }
 
     /// Log offset at which the open batch begins.
     #[inline]
-    pub(super) fn at(&self) -> u64 {
+    pub(super) fn at(&self) -> LogOffset {
         self.at
     }
 
@@ -131,9 +132,10 @@ impl Tail {
 
     /// Whether memory holds what stands at a log offset of the tail or before it.
     #[inline]
-    pub(super) fn holds(&self, log_off: u64) -> bool {
+    pub(super) fn holds(&self, log_off: LogOffset) -> bool {
         let overwritten_to = self.at + BATCH_BYTES_MAX as u64;
-        log_off >= self.memory_from && log_off + self.buffers.ring_bytes() as u64 >= overwritten_to
+        let is_held = self.memory_from.is_some_and(|from| log_off >= from);
+        is_held && log_off + self.buffers.ring_bytes() as u64 >= overwritten_to
     }
 
     /// Whether batches with records are durable of which no header says so.

@@ -299,9 +299,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
         }
     }
     // The newest batch only says that those before it are durable: nobody vouches for it yet.
-    let last = writer.log.durable_end()
-        - block
-        - writer.log.segments.current().seg_no * geometry.segment_bytes;
+    let last = geometry.within(writer.log.durable_end()) - block;
     let start = geometry.segment(writer.log.segments.current().place);
     for range in &mut ranges {
         if range.0 == start {
@@ -320,7 +318,7 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
         while writer.poll() {}
     }
     writer.settle();
-    let log_off = writer.log.locate(StreamId(1), 1).0;
+    let log_off = writer.log.locate(StreamId(1), 1).log_off;
     let at = usize::try_from(writer.log.disk_offset(log_off)).unwrap();
     // The first message has a batch of its own, and so have the others.
     let mut image = writer.disk.image();
@@ -470,7 +468,7 @@ fn old_contents_and_forged_batches_are_never_taken_for_batches() {
     let mut writer = Writer::open(TestDisk::with(old, 2));
     writer.next_seq = 301;
     let start =
-        usize::try_from(writer.log.disk_offset(writer.log.locate(StreamId(1), 1).0)).unwrap();
+        usize::try_from(writer.log.disk_offset(writer.log.locate(StreamId(1), 1).log_off)).unwrap();
     let mut forged = vec![0; 2 * BLOCK_BYTES - 128 - 48];
     let room = forged.len();
     forged[room - BLOCK_BYTES..].copy_from_slice(&writer.disk.media()[start..start + BLOCK_BYTES]);

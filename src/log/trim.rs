@@ -84,7 +84,7 @@ impl Log {
     /// A trim whose record is durable takes effect.
     pub(super) fn apply_trim(&mut self, id: StreamId, first: u64) {
         // Where the index says, or before: what is kept is in that segment at the earliest.
-        let (log_off, _) = self.locate(id, first);
+        let log_off = self.locate(id, first).log_off;
         self.catalog.trim_durable(id, first, self.segments.geometry().seg_no(log_off));
         self.segments.look_again();
     }

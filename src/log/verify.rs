@@ -17,6 +17,7 @@ use super::recovery::{
 use super::segment::{Base, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::Disk;
+use crate::position::SegmentNo;
 
 /// Sequences of a stream that are damaged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,7 +83,7 @@ pub fn verify<D: Disk>(
         expected: Base::default(),
         messages_end: Base::default(),
         has_content: false,
-        kept_from: Some(0),
+        kept_from: Some(SegmentNo::NONE),
         begins_later: false,
     };
     verifier.check_copies(disk);
@@ -102,17 +103,17 @@ pub fn verify<D: Disk>(
     // What a crash left behind batches that never became durable is no damage: opening drops it.
     let mut chain = read_segments(disk, &superblock).map_err(device)?;
     take_stale(&mut chain);
-    let gone: BTreeSet<u64> = match check_chain(disk, &superblock, &mut chain) {
+    let gone: BTreeSet<SegmentNo> = match check_chain(disk, &superblock, &mut chain) {
         Ok(chain) => {
             let trimmed = if begin_missing { &[] } else { chain.trimmed.as_slice() };
             let gone = chain.dropped.iter().chain(trimmed);
-            gone.map(|header| header.seg_no.get()).collect()
+            gone.map(SegmentHeader::seg_no).collect()
         }
         Err(OpenError::Damaged(_)) => BTreeSet::new(),
         Err(error) => return Err(error),
     };
     let mut kept = without_replaced(&found);
-    kept.retain(|found| !gone.contains(&found.header.seg_no.get()));
+    kept.retain(|found| !gone.contains(&found.header.seg_no()));
     if !begin_missing {
         verifier.begin_at(kept.first().map(|first| &first.header));
     }
@@ -177,7 +178,7 @@ struct Verifier {
     /// The segment at hand holds messages or streams.
     has_content: bool,
     /// Segments with a lower number hold nothing that is kept; they may be half wiped.
-    kept_from: Option<u64>,
+    kept_from: Option<SegmentNo>,
     /// The log's beginning was trimmed, and the checkpoint that tells how far was not read yet.
     begins_later: bool,
 }

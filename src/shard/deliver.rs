@@ -6,12 +6,13 @@ use crate::disk::{Disk, Io, Operation};
 use crate::fanout::{Begin, Cursor, DATA_FRAME_BYTES_MIN, DataFrame, Packed, Step, Stop};
 use crate::fired::Timer;
 use crate::limits::{BATCH_BYTES_MAX, BATCHES_A_TURN, DATAGRAMS_A_TURN, SUBSCRIPTIONS_A_TURN};
-use crate::log::Log;
 use crate::log::batch::BatchDamage;
+use crate::log::{Located, Log};
 use crate::memory::Memory;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
+use crate::position::LogOffset;
 use crate::session::table::Phase;
 use crate::wire::control::{ErrorCode, Heartbeat, sizes};
 use crate::wire::frame::Kind;
@@ -26,7 +27,7 @@ const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
 /// What the cursor points at.
 enum Found<'a> {
     /// A batch, and where the next one begins.
-    Batch { body: &'a [u8], next: u64 },
+    Batch { body: &'a [u8], next: LogOffset },
     /// It has to be read from the disk first.
     NotHere,
     /// It is not what it should be.
@@ -308,7 +309,7 @@ impl<D: Disk> Stations<D> {
 /// Puts a cursor where what it wants is to be found.
 pub(super) fn locate(log: &Log, cursor: &mut Cursor) {
     let stream = cursor.stream();
-    let (log_off, sequence) = match cursor.wanted() {
+    let Located { log_off, sequence } = match cursor.wanted() {
         Begin::Time(unix_ns) => log.locate_time(stream, unix_ns),
         Begin::Sequence(next) => log.locate(stream, next),
     };

@@ -28,6 +28,7 @@ use crate::log::segment::{Place, SegmentHeader};
 use crate::log::superblock::Superblock;
 use crate::log::verify::verify;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
+use crate::position::{LogOffset, SegmentNo};
 use crate::random::Random;
 use crate::wire::frame::Kind;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse, samples};
@@ -345,13 +346,15 @@ fn superblock(bytes: &[u8]) {
 /// Bytes as a batch of a segment that is known.
 fn batch(bytes: &[u8]) {
     for seg_no in 1..3 {
+        let log_off = LogOffset::new(seg_no << 20);
+        let seg_no = SegmentNo::new(seg_no);
         let key = SegmentKey { log_tag: 1, epoch: 1, seg_no, salt: 7, chain_salt: 9 };
-        if let Ok(batch) = BatchView::check(bytes, &key, seg_no << 20) {
+        if let Ok(batch) = BatchView::check(bytes, &key, log_off) {
             for record in batch.records() {
                 assert!(record.payload.len() <= bytes.len(), "records lie within their batch");
             }
         }
-        let _ = BatchView::peek(bytes, &key, seg_no << 20);
+        let _ = BatchView::peek(bytes, &key, log_off);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::client::Receipt;
 use crate::fanout::DATA_FRAME_BYTES_MIN;
 use crate::ids::{Durability, ProducerId, StreamId};
+use crate::position::LogOffset;
 use crate::wire::DATAGRAM_HEADER_BYTES;
 use crate::wire::record::{Record, record_bytes};
 
@@ -62,7 +63,7 @@ pub struct Oracle {
     /// Streams that somebody was told of, by name.
     streams: BTreeMap<String, StreamId>,
     epoch: u64,
-    durable_end: u64,
+    durable_end: LogOffset,
     /// Messages delivered to all consumers.
     pub delivered: u64,
 }
@@ -218,10 +219,11 @@ impl Oracle {
     ///
     /// # Errors
     /// O5 when either goes back.
-    pub fn serves(&mut self, epoch: u64, durable_end: u64) -> Checked {
+    pub fn serves(&mut self, epoch: u64, durable_end: LogOffset) -> Checked {
         if epoch < self.epoch || (epoch == self.epoch && durable_end < self.durable_end) {
-            let before = (self.epoch, self.durable_end);
-            return violation("O5", format!("{before:?} before, {:?} now", (epoch, durable_end)));
+            let before = (self.epoch, self.durable_end.get());
+            let now = (epoch, durable_end.get());
+            return violation("O5", format!("{before:?} before, {now:?} now"));
         }
         (self.epoch, self.durable_end) = (epoch, durable_end);
         Ok(())
@@ -235,7 +237,7 @@ impl Oracle {
         if epoch <= self.epoch {
             return violation("O5", format!("epoch {epoch} opened after {}", self.epoch));
         }
-        (self.epoch, self.durable_end) = (epoch, 0);
+        (self.epoch, self.durable_end) = (epoch, LogOffset::default());
         Ok(())
     }
 
@@ -481,8 +483,8 @@ mod tests {
     fn o5_sees_time_go_back() {
         let mut oracle = oracle();
         caught("O5", oracle.opened(1));
-        oracle.serves(1, 100).unwrap();
-        caught("O5", oracle.serves(1, 99));
+        oracle.serves(1, LogOffset::new(100)).unwrap();
+        caught("O5", oracle.serves(1, LogOffset::new(99)));
         caught("O5", oracle.acknowledged(0, 1, &receipt(1, 2)));
     }
 

@@ -11,6 +11,7 @@ use super::ControlError;
 use super::recovery::RecoveredMessage;
 use super::segment::{IndexEntry, Spot};
 use crate::ids::{ProducerId, StreamId};
+use crate::position::SegmentNo;
 use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
@@ -87,7 +88,7 @@ impl Catalog {
     }
 
     /// What is kept of a stream begins in this segment, if nothing of it is kept so far.
-    pub(super) fn keep_in(&mut self, id: StreamId, seg_no: u64) {
+    pub(super) fn keep_in(&mut self, id: StreamId, seg_no: SegmentNo) {
         self.streams.keep_in(id, seg_no);
     }
 
@@ -118,7 +119,7 @@ impl Catalog {
     }
 
     /// That record is durable: what is kept begins at `first`, in no segment before `seg_no`.
-    pub(super) fn trim_durable(&mut self, id: StreamId, first: u64, seg_no: u64) {
+    pub(super) fn trim_durable(&mut self, id: StreamId, first: u64, seg_no: SegmentNo) {
         self.streams.trim_durable(id, first, seg_no);
     }
 
@@ -171,7 +172,7 @@ impl Catalog {
     /// Notes for each stream in which of several segments its kept messages begin: see [`Streams::kept_in`].
     pub(super) fn kept_in<'a>(
         &mut self,
-        segments: impl Iterator<Item = (u64, &'a [IndexEntry])>,
+        segments: impl Iterator<Item = (SegmentNo, &'a [IndexEntry])>,
     ) -> Option<(StreamId, u64, u64)> {
         self.streams.kept_in(segments)
     }

@@ -3,13 +3,14 @@
 use crate::ids::StreamId;
 use crate::limits::STREAMS_MAX;
 use crate::log::segment::{INDEX_ENTRIES, IndexEntry, Spot};
+use crate::position::SegmentNo;
 
 /// Entries of a segment's index up to which a stream gets a second one there: the last places are for streams that
 /// are not in it yet.
 const ENTRIES_FOR_ALL: usize = INDEX_ENTRIES - STREAMS_MAX;
 
 /// The segment of a stream of which nothing is kept.
-const NO_SEGMENT: u64 = u64::MAX;
+const NO_SEGMENT: SegmentNo = SegmentNo::new(u64::MAX);
 
 /// One stream. Only `Streams` changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct StreamFacts {
     /// The same as `first_sequence` by the newest record, durable or not: what a checkpoint behind it says.
     first_recorded: u64,
     /// The oldest segment that may hold something kept; [`NO_SEGMENT`] when nothing is.
-    first_segment: u64,
+    first_segment: SegmentNo,
     /// The batch of the record that made it; 0 where recovery found it.
     created_batch: u64,
     /// The newest time any of its messages bears: it never goes back, unlike the host's clock.
@@ -188,7 +189,7 @@ impl Streams {
     }
 
     /// What is kept of a stream begins in this segment, if nothing of it is kept so far.
-    pub(super) fn keep_in(&mut self, id: StreamId, seg_no: u64) {
+    pub(super) fn keep_in(&mut self, id: StreamId, seg_no: SegmentNo) {
         let stream = self.known(id);
         if stream.first_segment == NO_SEGMENT {
             stream.first_segment = seg_no;
@@ -237,7 +238,7 @@ impl Streams {
 
     /// That record is durable: what is kept begins at `first`, in no segment before `seg_no`, which counts only where
     /// something is kept.
-    pub(super) fn trim_durable(&mut self, id: StreamId, first: u64, seg_no: u64) {
+    pub(super) fn trim_durable(&mut self, id: StreamId, first: u64, seg_no: SegmentNo) {
         let stream = self.known(id);
         let keeps = first < stream.next_sequence;
         stream.first_sequence = stream.first_sequence.max(first);
@@ -251,7 +252,7 @@ impl Streams {
     }
 
     /// The oldest segment of which something is kept.
-    pub(in crate::log) fn kept_from(&self) -> Option<u64> {
+    pub(in crate::log) fn kept_from(&self) -> Option<SegmentNo> {
         self.keepers().map(|stream| stream.first_segment).min()
     }
 
@@ -269,7 +270,7 @@ impl Streams {
     /// there, since only what was trimmed is ever freed.
     pub(super) fn kept_in<'a>(
         &mut self,
-        segments: impl Iterator<Item = (u64, &'a [IndexEntry])>,
+        segments: impl Iterator<Item = (SegmentNo, &'a [IndexEntry])>,
     ) -> Option<(StreamId, u64, u64)> {
         let mut from = vec![(NO_SEGMENT, 0); self.streams.len()];
         for (seg_no, entries) in segments {

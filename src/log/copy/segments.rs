@@ -11,16 +11,17 @@ use crate::log::create::{clear, disk_bytes_of};
 use crate::log::recovery::Found;
 use crate::log::scan::{CHUNK_BYTES, Stop, walk};
 use crate::log::segment::{End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
+use crate::position::SegmentNo;
 
 impl<S: Disk, T: Disk> Copier<'_, S, T> {
     /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
     /// of it is there.
     pub(super) fn bring(&mut self, segment: &Found) -> Result<(End, bool), CopyError> {
-        let seg_no = segment.header.seg_no.get();
+        let seg_no = segment.header.seg_no();
         let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
         if closed > 0 && self.placed.get(&seg_no).is_some_and(|p| p.end.base.batch_seq > closed) {
             // It was closed before what had arrived behind its end; that does not count.
-            let others: Vec<u64> =
+            let others: Vec<SegmentNo> =
                 self.placed.keys().copied().filter(|&one| one != seg_no).collect();
             self.drop_all_but(&others)?;
         }
@@ -57,7 +58,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         if self.places.is_empty()
             && let Some((&freed, _)) = self.placed.range(..self.source_begin).next()
         {
-            let others: Vec<u64> =
+            let others: Vec<SegmentNo> =
                 self.placed.keys().copied().filter(|&one| one != freed).collect();
             self.drop_all_but(&others)?;
         }
@@ -133,8 +134,8 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// Takes segments out of the copy: their headers, and their batches too, since the same segment may come
     /// again with fewer.
-    pub(super) fn drop_all_but(&mut self, kept: &[u64]) -> Result<(), CopyError> {
-        let gone: Vec<u64> =
+    pub(super) fn drop_all_but(&mut self, kept: &[SegmentNo]) -> Result<(), CopyError> {
+        let gone: Vec<SegmentNo> =
             self.placed.keys().filter(|seg_no| !kept.contains(seg_no)).copied().collect();
         for seg_no in gone {
             let placed = self.placed.remove(&seg_no).expect("a key of the map");

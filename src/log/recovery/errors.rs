@@ -7,6 +7,7 @@ use crate::disk::DiskFault;
 use crate::log::LogFault;
 use crate::log::shares::shards;
 use crate::log::superblock::{CopyDamage, FORMAT, Superblock, other_release};
+use crate::position::SegmentNo;
 
 /// Why a log was not opened. Nothing was written.
 #[derive(Debug, displaydoc::Display, thiserror::Error)]
@@ -153,8 +154,8 @@ impl OpenError {
 pub struct Damaged {
     /// The disk.
     pub name: String,
-    /// Segment, or 0 where a whole one is missing.
-    pub seg_no: u64,
+    /// Segment; that of the last one missing where whole ones are.
+    pub seg_no: SegmentNo,
     /// Disk offset of the first batch that is not what it should be.
     pub disk_offset: u64,
     /// Batches that are missing: the first, and the last that is known to have been promised.

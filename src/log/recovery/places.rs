@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use super::Found;
 use crate::log::segment::{Place, SegmentHeader};
 use crate::log::superblock::Superblock;
+use crate::position::SegmentNo;
 
 /// Takes segments out that the log has passed by: each one names the one before it, and what stands between
 /// was begun by an earlier epoch that did not come to anything, or arrived when the log went on without it.
@@ -18,7 +19,7 @@ pub(in crate::log) fn take_stale(found: &mut Vec<Found>) -> Vec<SegmentHeader> {
     let (mut kept, mut stale) = (Vec::with_capacity(found.len()), Vec::new());
     let mut before = None;
     for segment in found.drain(..).rev() {
-        if before.is_some_and(|seg_no| segment.header.seg_no.get() > seg_no) {
+        if before.is_some_and(|seg_no| segment.header.seg_no() > seg_no) {
             stale.push(segment.header);
         } else {
             before = segment.header.prev_seg_no();
@@ -34,7 +35,7 @@ pub(in crate::log) fn take_stale(found: &mut Vec<Found>) -> Vec<SegmentHeader> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Begun {
     /// The highest number.
-    pub(super) seg_no: u64,
+    pub(super) seg_no: SegmentNo,
     /// Its place; `None` before there is any, and in a copy of a log.
     place: Option<Place>,
     /// Places that were promised to a segment.
@@ -45,13 +46,13 @@ impl Begun {
     /// Of all headers that are there, and the superblock's word.
     pub(super) fn of(superblock: &Superblock, headers: &[SegmentHeader]) -> Self {
         let mut begun = Self {
-            seg_no: superblock.begun_seg_no.get(),
+            seg_no: SegmentNo::new(superblock.begun_seg_no.get()),
             place: superblock.begun_place.get().checked_sub(1).map(Place::new),
             promised: Vec::new(),
         };
         for header in headers {
-            if header.seg_no.get() >= begun.seg_no {
-                begun.seg_no = header.seg_no.get();
+            if header.seg_no() >= begun.seg_no {
+                begun.seg_no = header.seg_no();
                 begun.place = Some(header.place());
             }
             begun.promised.extend(header.next_place());
@@ -95,6 +96,7 @@ mod tests {
     }
 
     fn header(seg_no: u64, place: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
+        let (seg_no, prev) = (SegmentNo::new(seg_no), SegmentNo::new(prev));
         let (place, base) = (Place::new(place), Base::default());
         let grant = Grant { seg_no, place, epoch: 1, base, joins: 0, salt: 7 };
         SegmentHeader::new(&superblock(), &grant, 0).linked(prev, next.map(Place::new))
@@ -108,8 +110,11 @@ mod tests {
     fn what_the_newest_segments_pass_by_is_stale() {
         let links = [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (7, 4), (8, 7)];
         let mut all = links.map(|(seg_no, prev)| found(&header(seg_no, seg_no, prev, None))).into();
-        let stale: Vec<u64> = take_stale(&mut all).iter().map(|h| h.seg_no.get()).collect();
-        let kept: Vec<u64> = all.iter().map(|found| found.header.seg_no.get()).collect();
+        let numbers = |headers: &[SegmentHeader]| -> Vec<u64> {
+            headers.iter().map(|header| header.seg_no().get()).collect()
+        };
+        let stale = numbers(&take_stale(&mut all));
+        let kept = numbers(&all.iter().map(|found| found.header).collect::<Vec<_>>());
         assert_eq!(
             (kept.as_slice(), stale.as_slice()),
             ([1, 2, 4, 7, 8].as_slice(), [5, 3].as_slice())
@@ -127,14 +132,14 @@ mod tests {
         assert_eq!(order(&begun, &[], &[]), [0, 1, 2, 3, 4, 5, 6, 7], "nothing is known");
         let headers = [header(1, 0, 0, Some(1)), header(2, 1, 1, Some(2))];
         let begun = Begun::of(&superblock(), &headers);
-        assert_eq!(begun.seg_no, 2);
+        assert_eq!(begun.seg_no, SegmentNo::new(2));
         assert_eq!(order(&begun, &[0, 1], &[]), [3, 4, 5, 6, 7, 2], "the next was promised");
         assert_eq!(order(&begun, &[0], &[1]), [3, 4, 5, 6, 7, 2, 1], "the newest is wiped");
         let mut superblock = superblock();
         superblock.begun_seg_no = 4.into();
         superblock.begun_place = (3 + 1).into();
         let begun = Begun::of(&superblock, &headers);
-        assert_eq!(begun.seg_no, 4, "of which no header has arrived");
+        assert_eq!(begun.seg_no, SegmentNo::new(4), "of which no header has arrived");
         assert_eq!(order(&begun, &[0, 1], &[]), [4, 5, 6, 7, 2, 3]);
     }
 }

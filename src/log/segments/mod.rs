@@ -13,13 +13,14 @@ use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Plac
 use super::superblock::Superblock;
 use crate::limits::{BLOCK_BYTES, RESERVED_SEGMENTS};
 use crate::memory::resident;
+use crate::position::{LogOffset, SegmentNo};
 
 use places::StreamPlaces;
 
 /// A segment that counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Live {
-    pub(super) seg_no: u64,
+    pub(super) seg_no: SegmentNo,
     pub(super) place: Place,
     pub(super) key: SegmentKey,
     pub(super) base: Base,
@@ -33,7 +34,7 @@ impl Live {
     /// That of a header, closed where it has an end.
     pub(super) fn new(header: &SegmentHeader, superblock: &Superblock, end: Option<End>) -> Self {
         Self {
-            seg_no: header.seg_no.get(),
+            seg_no: header.seg_no(),
             place: header.place(),
             key: header.key(superblock),
             base: header.base(),
@@ -65,7 +66,7 @@ pub(super) struct Recovered {
     /// Places that are free, the next to use first.
     pub(super) free: VecDeque<Place>,
     /// The highest number that is known to have been given to a segment, be it not kept.
-    pub(super) known_seg_no: u64,
+    pub(super) known_seg_no: SegmentNo,
 }
 
 impl Recovered {
@@ -76,7 +77,7 @@ impl Recovered {
             live: VecDeque::with_capacity(places),
             index: (0..segments).map(|_| resident(INDEX_ENTRIES, IndexEntry::default())).collect(),
             free: VecDeque::new(),
-            known_seg_no: 0,
+            known_seg_no: SegmentNo::NONE,
         }
     }
 
@@ -87,8 +88,8 @@ impl Recovered {
     }
 
     /// Where the log ends: its last batch, and the log offset behind that.
-    pub(super) fn end(&self, geometry: &Geometry) -> (Base, u64) {
-        let Some(last) = self.live.back() else { return (Base::default(), 0) };
+    pub(super) fn end(&self, geometry: &Geometry) -> (Base, LogOffset) {
+        let Some(last) = self.live.back() else { return Default::default() };
         let end = last.end.expect("recovery closes what it keeps");
         (end.base, geometry.log_off(last.seg_no, end.off))
     }
@@ -108,7 +109,7 @@ pub(super) struct Segments {
     /// way there has the longest time to arrive.
     free: VecDeque<Place>,
     /// The highest number that is known to have been given to a segment, be it not kept.
-    known_seg_no: u64,
+    known_seg_no: SegmentNo,
     /// Whether messages are taken: there is a segment for them.
     takes_messages: bool,
     /// There may be one that nobody needs.
@@ -178,20 +179,25 @@ impl Segments {
         self.live.iter().rev().find_map(Live::messages_end).map_or(0, |end| end.batch_seq)
     }
 
+    /// The number of the newest; none where there is none.
+    fn newest_seg_no(&self) -> SegmentNo {
+        self.live.back().map_or(SegmentNo::NONE, |live| live.seg_no)
+    }
+
     /// The highest number that is known to be used.
-    fn last_seg_no(&self) -> u64 {
-        self.live.back().map_or(0, |live| live.seg_no).max(self.known_seg_no)
+    fn last_seg_no(&self) -> SegmentNo {
+        self.newest_seg_no().max(self.known_seg_no)
     }
 
     /// The number of the next one.
-    pub(super) fn next_seg_no(&self) -> u64 {
-        self.last_seg_no() + 1
+    pub(super) fn next_seg_no(&self) -> SegmentNo {
+        self.last_seg_no().next()
     }
 
     /// The number of the first of a new epoch. One is left out: the epoch before may have begun a segment of which
     /// nothing has arrived yet, but no more than one, since a roll waits for the header before.
-    pub(super) fn first_seg_no(&self) -> u64 {
-        self.last_seg_no() + 2
+    pub(super) fn first_seg_no(&self) -> SegmentNo {
+        self.last_seg_no().next().next()
     }
 
     /// The place that is used next.
@@ -219,14 +225,15 @@ impl Segments {
     pub(super) fn begin(
         &mut self,
         superblock: &Superblock,
-        (seg_no, salt): (u64, u64),
+        seg_no: SegmentNo,
+        salt: u64,
         base: Base,
         unix_ns: u64,
     ) -> SegmentHeader {
         let place = self.free.pop_front().expect("the caller saw a free segment");
         let (epoch, joins) = (superblock.last_epoch.get(), self.messages_end());
         let grant = Grant { seg_no, place, epoch, base, joins, salt };
-        let prev_seg_no = self.live.back().map_or(0, |live| live.seg_no);
+        let prev_seg_no = self.newest_seg_no();
         let header =
             SegmentHeader::new(superblock, &grant, unix_ns).linked(prev_seg_no, self.next_place());
         self.live.push_back(Live::new(&header, superblock, None));
@@ -260,21 +267,21 @@ impl Segments {
         self.places.push(StreamPlaces::new(self.geometry.segments));
     }
 
-    fn index_at(&self, log_off: u64) -> Option<usize> {
+    fn index_at(&self, log_off: LogOffset) -> Option<usize> {
         let seg_no = self.geometry.seg_no(log_off);
         self.live.binary_search_by_key(&seg_no, |live| live.seg_no).ok()
     }
 
     /// The one that counts at a log offset.
     #[inline]
-    pub(super) fn at(&self, log_off: u64) -> Option<&Live> {
+    pub(super) fn at(&self, log_off: LogOffset) -> Option<&Live> {
         self.index_at(log_off).map(|index| &self.live[index])
     }
 
     /// The batch position that `log_off` means: behind the last batch of a segment the first of the
     /// next one.
     #[inline]
-    pub(super) fn skip_to_batch(&self, log_off: u64) -> u64 {
+    pub(super) fn skip_to_batch(&self, log_off: LogOffset) -> LogOffset {
         let Some(index) = self.index_at(log_off) else {
             // Before the first segment, or in one that was not kept: the next there is.
             let next = self.live.partition_point(|live| self.first_batch(live) <= log_off);
@@ -288,12 +295,12 @@ impl Segments {
         }
     }
 
-    fn first_batch(&self, live: &Live) -> u64 {
+    fn first_batch(&self, live: &Live) -> LogOffset {
         self.geometry.log_off(live.seg_no, BLOCK_BYTES as u64)
     }
 
     /// Where on the disk a log offset is; `None` where no segment counts.
-    pub(super) fn disk_offset(&self, log_off: u64) -> Option<u64> {
+    pub(super) fn disk_offset(&self, log_off: LogOffset) -> Option<u64> {
         let live = self.at(log_off)?;
         Some(self.geometry.segment(live.place) + self.geometry.within(log_off))
     }

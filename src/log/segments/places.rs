@@ -6,13 +6,15 @@ use std::collections::VecDeque;
 use super::{Live, Segments};
 use crate::ids::StreamId;
 use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
+use crate::log::Located;
 use crate::log::catalog::Catalog;
 use crate::log::segment::IndexEntry;
+use crate::position::{LogOffset, SegmentNo};
 
 /// A segment that holds messages of a stream.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    seg_no: u64,
+    seg_no: SegmentNo,
     /// The first of its index entries.
     first_sequence: u64,
     /// The newest time of any index entry up to that one: it never goes back, unlike the host's clock.
@@ -35,7 +37,7 @@ impl StreamPlaces {
     }
 
     /// Notes an index entry of a segment.
-    pub(super) fn note(&mut self, seg_no: u64, entry: &IndexEntry) {
+    pub(super) fn note(&mut self, seg_no: SegmentNo, entry: &IndexEntry) {
         self.newest_ns = self.newest_ns.max(entry.time_ns.get());
         if self.places.back().is_none_or(|last| last.seg_no < seg_no) {
             let first_sequence = entry.first_sequence.get();
@@ -44,7 +46,7 @@ impl StreamPlaces {
     }
 
     /// Segments up to this one are gone.
-    pub(super) fn gone(&mut self, seg_no: u64) {
+    pub(super) fn gone(&mut self, seg_no: SegmentNo) {
         while self.places.front().is_some_and(|first| first.seg_no <= seg_no) {
             self.places.pop_front();
         }
@@ -81,14 +83,14 @@ impl Segments {
         (live, self.entries(live).iter().filter(move |entry| entry.stream.get() == stream.0))
     }
 
-    /// Where to start looking for a sequence of a stream, of which all below `durable_next` is durable: a log offset,
-    /// and the stream's first sequence there. `None` where there is nothing of it.
+    /// Where to start looking for a sequence of a stream, of which all below `durable_next` is durable. `None`
+    /// where there is nothing of it.
     pub(in crate::log) fn locate(
         &self,
         stream: StreamId,
         sequence: u64,
         durable_next: u64,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<Located> {
         let place = |places: &VecDeque<Place>| {
             places.partition_point(|place| place.first_sequence <= sequence)
         };
@@ -102,7 +104,7 @@ impl Segments {
         stream: StreamId,
         unix_ns: u64,
         durable_next: u64,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<Located> {
         let place =
             |places: &VecDeque<Place>| places.partition_point(|place| place.newest_ns < unix_ns);
         let is_before = |entry: &IndexEntry| entry.time_ns.get() < unix_ns;
@@ -117,7 +119,7 @@ impl Segments {
         durable_next: u64,
         count: impl Fn(&VecDeque<Place>) -> usize,
         is_before: impl Fn(&IndexEntry) -> bool,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<Located> {
         let places = &self.places_of(stream)?.places;
         let durable = places.partition_point(|place| place.first_sequence < durable_next);
         let place = count(places).min(durable).max(1).checked_sub(1)?;
@@ -130,7 +132,10 @@ impl Segments {
             }
             found = Some(entry);
         }
-        found.map(|entry| (self.entry_off(live, entry), entry.first_sequence.get()))
+        found.map(|entry| Located {
+            log_off: self.entry_off(live, entry),
+            sequence: entry.first_sequence.get(),
+        })
     }
 
     /// The lowest indexed sequence of a stream above `sequence`.
@@ -150,7 +155,7 @@ impl Segments {
         self.places.get(index)
     }
 
-    fn entry_off(&self, live: &Live, entry: &IndexEntry) -> u64 {
+    fn entry_off(&self, live: &Live, entry: &IndexEntry) -> LogOffset {
         self.geometry.log_off(live.seg_no, u64::from(entry.block.get()) * BLOCK_BYTES as u64)
     }
 }

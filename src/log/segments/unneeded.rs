@@ -4,6 +4,7 @@ use super::{Live, Segments};
 use crate::limits::RESERVED_SEGMENTS;
 use crate::limits::SEGMENTS_LOOKED_AT;
 use crate::log::segment::Place;
+use crate::position::SegmentNo;
 
 impl Segments {
     /// Whether there may be one that nobody needs.
@@ -27,7 +28,7 @@ impl Segments {
     /// that the one before the current is being closed still.
     pub(in crate::log) fn take_unneeded(
         &mut self,
-        kept_from: Option<u64>,
+        kept_from: Option<SegmentNo>,
         marked: u64,
         closes: bool,
     ) -> Option<Live> {

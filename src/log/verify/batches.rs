@@ -20,7 +20,7 @@ impl Verifier {
         later: &Later,
     ) -> Result<(), DiskFault> {
         let header = &segment.header;
-        let (seg_no, start) = (header.seg_no.get(), self.geometry.segment(header.place()));
+        let (seg_no, start) = (header.seg_no(), self.geometry.segment(header.place()));
         if header.base() != self.expected && !header.joins(&self.messages_end) {
             let (first, last) = (self.expected.batch_seq + 1, header.base_batch_seq);
             let what = format!("before segment {seg_no}: batches {first} to {last} are missing");
@@ -94,12 +94,12 @@ impl Verifier {
                         message: batch.messages().0,
                         chain: batch.chain(),
                     };
-                    let off = at - header.base_log_off.get();
+                    let off = at - header.begin();
                     found = Some((End { off, base }, batch.batch_seq() - 1));
                 }
             },
         )?;
-        let seg_no = header.seg_no;
+        let seg_no = header.seg_no();
         let disk_offset = self.geometry.segment(header.place()) + off;
         let batches = match found {
             Some((_, last)) if last > next => format!("batches {next} to {last}"),
@@ -228,7 +228,7 @@ impl Verifier {
         let is_damage = newer > 1 || (self.was_closed(&segment.header) && !dropped);
         // In the newest one, which is open, stands what its place held before.
         if is_damage || (newer > 0 && bytes.iter().any(|&byte| byte != 0)) {
-            let seg_no = segment.header.seg_no;
+            let seg_no = segment.header.seg_no();
             self.note(is_damage, disk_offset, format!("segment {seg_no}: closing index"));
         }
         Ok(())

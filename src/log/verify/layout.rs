@@ -10,6 +10,7 @@ use crate::log::recovery::Found;
 use crate::log::scan::{self, CHUNK_BYTES};
 use crate::log::segment::SegmentHeader;
 use crate::log::superblock::{AREA_OFFSET, COPIES, END_BYTES, copy_offsets, read_copies};
+use crate::position::SegmentNo;
 
 impl Verifier {
     pub(super) fn check_copies<D: Disk>(&mut self, disk: &mut D) {
@@ -87,7 +88,7 @@ impl Verifier {
         stale: &[SegmentHeader],
     ) -> Result<(), DiskFault> {
         // A segment is rolled, and a batch of it said to be durable, when both its headers are durable.
-        let newest = found.last().map_or(0, |found| found.header.seg_no.get());
+        let newest = found.last().map(|found| found.header.seg_no());
         let newest_is_begun = match found.last() {
             Some(last) => {
                 let from = BLOCK_BYTES as u64;
@@ -97,8 +98,8 @@ impl Verifier {
             None => false,
         };
         // One that was replaced held nothing; perhaps since one of its headers failed.
-        let kept: BTreeSet<u64> =
-            without_replaced(found).iter().map(|found| found.header.seg_no.get()).collect();
+        let kept: BTreeSet<SegmentNo> =
+            without_replaced(found).iter().map(|found| found.header.seg_no()).collect();
         for place in self.geometry.places() {
             let start = self.geometry.segment(place);
             let used = found.iter().find(|found| found.header.place() == place);
@@ -110,17 +111,17 @@ impl Verifier {
                 match used {
                     Some(used) if header == Some(used.header) => {}
                     Some(used) => {
-                        let seg_no = used.header.seg_no;
-                        let begun = seg_no.get() < newest || newest_is_begun;
-                        let counts = kept.contains(&seg_no.get());
+                        let seg_no = used.header.seg_no();
+                        let begun = Some(seg_no) < newest || newest_is_begun;
+                        let counts = kept.contains(&seg_no);
                         // An opening that failed leaves a header behind, and nothing else.
                         let closed = used.closing.is_some() || self.superblock.clean.get() == 1;
                         let was_closed = closed && self.was_closed(&used.header);
-                        let next = found.iter().find(|next| next.header.seg_no > seg_no);
+                        let next = found.iter().find(|next| next.header.seg_no() > seg_no);
                         let superseded =
                             next.is_some_and(|next| next.header.supersedes(&used.header));
                         let is_kept =
-                            self.kept_from.is_some_and(|from| seg_no.get() >= from) && !superseded;
+                            self.kept_from.is_some_and(|from| seg_no >= from) && !superseded;
                         let is_damage = counts && is_kept && (begun || was_closed);
                         self.note(is_damage, start + offset, format!("segment {seg_no}: {what}"));
                     }
