@@ -8,6 +8,8 @@ use std::ops::{Add, AddAssign, Sub};
 
 use zerocopy::little_endian::U64;
 
+use crate::limits::BLOCK_BYTES;
+
 macro_rules! position {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -90,10 +92,26 @@ offset!(
     /// Where in the log of a shard: the number of a segment times the size of one, and the offset in it. Grows forever.
     LogOffset
 );
+offset!(
+    /// Where on a disk, or on the share of one that a log knows as its disk.
+    DiskOffset
+);
 position!(
     /// Counts the segments of a log, from 1 on; 0 is none. Grows forever, unlike the place that a segment stands in.
     SegmentNo
 );
+
+impl DiskOffset {
+    /// Its first byte.
+    pub const START: Self = Self(0);
+
+    /// The block it is in.
+    #[must_use]
+    #[inline]
+    pub const fn block(self) -> u64 {
+        self.0 / BLOCK_BYTES as u64
+    }
+}
 
 impl SegmentNo {
     /// No segment.
@@ -122,8 +140,11 @@ mod tests {
         assert_eq!((last.bytes_since(first), first.bytes_since(last)), (Some(u64::MAX), None));
         assert_eq!((first + u64::MAX, last - first), (last, u64::MAX));
         assert_eq!(U64::from(LogOffset::new(1 << 40)).get(), 1 << 40);
-        let wraps: [fn(); 4] = [
+        let blocks = [0, 4095, 4096, u64::MAX].map(|at| DiskOffset::new(at).block());
+        assert_eq!(blocks, [0, 0, 1, u64::MAX / 4096]);
+        let wraps: [fn(); 5] = [
             || assert_eq!(LogOffset::new(u64::MAX) + 1, LogOffset::new(0)),
+            || assert_eq!(DiskOffset::START - DiskOffset::new(1), u64::MAX),
             || assert_eq!(LogOffset::new(0) - LogOffset::new(1), u64::MAX),
             || assert_eq!(SegmentNo::new(u64::MAX).next(), SegmentNo::NONE),
             || assert_eq!(SegmentNo::NONE.before(), SegmentNo::new(u64::MAX)),

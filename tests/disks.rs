@@ -8,6 +8,7 @@ use buslane::disk::ram::RamDisk;
 use buslane::disk::uring::{UringConfig, UringDisk};
 use buslane::disk::{Completion, Disk, DiskError, DiskInfo, Io, Operation, run};
 use buslane::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
+use buslane::position::DiskOffset;
 
 #[cfg(feature = "spdk")]
 use buslane::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
@@ -150,8 +151,13 @@ fn largest_transfer(disk: &mut dyn Disk) {
     let pattern = |at: usize| u8::try_from((at / 7 + at / BLOCK_BYTES) % 251).unwrap();
     let expected: Vec<u8> = (0..bytes).map(pattern).collect();
     disk.memory_mut().bytes_mut(0..bytes).copy_from_slice(&expected);
-    let io =
-        Io { operation: Operation::Write, tag: 1, disk_offset: 3 * BLOCK, memory_offset: 0, bytes };
+    let io = Io {
+        operation: Operation::Write,
+        tag: 1,
+        disk_offset: DiskOffset::new(3 * BLOCK),
+        memory_offset: 0,
+        bytes,
+    };
     run(disk, io).unwrap();
     disk.memory_mut().bytes_mut(0..bytes).fill(0);
     run(disk, Io { operation: Operation::Read, ..io }).unwrap();
@@ -163,14 +169,14 @@ fn misuse(disk: &mut dyn Disk) {
     let most = disk.info().transfer_bytes_max;
     let good = operation(Operation::Write, 0, 0);
     for bad in [
-        Io { disk_offset: 512, ..good },
+        Io { disk_offset: DiskOffset::new(512), ..good },
         Io { memory_offset: 8, ..good },
         Io { bytes: 100, ..good },
         Io { bytes: 0, ..good },
         Io { bytes: most + BLOCK_BYTES, ..good },
-        Io { disk_offset: end, ..good },
-        Io { disk_offset: end - BLOCK, bytes: 2 * BLOCK_BYTES, ..good },
-        Io { disk_offset: u64::MAX - 4095, ..good },
+        Io { disk_offset: DiskOffset::new(end), ..good },
+        Io { disk_offset: DiskOffset::new(end - BLOCK), bytes: 2 * BLOCK_BYTES, ..good },
+        Io { disk_offset: DiskOffset::new(u64::MAX - 4095), ..good },
     ] {
         let outcome = catch_unwind(AssertUnwindSafe(|| disk.submit(bad)));
         assert!(outcome.is_err(), "{bad:?} was taken");
@@ -247,7 +253,7 @@ fn pins(disk: &mut dyn Disk) {
 }
 
 fn operation(operation: Operation, block: u64, slot: usize) -> Io {
-    let (disk_offset, memory_offset) = (block * BLOCK, slot * BLOCK_BYTES);
+    let (disk_offset, memory_offset) = (DiskOffset::new(block * BLOCK), slot * BLOCK_BYTES);
     Io { operation, tag: 0, disk_offset, memory_offset, bytes: BLOCK_BYTES }
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use buslane::disk::spdk::{SpdkDisk, SpdkNamespace};
 use buslane::disk::{Disk, Io, Operation, run};
 use buslane::limits::BLOCK_BYTES;
+use buslane::position::DiskOffset;
 use target::Target;
 
 const MEMORY_BYTES: usize = 2 << 20;
@@ -48,7 +49,7 @@ fn role() {
 }
 
 fn block(operation: Operation) -> Io {
-    let disk_offset = 5 * BLOCK_BYTES as u64;
+    let disk_offset = DiskOffset::new(5 * BLOCK_BYTES as u64);
     Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES }
 }
 

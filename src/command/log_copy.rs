@@ -15,7 +15,7 @@ use super::{CommandError, Out};
 use crate::cli::arguments::LogCopyArgs;
 use crate::cli::{Globals, Output};
 use crate::clock::{Clock, HostClock};
-use crate::disk::share::Share;
+use crate::disk::share::{Extent, Share};
 use crate::disk::{Disk, is_transport_id};
 use crate::launch::{LaunchError, catch_signals, of_share, open_served_disk};
 use crate::limits::SEGMENT_BYTES_MIN;
@@ -181,7 +181,7 @@ impl Job<'_> {
             of_share(open_served_disk(&self.profile.disk, from, MEMORY_BYTES)?, share)?;
         let target = to.disk(self.profile)?;
         let bytes = share_bytes(target.info().bytes, share.count);
-        let mut target = Share::new(target, u64::from(share.index) * bytes, bytes);
+        let mut target = Share::new(target, Extent::nth(share.index, bytes));
         let mut leg = [0; 16];
         getrandom::fill(&mut leg).map_err(|error| LaunchError::from(FormatError::Random(error)))?;
         let options = CopyOptions { leg, share };

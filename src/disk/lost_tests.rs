@@ -10,6 +10,7 @@ use crate::log::recovery::{OpenError, OpenOptions};
 use crate::log::shares::{find, format_shares, head};
 use crate::log::superblock::{Identities, ShareId};
 use crate::testing::disk::{End, RING, TestDisk};
+use crate::position::DiskOffset;
 
 fn lost(media: &TestDisk, left: usize, end: End) -> TestDisk {
     let mut disk = media.copy();
@@ -35,8 +36,8 @@ fn media(shards: u32) -> TestDisk {
 
 /// All that an opening does with a disk, as a launch and a reopening do it.
 fn open(disk: &mut TestDisk, share: ShareId) -> Result<(), OpenError> {
-    let (start, bytes) = find(disk, share)?;
-    let mut part = Share::new(disk, start, bytes);
+    let part = find(disk, share)?;
+    let mut part = Share::new(disk, part);
     // What it cannot tell is told by the opening.
     let _ = Identities::read(&mut part);
     let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
@@ -74,17 +75,17 @@ fn an_opening_that_loses_its_disk_at_any_operation_says_that_and_advises_no_form
 
 #[test]
 fn an_operation_beside_one_that_never_completes_is_a_fault_and_no_assertion() {
-    let io = |disk_offset| Io {
+    let io = Io {
         operation: Operation::Read,
         tag: 0,
-        disk_offset,
+        disk_offset: DiskOffset::START,
         memory_offset: 0,
         bytes: BLOCK_BYTES,
     };
     let mut disk = lost(&media(1), 1, End::Keeps);
-    run(&mut disk, io(0)).unwrap();
+    run(&mut disk, io).unwrap();
     // The second one stays in flight; the third finds it there.
-    assert_eq!(run(&mut disk, io(0)), Err(DiskFault::Gone));
-    assert_eq!(run(&mut disk, io(0)), Err(DiskFault::Gone));
+    assert_eq!(run(&mut disk, io), Err(DiskFault::Gone));
+    assert_eq!(run(&mut disk, io), Err(DiskFault::Gone));
     assert!(matches!(head(&mut disk), Err(DiskFault::Gone)));
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::ids::Durability;
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
+use crate::position::DiskOffset;
 
 /// What a disk is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Io {
     /// Given back with the completion.
     pub tag: u64,
     /// Where on the disk, in bytes.
-    pub disk_offset: u64,
+    pub disk_offset: DiskOffset,
     /// Where in the disk's memory, in bytes.
     pub memory_offset: usize,
     /// How many bytes, at most `DiskInfo::transfer_bytes_max`.
@@ -60,12 +61,12 @@ impl Io {
 
     /// Checks what every disk demands of its caller.
     fn assert_valid(&self, info: &DiskInfo) {
-        let block = BLOCK_BYTES as u64;
+        let (block, start) = (BLOCK_BYTES as u64, self.disk_offset.get());
         assert!(self.bytes > 0 && self.bytes <= info.transfer_bytes_max, "{self:?}: size");
         assert!(self.bytes.is_multiple_of(BLOCK_BYTES), "{self:?}: whole blocks");
         assert!(self.memory_offset.is_multiple_of(BLOCK_BYTES), "{self:?}: memory alignment");
-        assert!(self.disk_offset.is_multiple_of(block), "{self:?}: disk alignment");
-        let end = self.disk_offset.checked_add(self.bytes as u64).expect("below 2^64");
+        assert!(start.is_multiple_of(block), "{self:?}: disk alignment");
+        let end = start.checked_add(self.bytes as u64).expect("below 2^64");
         assert!(end <= info.bytes, "{self:?}: beyond the disk's {} bytes", info.bytes);
     }
 }

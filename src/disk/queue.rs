@@ -284,17 +284,24 @@ mod tests {
     use crate::disk::ram::RamDisk;
     use crate::ids::Durability;
     use crate::limits::BLOCK_BYTES;
+    use crate::position::DiskOffset;
 
     const SLOTS: usize = 4;
 
     fn io(operation: Operation, block: u64, blocks: usize, memory_block: usize) -> Io {
         let (bytes, memory_offset) = (blocks * BLOCK_BYTES, memory_block * BLOCK_BYTES);
-        let disk_offset = block * BLOCK_BYTES as u64;
+        let disk_offset = DiskOffset::new(block * BLOCK_BYTES as u64);
         Io { operation, tag: 0, disk_offset, memory_offset, bytes }
     }
 
     const NOTHING: Completion = Completion {
-        io: Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 },
+        io: Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: DiskOffset::START,
+            memory_offset: 0,
+            bytes: 0,
+        },
         result: Ok(()),
     };
 

@@ -53,7 +53,7 @@ fn map(bytes: usize) -> Result<Memory, DiskError> {
 }
 
 fn carry_out(io: &Io, blocks: &mut Memory, memory: &mut Memory) {
-    let start = usize::try_from(io.disk_offset).expect("within memory");
+    let start = usize::try_from(io.disk_offset.get()).expect("within memory");
     let disk = start..start + io.bytes;
     match io.operation {
         Operation::Write => blocks.bytes_mut(disk).copy_from_slice(memory.bytes(io.memory())),

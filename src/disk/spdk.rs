@@ -308,7 +308,7 @@ impl Backend for Spdk {
                 operation,
                 u32::try_from(start.slot()).expect("small"),
                 start.address().as_ptr().cast(),
-                io.disk_offset,
+                io.disk_offset.get(),
                 u32::try_from(io.bytes).expect("at most 1 MiB"),
             )
         };

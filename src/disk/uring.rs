@@ -247,16 +247,16 @@ impl Uring {
         let file = types::Fixed(0);
         let entry = match (io.operation, self.registered) {
             (Operation::Write, true) => {
-                opcode::WriteFixed::new(file, address, len, 0).offset(io.disk_offset).build()
+                opcode::WriteFixed::new(file, address, len, 0).offset(io.disk_offset.get()).build()
             }
             (Operation::Write, false) => {
-                opcode::Write::new(file, address, len).offset(io.disk_offset).build()
+                opcode::Write::new(file, address, len).offset(io.disk_offset.get()).build()
             }
             (Operation::Read, true) => {
-                opcode::ReadFixed::new(file, address, len, 0).offset(io.disk_offset).build()
+                opcode::ReadFixed::new(file, address, len, 0).offset(io.disk_offset.get()).build()
             }
             (Operation::Read, false) => {
-                opcode::Read::new(file, address, len).offset(io.disk_offset).build()
+                opcode::Read::new(file, address, len).offset(io.disk_offset.get()).build()
             }
         };
         entry.user_data(start.slot() as u64)
@@ -500,6 +500,7 @@ fn fill(
 mod tests {
     use super::*;
     use crate::disk::{Disk, Io, run};
+    use crate::position::DiskOffset;
 
     fn file(bytes: u64) -> (tempfile::TempDir, PathBuf) {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
@@ -521,7 +522,7 @@ mod tests {
         let io = |operation| Io {
             operation,
             tag: 7,
-            disk_offset: 8192,
+            disk_offset: DiskOffset::new(8192),
             memory_offset: 4096,
             bytes: 4096,
         };
@@ -543,7 +544,7 @@ mod tests {
         let io = |operation, block: u64| Io {
             operation,
             tag: block,
-            disk_offset: block * 4096,
+            disk_offset: DiskOffset::new(block * 4096),
             memory_offset: 0,
             bytes: 4096,
         };
@@ -576,7 +577,13 @@ mod tests {
         drop(first);
         assert!(open(&path, false).is_err(), "the second holds it still");
         let operation = Operation::Write;
-        let io = Io { operation, tag: 1, disk_offset: 4096, memory_offset: 0, bytes: 4096 };
+        let io = Io {
+            operation,
+            tag: 1,
+            disk_offset: DiskOffset::new(4096),
+            memory_offset: 0,
+            bytes: 4096,
+        };
         run(&mut second, io).unwrap();
         drop(second);
         open(&path, false).unwrap();

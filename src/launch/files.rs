@@ -69,7 +69,7 @@ impl Files for HostFiles<'_> {
         // Either of the copies at its head; the rest is looked at when it is opened.
         copy_offsets(END_BYTES * 2).into_iter().take(2).any(|offset| {
             let mut bytes = [0; 8];
-            file.read_exact_at(&mut bytes, offset).is_ok() && is_superblock(&bytes)
+            file.read_exact_at(&mut bytes, offset.get()).is_ok() && is_superblock(&bytes)
         })
     }
 

@@ -48,8 +48,8 @@ pub fn open_log_disk(profile: &Profile, memory_bytes: usize) -> Result<AnyDisk, 
 /// # Errors
 /// When the disk was formatted for another number of shards, or the share is another's.
 pub fn of_share<D: Disk + 'static>(mut disk: D, share: ShareId) -> Result<AnyDisk, LaunchError> {
-    let (start, bytes) = shares::find(&mut disk, share)?;
-    Ok(Box::new(Share::new(disk, start, bytes)))
+    let part = shares::find(&mut disk, share)?;
+    Ok(Box::new(Share::new(disk, part)))
 }
 
 /// Opens a disk for a tool, for looking only where `read_only`: by its name a file, a block device, or a

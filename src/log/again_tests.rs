@@ -69,7 +69,7 @@ fn a_log_that_has_rested_and_one_that_was_only_opened_come_back() {
 /// The writes in flight, with what they carry.
 fn in_flight(writer: &Writer) -> Vec<(usize, Vec<u8>)> {
     let carried = |io: Io| {
-        let at = usize::try_from(io.disk_offset).unwrap();
+        let at = usize::try_from(io.disk_offset.get()).unwrap();
         (at, writer.disk.memory().bytes(io.memory()).to_vec())
     };
     writer.disk.pending_writes().into_iter().map(carried).collect()

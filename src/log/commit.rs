@@ -7,6 +7,7 @@ use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
 use crate::fired::Timer;
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::memory::Memory;
+use crate::position::DiskOffset;
 
 /// How long a log rests before it writes down that what is durable is durable.
 const LAC_DELAY_NS: u64 = 1_000_000;
@@ -115,13 +116,18 @@ impl Log {
         let mut superblock = self.superblock.next();
         superblock.clean = 1.into();
         superblock.closed_end = self.prefix.batch_seq().into();
-        superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })
+        superblock.write(disk).map_err(|fault| LogFault { disk_offset: DiskOffset::START, fault })
     }
 
     /// Waits until nothing is in flight; for start and stop.
     pub(super) fn drain<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
-        let nothing =
-            Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
+        let nothing = Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: DiskOffset::START,
+            memory_offset: 0,
+            bytes: 0,
+        };
         let mut done = [Completion { io: nothing, result: Ok(()) }; QUEUE_DEPTH_MAX];
         while !self.queue.is_empty() {
             self.submit(disk, 0, 0);

@@ -16,11 +16,11 @@ mod segments;
 
 use std::collections::BTreeMap;
 
-use super::create::{clear_layout, disk_bytes_min, write_banner};
+use super::create::{clear_layout, disk_bytes_min, segments_in, write_banner};
 use super::recovery::{Found, OpenError, read_log, read_segments, read_superblock, take_stale};
 use super::scan;
 use super::segment::{Base, End, Geometry, Place, SegmentHeader};
-use super::superblock::{AREA_OFFSET, END_BYTES, ShareId, Superblock};
+use super::superblock::{ShareId, Superblock};
 use super::verify::without_replaced;
 use crate::disk::{Disk, DiskFault};
 use crate::limits::BLOCK_BYTES;
@@ -124,7 +124,7 @@ pub fn copy<S: Disk, T: Disk>(
         let (name, needed) = (target.info().name.clone(), disk_bytes_min(segment_bytes));
         return Err(CopyError::TooSmall { name, found: room, needed });
     }
-    let segments = (room - AREA_OFFSET - END_BYTES) / segment_bytes;
+    let segments = segments_in(room, segment_bytes);
     let geometry = Geometry { segment_bytes, segments };
     let target_name = target.info().name.clone();
     let failed = |fault| CopyError::Write { name: target_name.clone(), fault };

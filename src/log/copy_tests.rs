@@ -76,7 +76,7 @@ impl Backend for Beside {
     fn reap(&mut self, reaped: &mut Reaped<'_>) {
         let Some(slot) = self.reading.take() else { return };
         reaped.end(slot, |io, memory| {
-            let start = usize::try_from(io.disk_offset).unwrap();
+            let start = usize::try_from(io.disk_offset.get()).unwrap();
             let bytes = &self.writer.disk.media()[start..start + io.bytes];
             memory.bytes_mut(io.memory()).copy_from_slice(bytes);
             Ok(())
@@ -246,7 +246,7 @@ fn a_damaged_log_is_not_copied_and_the_damage_is_named() {
     let geometry = *writer.log.segments.geometry();
     for place in geometry.places().take(3) {
         let mut bytes = image.clone();
-        let at = usize::try_from(geometry.segment(place)).unwrap() + 20 * BLOCK_BYTES;
+        let at = usize::try_from(geometry.segment(place).get()).unwrap() + 20 * BLOCK_BYTES;
         bytes[at..at + BLOCK_BYTES].fill(0xff);
         let mut target = empty(9);
         let error = copy_to(&mut TestDisk::with(bytes, 1), &mut target).unwrap_err();

@@ -5,17 +5,24 @@ use zerocopy::IntoBytes;
 use super::scan::{CHUNK_BYTES, read};
 use super::segment::{Geometry, INDEX_BYTES};
 use super::superblock::{
-    AREA_OFFSET, CopyDamage, END_BYTES, FORMAT, Identity, ShareId, Superblock, other_release,
-    read_copies,
+    AREA_START, CopyDamage, END_BYTES, FORMAT, HEAD_BYTES, Identity, ShareId, Superblock,
+    other_release, read_copies,
 };
-use crate::disk::share::Share;
+use crate::disk::share::{Extent, Share};
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
+use crate::position::DiskOffset;
 
 /// Bytes of a disk with this layout.
 #[must_use]
 pub fn disk_bytes_of(geometry: &Geometry) -> u64 {
-    AREA_OFFSET + geometry.segments * geometry.segment_bytes + END_BYTES
+    HEAD_BYTES + geometry.segments * geometry.segment_bytes + END_BYTES
+}
+
+/// Where the segments of this layout end.
+#[must_use]
+pub(super) fn area_end(geometry: &Geometry) -> DiskOffset {
+    AREA_START + geometry.segments * geometry.segment_bytes
 }
 
 /// Bytes a disk needs at least for segments of this size.
@@ -27,7 +34,7 @@ pub fn disk_bytes_min(segment_bytes: u64) -> u64 {
 /// Segments that a disk, or a share, of so many bytes is cut into.
 #[must_use]
 pub fn segments_in(disk_bytes: u64, segment_bytes: u64) -> u64 {
-    disk_bytes.saturating_sub(AREA_OFFSET + END_BYTES) / segment_bytes
+    disk_bytes.saturating_sub(HEAD_BYTES + END_BYTES) / segment_bytes
 }
 
 /// How a log is made.
@@ -159,16 +166,15 @@ fn write_layout<D: Disk>(
 
 /// Clears where headers of the layout may stand, then the reserved areas.
 pub(super) fn clear_layout<D: Disk>(disk: &mut D, geometry: &Geometry) -> Result<(), DiskFault> {
-    let end = disk.info().bytes;
+    let end = DiskOffset::new(disk.info().bytes);
     disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
     for place in geometry.places() {
         let segment = geometry.segment(place);
         write(disk, segment, BLOCK_BYTES)?;
         write(disk, segment + geometry.index_offset(), INDEX_BYTES + BLOCK_BYTES)?;
     }
-    let area_end = disk_bytes_of(geometry) - END_BYTES;
-    clear(disk, 0, AREA_OFFSET)?;
-    clear(disk, area_end, end)
+    clear(disk, DiskOffset::START, AREA_START)?;
+    clear(disk, area_end(geometry), end)
 }
 
 pub(super) fn write_banner<D: Disk>(
@@ -177,11 +183,15 @@ pub(super) fn write_banner<D: Disk>(
 ) -> Result<(), DiskFault> {
     let memory = disk.memory_mut().bytes_mut(0..BLOCK_BYTES);
     memory.copy_from_slice(&banner(superblock));
-    write(disk, 0, BLOCK_BYTES)
+    write(disk, DiskOffset::START, BLOCK_BYTES)
 }
 
 /// Writes zeros.
-pub(super) fn clear<D: Disk>(disk: &mut D, from: u64, to: u64) -> Result<(), DiskFault> {
+pub(super) fn clear<D: Disk>(
+    disk: &mut D,
+    from: DiskOffset,
+    to: DiskOffset,
+) -> Result<(), DiskFault> {
     disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
     let mut at = from;
     while at < to {
@@ -192,7 +202,7 @@ pub(super) fn clear<D: Disk>(disk: &mut D, from: u64, to: u64) -> Result<(), Dis
     Ok(())
 }
 
-fn write<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+fn write<D: Disk>(disk: &mut D, disk_offset: DiskOffset, bytes: usize) -> Result<(), DiskFault> {
     let operation = Operation::Write;
     run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })
 }
@@ -225,7 +235,7 @@ pub enum Made {
 /// What the device said.
 pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
     let bytes = disk.info().bytes;
-    if bytes < AREA_OFFSET + END_BYTES {
+    if bytes < HEAD_BYTES + END_BYTES {
         return Ok(Made::Nothing);
     }
     let Some(head) = super::shares::head(disk)? else { return Ok(made_of(&read_copies(disk))) };
@@ -235,7 +245,7 @@ pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
     }
     let mut found = Made::Nothing;
     for index in 0..count {
-        let mut part = Share::new(&mut *disk, u64::from(index) * each, each);
+        let mut part = Share::new(&mut *disk, Extent::nth(index, each));
         match made_of(&read_copies(&mut part)) {
             Made::Nothing => {}
             Made::Served => return Ok(Made::Served),
@@ -292,19 +302,19 @@ pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
     let chunk = 128 << 10;
     let head = (0..1 << 20).step_by(chunk);
     let tail = (end.saturating_sub(1 << 20)..end).step_by(chunk);
-    for disk_offset in head.chain(tail) {
-        let bytes = usize::try_from((end - disk_offset).min(chunk as u64)).expect("a chunk");
-        read(disk, disk_offset, bytes)?;
+    for start in head.chain(tail) {
+        let bytes = usize::try_from((end - start).min(chunk as u64)).expect("a chunk");
+        read(disk, DiskOffset::new(start), bytes)?;
         let found = disk.memory().bytes(0..bytes);
         for (what, offset, signature) in SIGNATURES {
-            let at = offset.checked_sub(disk_offset).and_then(|at| usize::try_from(at).ok());
+            let at = offset.checked_sub(start).and_then(|at| usize::try_from(at).ok());
             let Some(at) = at else { continue };
             if found.get(at..at + signature.len()) == Some(signature) {
                 return Ok(Some(what.to_owned()));
             }
         }
         if let Some(at) = found.iter().position(|&byte| byte != 0) {
-            let at = disk_offset + at as u64;
+            let at = start + at as u64;
             return Ok(Some(format!("data that is not Buslane's (first at offset {at})")));
         }
     }
@@ -332,8 +342,7 @@ mod tests {
             assert_eq!(made(&mut disk).unwrap(), Made::Nothing, "made");
             // The last share alone was served.
             let share = 40 * MIB / u64::from(shards);
-            let start = share * u64::from(shards - 1);
-            let mut last = Share::new(&mut disk, start, share);
+            let mut last = Share::new(&mut disk, Extent::nth(shards - 1, share));
             let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
             Log::open(&mut last, &options, &mut |_| {}).unwrap();
             assert_eq!(made(&mut disk).unwrap(), Made::Served, "{shards}");
@@ -344,9 +353,10 @@ mod tests {
     fn a_damaged_superblock_is_not_taken_for_nothing() {
         let mut disk = RamDisk::new(40 * MIB, Log::memory_bytes(RING), 8).unwrap();
         format(&mut disk, &FormatOptions { segment_bytes: MIB, force: false }).unwrap();
-        read(&mut disk, 64 << 10, BLOCK_BYTES).unwrap();
+        let first = DiskOffset::new(64 << 10);
+        read(&mut disk, first, BLOCK_BYTES).unwrap();
         disk.memory_mut().bytes_mut(100..101).fill(0xff);
-        write(&mut disk, 64 << 10, BLOCK_BYTES).unwrap();
+        write(&mut disk, first, BLOCK_BYTES).unwrap();
         assert_eq!(made(&mut disk).unwrap(), Made::Unknown);
         let mut small = RamDisk::new(MIB, Log::memory_bytes(RING), 8).unwrap();
         assert_eq!(made(&mut small).unwrap(), Made::Nothing, "shorter than any log");

@@ -3,11 +3,12 @@
 use super::create::{FormatError, FormatOptions, Made, made, occupant};
 use super::recovery::OpenError;
 use super::shares::{find, format_shares, shard_count};
-use super::superblock::{AREA_OFFSET, COPIES, END_BYTES, ShareId, copy_offsets};
+use super::superblock::{COPIES, END_BYTES, HEAD_BYTES, ShareId, copy_offsets};
 use super::tests::{MIB, OPTIONS, Writer, formatted};
 use super::verify::verify;
 use super::*;
 use crate::disk::Disk;
+use crate::disk::share::{Extent, Share};
 use crate::limits::BLOCK_BYTES;
 use crate::testing::disk::TestDisk;
 
@@ -15,7 +16,7 @@ use crate::testing::disk::TestDisk;
 fn rewrite(disk: &mut TestDisk, copies: std::ops::Range<usize>, change: impl Fn(&mut [u8])) {
     let offsets = copy_offsets(disk.info().bytes);
     for &offset in &offsets[copies] {
-        let at = usize::try_from(offset).unwrap();
+        let at = usize::try_from(offset.get()).unwrap();
         let block = &mut disk.media_mut()[at..at + BLOCK_BYTES];
         change(block);
         let hash = blake3::hash(&block[26..]);
@@ -117,7 +118,7 @@ fn one_copy_that_says_another_release_is_no_word_of_the_whole_log() {
     for copy in 0..COPIES {
         let mut disk = written();
         rewrite(&mut disk, copy..copy + 1, |block| as_before(block, 2));
-        assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 16 * MIB as u64));
+        assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), Extent::nth(0, 16 * MIB as u64));
         assert!(Log::open(&mut disk, &OPTIONS, &mut |_| {}).is_ok(), "copy {copy}");
     }
 }
@@ -137,7 +138,7 @@ fn no_log_is_to_be_made_where_a_damaged_head_hides_one() {
     let error = find(&mut disk, ShareId { index: 1, count: 2 }).unwrap_err();
     assert!(matches!(error, OpenError::Shards { found: 1, wanted: 2, .. }), "{error}");
     // With the number it was made for, it is found by its other copies.
-    assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 16 * MIB as u64));
+    assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), Extent::nth(0, 16 * MIB as u64));
     Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
 }
 
@@ -158,8 +159,8 @@ fn what_an_interrupted_format_leaves_of_an_older_log_is_never_opened() {
             let (mut opened, mut last) = (0, None);
             for index in 0..shards {
                 match find(&mut disk, ShareId { index, count: shards }) {
-                    Ok((start, bytes)) => {
-                        let share = &mut crate::disk::share::Share::new(&mut disk, start, bytes);
+                    Ok(part) => {
+                        let share = &mut Share::new(&mut disk, part);
                         match Log::open(share, &OPTIONS, &mut |_| {}) {
                             Ok((_, recovery)) => {
                                 assert_eq!((recovery.epoch, recovery.messages), (1, 0));
@@ -187,7 +188,7 @@ fn a_disk_that_is_no_whole_number_of_shares_keeps_nothing_of_an_older_log_at_its
     let odd = 17 * MIB + 64 * 1024;
     let mut disk = TestDisk::with(vec![0; odd], 5);
     for (copy, offset) in (0u16..).zip(copy_offsets(odd as u64)) {
-        let at = usize::try_from(offset).unwrap();
+        let at = usize::try_from(offset.get()).unwrap();
         let block = &mut disk.media_mut()[at..at + BLOCK_BYTES];
         block[..8].copy_from_slice(b"BUSLANE\x01");
         block[24..26].copy_from_slice(&copy.to_le_bytes());
@@ -195,16 +196,16 @@ fn a_disk_that_is_no_whole_number_of_shares_keeps_nothing_of_an_older_log_at_its
     rewrite(&mut disk, 0..COPIES, |block| as_before(block, 2));
     let options = FormatOptions { segment_bytes: MIB as u64, force: true };
     format_shares(&mut disk, &options, 1).unwrap();
-    let (start, bytes) = find(&mut disk, ShareId::WHOLE).unwrap();
-    assert_eq!((start, bytes), (0, 16 * MIB as u64), "whole multiples of 2 MiB");
+    let part = find(&mut disk, ShareId::WHOLE).unwrap();
+    assert_eq!(part, Extent::nth(0, 16 * MIB as u64), "whole multiples of 2 MiB");
     assert!(disk.media()[16 * MIB..].iter().all(|&byte| byte == 0), "nothing is left of it");
-    assert!(bytes >= AREA_OFFSET + END_BYTES);
+    assert!(part.bytes >= HEAD_BYTES + END_BYTES);
     // A disk that grows keeps its log, all four copies of the superblock included.
     let mut grown = disk.image();
     grown.resize(odd + 8 * MIB, 0);
     let mut disk = TestDisk::with(grown, 6);
-    assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 16 * MIB as u64));
-    let mut share = crate::disk::share::Share::new(&mut disk, start, bytes);
+    assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), Extent::nth(0, 16 * MIB as u64));
+    let mut share = Share::new(&mut disk, part);
     Log::open(&mut share, &OPTIONS, &mut |_| {}).unwrap().0.close(&mut share).unwrap();
     assert_eq!(verify(&mut share, &mut |_, _| {}).unwrap().findings, []);
 }

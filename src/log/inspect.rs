@@ -166,7 +166,7 @@ pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Res
                 segment: header.seg_no().get(),
                 batch: batch.batch_seq(),
                 kind: batch.kind().name(),
-                disk_offset: segment + (batch.log_off() - header.begin()),
+                disk_offset: (segment + (batch.log_off() - header.begin())).get(),
                 bytes: batch.bytes(),
                 epoch: header.epoch.get(),
                 last_durable: batch.lac(),

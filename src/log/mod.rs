@@ -67,6 +67,7 @@ use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
 use crate::limits::{Limits, QUEUE_DEPTH_MAX, RESERVED_SEGMENTS};
 use crate::metrics::stages::BatchTimes;
+use crate::position::DiskOffset;
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
@@ -170,7 +171,7 @@ pub struct DurableBatch {
 #[ignore_extra_doc_attributes]
 pub struct LogFault {
     /// Where.
-    pub disk_offset: u64,
+    pub disk_offset: DiskOffset,
     /// What the device said.
     pub fault: DiskFault,
 }

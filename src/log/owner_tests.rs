@@ -8,7 +8,7 @@ use super::*;
 use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
 use crate::testing::disk::TestDisk;
-use crate::position::LogOffset;
+use crate::position::{DiskOffset, LogOffset};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -24,7 +24,10 @@ fn batch(batch_seq: u64) -> (Span, Cargo) {
         chain: batch_seq * 7,
         times: BatchTimes::default(),
     };
-    (Span { disk_offset: at, memory_offset, bytes: BLOCK_BYTES }, Cargo::Batch(sealed))
+    (
+        Span { disk_offset: DiskOffset::new(at), memory_offset, bytes: BLOCK_BYTES },
+        Cargo::Batch(sealed),
+    )
 }
 
 /// A queue with batches 1 to `count` and, behind the second, a wipe that frees place 9; all submitted.
@@ -34,7 +37,11 @@ fn submitted(count: u64, seed: u64) -> (WriteQueue, TestDisk) {
         let (span, cargo) = batch(batch_seq);
         queue.push(span, cargo);
         if batch_seq == 2 {
-            let span = Span { disk_offset: 100 * BLOCK, memory_offset: 0, bytes: BLOCK_BYTES };
+            let span = Span {
+                disk_offset: DiskOffset::new(100 * BLOCK),
+                memory_offset: 0,
+                bytes: BLOCK_BYTES,
+            };
             queue.push(span, Cargo::Wipe { frees: Some(Place::new(9)) });
         }
     }
@@ -45,7 +52,13 @@ fn submitted(count: u64, seed: u64) -> (WriteQueue, TestDisk) {
 }
 
 fn poll(disk: &mut TestDisk) -> Option<Completion> {
-    let io = Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
+    let io = Io {
+        operation: Operation::Read,
+        tag: 0,
+        disk_offset: DiskOffset::START,
+        memory_offset: 0,
+        bytes: 0,
+    };
     let mut done = [Completion { io, result: Ok(()) }];
     (disk.poll(&mut done) == 1).then_some(done[0])
 }
@@ -120,7 +133,7 @@ fn what_waits_for_a_batch_comes_due_with_it_and_not_before() {
         prefix.note_next(batch_seq, StreamId(1), next);
     }
     prefix.note_trim(3, StreamId(1), 4);
-    prefix.note_closing(4, 77);
+    prefix.note_closing(4, DiskOffset::new(77));
     assert_eq!(prefix.trim_waits(StreamId(1)), Some(3));
     while let Some(completion) = poll(&mut disk) {
         queue.complete(&completion).unwrap();
@@ -135,7 +148,7 @@ fn what_waits_for_a_batch_comes_due_with_it_and_not_before() {
             let due = [(2, 5), (3, 6), (5, 9)].into_iter().filter(|(of, _)| *of == seq);
             assert_eq!(next.collect::<Vec<_>>(), due.map(|(_, next)| next).collect::<Vec<_>>());
             assert_eq!(prefix.take_trim(), (seq == 3).then_some((StreamId(1), 4)));
-            assert_eq!(prefix.take_closing(), (seq == 4).then_some(77));
+            assert_eq!(prefix.take_closing(), (seq == 4).then_some(DiskOffset::new(77)));
             assert_eq!(prefix.closing_waits(), seq < 4);
             assert_eq!(prefix.take().map(|batch| batch.batch_seq), Some(seq));
         }

@@ -150,7 +150,7 @@ fn the_last_durable_batch_before_a_roll_is_marked_when_the_log_rests() {
     assert_eq!(blocks_left(&writer), 1);
     writer.settle();
     let mut rotten = writer.disk.image();
-    rotten[usize::try_from(last).unwrap() + 200] ^= 1;
+    rotten[usize::try_from(last.get()).unwrap() + 200] ^= 1;
     let error = Log::open(&mut TestDisk::with(rotten, 1), &super::tests::OPTIONS, &mut |_| {});
     let error = error.map(|_| ()).expect_err("it was acknowledged, and the log rested");
     assert!(matches!(error, super::recovery::OpenError::Damaged(_)), "{error}");

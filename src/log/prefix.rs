@@ -9,7 +9,7 @@ use crate::ids::StreamId;
 use crate::limits::{FLIGHTS_MAX, QUEUE_DEPTH_MAX, STREAMS_MAX, TRIMS_MAX};
 use crate::memory::resident;
 use crate::mutant::Mutant;
-use crate::position::LogOffset;
+use crate::position::{DiskOffset, LogOffset};
 
 const NO_BATCH: DurableBatch = DurableBatch {
     batch_seq: 0,
@@ -37,7 +37,7 @@ const NOTHING_DUE: Due = Due { batch_seq: 0, stream: StreamId(0), sequence: 0 };
 #[derive(Clone, Copy, Debug)]
 struct Closing {
     batch_seq: u64,
-    disk_offset: u64,
+    disk_offset: DiskOffset,
 }
 
 /// The prefix.
@@ -180,7 +180,7 @@ impl DurablePrefix {
     ///
     /// # Panics
     /// When one waits already.
-    pub(super) fn note_closing(&mut self, batch_seq: u64, disk_offset: u64) {
+    pub(super) fn note_closing(&mut self, batch_seq: u64, disk_offset: DiskOffset) {
         let before = self.closing.replace(Closing { batch_seq, disk_offset });
         assert!(before.is_none(), "a roll waits for the closing index before");
     }
@@ -192,7 +192,7 @@ impl DurablePrefix {
 
     /// Where the closing index that waits goes, once all of its segment is durable.
     #[inline]
-    pub(super) fn take_closing(&mut self) -> Option<u64> {
+    pub(super) fn take_closing(&mut self) -> Option<DiskOffset> {
         let due = |closing: &Closing| {
             closing.batch_seq <= self.batch_seq || Mutant::ClosedBeforeDurable.is_on()
         };

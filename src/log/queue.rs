@@ -9,7 +9,7 @@ use crate::limits::FLIGHTS_MAX;
 use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
-use crate::position::LogOffset;
+use crate::position::{DiskOffset, LogOffset};
 
 /// What a batch is that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) enum Cargo {
 /// From where in memory to where on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    pub(super) disk_offset: u64,
+    pub(super) disk_offset: DiskOffset,
     pub(super) memory_offset: usize,
     pub(super) bytes: usize,
 }
@@ -55,7 +55,7 @@ struct Flight {
 }
 
 const NO_FLIGHT: Flight = Flight {
-    span: Span { disk_offset: 0, memory_offset: 0, bytes: 0 },
+    span: Span { disk_offset: DiskOffset::START, memory_offset: 0, bytes: 0 },
     cargo: Cargo::Auxiliary,
     done: false,
 };
@@ -241,7 +241,8 @@ impl WriteQueue {
 
     /// The disk is given no more: it is out of service. What it has written is taken out still.
     pub(super) fn latch(&mut self, fault: DiskFault) -> LogFault {
-        let disk_offset = self.flights.front().map_or(0, |flight| flight.span.disk_offset);
+        let first = self.flights.front();
+        let disk_offset = first.map_or(DiskOffset::START, |flight| flight.span.disk_offset);
         *self.fault.get_or_insert(LogFault { disk_offset, fault })
     }
 

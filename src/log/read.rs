@@ -5,7 +5,7 @@ use super::batch::{BatchDamage, BatchView};
 use crate::ids::StreamId;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::memory::Memory;
-use crate::position::LogOffset;
+use crate::position::{DiskOffset, LogOffset};
 
 /// Where to start looking for messages of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Log {
     /// # Panics
     /// When the offset is in no segment that counts.
     #[must_use]
-    pub fn disk_offset(&self, log_off: LogOffset) -> u64 {
+    pub fn disk_offset(&self, log_off: LogOffset) -> DiskOffset {
         self.segments.disk_offset(log_off).expect("an offset that counts")
     }
 

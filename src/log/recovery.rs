@@ -22,7 +22,7 @@ use super::{Log, LogFault};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
-use crate::position::SegmentNo;
+use crate::position::{DiskOffset, SegmentNo};
 
 use chain::{Chain, Gap};
 pub(super) use chain::{check_chain, mark_of};
@@ -354,7 +354,9 @@ impl Log {
             superblock.begun_place = (place.get() + 1).into();
             superblock.begun_seg_no = self.segments.first_seg_no().into();
         }
-        superblock.write(disk).map_err(|fault| LogFault { disk_offset: 0, fault })?;
+        superblock
+            .write(disk)
+            .map_err(|fault| LogFault { disk_offset: DiskOffset::START, fault })?;
         self.superblock = superblock;
         for gone in read.gone() {
             let place = gone.place();

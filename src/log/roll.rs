@@ -8,7 +8,7 @@ use super::queue::{Cargo, Span};
 use super::segment::{End, write_closing};
 use crate::limits::BLOCK_BYTES;
 use crate::memory::Memory;
-use crate::position::SegmentNo;
+use crate::position::{DiskOffset, SegmentNo};
 
 impl Log {
     /// Seals the open batch and puts it into the queue.
@@ -102,7 +102,7 @@ impl Log {
         self.prefix.closing_waits() || self.queue.has_auxiliary()
     }
 
-    fn queue_auxiliary(&mut self, disk_offset: u64, memory: std::ops::Range<usize>) {
+    fn queue_auxiliary(&mut self, disk_offset: DiskOffset, memory: std::ops::Range<usize>) {
         let (memory_offset, bytes) = (memory.start, memory.len());
         self.queue.push(Span { disk_offset, memory_offset, bytes }, Cargo::Auxiliary);
     }

@@ -5,7 +5,7 @@ use super::segment::{Base, End, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
-use crate::position::LogOffset;
+use crate::position::{DiskOffset, LogOffset};
 
 /// Bytes read at once; the memory of any disk is at least so large.
 pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
@@ -14,7 +14,11 @@ pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
 ///
 /// # Errors
 /// What the device said.
-pub(super) fn read<D: Disk>(disk: &mut D, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+pub(super) fn read<D: Disk>(
+    disk: &mut D,
+    disk_offset: DiskOffset,
+    bytes: usize,
+) -> Result<(), DiskFault> {
     assert!(bytes <= CHUNK_BYTES, "at most a chunk");
     let step = disk.info().transfer_bytes_max.min(CHUNK_BYTES);
     let mut done = 0;

@@ -11,9 +11,9 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::batch::SegmentKey;
-use super::superblock::{AREA_OFFSET, Superblock};
+use super::superblock::{AREA_START, Superblock};
 use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
-use crate::position::{LogOffset, SegmentNo};
+use crate::position::{DiskOffset, LogOffset, SegmentNo};
 
 const MAGIC: [u8; 8] = *b"BLSEGMT\x01";
 const CLOSING_MAGIC: [u8; 8] = *b"BLCLOSE\x01";
@@ -344,9 +344,9 @@ impl Geometry {
 
     /// Disk offset of a segment.
     #[must_use]
-    pub fn segment(&self, place: Place) -> u64 {
+    pub fn segment(&self, place: Place) -> DiskOffset {
         assert!(place.0 < self.segments, "place {place} of {}", self.segments);
-        AREA_OFFSET + place.0 * self.segment_bytes
+        AREA_START + place.0 * self.segment_bytes
     }
 
     /// Offset in a segment where batches end at the latest.

@@ -10,15 +10,16 @@ use super::create::{
 use super::recovery::{OpenError, Sibling};
 use super::scan::CHUNK_BYTES;
 use super::superblock::{
-    AREA_OFFSET, CopyDamage, END_BYTES, ShareId, Superblock, copy_offsets, other_release, quorum,
-    read_copies, read_copy,
+    AREA_START, CopyDamage, END_BYTES, HEAD_BYTES, ShareId, Superblock, copy_offsets,
+    other_release, quorum, read_copies, read_copy,
 };
-use crate::disk::share::Share;
+use crate::disk::share::{Extent, Share};
 use crate::disk::{Disk, DiskFault, DiskInfo};
 use crate::limits::SHARDS_MAX;
+use crate::position::DiskOffset;
 
 /// Shares are whole multiples of this, so that segments are aligned as at the start of the disk.
-const ALIGNMENT: u64 = AREA_OFFSET;
+const ALIGNMENT: u64 = HEAD_BYTES;
 
 /// Copies of the superblock that stand at the head of the disk, however it is cut.
 const HEAD_COPIES: usize = 2;
@@ -73,7 +74,7 @@ pub fn format_shares<D: Disk>(
         let mut identity = [0; 48];
         getrandom::fill(&mut identity).map_err(FormatError::Random)?;
         identity[..16].copy_from_slice(&cluster);
-        let mut share = Share::new(&mut *disk, u64::from(index) * bytes, bytes);
+        let mut share = Share::new(&mut *disk, Extent::nth(index, bytes));
         let id = ShareId { index, count };
         let made = format_share(&mut share, options.segment_bytes, &identity, id);
         first = Some(made.map_err(device)?);
@@ -87,9 +88,9 @@ pub fn format_shares<D: Disk>(
 /// # Errors
 /// What the device said.
 pub fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
-    let end = disk.info().bytes;
-    clear(disk, 0, AREA_OFFSET)?;
-    clear(disk, end - END_BYTES, end)
+    let bytes = disk.info().bytes;
+    clear(disk, DiskOffset::START, AREA_START)?;
+    clear(disk, DiskOffset::new(bytes - END_BYTES), DiskOffset::new(bytes))
 }
 
 fn check_share_size(
@@ -115,9 +116,10 @@ fn occupant_of_any<D: Disk>(
         return Ok(Some(what));
     }
     for index in 0..count {
-        let start = u64::from(index) * bytes;
-        let mut share = Share::new(&mut *disk, start, bytes);
+        let part = Extent::nth(index, bytes);
+        let mut share = Share::new(&mut *disk, part);
         if let Some(what) = occupant(&mut share)? {
+            let start = part.start;
             return Ok(Some(format!("{what} in the share from {start} on")));
         }
     }
@@ -127,7 +129,7 @@ fn occupant_of_any<D: Disk>(
 /// The copies at the head of a disk, those of the first share. `None` where there is no room for any.
 fn head_copies<D: Disk>(disk: &mut D) -> Result<Option<[HeadCopy; HEAD_COPIES]>, DiskFault> {
     let bytes = disk.info().bytes;
-    if bytes < AREA_OFFSET + END_BYTES || disk.memory().len() < CHUNK_BYTES {
+    if bytes < HEAD_BYTES + END_BYTES || disk.memory().len() < CHUNK_BYTES {
         return Ok(None);
     }
     let mut copies = [Err(CopyDamage::NotOurs); HEAD_COPIES];
@@ -178,14 +180,14 @@ fn known_head<D: Disk>(disk: &mut D) -> Result<(Option<Superblock>, Vec<HeadCopy
     Ok((head, copies))
 }
 
-/// Where the share of a shard lies: its start and its bytes.
+/// Where the share of a shard lies.
 ///
 /// A damaged head is not held against the disk: the shares lie where the number of shards asked for puts them,
 /// and their other copies tell whether that is so.
 ///
 /// # Errors
 /// `OpenError`: the disk was formatted for another number of shards, or by another release, or the share is another's.
-pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenError> {
+pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Extent, OpenError> {
     let name = disk.info().name.clone();
     let (head, head_copies) = known_head(disk)?;
     if let Some(head) = head
@@ -196,15 +198,15 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
     let found = disk.info().bytes;
     let bytes = head.map(|head| head.share_bytes());
     let bytes = bytes.unwrap_or_else(|| share_bytes(found, share.count));
-    let start = u64::from(share.index) * bytes;
-    if bytes < AREA_OFFSET + END_BYTES {
+    let part = Extent::nth(share.index, bytes);
+    if bytes < HEAD_BYTES + END_BYTES {
         return Err(OpenError::not_formatted(name));
     }
-    if start + bytes > found {
+    if (part.start + bytes).get() > found {
         let needed = u64::from(share.count) * bytes;
         return Err(OpenError::Smaller { name, needed, found });
     }
-    let mut there = Share::new(disk, start, bytes);
+    let mut there = Share::new(disk, part);
     let copies = read_copies(&mut there);
     if head.is_none() && are_no_log(&copies) {
         if are_no_log(&head_copies) {
@@ -214,7 +216,7 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
         return Err(OpenError::of_copies(name, &head_copies, HEAD_COPIES));
     }
     // Where its copies do not agree, opening the log says how.
-    let Some(own) = quorum(&copies) else { return Ok((start, bytes)) };
+    let Some(own) = quorum(&copies) else { return Ok(part) };
     if head.is_none() && own.share().count != share.count {
         let name = there.info().name.clone();
         return Err(OpenError::of_shards(name, own.share().count, share.count));
@@ -225,7 +227,7 @@ pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<(u64, u64), OpenErr
         let of = if ours { Sibling::Own } else { Sibling::Other };
         return Err(OpenError::Share { name, wanted: share.index, found: index, count, of });
     }
-    Ok((start, bytes))
+    Ok(part)
 }
 
 #[cfg(test)]
@@ -253,13 +255,13 @@ mod tests {
         index: u32,
         count: u32,
     ) -> Result<Share<&mut RamDisk>, OpenError> {
-        let (start, bytes) = find(disk, ShareId { index, count })?;
-        Ok(Share::new(disk, start, bytes))
+        let part = find(disk, ShareId { index, count })?;
+        Ok(Share::new(disk, part))
     }
 
     fn write(disk: &mut RamDisk, disk_offset: u64, byte: u8) {
         disk.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(byte);
-        let operation = Operation::Write;
+        let (operation, disk_offset) = (Operation::Write, DiskOffset::new(disk_offset));
         run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES })
             .unwrap();
     }
@@ -294,7 +296,11 @@ mod tests {
         format_shares(&mut disk, &options(true), 1).unwrap();
         let error = find(&mut disk, ShareId { index: 0, count: 2 }).unwrap_err().to_string();
         assert!(error.contains("for 1 shard, the profile says 2: set shard.count=1"), "{error}");
-        assert_eq!(find(&mut disk, ShareId::WHOLE).unwrap(), (0, 40 * MIB), "all of the disk");
+        assert_eq!(
+            find(&mut disk, ShareId::WHOLE).unwrap(),
+            Extent::nth(0, 40 * MIB),
+            "all of the disk"
+        );
     }
 
     #[test]
@@ -318,10 +324,10 @@ mod tests {
         format_shares(&mut disk, &options(false), 2).unwrap();
         let half = 20 * MIB;
         for block in (0..2 * MIB).chain(19 * MIB..20 * MIB).step_by(BLOCK_BYTES) {
-            let io = |operation, disk_offset| Io {
+            let io = |operation, at| Io {
                 operation,
                 tag: 0,
-                disk_offset,
+                disk_offset: DiskOffset::new(at),
                 memory_offset: 0,
                 bytes: BLOCK_BYTES,
             };

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SHARDS_MAX};
+use crate::position::DiskOffset;
 
 /// First bytes of a superblock of any format.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";
@@ -22,9 +23,11 @@ const INCOMPAT_KNOWN: u32 = 0;
 /// Copies on a disk.
 pub const COPIES: usize = 4;
 
+/// What is kept free before the segments for the banner and the first two copies.
+pub const HEAD_BYTES: u64 = 2 << 20;
+
 /// Where the segments begin.
-pub const AREA_OFFSET: u64 = 2 << 20;
-const AREA_BLOCK: u64 = AREA_OFFSET / BLOCK_BYTES as u64;
+pub const AREA_START: DiskOffset = DiskOffset::new(HEAD_BYTES);
 
 /// Binary logarithms of the least and the largest segment.
 const SEGMENT_LOG2_MIN: u32 = SEGMENT_BYTES_MIN.trailing_zeros();
@@ -49,8 +52,8 @@ impl ShareId {
 
 /// Where the copies stand on a disk of `disk_bytes`.
 #[must_use]
-pub fn copy_offsets(disk_bytes: u64) -> [u64; COPIES] {
-    [64 << 10, 1 << 20, disk_bytes - END_BYTES, disk_bytes - (64 << 10)]
+pub fn copy_offsets(disk_bytes: u64) -> [DiskOffset; COPIES] {
+    [64 << 10, 1 << 20, disk_bytes - END_BYTES, disk_bytes - (64 << 10)].map(DiskOffset::new)
 }
 
 /// Whether bytes begin as a superblock does.
@@ -173,10 +176,10 @@ impl Superblock {
         block.block_bytes = u32::from(block_bytes).into();
         block.segment_log2 = segment_log2.into();
         block.segment_count = segments.into();
-        block.area_block = AREA_BLOCK.into();
+        block.area_block = AREA_START.block().into();
         block.durability = u32::from(durability).into();
         block.clean = 1.into();
-        let share_bytes = AREA_OFFSET + (segments << segment_log2) + END_BYTES;
+        let share_bytes = HEAD_BYTES + (segments << segment_log2) + END_BYTES;
         block.of_share(ShareId::WHOLE, share_bytes)
     }
 
@@ -280,7 +283,7 @@ impl Superblock {
         let share_bytes = self.share_bytes.get();
         let sizes = usize::from(self.superblock_bytes.get()) == BLOCK_BYTES
             && self.block_bytes.get() as usize == BLOCK_BYTES
-            && self.area_block.get() == AREA_BLOCK
+            && self.area_block.get() == AREA_START.block()
             && (SEGMENT_LOG2_MIN..=SEGMENT_LOG2_MAX).contains(&self.segment_log2.get());
         let shares = (1..=SHARDS_MAX).contains(&count)
             && index < count
@@ -289,7 +292,7 @@ impl Superblock {
         if !(sizes && shares && self.clean.get() <= 1) {
             return false;
         }
-        let area = share_bytes.checked_sub(AREA_OFFSET + END_BYTES);
+        let area = share_bytes.checked_sub(HEAD_BYTES + END_BYTES);
         area.is_some_and(|bytes| {
             let room = bytes >> self.segment_log2.get();
             (SEGMENTS_MIN..=room).contains(&self.segment_count.get())
@@ -336,7 +339,7 @@ pub enum CopyDamage {
 pub(super) fn read_copy<D: Disk>(
     disk: &mut D,
     copy: usize,
-    disk_offset: u64,
+    disk_offset: DiskOffset,
 ) -> Result<Superblock, CopyDamage> {
     let operation = Operation::Read;
     let io = Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES };

@@ -80,8 +80,13 @@ impl Writer {
     }
 
     pub(super) fn poll(&mut self) -> bool {
-        let io =
-            Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 };
+        let io = Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: DiskOffset::START,
+            memory_offset: 0,
+            bytes: 0,
+        };
         let mut done = [Completion { io, result: Ok(()) }];
         if self.disk.poll(&mut done) == 0 {
             return false;
@@ -287,10 +292,10 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     let (block, geometry) = (BLOCK_BYTES as u64, writer.log.segments.geometry());
     let mut ranges = vec![(0, block)];
     for copy in superblock::copy_offsets(writer.disk.media().len() as u64) {
-        ranges.push((copy, copy + block));
+        ranges.push((copy.get(), copy.get() + block));
     }
     for live in writer.log.segments.iter() {
-        let start = geometry.segment(live.place);
+        let start = geometry.segment(live.place).get();
         let end = live.end.map_or_else(|| writer.log.off(), |end| end.off);
         ranges.push((start, start + end));
         ranges.push((start + geometry.copy_offset(), start + geometry.segment_bytes));
@@ -300,7 +305,7 @@ fn written_ranges(writer: &Writer) -> Vec<(u64, u64)> {
     }
     // The newest batch only says that those before it are durable: nobody vouches for it yet.
     let last = geometry.within(writer.log.durable_end()) - block;
-    let start = geometry.segment(writer.log.segments.current().place);
+    let start = geometry.segment(writer.log.segments.current().place).get();
     for range in &mut ranges {
         if range.0 == start {
             range.1 = start + last;
@@ -319,7 +324,7 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
     }
     writer.settle();
     let log_off = writer.log.locate(StreamId(1), 1).log_off;
-    let at = usize::try_from(writer.log.disk_offset(log_off)).unwrap();
+    let at = usize::try_from(writer.log.disk_offset(log_off).get()).unwrap();
     // The first message has a batch of its own, and so have the others.
     let mut image = writer.disk.image();
     image[at + 5 * BLOCK_BYTES + 200] ^= 1;
@@ -336,7 +341,7 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
     writer.submit();
     let image = writer.disk.crash_image(u64::MAX);
     assert_eq!(contents(image.clone()).unwrap().len(), 21, "it may be there");
-    let at = writer.disk.pending_writes()[0].disk_offset;
+    let at = writer.disk.pending_writes()[0].disk_offset.get();
     let mut torn = image;
     torn[usize::try_from(at).unwrap() + 150] ^= 1;
     assert_eq!(contents(torn).unwrap().len(), 20, "or not, and never in part");
@@ -467,8 +472,8 @@ fn old_contents_and_forged_batches_are_never_taken_for_batches() {
     // A payload that is a whole batch of this very log, where the next batch may begin.
     let mut writer = Writer::open(TestDisk::with(old, 2));
     writer.next_seq = 301;
-    let start =
-        usize::try_from(writer.log.disk_offset(writer.log.locate(StreamId(1), 1).log_off)).unwrap();
+    let log_off = writer.log.locate(StreamId(1), 1).log_off;
+    let start = usize::try_from(writer.log.disk_offset(log_off).get()).unwrap();
     let mut forged = vec![0; 2 * BLOCK_BYTES - 128 - 48];
     let room = forged.len();
     forged[room - BLOCK_BYTES..].copy_from_slice(&writer.disk.media()[start..start + BLOCK_BYTES]);

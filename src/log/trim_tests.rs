@@ -227,7 +227,7 @@ fn a_beginning_that_was_not_trimmed_and_is_gone_is_damage() {
     for live in &live[..2] {
         let start = writer.log.segments.geometry().segment(live.place);
         for offset in [start, start + writer.log.segments.geometry().copy_offset()] {
-            let offset = usize::try_from(offset).unwrap();
+            let offset = usize::try_from(offset.get()).unwrap();
             image[offset..offset + BLOCK_BYTES].fill(0);
         }
     }

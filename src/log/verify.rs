@@ -17,7 +17,7 @@ use super::recovery::{
 use super::segment::{Base, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::Disk;
-use crate::position::SegmentNo;
+use crate::position::{DiskOffset, SegmentNo};
 
 /// Sequences of a stream that are damaged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -191,7 +191,8 @@ impl Verifier {
         self.begins_later = self.expected != Base::default();
     }
 
-    fn note(&mut self, is_damage: bool, disk_offset: u64, what: String) {
+    fn note(&mut self, is_damage: bool, disk_offset: DiskOffset, what: String) {
+        let disk_offset = disk_offset.get();
         self.report.findings.push(Finding { is_damage, what, disk_offset, streams: Vec::new() });
     }
 }

@@ -9,6 +9,7 @@ use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::BLOCK_BYTES;
 use crate::metrics::latency::LatencyHistogram;
 use crate::port::Port;
+use crate::position::DiskOffset;
 
 use super::Schedule;
 
@@ -149,7 +150,7 @@ pub fn disk_writes<D: Disk, C: Clock>(
             spin_loop();
         }
         let start = clock.now_ns();
-        let disk_offset = index % blocks * BLOCK_BYTES as u64;
+        let disk_offset = DiskOffset::new(index % blocks * BLOCK_BYTES as u64);
         let operation = Operation::Write;
         run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes: BLOCK_BYTES })?;
         histogram.record(clock.now_ns() - start);

@@ -6,6 +6,7 @@ use crate::limits::COMPLETIONS_A_TURN;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
+use crate::position::DiskOffset;
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
@@ -19,7 +20,13 @@ pub(super) fn new_completions() -> Vec<Completion> {
 }
 
 const NOTHING: Completion = Completion {
-    io: Io { operation: Operation::Read, tag: 0, disk_offset: 0, memory_offset: 0, bytes: 0 },
+    io: Io {
+        operation: Operation::Read,
+        tag: 0,
+        disk_offset: DiskOffset::START,
+        memory_offset: 0,
+        bytes: 0,
+    },
     result: Ok(()),
 };
 

@@ -18,6 +18,7 @@ use crate::ids::Durability;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchKind;
 use crate::memory::Memory;
+use crate::position::DiskOffset;
 use crate::random::Random;
 use crate::testing::never_written;
 
@@ -117,11 +118,19 @@ pub enum Crash {
 /// A batch on the media, for which a later one vouches that was sealed after it was durable.
 #[derive(Clone, Copy, Debug)]
 struct Settled {
-    disk_offset: u64,
+    disk_offset: DiskOffset,
     bytes: usize,
     done_ns: u64,
     /// It holds messages.
     is_data: bool,
+}
+
+impl Settled {
+    /// Whether a block is one of it.
+    fn holds(&self, block: u64) -> bool {
+        let first = self.disk_offset.block();
+        (first..first + self.bytes as u64 / BLOCK).contains(&block)
+    }
 }
 
 /// Where a batch says what it holds.
@@ -291,10 +300,10 @@ impl Device {
         }
     }
 
-    fn store(&mut self, disk_offset: u64, bytes: &[u8]) {
+    fn store(&mut self, disk_offset: DiskOffset, bytes: &[u8]) {
         self.trace.digest(bytes);
         for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
-            let at = disk_offset / BLOCK + index as u64;
+            let at = disk_offset.block() + index as u64;
             let old = if block.iter().all(|&byte| byte == 0) {
                 self.zeros.insert(at);
                 self.blocks.remove(&at)
@@ -320,7 +329,7 @@ impl Device {
             }
             let flying = self.late.swap_remove(index);
             self.hits.late += 1;
-            self.trace.note("late", flying.io.disk_offset, flying.number);
+            self.trace.note("late", flying.io.disk_offset.get(), flying.number);
             self.store(flying.io.disk_offset, &flying.bytes);
         }
     }
@@ -394,7 +403,7 @@ impl Device {
         match io.operation {
             Operation::Write => self.finish_write(flying),
             Operation::Read => {
-                let first = io.disk_offset / BLOCK;
+                let first = io.disk_offset.block();
                 for index in 0..io.bytes / BLOCK_BYTES {
                     let block = self.block(first + index as u64);
                     let at = io.memory_offset + index * BLOCK_BYTES;
@@ -403,7 +412,7 @@ impl Device {
                 match flying.fate {
                     Fate::ReadError => {
                         self.hits.read_errors += 1;
-                        self.trace.note("read error", io.disk_offset, 0);
+                        self.trace.note("read error", io.disk_offset.get(), 0);
                         return Err(DiskFault::Errno(Errno(EIO)));
                     }
                     Fate::BadRead => self.spoil(&io, memory),
@@ -429,18 +438,18 @@ impl Device {
                 // Never the whole of it: that is the other fault.
                 let kept = kept.min(io.bytes - BLOCK_BYTES);
                 self.store(io.disk_offset, &flying.bytes[..kept]);
-                self.trace.note("write error", io.disk_offset, kept as u64);
+                self.trace.note("write error", io.disk_offset.get(), kept as u64);
                 return Err(DiskFault::Errno(Errno(EIO)));
             }
             Fate::ErrorButStored => {
                 self.hits.errors_stored += 1;
                 self.store(io.disk_offset, &flying.bytes);
-                self.trace.note("write error, stored", io.disk_offset, 0);
+                self.trace.note("write error, stored", io.disk_offset.get(), 0);
                 return Err(DiskFault::Errno(Errno(EIO)));
             }
             Fate::Fine | Fate::Hang | Fate::ReadError | Fate::BadRead => {}
         }
-        if self.blocks.contains_key(&(io.disk_offset / BLOCK)) {
+        if self.blocks.contains_key(&io.disk_offset.block()) {
             // A segment that held nothing is used anew.
             let range = io.disk_offset..io.disk_offset + io.bytes as u64;
             let kept = |batch: &Settled| !range.contains(&batch.disk_offset);
@@ -463,12 +472,10 @@ impl Device {
     fn spoil(&mut self, io: &Io, memory: &mut Memory) {
         let count = io.bytes as u64 / BLOCK;
         let index = self.random.below(count);
-        let at = io.disk_offset / BLOCK + index;
+        let at = io.disk_offset.block() + index;
         let start = io.memory_offset + usize::try_from(index).expect("an index") * BLOCK_BYTES;
         let kind = self.random.below(3);
-        let settled = self.batches[..self.vouched].iter().any(|batch| {
-            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
-        });
+        let settled = self.batches[..self.vouched].iter().any(|batch| batch.holds(at));
         if !settled {
             return;
         }
@@ -486,7 +493,7 @@ impl Device {
             }
             _ => {
                 let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
-                let other = self.batches[other].disk_offset / BLOCK;
+                let other = self.batches[other].disk_offset.block();
                 room.copy_from_slice(&self.block(other));
             }
         }

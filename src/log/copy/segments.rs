@@ -11,7 +11,7 @@ use crate::log::create::{clear, disk_bytes_of};
 use crate::log::recovery::Found;
 use crate::log::scan::{CHUNK_BYTES, Stop, walk};
 use crate::log::segment::{End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
-use crate::position::SegmentNo;
+use crate::position::{DiskOffset, SegmentNo};
 
 impl<S: Disk, T: Disk> Copier<'_, S, T> {
     /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
@@ -162,7 +162,7 @@ enum Failed {
 struct Sink<'a, T> {
     target: &'a mut T,
     /// Disk offset of what is gathered.
-    at: u64,
+    at: DiskOffset,
     filled: usize,
     bytes: u64,
     failed: Option<Failed>,
@@ -201,7 +201,7 @@ impl<T: Disk> Sink<'_, T> {
 }
 
 /// Writes the start of the disk's memory, as much at once as the disk takes.
-fn write<T: Disk>(disk: &mut T, disk_offset: u64, bytes: usize) -> Result<(), DiskFault> {
+fn write<T: Disk>(disk: &mut T, disk_offset: DiskOffset, bytes: usize) -> Result<(), DiskFault> {
     let step = disk.info().transfer_bytes_max;
     for at in (0..bytes).step_by(step) {
         let io = Io {

@@ -6,6 +6,7 @@ use crate::limits::BLOCK_BYTES;
 use crate::log::scan;
 use crate::log::segment::{Base, Geometry, SegmentHeader};
 use crate::log::superblock::Superblock;
+use crate::position::DiskOffset;
 
 /// What does not count of the segments that were found.
 pub(in crate::log) struct Chain {
@@ -21,7 +22,7 @@ pub(in crate::log) struct Chain {
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::log) struct Gap {
     /// Disk offset of the first segment behind it.
-    pub(super) disk_offset: u64,
+    pub(super) disk_offset: DiskOffset,
     /// First and last batch in it.
     pub(super) batches: (u64, u64),
 }

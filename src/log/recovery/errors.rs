@@ -7,7 +7,7 @@ use crate::disk::DiskFault;
 use crate::log::LogFault;
 use crate::log::shares::shards;
 use crate::log::superblock::{CopyDamage, FORMAT, Superblock, other_release};
-use crate::position::SegmentNo;
+use crate::position::{DiskOffset, SegmentNo};
 
 /// Why a log was not opened. Nothing was written.
 #[derive(Debug, displaydoc::Display, thiserror::Error)]
@@ -157,7 +157,7 @@ pub struct Damaged {
     /// Segment; that of the last one missing where whole ones are.
     pub seg_no: SegmentNo,
     /// Disk offset of the first batch that is not what it should be.
-    pub disk_offset: u64,
+    pub disk_offset: DiskOffset,
     /// Batches that are missing: the first, and the last that is known to have been promised.
     pub batches: (u64, u64),
     /// Sequences that are missing: stream, first, and last where a later batch tells.

@@ -13,7 +13,7 @@ use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Plac
 use super::superblock::Superblock;
 use crate::limits::{BLOCK_BYTES, RESERVED_SEGMENTS};
 use crate::memory::resident;
-use crate::position::{LogOffset, SegmentNo};
+use crate::position::{DiskOffset, LogOffset, SegmentNo};
 
 use places::StreamPlaces;
 
@@ -300,7 +300,7 @@ impl Segments {
     }
 
     /// Where on the disk a log offset is; `None` where no segment counts.
-    pub(super) fn disk_offset(&self, log_off: LogOffset) -> Option<u64> {
+    pub(super) fn disk_offset(&self, log_off: LogOffset) -> Option<DiskOffset> {
         let live = self.at(log_off)?;
         Some(self.geometry.segment(live.place) + self.geometry.within(log_off))
     }

@@ -10,6 +10,7 @@ use crate::log::control::Control;
 use crate::log::recovery::{Decision, Facts, Found, Reason, decide};
 use crate::log::scan::{self, Stop, walk};
 use crate::log::segment::{Base, End, INDEX_BYTES, SegmentHeader, read_closing};
+use crate::position::DiskOffset;
 use crate::wire::record::Record;
 
 impl Verifier {
@@ -186,7 +187,7 @@ impl Verifier {
                 "batch {}: the producer's checksum of stream {name}, sequence {sequence}",
                 batch.batch_seq()
             );
-            self.note(true, 0, what);
+            self.note(true, DiskOffset::START, what);
             self.missing(&name, sequence, sequence);
         }
     }

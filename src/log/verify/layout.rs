@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{Verifier, without_replaced};
 use crate::disk::{Disk, DiskFault};
 use crate::limits::BLOCK_BYTES;
-use crate::log::create::{banner, disk_bytes_of};
+use crate::log::create::{area_end, banner};
 use crate::log::recovery::Found;
 use crate::log::scan::{self, CHUNK_BYTES};
 use crate::log::segment::SegmentHeader;
-use crate::log::superblock::{AREA_OFFSET, COPIES, END_BYTES, copy_offsets, read_copies};
-use crate::position::SegmentNo;
+use crate::log::superblock::{AREA_START, COPIES, copy_offsets, read_copies};
+use crate::position::{DiskOffset, SegmentNo};
 
 impl Verifier {
     pub(super) fn check_copies<D: Disk>(&mut self, disk: &mut D) {
@@ -34,21 +34,20 @@ impl Verifier {
 
     /// The banner, and that all around it and the superblock's copies is zero.
     pub(super) fn check_reserved<D: Disk>(&mut self, disk: &mut D) -> Result<(), DiskFault> {
-        let end = disk.info().bytes;
+        let end = DiskOffset::new(disk.info().bytes);
         let block = BLOCK_BYTES as u64;
-        scan::read(disk, 0, BLOCK_BYTES)?;
+        scan::read(disk, DiskOffset::START, BLOCK_BYTES)?;
         if disk.memory().bytes(0..BLOCK_BYTES) != banner(&self.superblock) {
-            self.note(true, 0, "banner block: not as it was written".into());
+            self.note(true, DiskOffset::START, "banner block: not as it was written".into());
         }
-        let copies = copy_offsets(end);
-        let area_end = disk_bytes_of(&self.geometry) - END_BYTES;
-        let mut at = block;
+        let copies = copy_offsets(disk.info().bytes);
+        let mut at = DiskOffset::START + block;
         while at < end {
-            if at == AREA_OFFSET {
-                at = area_end;
+            if at == AREA_START {
+                at = area_end(&self.geometry);
             }
             let next_copy = copies.into_iter().filter(|&copy| copy >= at).min().unwrap_or(end);
-            let next_area = if at < AREA_OFFSET { AREA_OFFSET } else { end };
+            let next_area = if at < AREA_START { AREA_START } else { end };
             let stop = next_copy.min(next_area);
             let bytes = (stop - at).min(CHUNK_BYTES as u64);
             if bytes == 0 {
@@ -66,7 +65,7 @@ impl Verifier {
     fn check_zero<D: Disk>(
         &mut self,
         disk: &mut D,
-        disk_offset: u64,
+        disk_offset: DiskOffset,
         bytes: u64,
         what: &str,
     ) -> Result<(), DiskFault> {

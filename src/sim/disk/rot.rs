@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use super::{BLOCK, Block, Device, SEGMENT_BYTES, Settled};
+use super::{BLOCK, Block, Device, SEGMENT_BYTES};
 use crate::limits::BLOCK_BYTES;
 use crate::log::segment::INDEX_BYTES;
-use crate::log::superblock::{AREA_OFFSET, copy_offsets};
+use crate::log::superblock::{AREA_START, copy_offsets};
+use crate::position::DiskOffset;
 
 impl Device {
     /// Changes one block that holds something, as six bytes say: which, how, and with what.
@@ -39,7 +40,7 @@ impl Device {
         let index = usize::try_from(self.random.below(self.vouched as u64)).expect("an index");
         let victim = self.batches[index];
         let count = victim.bytes as u64 / BLOCK;
-        let at = victim.disk_offset / BLOCK + self.random.below(count);
+        let at = victim.disk_offset.block() + self.random.below(count);
         let Some(block) = self.blocks.get(&at).cloned() else { return false };
         let kind = self.random.below(4);
         let changed: Option<Block> = match kind {
@@ -57,7 +58,7 @@ impl Device {
             _ => {
                 self.hits.lost += 1;
                 let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
-                self.blocks.get(&(self.batches[other].disk_offset / BLOCK)).cloned()
+                self.blocks.get(&self.batches[other].disk_offset.block()).cloned()
             }
         };
         let same = changed.as_ref().is_some_and(|changed| **changed == *block);
@@ -78,10 +79,7 @@ impl Device {
         }
         let index = usize::try_from(self.random.below(count)).expect("an index");
         let at = *self.blocks.keys().nth(index).expect("within the count");
-        let covers = |batch: &Settled| {
-            (batch.disk_offset..batch.disk_offset + batch.bytes as u64).contains(&(at * BLOCK))
-        };
-        if self.batches[self.vouched..].iter().any(covers) {
+        if self.batches[self.vouched..].iter().any(|batch| batch.holds(at)) {
             return;
         }
         let bit = self.random.below(BLOCK * 8);
@@ -96,34 +94,34 @@ impl Device {
     /// (1), that and its segment's closing index (2), or takes three copies of the superblock away (3).
     pub(in crate::sim) fn rot_segment(&mut self, kind: u64) {
         let Some(newest) = self.batches.last().map(|batch| batch.disk_offset) else { return };
-        let segment_of = |disk_offset: u64| (disk_offset - AREA_OFFSET) / SEGMENT_BYTES;
-        let segment = AREA_OFFSET + segment_of(newest) * SEGMENT_BYTES;
-        self.trace.note("rot segment", segment, kind);
+        let segment_of = |disk_offset: DiskOffset| (disk_offset - AREA_START) / SEGMENT_BYTES;
+        let segment = AREA_START + segment_of(newest) * SEGMENT_BYTES;
+        self.trace.note("rot segment", segment.get(), kind);
         if kind == 3 {
             for disk_offset in copy_offsets(self.info.bytes).into_iter().skip(1) {
-                self.blocks.remove(&(disk_offset / BLOCK));
+                self.blocks.remove(&disk_offset.block());
                 self.hits.lost += 1;
             }
         }
         if kind == 1 || kind == 2 {
-            let mut bytes = self.block(newest / BLOCK);
+            let mut bytes = self.block(newest.block());
             bytes[BLOCK_BYTES / 2] ^= 1;
             bytes[64] ^= 1;
-            self.blocks.insert(newest / BLOCK, Rc::new(bytes));
+            self.blocks.insert(newest.block(), Rc::new(bytes));
             self.hits.rotten += 1;
         }
         if kind == 2 {
-            let index = segment + SEGMENT_BYTES - (INDEX_BYTES + BLOCK_BYTES) as u64;
-            self.blocks.remove(&(index / BLOCK));
+            let index = segment + (SEGMENT_BYTES - (INDEX_BYTES + BLOCK_BYTES) as u64);
+            self.blocks.remove(&index.block());
             self.hits.lost += 1;
         }
         let mut older = self.batches.iter().map(|batch| segment_of(batch.disk_offset));
         if kind == 0
             && let Some(older) = older.rfind(|&older| older != segment_of(newest))
         {
-            let start = AREA_OFFSET + older * SEGMENT_BYTES;
-            self.blocks.remove(&(start / BLOCK));
-            self.blocks.remove(&((start + SEGMENT_BYTES) / BLOCK - 1));
+            let start = AREA_START + older * SEGMENT_BYTES;
+            self.blocks.remove(&start.block());
+            self.blocks.remove(&((start + SEGMENT_BYTES).block() - 1));
             self.hits.lost += 2;
         }
     }
