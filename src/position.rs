@@ -97,6 +97,10 @@ offset!(
     DiskOffset
 );
 position!(
+    /// Counts the batches of a log, from 1 on; 0 is none.
+    BatchSeq
+);
+position!(
     /// Counts the segments of a log, from 1 on; 0 is none. Grows forever, unlike the place that a segment stands in.
     SegmentNo
 );
@@ -113,22 +117,32 @@ impl DiskOffset {
     }
 }
 
-impl SegmentNo {
-    /// No segment.
-    pub const NONE: Self = Self(0);
+/// A position that counts: there is one behind it and one before it.
+macro_rules! count {
+    ($name:ident) => {
+        impl $name {
+            /// That of none: what is before the first.
+            pub const NONE: Self = Self(0);
 
-    /// That of the one behind it.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
+            /// That of the next.
+            #[must_use]
+            #[inline]
+            pub const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
 
-    /// That of the one before it.
-    #[must_use]
-    pub const fn before(self) -> Self {
-        Self(self.0 - 1)
-    }
+            /// That of the one before.
+            #[must_use]
+            #[inline]
+            pub const fn before(self) -> Self {
+                Self(self.0 - 1)
+            }
+        }
+    };
 }
+
+count!(BatchSeq);
+count!(SegmentNo);
 
 #[cfg(test)]
 mod tests {
@@ -142,10 +156,11 @@ mod tests {
         assert_eq!(U64::from(LogOffset::new(1 << 40)).get(), 1 << 40);
         let blocks = [0, 4095, 4096, u64::MAX].map(|at| DiskOffset::new(at).block());
         assert_eq!(blocks, [0, 0, 1, u64::MAX / 4096]);
-        let wraps: [fn(); 5] = [
+        let wraps: [fn(); 6] = [
             || assert_eq!(LogOffset::new(u64::MAX) + 1, LogOffset::new(0)),
             || assert_eq!(DiskOffset::START - DiskOffset::new(1), u64::MAX),
             || assert_eq!(LogOffset::new(0) - LogOffset::new(1), u64::MAX),
+            || assert_eq!(BatchSeq::new(u64::MAX).next(), BatchSeq::NONE),
             || assert_eq!(SegmentNo::new(u64::MAX).next(), SegmentNo::NONE),
             || assert_eq!(SegmentNo::NONE.before(), SegmentNo::new(u64::MAX)),
         ];

@@ -7,6 +7,7 @@ use super::{AppendError, Appended, ControlError, Log, Message, Registration};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, RESERVED_SEGMENTS};
 use crate::memory::Memory;
+use crate::position::BatchSeq;
 use crate::wire::record::{RecordHeader, Signed, record_bytes};
 
 /// Bytes a roll adds beside the checkpoint: the roll itself and the epoch's opening.
@@ -58,7 +59,7 @@ impl Log {
         memory: &mut Memory,
         name: &str,
         unix_ns: u64,
-    ) -> Result<(StreamId, u64), ControlError> {
+    ) -> Result<(StreamId, BatchSeq), ControlError> {
         let limit = self.limits.streams;
         let next = self.catalog.streams().next_id();
         let id =

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::mutant::Mutant;
-use crate::position::{LogOffset, SegmentNo};
+use crate::position::{BatchSeq, LogOffset, SegmentNo};
 use crate::wire::publish::Records;
 use crate::wire::record::crc32c;
 
@@ -105,7 +105,7 @@ pub struct Seal {
     /// What it holds.
     pub kind: BatchKind,
     /// Its number.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// Where it stands.
     pub log_off: LogOffset,
     /// Messages of the shard before it.
@@ -119,7 +119,7 @@ pub struct Seal {
     /// Hash of the header before.
     pub chain: u64,
     /// The last batch known durable.
-    pub lac: u64,
+    pub lac: BatchSeq,
     /// Unix time.
     pub append_ns: u64,
 }
@@ -240,11 +240,11 @@ impl<'a> BatchView<'a> {
     }
 
     /// Checks the header alone, even where the bytes end before the body does: enough to know that a
-    /// batch was here, its number and its "last durable" mark.
+    /// batch was here, and its "last durable" mark.
     #[must_use]
-    pub fn peek(bytes: &[u8], key: &SegmentKey, log_off: LogOffset) -> Option<(u64, u64)> {
+    pub fn peek(bytes: &[u8], key: &SegmentKey, log_off: LogOffset) -> Option<BatchSeq> {
         let (header, _) = BatchHeader::ref_from_prefix(bytes).ok()?;
-        is_header(header, key, log_off).then(|| (header.batch_seq.get(), header.lac.get()))
+        is_header(header, key, log_off).then(|| BatchSeq::new(header.lac.get()))
     }
 
     fn check_header(
@@ -276,8 +276,8 @@ impl<'a> BatchView<'a> {
 
     /// Its number.
     #[must_use]
-    pub fn batch_seq(&self) -> u64 {
-        self.header.batch_seq.get()
+    pub fn batch_seq(&self) -> BatchSeq {
+        BatchSeq::new(self.header.batch_seq.get())
     }
 
     /// Where it stands.
@@ -312,8 +312,8 @@ impl<'a> BatchView<'a> {
 
     /// The last batch the writer knew durable.
     #[must_use]
-    pub fn lac(&self) -> u64 {
-        self.header.lac.get()
+    pub fn lac(&self) -> BatchSeq {
+        BatchSeq::new(self.header.lac.get())
     }
 
     /// Unix time of sealing.

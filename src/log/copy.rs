@@ -24,7 +24,7 @@ use super::superblock::{ShareId, Superblock};
 use super::verify::without_replaced;
 use crate::disk::{Disk, DiskFault};
 use crate::limits::BLOCK_BYTES;
-use crate::position::SegmentNo;
+use crate::position::{BatchSeq, SegmentNo};
 
 /// Rounds in which nothing moves before what is missing counts as missing: what an appliance is about to write
 /// is there by then.
@@ -63,7 +63,7 @@ pub enum CopyError {
         /// Segment.
         seg_no: SegmentNo,
         /// The first batch that is not what it should be.
-        batch: u64,
+        batch: BatchSeq,
     },
     /// {name} has {found} bytes; this log needs at least {needed}: take a larger device, or file (--size)
     TooSmall {
@@ -92,7 +92,7 @@ pub struct Copied {
     /// Bytes of batches that were copied.
     pub bytes: u64,
     /// The last batch of it.
-    pub last_batch: u64,
+    pub last_batch: BatchSeq,
     /// How often the log was looked through.
     pub rounds: u32,
 }
@@ -154,7 +154,7 @@ pub fn copy<S: Disk, T: Disk>(
             .values()
             .map(|placed| placed.end.base.batch_seq)
             .max()
-            .unwrap_or(0),
+            .unwrap_or_default(),
         rounds,
     };
     write_banner(target, &superblock).map_err(failed)?;
@@ -177,7 +177,7 @@ enum Round {
     /// All that was durable when it began is in the copy.
     Whole,
     /// In this segment, this batch is not where the round expected it: look again.
-    Again(SegmentNo, u64),
+    Again(SegmentNo, BatchSeq),
 }
 
 struct Copier<'a, S, T> {
@@ -209,7 +209,7 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// Rounds until one is whole; returns how many it took.
     fn rounds(&mut self) -> Result<u32, CopyError> {
-        let (mut stuck, mut before) = (0, (0, SegmentNo::NONE, 0));
+        let (mut stuck, mut before) = (0, (0, SegmentNo::NONE, BatchSeq::NONE));
         for round in 1..=ROUNDS_MAX {
             let found = self.look()?;
             let is_settled = stuck >= STUCK_ROUNDS;
@@ -254,10 +254,11 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
 
     /// Brings what is found into the copy, from the first segment on.
     fn round(&mut self, found: &[Found], is_settled: bool) -> Result<Round, CopyError> {
-        let newest = found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
-        if newest > self.superblock.last_epoch.get() {
+        let newest = found.iter().max_by_key(|found| found.header.epoch.get());
+        let last_epoch = self.superblock.last_epoch.get();
+        if let Some(newest) = newest.filter(|newest| newest.header.epoch.get() > last_epoch) {
             // An appliance opened it between our looks at the superblock and here.
-            return Ok(Round::Again(SegmentNo::NONE, newest));
+            return Ok(Round::Again(newest.header.seg_no(), BatchSeq::NONE));
         }
         let (mut chain, mut expected) = self.freed();
         for (position, segment) in found.iter().enumerate() {
@@ -270,14 +271,14 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
                     }
                     // Freed, or begun, while we looked; else the trimmed beginning of a log that was killed.
                     if !is_settled || read_log(self.source, &mut |_| {}).is_err() {
-                        return Ok(Round::Again(seg_no, expected.batch_seq + 1));
+                        return Ok(Round::Again(seg_no, expected.batch_seq.next()));
                     }
                 }
                 chain.clear();
             }
             let (end, is_whole) = self.bring(segment)?;
             if !is_whole {
-                return Ok(Round::Again(seg_no, end.base.batch_seq + 1));
+                return Ok(Round::Again(seg_no, end.base.batch_seq.next()));
             }
             chain.push(seg_no);
             expected = end.base;
@@ -287,18 +288,18 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
         self.drop_all_but(&chain)?;
         if found.is_empty() && self.superblock.last_epoch.get() > 0 && !is_settled {
             // Of a log that is served: each was begun or freed as its place was read.
-            return Ok(Round::Again(SegmentNo::NONE, 1));
+            return Ok(Round::Again(SegmentNo::NONE, BatchSeq::NONE.next()));
         }
         // A roll waits for the closing index of the segment before the last: it is there by the next look.
         if let Some(open) = chain.iter().rev().skip(2).find(|seg_no| !self.placed[seg_no].is_closed)
         {
-            return Ok(Round::Again(*open, 0));
+            return Ok(Round::Again(*open, BatchSeq::NONE));
         }
         let begin = chain.first().copied().unwrap_or(SegmentNo::NONE);
         if std::mem::replace(&mut self.begin, begin) == begin {
             return Ok(Round::Whole);
         }
-        Ok(Round::Again(begin, 0))
+        Ok(Round::Again(begin, BatchSeq::NONE))
     }
 
     /// What was copied of segments that were freed since: which, as far as they follow each other, and where
@@ -316,10 +317,10 @@ impl<S: Disk, T: Disk> Copier<'_, S, T> {
     }
 
     /// The last batch that some segments say was durable.
-    fn mark_of(&mut self, found: &[Found]) -> Result<u64, CopyError> {
-        let mut mark = 0;
+    fn mark_of(&mut self, found: &[Found]) -> Result<BatchSeq, CopyError> {
+        let mut mark = BatchSeq::NONE;
         for found in found {
-            let closed = found.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
+            let closed = found.closed_at();
             let from = BLOCK_BYTES as u64;
             let said = scan::look_ahead(self.source, &self.superblock, &found.header, from)
                 .map_err(|fault| self.read_failed(fault))?;

@@ -164,12 +164,12 @@ pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Res
             });
             go_on = row(BatchRow {
                 segment: header.seg_no().get(),
-                batch: batch.batch_seq(),
+                batch: batch.batch_seq().get(),
                 kind: batch.kind().name(),
                 disk_offset: (segment + (batch.log_off() - header.begin())).get(),
                 bytes: batch.bytes(),
                 epoch: header.epoch.get(),
-                last_durable: batch.lac(),
+                last_durable: batch.lac().get(),
                 append_ns: batch.append_ns(),
                 messages: messages.collect(),
             });

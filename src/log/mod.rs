@@ -67,7 +67,7 @@ use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};
 use crate::limits::{Limits, QUEUE_DEPTH_MAX, RESERVED_SEGMENTS};
 use crate::metrics::stages::BatchTimes;
-use crate::position::DiskOffset;
+use crate::position::{BatchSeq, DiskOffset};
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
@@ -77,7 +77,7 @@ pub use recovery::Witness;
 
 use buffers::Buffers;
 use catalog::Catalog;
-use prefix::DurablePrefix;
+use prefix::{Content, DurablePrefix};
 use queue::WriteQueue;
 use segment::Geometry;
 use segments::{Recovered, Segments};
@@ -103,7 +103,7 @@ pub struct Appended {
     /// Its sequence in the stream.
     pub sequence: u64,
     /// The batch it is in.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
 }
 
 /// Why a message was not appended.
@@ -148,7 +148,7 @@ pub struct Registration {
     /// The last number accepted from it.
     pub last_seq: u64,
     /// The batch that holds the registration.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// Whose place it took.
     pub forgotten: Option<ProducerId>,
 }
@@ -157,7 +157,7 @@ pub struct Registration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurableBatch {
     /// Its number.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// Its size on the disk.
     pub bytes: usize,
     /// When it passed which point.
@@ -237,7 +237,7 @@ impl Log {
     /// What this log has to hold when it is opened again.
     #[must_use]
     pub fn witness(&self) -> Witness {
-        let (batch_seq, chain) = self.prefix.content();
+        let Content { batch_seq, chain } = self.prefix.content();
         Witness { leg: self.superblock.leg, epoch: self.epoch().0, batch_seq, chain }
     }
 
@@ -296,7 +296,7 @@ impl Log {
 
     /// The stream of this name that is being made, and the batch of its record, which is not durable yet.
     #[must_use]
-    pub fn stream_being_made(&self, name: &str) -> Option<(StreamId, u64)> {
+    pub fn stream_being_made(&self, name: &str) -> Option<(StreamId, BatchSeq)> {
         let stream = self.catalog.streams().by_name(name)?;
         let batch_seq = stream.created_batch();
         (!self.is_durable(batch_seq)).then_some((stream.id, batch_seq))
@@ -310,7 +310,7 @@ impl Log {
     /// Whether a batch, and with it all it says, is durable.
     #[must_use]
     #[inline]
-    pub fn is_durable(&self, batch_seq: u64) -> bool {
+    pub fn is_durable(&self, batch_seq: BatchSeq) -> bool {
         self.prefix.covers(batch_seq)
     }
 
@@ -339,9 +339,9 @@ impl Log {
 
     /// The batch that holds the newest of what was appended.
     #[must_use]
-    pub fn appended_batch(&self) -> u64 {
+    pub fn appended_batch(&self) -> BatchSeq {
         let open = self.tail.batch_seq();
-        if self.tail.is_empty() { open.saturating_sub(1) } else { open }
+        if self.tail.is_empty() { open.before() } else { open }
     }
 
     /// Segments that count, and that are free.

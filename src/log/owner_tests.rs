@@ -1,14 +1,14 @@
 //! Each owner of a part of the log by itself: what it lets happen, and what it does not.
 
 use super::catalog::Catalog;
-use super::prefix::DurablePrefix;
+use super::prefix::{Content, DurablePrefix};
 use super::queue::{Cargo, SealedBatch, Span, WriteQueue, Written};
 use super::segment::{Base, Place};
 use super::*;
 use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
 use crate::testing::disk::TestDisk;
-use crate::position::{DiskOffset, LogOffset};
+use crate::position::{BatchSeq, DiskOffset, LogOffset};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -17,10 +17,10 @@ fn batch(batch_seq: u64) -> (Span, Cargo) {
     let at = batch_seq * BLOCK;
     let memory_offset = usize::try_from(at).unwrap();
     let sealed = SealedBatch {
-        batch_seq,
+        batch_seq: BatchSeq::new(batch_seq),
         log_off: LogOffset::new(at),
         content: batch_seq.is_multiple_of(2),
-        marked: 0,
+        marked: BatchSeq::NONE,
         chain: batch_seq * 7,
         times: BatchTimes::default(),
     };
@@ -66,7 +66,7 @@ fn poll(disk: &mut TestDisk) -> Option<Completion> {
 /// What is taken out, a wipe as 0.
 fn taken(queue: &mut WriteQueue) -> Vec<u64> {
     let number = |written| match written {
-        Written::Batch(batch) => batch.batch().batch_seq,
+        Written::Batch(batch) => batch.batch().batch_seq.get(),
         Written::Auxiliary => unreachable!("none was pushed"),
         Written::Wipe { frees } => {
             assert_eq!(frees, Some(Place::new(9)));
@@ -130,30 +130,31 @@ fn what_waits_for_a_batch_comes_due_with_it_and_not_before() {
     let (mut queue, mut disk) = submitted(6, 3);
     let mut prefix = DurablePrefix::new(&Base::default(), LogOffset::default());
     for (batch_seq, next) in [(2, 5), (3, 6), (5, 9)] {
-        prefix.note_next(batch_seq, StreamId(1), next);
+        prefix.note_next(BatchSeq::new(batch_seq), StreamId(1), next);
     }
-    prefix.note_trim(3, StreamId(1), 4);
-    prefix.note_closing(4, DiskOffset::new(77));
-    assert_eq!(prefix.trim_waits(StreamId(1)), Some(3));
+    prefix.note_trim(BatchSeq::new(3), StreamId(1), 4);
+    prefix.note_closing(BatchSeq::new(4), DiskOffset::new(77));
+    assert_eq!(prefix.trim_waits(StreamId(1)), Some(BatchSeq::new(3)));
     while let Some(completion) = poll(&mut disk) {
         queue.complete(&completion).unwrap();
         while let Some(written) = queue.take_written() {
             let Written::Batch(written) = written else { continue };
             prefix.advance(&written, 1);
-            let seq = prefix.batch_seq();
+            let seq = prefix.batch_seq().get();
             assert_eq!(prefix.end(), LogOffset::new((seq + 1) * BLOCK));
-            let content = seq - seq % 2;
-            assert_eq!(prefix.content(), (content, content * 7));
+            let newest = seq - seq % 2;
+            let content = Content { batch_seq: BatchSeq::new(newest), chain: newest * 7 };
+            assert_eq!(prefix.content(), content);
             let next = std::iter::from_fn(|| prefix.take_next()).map(|(_, next)| next);
             let due = [(2, 5), (3, 6), (5, 9)].into_iter().filter(|(of, _)| *of == seq);
             assert_eq!(next.collect::<Vec<_>>(), due.map(|(_, next)| next).collect::<Vec<_>>());
             assert_eq!(prefix.take_trim(), (seq == 3).then_some((StreamId(1), 4)));
             assert_eq!(prefix.take_closing(), (seq == 4).then_some(DiskOffset::new(77)));
             assert_eq!(prefix.closing_waits(), seq < 4);
-            assert_eq!(prefix.take().map(|batch| batch.batch_seq), Some(seq));
+            assert_eq!(prefix.take().map(|batch| batch.batch_seq.get()), Some(seq));
         }
     }
-    assert!(prefix.covers(6) && !prefix.covers(7));
+    assert!(prefix.covers(BatchSeq::new(6)) && !prefix.covers(BatchSeq::new(7)));
 }
 
 #[test]
@@ -162,15 +163,15 @@ fn a_batch_that_is_not_the_next_does_not_join_the_prefix() {
     let (mut queue, mut disk) = submitted(1, 3);
     queue.complete(&poll(&mut disk).unwrap()).unwrap();
     let Some(Written::Batch(written)) = queue.take_written() else { panic!("it is done") };
-    let base = Base { batch_seq: 1, ..Base::default() };
+    let base = Base { batch_seq: BatchSeq::new(1), ..Base::default() };
     DurablePrefix::new(&base, LogOffset::new(BLOCK)).advance(&written, 1);
 }
 
 /// A catalog with producer 1 and a session of it.
 fn published() -> (Catalog, ProducerHandle) {
     let mut catalog = Catalog::new();
-    catalog.add_stream(StreamId(1), "orders", 1, 1);
-    assert_eq!(catalog.register(ProducerId(1), (1, 9), 1, 1), 0);
+    catalog.add_stream(StreamId(1), "orders", 1, BatchSeq::new(1));
+    assert_eq!(catalog.register(ProducerId(1), (1, 9), 1, BatchSeq::new(1)), 0);
     let handle = catalog.hold(ProducerId(1), 7);
     (catalog, handle)
 }
@@ -192,7 +193,7 @@ fn a_handle_moves_both_tables_and_its_place_is_free_once_it_is_given_back() {
     assert_eq!(catalog.producers().get(ProducerId(1)).unwrap().holder, None);
     catalog.forget(ProducerId(1));
     assert!(catalog.producers().get(ProducerId(1)).is_none());
-    assert_eq!(catalog.register(ProducerId(2), (1, 1), 7, 2), 0);
+    assert_eq!(catalog.register(ProducerId(2), (1, 1), 7, BatchSeq::new(2)), 0);
     let second = catalog.hold(ProducerId(2), 7);
     assert_eq!(catalog.producers().places().len(), 1, "its place is another's: {second:?}");
 }

@@ -9,10 +9,10 @@ use crate::ids::StreamId;
 use crate::limits::{FLIGHTS_MAX, QUEUE_DEPTH_MAX, STREAMS_MAX, TRIMS_MAX};
 use crate::memory::resident;
 use crate::mutant::Mutant;
-use crate::position::{DiskOffset, LogOffset};
+use crate::position::{BatchSeq, DiskOffset, LogOffset};
 
 const NO_BATCH: DurableBatch = DurableBatch {
-    batch_seq: 0,
+    batch_seq: BatchSeq::NONE,
     bytes: 0,
     times: BatchTimes {
         messages: 0,
@@ -26,35 +26,40 @@ const NO_BATCH: DurableBatch = DurableBatch {
 /// What a record or a batch says of a stream, true once that batch is durable.
 #[derive(Clone, Copy, Debug)]
 struct Due {
-    batch_seq: u64,
+    batch_seq: BatchSeq,
     stream: StreamId,
     sequence: u64,
 }
 
-const NOTHING_DUE: Due = Due { batch_seq: 0, stream: StreamId(0), sequence: 0 };
+const NOTHING_DUE: Due = Due { batch_seq: BatchSeq::NONE, stream: StreamId(0), sequence: 0 };
 
 /// A closing index that waits until all of its segment is durable.
 #[derive(Clone, Copy, Debug)]
 struct Closing {
-    batch_seq: u64,
+    batch_seq: BatchSeq,
     disk_offset: DiskOffset,
+}
+
+/// The newest batch of the prefix that holds records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) batch_seq: BatchSeq,
+    /// Chain value after it.
+    pub(super) chain: u64,
 }
 
 /// The prefix.
 #[derive(Debug)]
 pub(super) struct DurablePrefix {
     /// The last batch of it.
-    batch_seq: u64,
+    batch_seq: BatchSeq,
     /// Log offset behind that one.
     end: LogOffset,
     /// When that became durable; 0 where recovery found it.
     since_ns: u64,
-    /// The newest batch of it that holds records.
-    content_seq: u64,
-    /// Chain value after that one.
-    content_chain: u64,
+    content: Content,
     /// The newest one with records that a header of it says is durable: recovery will find that.
-    marked: u64,
+    marked: BatchSeq,
     /// Batches that joined it and were not taken yet.
     completed: VecDeque<DurableBatch>,
     /// What streams have in which batch: their next sequence after it.
@@ -71,8 +76,7 @@ impl DurablePrefix {
             batch_seq: base.batch_seq,
             end,
             since_ns: 0,
-            content_seq: base.batch_seq,
-            content_chain: base.chain,
+            content: Content { batch_seq: base.batch_seq, chain: base.chain },
             marked: base.batch_seq,
             completed: resident(FLIGHTS_MAX, NO_BATCH).into(),
             marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), NOTHING_DUE).into(),
@@ -83,7 +87,7 @@ impl DurablePrefix {
 
     /// The last batch of it.
     #[inline]
-    pub(super) fn batch_seq(&self) -> u64 {
+    pub(super) fn batch_seq(&self) -> BatchSeq {
         self.batch_seq
     }
 
@@ -95,7 +99,7 @@ impl DurablePrefix {
 
     /// Whether a batch is in it.
     #[inline]
-    pub(super) fn covers(&self, batch_seq: u64) -> bool {
+    pub(super) fn covers(&self, batch_seq: BatchSeq) -> bool {
         batch_seq <= self.batch_seq
     }
 
@@ -104,13 +108,13 @@ impl DurablePrefix {
         self.since_ns
     }
 
-    /// The newest batch of it that holds records, and the chain value after that one.
-    pub(super) fn content(&self) -> (u64, u64) {
-        (self.content_seq, self.content_chain)
+    /// The newest batch of it that holds records.
+    pub(super) fn content(&self) -> Content {
+        self.content
     }
 
     /// The newest batch with records that a durable header says is durable.
-    pub(super) fn marked(&self) -> u64 {
+    pub(super) fn marked(&self) -> BatchSeq {
         self.marked
     }
 
@@ -120,12 +124,12 @@ impl DurablePrefix {
     /// When it is not the next.
     pub(super) fn advance(&mut self, written: &WrittenBatch, now_ns: u64) -> bool {
         let (batch, bytes) = (written.batch(), written.bytes());
-        assert_eq!(batch.batch_seq, self.batch_seq + 1, "the durable prefix has no hole");
+        assert_eq!(batch.batch_seq, self.batch_seq.next(), "the durable prefix has no hole");
         self.batch_seq = batch.batch_seq;
         self.end = batch.log_off + bytes as u64;
         self.since_ns = now_ns;
         if batch.content {
-            (self.content_seq, self.content_chain) = (batch.batch_seq, batch.chain);
+            self.content = Content { batch_seq: batch.batch_seq, chain: batch.chain };
         }
         let is_marked = batch.marked > self.marked;
         self.marked = self.marked.max(batch.marked);
@@ -145,7 +149,7 @@ impl DurablePrefix {
     }
 
     /// The next sequence of a stream is `next` once a batch is durable, the newest that was sealed.
-    pub(super) fn note_next(&mut self, batch_seq: u64, stream: StreamId, next: u64) {
+    pub(super) fn note_next(&mut self, batch_seq: BatchSeq, stream: StreamId, next: u64) {
         self.marks.push_back(Due { batch_seq, stream, sequence: next });
     }
 
@@ -161,7 +165,7 @@ impl DurablePrefix {
     }
 
     /// A stream begins at `first` once a batch is durable.
-    pub(super) fn note_trim(&mut self, batch_seq: u64, stream: StreamId, first: u64) {
+    pub(super) fn note_trim(&mut self, batch_seq: BatchSeq, stream: StreamId, first: u64) {
         self.trims.push_back(Due { batch_seq, stream, sequence: first });
     }
 
@@ -172,7 +176,7 @@ impl DurablePrefix {
     }
 
     /// The batch of the newest trim of a stream that is on its way.
-    pub(super) fn trim_waits(&self, stream: StreamId) -> Option<u64> {
+    pub(super) fn trim_waits(&self, stream: StreamId) -> Option<BatchSeq> {
         self.trims.iter().rev().find(|trim| trim.stream == stream).map(|trim| trim.batch_seq)
     }
 
@@ -180,7 +184,7 @@ impl DurablePrefix {
     ///
     /// # Panics
     /// When one waits already.
-    pub(super) fn note_closing(&mut self, batch_seq: u64, disk_offset: DiskOffset) {
+    pub(super) fn note_closing(&mut self, batch_seq: BatchSeq, disk_offset: DiskOffset) {
         let before = self.closing.replace(Closing { batch_seq, disk_offset });
         assert!(before.is_none(), "a roll waits for the closing index before");
     }
@@ -202,7 +206,7 @@ impl DurablePrefix {
 }
 
 #[inline]
-fn take_due(waiting: &mut VecDeque<Due>, durable_seq: u64) -> Option<(StreamId, u64)> {
+fn take_due(waiting: &mut VecDeque<Due>, durable_seq: BatchSeq) -> Option<(StreamId, u64)> {
     let due = *waiting.front().filter(|due| due.batch_seq <= durable_seq)?;
     waiting.pop_front();
     Some((due.stream, due.sequence))

@@ -9,18 +9,18 @@ use crate::limits::FLIGHTS_MAX;
 use crate::memory::resident;
 use crate::metrics::stages::BatchTimes;
 use crate::mutant::Mutant;
-use crate::position::{DiskOffset, LogOffset};
+use crate::position::{BatchSeq, DiskOffset, LogOffset};
 
 /// What a batch is that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SealedBatch {
-    pub(super) batch_seq: u64,
+    pub(super) batch_seq: BatchSeq,
     /// Where in the log.
     pub(super) log_off: LogOffset,
     /// Whether it holds records.
     pub(super) content: bool,
     /// The newest batch with records that was durable when its header was made.
-    pub(super) marked: u64,
+    pub(super) marked: BatchSeq,
     /// Chain value after it.
     pub(super) chain: u64,
     /// When it passed which point.

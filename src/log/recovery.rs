@@ -22,11 +22,11 @@ use super::{Log, LogFault};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
-use crate::position::{DiskOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 use chain::{Chain, Gap};
 pub(super) use chain::{check_chain, mark_of};
-pub use errors::{Damaged, OpenError, Sibling};
+pub use errors::{BatchRange, Damaged, OpenError, Sibling};
 use places::Begun;
 pub(super) use places::take_stale;
 use reader::Reader;
@@ -83,9 +83,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The batch it was closed behind; 0 when it was not.
-    fn closed_at(&self) -> u64 {
-        self.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq)
+    /// The batch it was closed behind; none when it was not.
+    pub(super) fn closed_at(&self) -> BatchSeq {
+        self.closing.as_ref().map_or(BatchSeq::NONE, |(end, _)| end.base.batch_seq)
     }
 }
 
@@ -211,7 +211,7 @@ pub(super) fn read_log<D: Disk>(
     while let Some(last) = read.found.last_mut() {
         let looked = look_at(disk, &superblock, last, later_mark)?;
         read.recovery.scanned_bytes += looked.stop.end.off;
-        read.recovery.cut |= looked.stop.lac_ahead > 0;
+        read.recovery.cut |= looked.stop.lac_ahead > BatchSeq::NONE;
         if looked.opened && looked.content {
             looked.messages.iter().for_each(seen);
             read.catalog = looked.catalog;
@@ -221,8 +221,8 @@ pub(super) fn read_log<D: Disk>(
             break;
         }
         // Nothing worth keeping: its catalog and producers, if whole, are those of the one before.
-        let mark = mark_of(disk, &superblock, last)?.max(later_mark.unwrap_or(0));
-        later_mark = Some(mark.min(last.header.base_batch_seq.get()));
+        let mark = mark_of(disk, &superblock, last)?.max(later_mark.unwrap_or_default());
+        later_mark = Some(mark.min(last.header.base().batch_seq));
         read.dropped.push(last.header);
         if looked.opened && read.found.len() == 1 {
             read.catalog = looked.catalog;
@@ -249,7 +249,10 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
         name: disk.info().name.clone(),
         seg_no,
         disk_offset: gap.disk_offset,
-        batches: (gap.batches.0, begin.map_or(gap.batches.1, |header| header.base_batch_seq.get())),
+        batches: BatchRange {
+            last: begin.map_or(gap.batches.last, |header| header.base().batch_seq),
+            ..gap.batches
+        },
         streams: vec![(name, first, Some(last))],
         because: Reason::SegmentMissing,
     })))
@@ -381,7 +384,7 @@ fn look_at<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &Found,
-    later_mark: Option<u64>,
+    later_mark: Option<BatchSeq>,
 ) -> Result<Last, OpenError> {
     let name = disk.info().name.clone();
     let header = &found.header;
@@ -391,16 +394,19 @@ fn look_at<D: Disk>(
         .map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
     let facts = Facts::gather(superblock, found, &stop, later_mark);
     if let Decision::Halt(because) = decide(facts) {
-        let closed_end = superblock.closed_end.get();
-        let ends = [later_mark.unwrap_or(0), stop.lac_ahead, found.closed_at(), closed_end];
-        let (next, last) = (stop.end.base.batch_seq + 1, ends.into_iter().fold(0, u64::max));
+        let later = later_mark.unwrap_or_default();
+        let ends = [later, stop.lac_ahead, found.closed_at(), superblock.closed_at()];
+        let batches = BatchRange {
+            first: stop.end.base.batch_seq.next(),
+            last: ends.into_iter().max().unwrap_or_default(),
+        };
         let disk_offset = Geometry::of(superblock).segment(header.place()) + stop.end.off;
         let streams = reader.missing(disk, superblock, header, stop.end.off);
         return Err(OpenError::Damaged(Box::new(Damaged {
             name,
             seg_no: header.seg_no(),
             disk_offset,
-            batches: (next, last),
+            batches,
             streams,
             because,
         })));

@@ -5,7 +5,7 @@ use super::segment::{Base, End, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX};
-use crate::position::{DiskOffset, LogOffset};
+use crate::position::{BatchSeq, DiskOffset, LogOffset};
 
 /// Bytes read at once; the memory of any disk is at least so large.
 pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
@@ -44,7 +44,7 @@ pub(super) struct Stop {
     /// What stands there instead of the next batch; `None` at the end of the segment's room, or behind its roll.
     pub(super) damage: Option<BatchDamage>,
     /// The last batch that later headers, with their checksums right, name as durable.
-    pub(super) lac_ahead: u64,
+    pub(super) lac_ahead: BatchSeq,
 }
 
 /// Walks from `from` on over all batches that follow each other without a flaw and gives each to `visit`.
@@ -66,7 +66,7 @@ pub(super) fn walk<D: Disk>(
         let room = geometry.data_end() - end.off;
         let chunk = usize::try_from(room.min(CHUNK_BYTES as u64)).expect("at most a chunk");
         if chunk == 0 {
-            return Ok(Stop { end, damage: None, lac_ahead: 0 });
+            return Ok(Stop { end, damage: None, lac_ahead: BatchSeq::NONE });
         }
         read(disk, segment + end.off, chunk)?;
         let mut at = 0;
@@ -77,7 +77,7 @@ pub(super) fn walk<D: Disk>(
                 Ok(batch) => batch,
                 Err(damage) => break damage,
             };
-            let follows = batch.batch_seq() == end.base.batch_seq + 1
+            let follows = batch.batch_seq() == end.base.batch_seq.next()
                 && batch.chain() == end.base.chain
                 && batch.messages().0 == end.base.message;
             if !follows {
@@ -92,7 +92,7 @@ pub(super) fn walk<D: Disk>(
                 chain: batch.chain_after(),
             };
             if batch.kind() == super::batch::BatchKind::Roll {
-                return Ok(Stop { end, damage: None, lac_ahead: 0 });
+                return Ok(Stop { end, damage: None, lac_ahead: BatchSeq::NONE });
             }
         };
         if damage == BatchDamage::CutShort && at > 0 {
@@ -109,11 +109,11 @@ pub(super) fn look_ahead<D: Disk>(
     superblock: &Superblock,
     header: &SegmentHeader,
     off: u64,
-) -> Result<u64, DiskFault> {
-    let mut lac_max = 0;
+) -> Result<BatchSeq, DiskFault> {
+    let mut lac_max = BatchSeq::NONE;
     let limit = off + IN_FLIGHT_BYTES_MAX as u64;
     for_each_block(disk, superblock, header, (off, limit), &mut |bytes, key, log_off| {
-        if let Some((_, lac)) = BatchView::peek(bytes, key, log_off) {
+        if let Some(lac) = BatchView::peek(bytes, key, log_off) {
             lac_max = lac_max.max(lac);
         }
     })?;

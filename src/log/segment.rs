@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::batch::SegmentKey;
 use super::superblock::{AREA_START, Superblock};
 use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
-use crate::position::{DiskOffset, LogOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, LogOffset, SegmentNo};
 
 const MAGIC: [u8; 8] = *b"BLSEGMT\x01";
 const CLOSING_MAGIC: [u8; 8] = *b"BLCLOSE\x01";
@@ -43,7 +43,7 @@ pub struct SegmentHeader {
     /// Log offset of its first byte.
     base_log_off: U64,
     /// The last batch before it.
-    pub base_batch_seq: U64,
+    base_batch_seq: U64,
     /// Messages of the shard before it.
     pub base_message: U64,
     /// Chain value before its first batch.
@@ -61,7 +61,7 @@ pub struct SegmentHeader {
     next_place: U64,
     /// The last batch of the newest segment before it that holds messages. What is between that and `base_batch_seq`
     /// is told by the checkpoint that opens this one and may be gone. 0: not said, or there is none.
-    pub joins: U64,
+    joins: U64,
     zero: [u8; 3944],
 }
 
@@ -71,7 +71,7 @@ const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Base {
     /// The last batch before it.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// Messages before it.
     pub message: u64,
     /// Chain value.
@@ -120,8 +120,8 @@ pub struct Grant {
     pub epoch: u64,
     /// What it goes on from.
     pub base: Base,
-    /// The last batch of the newest segment before it that holds messages; 0 where there is none.
-    pub joins: u64,
+    /// The last batch of the newest segment before it that holds messages; none where there is none.
+    pub joins: BatchSeq,
     /// Its salt.
     pub salt: u64,
 }
@@ -227,28 +227,34 @@ impl SegmentHeader {
         ours.then_some(header)
     }
 
+    /// The last batch of the newest segment before it that holds messages, where it says.
+    #[must_use]
+    pub fn joined(&self) -> BatchSeq {
+        BatchSeq::new(self.joins.get())
+    }
+
     /// Whether it may follow a segment with messages that ends here though others were between them: these held
     /// none, and were given back.
     #[must_use]
     pub fn joins(&self, end: &Base) -> bool {
-        self.joins.get() != 0
-            && self.joins.get() == end.batch_seq
+        self.joined() != BatchSeq::NONE
+            && self.joined() == end.batch_seq
             && self.base_message.get() == end.message
     }
 
     /// Whether the checkpoint that opens it tells all that an earlier segment, without messages, does.
     #[must_use]
     pub fn supersedes(&self, earlier: &Self) -> bool {
-        self.joins.get() != 0
-            && self.joins <= earlier.base_batch_seq
+        self.joined() != BatchSeq::NONE
+            && self.joined() <= earlier.base().batch_seq
             && self.base_message == earlier.base_message
     }
 
     /// The last batch that has to be whole for this segment to count.
     #[must_use]
-    pub fn needs(&self) -> u64 {
-        let base = self.base_batch_seq.get();
-        if self.joins.get() == 0 { base } else { base.min(self.joins.get()) }
+    pub fn needs(&self) -> BatchSeq {
+        let base = self.base().batch_seq;
+        if self.joined() == BatchSeq::NONE { base } else { base.min(self.joined()) }
     }
 
     /// What its batches are checked with.
@@ -269,7 +275,7 @@ impl SegmentHeader {
     #[must_use]
     pub fn base(&self) -> Base {
         Base {
-            batch_seq: self.base_batch_seq.get(),
+            batch_seq: BatchSeq::new(self.base_batch_seq.get()),
             message: self.base_message.get(),
             chain: self.base_chain.get(),
         }
@@ -466,7 +472,7 @@ pub fn read_closing<'a>(
     let count = usize::try_from(head.entries.get()).ok()?;
     let (entries, _) = <[IndexEntry]>::ref_from_prefix_with_elems(rest, count).ok()?;
     let base = Base {
-        batch_seq: head.end_batch_seq.get(),
+        batch_seq: BatchSeq::new(head.end_batch_seq.get()),
         message: head.end_message.get(),
         chain: head.end_chain.get(),
     };

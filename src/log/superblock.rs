@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SHARDS_MAX};
-use crate::position::DiskOffset;
+use crate::position::{BatchSeq, DiskOffset};
 
 /// First bytes of a superblock of any format.
 const MAGIC: [u8; 8] = *b"BUSLANE\x01";
@@ -207,6 +207,12 @@ impl Superblock {
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         1 << self.segment_log2.get()
+    }
+
+    /// The last batch that was known durable when this was written.
+    #[must_use]
+    pub fn closed_at(&self) -> BatchSeq {
+        BatchSeq::new(self.closed_end.get())
     }
 
     fn checksum_now(&self) -> [u8; 16] {

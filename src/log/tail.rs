@@ -12,7 +12,7 @@ use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, STREAMS_MAX};
 use crate::memory::Memory;
 use crate::metrics::stages::BatchTimes;
-use crate::position::LogOffset;
+use crate::position::{BatchSeq, LogOffset};
 use crate::wire::record::{RECORD_HEADER_BYTES, RecordHeader, record_bytes};
 
 /// The batch that is being filled.
@@ -37,7 +37,7 @@ pub(super) struct Tail {
     limit: LogOffset,
     open: OpenBatch,
     /// The number of the open batch.
-    batch_seq: u64,
+    batch_seq: BatchSeq,
     /// What it goes on from: the chain value before it, and messages before it.
     chain: u64,
     messages: u64,
@@ -46,9 +46,9 @@ pub(super) struct Tail {
     /// Streams with messages in the open batch.
     touched: Vec<StreamId>,
     /// The "last durable" of the newest header.
-    told_durable: u64,
+    told_durable: BatchSeq,
     /// The newest batch that holds records.
-    content_seq: u64,
+    content_seq: BatchSeq,
 }
 
 impl Tail {
@@ -59,7 +59,7 @@ impl Tail {
             at: end,
             limit: end,
             open: OpenBatch::default(),
-            batch_seq: base.batch_seq + 1,
+            batch_seq: base.batch_seq.next(),
             chain: base.chain,
             messages: base.message,
             memory_from: None,
@@ -93,7 +93,7 @@ impl Tail {
 
     /// The number of the open batch.
     #[inline]
-    pub(super) fn batch_seq(&self) -> u64 {
+    pub(super) fn batch_seq(&self) -> BatchSeq {
         self.batch_seq
     }
 
@@ -115,7 +115,7 @@ impl Tail {
     /// When something was appended that is not sealed.
     pub(super) fn base(&self) -> Base {
         assert_eq!(self.open.body_len, 0, "what is open belongs to no base");
-        Base { batch_seq: self.batch_seq - 1, message: self.messages, chain: self.chain }
+        Base { batch_seq: self.batch_seq.before(), message: self.messages, chain: self.chain }
     }
 
     /// Whether a batch of `body_len` fits the current segment, with room for the roll behind it.
@@ -232,7 +232,7 @@ impl Tail {
             batch_seq: self.batch_seq,
             log_off: self.at,
             content,
-            marked: prefix.content().0,
+            marked: prefix.content().batch_seq,
             chain,
             times: BatchTimes { messages, received_ns, appended_ns, ..BatchTimes::default() },
         };
@@ -242,7 +242,7 @@ impl Tail {
         self.told_durable = prefix.batch_seq();
         self.chain = chain;
         self.messages += messages;
-        self.batch_seq += 1;
+        self.batch_seq = self.batch_seq.next();
         self.at += bytes as u64;
         self.open = OpenBatch::default();
         (sealed, start, bytes)

@@ -28,8 +28,8 @@ pub(super) struct Writer {
     pub(super) producer: Option<ProducerHandle>,
     pub(super) next_seq: u64,
     /// Per sequence: its batch and its payload.
-    pub(super) appended: Vec<(u64, Vec<u8>)>,
-    durable_seq: u64,
+    pub(super) appended: Vec<(BatchSeq, Vec<u8>)>,
+    durable_seq: BatchSeq,
     pub(super) now_ns: u64,
 }
 

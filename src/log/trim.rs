@@ -22,6 +22,7 @@ use crate::ids::StreamId;
 use crate::limits::{BATCH_BYTES_MAX, FLIGHTS_SPARE, RESERVED_SEGMENTS, SEGMENTS_FREED_A_TURN};
 use crate::memory::Memory;
 use crate::mutant::Mutant;
+use crate::position::BatchSeq;
 
 /// Segments that stay free whatever is trimmed: an opening and a close take one each.
 const RESERVED_FOR_OPENING: usize = 1;
@@ -52,7 +53,7 @@ impl Log {
         id: StreamId,
         first: u64,
         unix_ns: u64,
-    ) -> Result<Option<u64>, TrimError> {
+    ) -> Result<Option<BatchSeq>, TrimError> {
         let stream = self.catalog.streams().get(id).ok_or(TrimError::NoStream)?;
         let durable_next = stream.durable_next;
         if first > durable_next {

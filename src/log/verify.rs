@@ -17,7 +17,7 @@ use super::recovery::{
 use super::segment::{Base, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::Disk;
-use crate::position::{DiskOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 /// Sequences of a stream that are damaged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -136,7 +136,7 @@ pub fn verify<D: Disk>(
 /// What is known of the segments behind one.
 struct Later {
     /// The last batch of it that they say was durable.
-    mark: Option<u64>,
+    mark: Option<BatchSeq>,
     /// Where the next one goes on from.
     next_base: Option<Base>,
     /// How many there are.
@@ -148,9 +148,9 @@ fn later_marks<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     kept: &[&Found],
-) -> Result<Vec<Option<u64>>, OpenError> {
+) -> Result<Vec<Option<BatchSeq>>, OpenError> {
     let mut marks = vec![None; kept.len()];
-    let mut mark = 0;
+    let mut mark = BatchSeq::NONE;
     for position in (1..kept.len()).rev() {
         mark = mark_of(disk, superblock, kept[position])?.max(mark);
         // What stands in the later segments themselves is not of the one before them.

@@ -4,6 +4,7 @@
 //! place, so that a client that lost an ACK can ask again.
 
 use crate::limits::RUNS_MAX;
+use crate::position::BatchSeq;
 use crate::wire::publish::ReceiptRun;
 
 /// Messages contiguous in producer number and stream sequence, in one batch.
@@ -18,7 +19,7 @@ pub struct Run {
     /// Stream.
     pub stream: u32,
     /// The batch they are in.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// When the first was received, on the shard's clock.
     pub received_ns: u64,
     /// Receive to durable, known once durable.
@@ -140,7 +141,7 @@ impl Receipts {
 
     /// Counts all runs of batches up to `batch_seq` as durable; `true` when there were any.
     #[inline]
-    pub fn complete(&mut self, batch_seq: u64, durable_ns: u64, device_ns: u64) -> bool {
+    pub fn complete(&mut self, batch_seq: BatchSeq, durable_ns: u64, device_ns: u64) -> bool {
         let before = self.durable;
         while self.durable < self.end {
             let run = &mut self.runs[self.durable % RUNS_MAX];
@@ -208,7 +209,7 @@ mod tests {
             first_sequence: first_seq + 100,
             count,
             stream: 1,
-            batch_seq,
+            batch_seq: BatchSeq::new(batch_seq),
             ..Run::default()
         }
     }
@@ -225,11 +226,11 @@ mod tests {
         receipts.append(run(1, 2, 7));
         receipts.append(run(3, 5, 7));
         receipts.append(run(8, 1, 8));
-        assert!(!receipts.complete(6, 0, 0));
-        assert!(receipts.complete(7, 0, 0));
+        assert!(!receipts.complete(BatchSeq::new(6), 0, 0));
+        assert!(receipts.complete(BatchSeq::new(7), 0, 0));
         assert_eq!(receipts.durable_to(), 7);
         assert_eq!(told(&mut receipts, 9), [(1, 7)]);
-        assert!(receipts.complete(8, 0, 0));
+        assert!(receipts.complete(BatchSeq::new(8), 0, 0));
         assert_eq!(told(&mut receipts, 9), [(8, 1)]);
     }
 
@@ -239,7 +240,7 @@ mod tests {
         for n in 1..=4 {
             receipts.append(run(n, 1, n));
         }
-        receipts.complete(4, 0, 0);
+        receipts.complete(BatchSeq::new(4), 0, 0);
         assert_eq!(told(&mut receipts, 9).len(), 4);
         receipts.rewind_to(2);
         assert_eq!(told(&mut receipts, 9), [(3, 1), (4, 1)]);
@@ -252,7 +253,7 @@ mod tests {
             receipts.append(run(n, 1, n));
         }
         assert!(!receipts.has_room());
-        receipts.complete(1, 0, 0);
+        receipts.complete(BatchSeq::new(1), 0, 0);
         assert!(receipts.has_room());
         receipts.append(run(RUNS_MAX as u64 + 1, 1, RUNS_MAX as u64 + 1));
         assert_eq!(receipts.held_from(), 2);

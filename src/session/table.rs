@@ -6,6 +6,7 @@ use crate::ids::{ConnId, Epoch, Peer, ProducerId};
 use crate::limits::{
     DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, EVICTIONS_A_TURN, Limits, SESSIONS_MAX,
 };
+use crate::position::BatchSeq;
 
 use super::receipts::Receipts;
 use super::receive::{HoldPool, Receiver};
@@ -18,7 +19,7 @@ pub enum Phase {
     /// Waits until its registration is durable.
     Registering {
         /// The batch that holds the registration.
-        batch_seq: u64,
+        batch_seq: BatchSeq,
     },
     /// In conversation.
     Open,

@@ -6,7 +6,7 @@ use crate::limits::COMPLETIONS_A_TURN;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
-use crate::position::DiskOffset;
+use crate::position::{BatchSeq, DiskOffset};
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
@@ -117,7 +117,7 @@ impl<D: Disk> Stations<D> {
         self.finish_registrations(batch.batch_seq);
     }
 
-    fn finish_registrations(&mut self, durable_to: u64) {
+    fn finish_registrations(&mut self, durable_to: BatchSeq) {
         while let Some(slot) = self.publishers.registering() {
             let session = self.sessions.get_mut(slot);
             let Phase::Registering { batch_seq } = session.phase else {

@@ -10,6 +10,7 @@ use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
 use crate::port::{Port, PortCounters};
+use crate::position::BatchSeq;
 use crate::session::table::Phase;
 
 use super::{Condition, Stations};
@@ -48,7 +49,7 @@ enum Filling {
 /// The batch up to which something was appended at a moment.
 #[derive(Clone, Copy, Debug)]
 struct Appended {
-    batch_seq: u64,
+    batch_seq: BatchSeq,
     at_ns: u64,
 }
 

@@ -9,7 +9,17 @@ use crate::ids::ProducerId;
 use crate::limits::{OWED_MAX, SESSIONS_MAX};
 use crate::log::ProducerHandle;
 use crate::memory::resident;
+use crate::position::BatchSeq;
 use crate::session::receipts::Run;
+
+/// A session has messages in a batch.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    batch_seq: BatchSeq,
+    slot: usize,
+}
+
+const NOTHING_OWED: Owed = Owed { batch_seq: BatchSeq::NONE, slot: 0 };
 
 /// The sessions that publish.
 #[derive(Debug)]
@@ -25,9 +35,9 @@ pub(super) struct Publishers {
     /// Who has a gap.
     gaps: SlotQueue,
     /// Who has messages in which batch, ascending by batch.
-    owed: VecDeque<(u64, usize)>,
+    owed: VecDeque<Owed>,
     /// Per session, the batch of its newest entry in `owed`.
-    owed_batch: Box<[u64]>,
+    owed_batch: Box<[BatchSeq]>,
     /// Runs found by recovery, waiting for their producers to come back.
     recovered: BTreeMap<u64, Vec<Run>>,
 }
@@ -41,8 +51,8 @@ impl Publishers {
             registering: SlotQueue::new(SESSIONS_MAX),
             due: SlotQueue::new(SESSIONS_MAX),
             gaps: SlotQueue::new(SESSIONS_MAX),
-            owed: resident(OWED_MAX, (0, 0)).into(),
-            owed_batch: vec![0; SESSIONS_MAX].into_boxed_slice(),
+            owed: resident(OWED_MAX, NOTHING_OWED).into(),
+            owed_batch: vec![BatchSeq::NONE; SESSIONS_MAX].into_boxed_slice(),
             recovered,
         }
     }
@@ -148,17 +158,17 @@ impl Publishers {
     }
 
     /// Notes that a session has messages in a batch, which is the newest one.
-    pub(super) fn owe(&mut self, slot: usize, batch_seq: u64) {
+    pub(super) fn owe(&mut self, slot: usize, batch_seq: BatchSeq) {
         let newest = &mut self.owed_batch[slot];
         if *newest != batch_seq {
             *newest = batch_seq;
-            self.owed.push_back((batch_seq, slot));
+            self.owed.push_back(Owed { batch_seq, slot });
         }
     }
 
     /// The next session with messages in a batch up to `batch_seq`.
-    pub(super) fn take_owed(&mut self, batch_seq: u64) -> Option<usize> {
-        let &(_, slot) = self.owed.front().filter(|(of, _)| *of <= batch_seq)?;
+    pub(super) fn take_owed(&mut self, batch_seq: BatchSeq) -> Option<usize> {
+        let slot = self.owed.front().filter(|owed| owed.batch_seq <= batch_seq)?.slot;
         self.owed.pop_front();
         Some(slot)
     }
@@ -191,10 +201,10 @@ mod tests {
     fn a_session_is_owed_once_for_each_batch() {
         let mut publishers = Publishers::new(BTreeMap::new());
         for (slot, batch) in [(1, 7), (2, 7), (1, 7), (1, 8)] {
-            publishers.owe(slot, batch);
+            publishers.owe(slot, BatchSeq::new(batch));
         }
         let owed = |publishers: &mut Publishers, to| {
-            std::iter::from_fn(|| publishers.take_owed(to)).collect::<Vec<_>>()
+            std::iter::from_fn(|| publishers.take_owed(BatchSeq::new(to))).collect::<Vec<_>>()
         };
         assert_eq!(owed(&mut publishers, 6), [0_usize; 0]);
         assert_eq!(owed(&mut publishers, 7), [1, 2]);

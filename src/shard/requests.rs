@@ -2,6 +2,7 @@
 
 use crate::ids::StreamId;
 use crate::limits::REQUESTS_MAX;
+use crate::position::BatchSeq;
 
 /// Which request of which session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ struct Waiting {
     /// It is answered with the facts of this stream.
     stream: StreamId,
     /// The batch that holds its record.
-    batch_seq: u64,
+    batch_seq: BatchSeq,
 }
 
 /// The requests that wait for the disk. A session that ends waits for nothing any more, and a request stands here once.
@@ -43,14 +44,18 @@ impl Requests {
     }
 
     /// A request is answered once a batch is durable; where no more can wait it is asked again.
-    pub(super) fn wait(&mut self, of: RequestOf, stream: StreamId, batch_seq: u64) {
+    pub(super) fn wait(&mut self, of: RequestOf, stream: StreamId, batch_seq: BatchSeq) {
         if !self.is_full() && !self.waits(of) {
             self.waiting.push(Waiting { of, stream, batch_seq });
         }
     }
 
     /// A batch is durable: answers whoever waits for its records, in the order in which they came.
-    pub(super) fn finish(&mut self, batch_seq: u64, mut answer: impl FnMut(RequestOf, StreamId)) {
+    pub(super) fn finish(
+        &mut self,
+        batch_seq: BatchSeq,
+        mut answer: impl FnMut(RequestOf, StreamId),
+    ) {
         self.waiting.retain(|waiting| {
             let is_durable = waiting.batch_seq <= batch_seq;
             if is_durable {
@@ -87,14 +92,14 @@ mod tests {
     #[test]
     fn a_request_is_answered_once_with_its_batch_and_in_its_order() {
         let mut requests = Requests::new();
-        requests.wait(of(3, 1), StreamId(7), 20);
-        requests.wait(of(2, 1), StreamId(8), 20);
-        requests.wait(of(2, 2), StreamId(9), 21);
-        requests.wait(of(3, 1), StreamId(7), 20);
+        requests.wait(of(3, 1), StreamId(7), BatchSeq::new(20));
+        requests.wait(of(2, 1), StreamId(8), BatchSeq::new(20));
+        requests.wait(of(2, 2), StreamId(9), BatchSeq::new(21));
+        requests.wait(of(3, 1), StreamId(7), BatchSeq::new(20));
         assert!(requests.waits(of(2, 2)) && !requests.waits(of(3, 2)));
         let finished = |requests: &mut Requests, batch_seq| {
             let mut answered = Vec::new();
-            requests.finish(batch_seq, |of, stream| answered.push((of, stream)));
+            requests.finish(BatchSeq::new(batch_seq), |of, stream| answered.push((of, stream)));
             answered
         };
         assert_eq!(finished(&mut requests, 19), []);
@@ -109,7 +114,7 @@ mod tests {
     fn what_cannot_wait_is_asked_again_and_who_cannot_be_told_stays() {
         let mut requests = Requests::new();
         for request in 0..1_000 {
-            requests.wait(of(1, request), StreamId(1), 1);
+            requests.wait(of(1, request), StreamId(1), BatchSeq::new(1));
         }
         assert!(requests.is_full() && requests.waits(of(1, 255)) && !requests.waits(of(1, 256)));
         let mut room = 16;

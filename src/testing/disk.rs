@@ -205,7 +205,7 @@ impl TestDisk {
         for io in self.pending_writes() {
             for block in 0..io.bytes / BLOCK_BYTES {
                 if kept >> (number % 64) & 1 == 1 {
-                    let at = usize::try_from(io.disk_offset).unwrap() + block * BLOCK_BYTES;
+                    let at = usize::try_from(io.disk_offset.get()).unwrap() + block * BLOCK_BYTES;
                     let from = io.memory_offset + block * BLOCK_BYTES;
                     let bytes = self.memory().bytes(from..from + BLOCK_BYTES);
                     image[at..at + BLOCK_BYTES].copy_from_slice(bytes);
@@ -224,7 +224,7 @@ impl TestDisk {
 
 impl Media {
     fn carry_out(&mut self, io: &Io, memory: &mut Memory) -> Result<(), DiskFault> {
-        let start = usize::try_from(io.disk_offset).unwrap();
+        let start = usize::try_from(io.disk_offset.get()).unwrap();
         let bytes = &mut self.bytes[start..start + io.bytes];
         match (io.operation, &mut self.fail_after) {
             (Operation::Read, _) => memory.bytes_mut(io.memory()).copy_from_slice(bytes),

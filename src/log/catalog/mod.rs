@@ -11,7 +11,7 @@ use super::ControlError;
 use super::recovery::RecoveredMessage;
 use super::segment::{IndexEntry, Spot};
 use crate::ids::{ProducerId, StreamId};
-use crate::position::SegmentNo;
+use crate::position::{BatchSeq, SegmentNo};
 use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
@@ -83,7 +83,7 @@ impl Catalog {
 
     /// Whether a batch holds the first message of a stream it has got so far, which it has from now on.
     #[inline]
-    pub(super) fn touch(&mut self, id: StreamId, batch_seq: u64) -> bool {
+    pub(super) fn touch(&mut self, id: StreamId, batch_seq: BatchSeq) -> bool {
         self.streams.touch(id, batch_seq)
     }
 
@@ -103,8 +103,14 @@ impl Catalog {
         self.streams.index(id, sequence, spot, entries)
     }
 
-    /// A stream is made by a record of a batch; 0 where recovery found it.
-    pub(super) fn add_stream(&mut self, id: StreamId, name: &str, unix_ns: u64, batch_seq: u64) {
+    /// A stream is made by a record of a batch; none where recovery found it.
+    pub(super) fn add_stream(
+        &mut self,
+        id: StreamId,
+        name: &str,
+        unix_ns: u64,
+        batch_seq: BatchSeq,
+    ) {
         self.streams.add(id, name, unix_ns, batch_seq);
     }
 
@@ -144,14 +150,14 @@ impl Catalog {
         id: ProducerId,
         said: (u32, u64),
         unix_ns: u64,
-        batch_seq: u64,
+        batch_seq: BatchSeq,
     ) -> u64 {
         self.producers.register(id, said, unix_ns, batch_seq)
     }
 
     /// The same as recovery finds it.
     pub(super) fn register_recovered(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
-        self.producers.register(id, said, unix_ns, 0);
+        self.producers.register(id, said, unix_ns, BatchSeq::NONE);
     }
 
     /// A record says that a producer is forgotten.

@@ -5,6 +5,7 @@ use crate::ids::ProducerId;
 use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::log::ControlError;
 use crate::mutant::Mutant;
+use crate::position::BatchSeq;
 
 /// A producer that was not heard of for so long is forgotten.
 const PRODUCER_IDLE_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
@@ -32,8 +33,8 @@ pub struct ProducerFacts {
     released_ns: u64,
     /// It will not return.
     pub ended: bool,
-    /// The batch of its newest registration; 0 where recovery found it.
-    registered_batch: u64,
+    /// The batch of its newest registration; none where recovery found it.
+    registered_batch: BatchSeq,
 }
 
 impl ProducerFacts {
@@ -47,11 +48,11 @@ impl ProducerFacts {
         holder: None,
         released_ns: 0,
         ended: false,
-        registered_batch: 0,
+        registered_batch: BatchSeq::NONE,
     };
 
-    /// The batch of its newest registration; 0 where recovery found it.
-    pub(in crate::log) fn registered_batch(&self) -> u64 {
+    /// The batch of its newest registration; none where recovery found it.
+    pub(in crate::log) fn registered_batch(&self) -> BatchSeq {
         self.registered_batch
     }
 
@@ -229,7 +230,7 @@ impl Producers {
         id: ProducerId,
         (epoch, instance): (u32, u64),
         unix_ns: u64,
-        batch_seq: u64,
+        batch_seq: BatchSeq,
     ) -> u64 {
         let slot = match self.known_at(id) {
             Ok(at) => usize::from(self.known[at]),
@@ -384,7 +385,7 @@ impl Producers {
     /// After recovery all that was found is durable.
     pub(super) fn recovered(&mut self) {
         for producer in &mut self.places {
-            producer.registered_batch = 0;
+            producer.registered_batch = BatchSeq::NONE;
         }
     }
 }

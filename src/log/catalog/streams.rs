@@ -3,7 +3,7 @@
 use crate::ids::StreamId;
 use crate::limits::STREAMS_MAX;
 use crate::log::segment::{INDEX_ENTRIES, IndexEntry, Spot};
-use crate::position::SegmentNo;
+use crate::position::{BatchSeq, SegmentNo};
 
 /// Entries of a segment's index up to which a stream gets a second one there: the last places are for streams that
 /// are not in it yet.
@@ -32,13 +32,13 @@ pub struct StreamFacts {
     /// The granule of the log its last index entry is for.
     indexed_granule: u64,
     /// The batch that holds its newest message, and of the one that may be open.
-    touched_batch: u64,
+    touched_batch: BatchSeq,
     /// The same as `first_sequence` by the newest record, durable or not: what a checkpoint behind it says.
     first_recorded: u64,
     /// The oldest segment that may hold something kept; [`NO_SEGMENT`] when nothing is.
     first_segment: SegmentNo,
-    /// The batch of the record that made it; 0 where recovery found it.
-    created_batch: u64,
+    /// The batch of the record that made it; none where recovery found it.
+    created_batch: BatchSeq,
     /// The newest time any of its messages bears: it never goes back, unlike the host's clock.
     newest_ns: u64,
 }
@@ -54,10 +54,10 @@ impl StreamFacts {
             created_ns,
             bytes: 0,
             indexed_granule: u64::MAX,
-            touched_batch: 0,
+            touched_batch: BatchSeq::NONE,
             first_recorded: 1,
             first_segment: NO_SEGMENT,
-            created_batch: 0,
+            created_batch: BatchSeq::NONE,
             newest_ns: 0,
         }
     }
@@ -75,9 +75,9 @@ impl StreamFacts {
         Self::new(id, name, created_ns)
     }
 
-    /// The batch of the record that made it; 0 where recovery found it.
+    /// The batch of the record that made it; none where recovery found it.
     #[inline]
-    pub(in crate::log) fn created_batch(&self) -> u64 {
+    pub(in crate::log) fn created_batch(&self) -> BatchSeq {
         self.created_batch
     }
 
@@ -152,8 +152,8 @@ impl Streams {
         (next <= STREAMS_MAX).then(|| StreamId(u32::try_from(next).expect("few streams")))
     }
 
-    /// Adds a stream; the ids are dense from 1. `batch_seq` holds its record, 0 where recovery found it.
-    pub(super) fn add(&mut self, id: StreamId, name: &str, created_ns: u64, batch_seq: u64) {
+    /// Adds a stream; the ids are dense from 1. `batch_seq` holds its record, none where recovery found it.
+    pub(super) fn add(&mut self, id: StreamId, name: &str, created_ns: u64, batch_seq: BatchSeq) {
         let mut stream = StreamFacts::new(id, name.to_owned(), created_ns);
         stream.created_batch = batch_seq;
         self.push(stream);
@@ -183,7 +183,7 @@ impl Streams {
 
     /// Notes in which batch the newest message of a stream is. Whether it is the first of the stream there.
     #[inline]
-    pub(super) fn touch(&mut self, id: StreamId, batch_seq: u64) -> bool {
+    pub(super) fn touch(&mut self, id: StreamId, batch_seq: BatchSeq) -> bool {
         let stream = self.known(id);
         std::mem::replace(&mut stream.touched_batch, batch_seq) != batch_seq
     }
@@ -303,8 +303,8 @@ impl Streams {
         for stream in &mut self.streams {
             stream.durable_next = stream.next_sequence;
             stream.first_sequence = stream.first_recorded;
-            stream.touched_batch = 0;
-            stream.created_batch = 0;
+            stream.touched_batch = BatchSeq::NONE;
+            stream.created_batch = BatchSeq::NONE;
         }
     }
 }

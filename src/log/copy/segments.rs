@@ -11,15 +11,17 @@ use crate::log::create::{clear, disk_bytes_of};
 use crate::log::recovery::Found;
 use crate::log::scan::{CHUNK_BYTES, Stop, walk};
 use crate::log::segment::{End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
-use crate::position::{DiskOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 impl<S: Disk, T: Disk> Copier<'_, S, T> {
     /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
     /// of it is there.
     pub(super) fn bring(&mut self, segment: &Found) -> Result<(End, bool), CopyError> {
         let seg_no = segment.header.seg_no();
-        let closed = segment.closing.as_ref().map_or(0, |(end, _)| end.base.batch_seq);
-        if closed > 0 && self.placed.get(&seg_no).is_some_and(|p| p.end.base.batch_seq > closed) {
+        let closed = segment.closed_at();
+        if closed > BatchSeq::NONE
+            && self.placed.get(&seg_no).is_some_and(|p| p.end.base.batch_seq > closed)
+        {
             // It was closed before what had arrived behind its end; that does not count.
             let others: Vec<SegmentNo> =
                 self.placed.keys().copied().filter(|&one| one != seg_no).collect();

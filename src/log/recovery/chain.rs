@@ -1,12 +1,12 @@
 //! Which of the segments that are found follow each other, and where the log begins.
 
-use super::{Found, OpenError, look_at};
+use super::{BatchRange, Found, OpenError, look_at};
 use crate::disk::Disk;
 use crate::limits::BLOCK_BYTES;
 use crate::log::scan;
 use crate::log::segment::{Base, Geometry, SegmentHeader};
 use crate::log::superblock::Superblock;
-use crate::position::DiskOffset;
+use crate::position::{BatchSeq, DiskOffset};
 
 /// What does not count of the segments that were found.
 pub(in crate::log) struct Chain {
@@ -23,8 +23,8 @@ pub(in crate::log) struct Chain {
 pub(in crate::log) struct Gap {
     /// Disk offset of the first segment behind it.
     pub(super) disk_offset: DiskOffset,
-    /// First and last batch in it.
-    pub(super) batches: (u64, u64),
+    /// The batches in it.
+    pub(super) batches: BatchRange,
 }
 
 /// Checks that each segment goes on where the one before ended. A segment without a closing index is
@@ -54,7 +54,10 @@ pub(in crate::log) fn check_chain<D: Disk>(
             begin = position;
             gap = Some(Gap {
                 disk_offset: Geometry::of(superblock).segment(header.place()),
-                batches: (expected.batch_seq + 1, header.base_batch_seq.get()),
+                batches: BatchRange {
+                    first: expected.batch_seq.next(),
+                    last: header.base().batch_seq,
+                },
             });
         }
         let Some(next) = found.get(position + 1) else { break };
@@ -91,8 +94,8 @@ fn marks_of<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &[Found],
-) -> Result<u64, OpenError> {
-    let mut mark = 0;
+) -> Result<BatchSeq, OpenError> {
+    let mut mark = BatchSeq::NONE;
     for found in found {
         mark = mark.max(mark_of(disk, superblock, found)?);
     }
@@ -104,7 +107,7 @@ pub(in crate::log) fn mark_of<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     found: &Found,
-) -> Result<u64, OpenError> {
+) -> Result<BatchSeq, OpenError> {
     let name = disk.info().name.clone();
     scan::look_ahead(disk, superblock, &found.header, BLOCK_BYTES as u64)
         .map(|mark| mark.max(found.closed_at()))

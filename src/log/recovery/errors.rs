@@ -7,7 +7,7 @@ use crate::disk::DiskFault;
 use crate::log::LogFault;
 use crate::log::shares::shards;
 use crate::log::superblock::{CopyDamage, FORMAT, Superblock, other_release};
-use crate::position::{DiskOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 /// Why a log was not opened. Nothing was written.
 #[derive(Debug, displaydoc::Display, thiserror::Error)]
@@ -149,6 +149,15 @@ impl OpenError {
     }
 }
 
+/// Batches that are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchRange {
+    /// The first.
+    pub first: BatchSeq,
+    /// The last that is known to have been promised.
+    pub last: BatchSeq,
+}
+
 /// Acknowledged data that cannot be proven intact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
@@ -158,8 +167,8 @@ pub struct Damaged {
     pub seg_no: SegmentNo,
     /// Disk offset of the first batch that is not what it should be.
     pub disk_offset: DiskOffset,
-    /// Batches that are missing: the first, and the last that is known to have been promised.
-    pub batches: (u64, u64),
+    /// Batches that are missing.
+    pub batches: BatchRange,
     /// Sequences that are missing: stream, first, and last where a later batch tells.
     pub streams: Vec<(String, u64, Option<u64>)>,
     /// How it is known that they were promised.
@@ -168,7 +177,7 @@ pub struct Damaged {
 
 impl fmt::Display for Damaged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last) = self.batches;
+        let BatchRange { first, last } = self.batches;
         write!(
             f,
             "{}: acknowledged data is damaged: segment {}, disk offset {}, batches {first} to {last} \

@@ -89,6 +89,7 @@ mod tests {
     use super::*;
     use crate::log::segment::{Base, Grant};
     use crate::log::superblock::Identity;
+    use crate::position::BatchSeq;
 
     fn superblock() -> Superblock {
         let identity = Identity { cluster: [1; 16], leg: [2; 16], salt: [3; 16], nguid: [0; 16] };
@@ -98,7 +99,7 @@ mod tests {
     fn header(seg_no: u64, place: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
         let (seg_no, prev) = (SegmentNo::new(seg_no), SegmentNo::new(prev));
         let (place, base) = (Place::new(place), Base::default());
-        let grant = Grant { seg_no, place, epoch: 1, base, joins: 0, salt: 7 };
+        let grant = Grant { seg_no, place, epoch: 1, base, joins: BatchSeq::NONE, salt: 7 };
         SegmentHeader::new(&superblock(), &grant, 0).linked(prev, next.map(Place::new))
     }
 

@@ -9,6 +9,7 @@ use crate::log::control::Control;
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{Geometry, IndexEntry, SegmentHeader};
 use crate::log::superblock::Superblock;
+use crate::position::BatchSeq;
 use crate::wire::record::Record;
 
 /// Rebuilds the catalog and the index from the batches of one segment.
@@ -62,7 +63,9 @@ impl Reader {
         // The hash was right, so a record that makes no sense is a bug of the writer.
         let said = Control::parse(record.header, record.payload);
         match said.expect("a control record makes sense") {
-            Control::Stream { id, name } => self.catalog.add_stream(id, name, unix_ns, 0),
+            Control::Stream { id, name } => {
+                self.catalog.add_stream(id, name, unix_ns, BatchSeq::NONE);
+            }
             Control::Producer { id, epoch, instance } => {
                 self.catalog.register_recovered(id, (epoch, instance.get()), unix_ns);
             }

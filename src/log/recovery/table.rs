@@ -4,6 +4,7 @@ use super::Found;
 use crate::log::scan::Stop;
 use crate::log::superblock::Superblock;
 use crate::mutant::Mutant;
+use crate::position::BatchSeq;
 
 /// What is known where a walk ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +26,9 @@ impl Facts {
         superblock: &Superblock,
         found: &Found,
         stop: &Stop,
-        later: Option<u64>,
+        later: Option<BatchSeq>,
     ) -> Self {
-        let next = stop.end.base.batch_seq + 1;
+        let next = stop.end.base.batch_seq.next();
         let stopped = superblock.clean.get() == 1;
         let epoch_ended = found.header.epoch.get() < superblock.last_epoch.get();
         Self {
@@ -35,7 +36,7 @@ impl Facts {
             later_mark: stop.lac_ahead >= next,
             closed_later: found.closed_at() >= next,
             stopped_later: later.is_none()
-                && superblock.closed_end.get() >= next
+                && superblock.closed_at() >= next
                 && (stopped || epoch_ended),
         }
     }

@@ -5,6 +5,7 @@ use crate::disk::Disk;
 use crate::limits::BLOCK_BYTES;
 use crate::log::scan::walk;
 use crate::log::segment::End;
+use crate::position::BatchSeq;
 
 /// What is remembered of a log whose disk is lost. The chain value is a hash over all batches up to that one, so
 /// that another history cannot be taken for this one.
@@ -15,7 +16,7 @@ pub struct Witness {
     /// The epoch it was open under.
     pub epoch: u64,
     /// The last batch with records that was durable.
-    pub batch_seq: u64,
+    pub batch_seq: BatchSeq,
     /// Chain value after it.
     pub chain: u64,
 }
@@ -32,7 +33,7 @@ impl Witness {
         if found < wanted {
             return differs(format!("it is a copy from epoch {found}, and this is {wanted}"));
         }
-        if self.batch_seq == 0 {
+        if self.batch_seq == BatchSeq::NONE {
             return Ok(());
         }
         let wanted = self.batch_seq;

@@ -13,7 +13,7 @@ use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Plac
 use super::superblock::Superblock;
 use crate::limits::{BLOCK_BYTES, RESERVED_SEGMENTS};
 use crate::memory::resident;
-use crate::position::{DiskOffset, LogOffset, SegmentNo};
+use crate::position::{BatchSeq, DiskOffset, LogOffset, SegmentNo};
 
 use places::StreamPlaces;
 
@@ -25,7 +25,7 @@ pub(super) struct Live {
     pub(super) key: SegmentKey,
     pub(super) base: Base,
     /// As its header says it.
-    pub(super) joins: u64,
+    pub(super) joins: BatchSeq,
     /// Known once it is closed.
     pub(super) end: Option<End>,
 }
@@ -38,7 +38,7 @@ impl Live {
             place: header.place(),
             key: header.key(superblock),
             base: header.base(),
-            joins: header.joins.get(),
+            joins: header.joined(),
             end,
         }
     }
@@ -174,9 +174,10 @@ impl Segments {
         self.takes_messages
     }
 
-    /// The last batch of the newest closed one that holds messages; 0 where none does.
-    fn messages_end(&self) -> u64 {
-        self.live.iter().rev().find_map(Live::messages_end).map_or(0, |end| end.batch_seq)
+    /// The last batch of the newest closed one that holds messages; none where none does.
+    fn messages_end(&self) -> BatchSeq {
+        let end = self.live.iter().rev().find_map(Live::messages_end);
+        end.map_or(BatchSeq::NONE, |end| end.batch_seq)
     }
 
     /// The number of the newest; none where there is none.

@@ -4,7 +4,7 @@ use super::{Live, Segments};
 use crate::limits::RESERVED_SEGMENTS;
 use crate::limits::SEGMENTS_LOOKED_AT;
 use crate::log::segment::Place;
-use crate::position::SegmentNo;
+use crate::position::{BatchSeq, SegmentNo};
 
 impl Segments {
     /// Whether there may be one that nobody needs.
@@ -29,7 +29,7 @@ impl Segments {
     pub(in crate::log) fn take_unneeded(
         &mut self,
         kept_from: Option<SegmentNo>,
-        marked: u64,
+        marked: BatchSeq,
         closes: bool,
     ) -> Option<Live> {
         let newest = self.live.len().checked_sub(1)?;

@@ -10,7 +10,7 @@ use crate::log::control::Control;
 use crate::log::recovery::{Decision, Facts, Found, Reason, decide};
 use crate::log::scan::{self, Stop, walk};
 use crate::log::segment::{Base, End, INDEX_BYTES, SegmentHeader, read_closing};
-use crate::position::DiskOffset;
+use crate::position::{BatchSeq, DiskOffset};
 use crate::wire::record::Record;
 
 impl Verifier {
@@ -23,7 +23,7 @@ impl Verifier {
         let header = &segment.header;
         let (seg_no, start) = (header.seg_no(), self.geometry.segment(header.place()));
         if header.base() != self.expected && !header.joins(&self.messages_end) {
-            let (first, last) = (self.expected.batch_seq + 1, header.base_batch_seq);
+            let (first, last) = (self.expected.batch_seq.next(), header.base().batch_seq);
             let what = format!("before segment {seg_no}: batches {first} to {last} are missing");
             self.note(true, start, what);
         }
@@ -59,7 +59,12 @@ impl Verifier {
     }
 
     /// Why more batches should follow where a walk ended, as an opening decides it; `None` when all is well.
-    fn should_go_on(&self, segment: &Found, stop: &Stop, later: Option<u64>) -> Option<Reason> {
+    fn should_go_on(
+        &self,
+        segment: &Found,
+        stop: &Stop,
+        later: Option<BatchSeq>,
+    ) -> Option<Reason> {
         match decide(Facts::gather(&self.superblock, segment, stop, later)) {
             Decision::Halt(because) => Some(because),
             Decision::Cut => None,
@@ -74,8 +79,8 @@ impl Verifier {
         stop: &Stop,
         because: Reason,
     ) -> Result<Option<End>, DiskFault> {
-        let (next, off) = (stop.end.base.batch_seq + 1, stop.end.off);
-        let mut found: Option<(End, u64)> = None;
+        let (next, off) = (stop.end.base.batch_seq.next(), stop.end.off);
+        let mut found: Option<End> = None;
         let from = off + BLOCK_BYTES as u64;
         let superblock = self.superblock;
         scan::for_each_block(
@@ -91,19 +96,19 @@ impl Verifier {
                     && batch.batch_seq() > next
                 {
                     let base = Base {
-                        batch_seq: batch.batch_seq() - 1,
+                        batch_seq: batch.batch_seq().before(),
                         message: batch.messages().0,
                         chain: batch.chain(),
                     };
                     let off = at - header.begin();
-                    found = Some((End { off, base }, batch.batch_seq() - 1));
+                    found = Some(End { off, base });
                 }
             },
         )?;
         let seg_no = header.seg_no();
         let disk_offset = self.geometry.segment(header.place()) + off;
-        let batches = match found {
-            Some((_, last)) if last > next => format!("batches {next} to {last}"),
+        let batches = match found.map(|end| end.base.batch_seq) {
+            Some(last) if last > next => format!("batches {next} to {last}"),
             Some(_) => format!("batch {next}"),
             None => format!("batch {next} and what follows"),
         };
@@ -120,7 +125,7 @@ impl Verifier {
             let streams: Vec<Missing> = streams.map(missing).collect();
             self.report.findings.last_mut().expect("just noted").streams = streams;
         }
-        Ok(found.map(|(end, _)| end))
+        Ok(found)
     }
 
     fn take(&mut self, batch: &BatchView<'_>, tables: &mut Option<Catalog>, parts: &mut u16) {

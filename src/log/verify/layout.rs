@@ -92,7 +92,7 @@ impl Verifier {
             Some(last) => {
                 let from = BLOCK_BYTES as u64;
                 let mark = scan::look_ahead(disk, &self.superblock, &last.header, from)?;
-                mark > last.header.base_batch_seq.get()
+                mark > last.header.base().batch_seq
             }
             None => false,
         };
