@@ -116,8 +116,8 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<()
         }),
         ("sessions", "Sessions", None, |snapshot| snapshot.sessions.as_slice().len()),
         ("streams", "Streams", None, |snapshot| snapshot.streams.as_slice().len()),
-        ("segments_used", "Segments that hold something", None, |snapshot| snapshot.segments.0),
-        ("segments_free", "Segments that hold nothing", None, |snapshot| snapshot.segments.1),
+        ("segments_used", "Segments that hold something", None, |snapshot| snapshot.segments_used),
+        ("segments_free", "Segments that hold nothing", None, |snapshot| snapshot.segments_free),
         (
             "log_room",
             "What messages may still take, without what is reserved",

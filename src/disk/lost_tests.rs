@@ -9,8 +9,8 @@ use crate::log::create::FormatOptions;
 use crate::log::recovery::{OpenError, OpenOptions};
 use crate::log::shares::{find, format_shares, head};
 use crate::log::superblock::{Identities, ShareId};
-use crate::testing::disk::{End, RING, TestDisk};
 use crate::position::DiskOffset;
+use crate::testing::disk::{End, RING, TestDisk};
 
 fn lost(media: &TestDisk, left: usize, end: End) -> TestDisk {
     let mut disk = media.copy();

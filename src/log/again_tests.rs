@@ -100,7 +100,7 @@ fn what_lands_late_hurts_nothing_of_the_next_epoch() {
                 }
             }
             writer.submit();
-            rolls += u64::from(writer.log.segments().0 > 1);
+            rolls += u64::from(writer.log.segments().live > 1);
             let acknowledged = writer.acknowledged();
             let sent = in_flight(&writer);
             let facts = writer.log.stream(StreamId(1)).unwrap().durable_next;

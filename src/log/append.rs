@@ -1,7 +1,7 @@
 //! Appending: records into the open batch, batches sealed, segments rolled. All in memory.
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, batch_bytes};
-use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle};
+use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Tenure};
 use super::control::Control;
 use super::{AppendError, Appended, ControlError, Log, Message, Registration};
 use crate::ids::{ProducerId, StreamId};
@@ -70,8 +70,8 @@ impl Log {
         Ok((id, self.tail.batch_seq()))
     }
 
-    /// Registers a producer, a new one where `id` is `None`, under an epoch and for an instance. Where the table
-    /// is full, one that may be forgotten is, and the log says so before.
+    /// Registers a producer, a new one where `id` is `None`. Where the table is full, one that may be forgotten is,
+    /// and the log says so before.
     ///
     /// # Errors
     /// See [`ControlError`]; nothing was changed.
@@ -82,7 +82,7 @@ impl Log {
         &mut self,
         memory: &mut Memory,
         id: Option<ProducerId>,
-        (epoch, instance): (u32, u64),
+        tenure: Tenure,
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
         let limit = self.limits.producers;
@@ -97,16 +97,17 @@ impl Log {
             None => None,
         };
         // Room for both records first: the table is changed only for what is written.
-        let bytes = record_bytes(0) + record_bytes(instance.to_le_bytes().len());
+        let bytes = record_bytes(0) + record_bytes(size_of_val(&tenure.instance));
         self.make_room(memory, bytes, RESERVED_SEGMENTS, unix_ns)?;
         if let Some(id) = forgotten {
             self.put_forget(memory, id, unix_ns);
         }
         let id = id.unwrap_or_else(|| self.catalog.producers().next_id());
+        let Tenure { epoch, instance } = tenure;
         let said = Control::Producer { id, epoch, instance: instance.into() };
         self.put_control_record(memory, &said, unix_ns);
         let batch_seq = self.tail.batch_seq();
-        let last_seq = self.catalog.register(id, (epoch, instance), unix_ns, batch_seq);
+        let last_seq = self.catalog.register(id, tenure, unix_ns, batch_seq);
         Ok(Registration { id, last_seq, batch_seq, forgotten })
     }
 

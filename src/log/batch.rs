@@ -322,10 +322,16 @@ impl<'a> BatchView<'a> {
         self.header.append_ns.get()
     }
 
-    /// Messages of the shard before this batch, and in it.
+    /// Messages of the shard before this batch.
     #[must_use]
-    pub fn messages(&self) -> (u64, u32) {
-        (self.header.first_message.get(), self.header.message_count.get())
+    pub fn first_message(&self) -> u64 {
+        self.header.first_message.get()
+    }
+
+    /// Messages in it.
+    #[must_use]
+    pub fn message_count(&self) -> u32 {
+        self.header.message_count.get()
     }
 
     /// The records, or what else the kind holds.

@@ -71,7 +71,7 @@ use crate::position::{BatchSeq, DiskOffset};
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
-pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts};
+pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts, Tenure};
 pub use read::Located;
 pub use recovery::Witness;
 
@@ -80,6 +80,7 @@ use catalog::Catalog;
 use prefix::{Content, DurablePrefix};
 use queue::WriteQueue;
 use segment::Geometry;
+pub use segments::SegmentCounts;
 use segments::{Recovered, Segments};
 use superblock::Superblock;
 use tail::Tail;
@@ -200,7 +201,8 @@ impl Log {
     /// A log of these parts, nothing in flight, no segment being written.
     fn assemble(
         superblock: &Superblock,
-        (queue_depth, ring_bytes): (usize, usize),
+        queue_depth: usize,
+        ring_bytes: usize,
         mut catalog: Catalog,
         found: Recovered,
     ) -> Self {
@@ -346,7 +348,7 @@ impl Log {
 
     /// Segments that count, and that are free.
     #[must_use]
-    pub fn segments(&self) -> (usize, usize) {
+    pub fn segments(&self) -> SegmentCounts {
         self.segments.counts()
     }
 
@@ -359,7 +361,7 @@ impl Log {
         }
         let geometry = self.segments.geometry();
         let bytes = geometry.segment_bytes;
-        let (live, free) = self.segments.counts();
+        let SegmentCounts { live, free } = self.segments.counts();
         let free = free.saturating_sub(RESERVED_SEGMENTS) as u64;
         let rest = if live == 0 { 0 } else { bytes - geometry.within(self.tail.at()) };
         free * bytes + rest

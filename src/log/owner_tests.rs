@@ -7,8 +7,8 @@ use super::segment::{Base, Place};
 use super::*;
 use crate::disk::{Completion, Disk, Errno, Io, Operation};
 use crate::limits::BLOCK_BYTES;
-use crate::testing::disk::TestDisk;
 use crate::position::{BatchSeq, DiskOffset, LogOffset};
+use crate::testing::disk::TestDisk;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -171,7 +171,10 @@ fn a_batch_that_is_not_the_next_does_not_join_the_prefix() {
 fn published() -> (Catalog, ProducerHandle) {
     let mut catalog = Catalog::new();
     catalog.add_stream(StreamId(1), "orders", 1, BatchSeq::new(1));
-    assert_eq!(catalog.register(ProducerId(1), (1, 9), 1, BatchSeq::new(1)), 0);
+    assert_eq!(
+        catalog.register(ProducerId(1), Tenure { epoch: 1, instance: 9 }, 1, BatchSeq::new(1)),
+        0
+    );
     let handle = catalog.hold(ProducerId(1), 7);
     (catalog, handle)
 }
@@ -193,7 +196,10 @@ fn a_handle_moves_both_tables_and_its_place_is_free_once_it_is_given_back() {
     assert_eq!(catalog.producers().get(ProducerId(1)).unwrap().holder, None);
     catalog.forget(ProducerId(1));
     assert!(catalog.producers().get(ProducerId(1)).is_none());
-    assert_eq!(catalog.register(ProducerId(2), (1, 1), 7, BatchSeq::new(2)), 0);
+    assert_eq!(
+        catalog.register(ProducerId(2), Tenure { epoch: 1, instance: 1 }, 7, BatchSeq::new(2)),
+        0
+    );
     let second = catalog.hold(ProducerId(2), 7);
     assert_eq!(catalog.producers().places().len(), 1, "its place is another's: {second:?}");
 }

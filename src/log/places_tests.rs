@@ -88,7 +88,7 @@ fn a_place_is_found_by_sequence_and_by_time_though_the_clock_was_set_back() {
         }
     }
     writer.settle();
-    assert!(writer.log.segments.counts().0 > 10 && times[2].len() > 3);
+    assert!(writer.log.segments.counts().live > 10 && times[2].len() > 3);
     check(&writer, &times);
     let writer = Writer::open(TestDisk::with(writer.disk.image(), 6));
     check(&writer, &times);

@@ -26,7 +26,7 @@ use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 use chain::{Chain, Gap};
 pub(super) use chain::{check_chain, mark_of};
-pub use errors::{BatchRange, Damaged, OpenError, Sibling};
+pub use errors::{BatchRange, Damaged, Missing, OpenError, Sibling};
 use places::Begun;
 pub(super) use places::take_stale;
 use reader::Reader;
@@ -239,12 +239,12 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
         let (_, entries) = found.closing.as_ref().expect("what is kept is closed");
         (found.header.seg_no(), entries.as_slice())
     });
-    let Some((id, first, last)) = read.catalog.kept_in(segments) else { return Ok(()) };
+    let Some(missing) = read.catalog.kept_in(segments) else { return Ok(()) };
     let begin = read.found.first().map(|found| found.header);
     let gap = gap.unwrap_or_default();
     let seg_no = begin.map_or(SegmentNo::NONE, |header| header.seg_no().before());
-    let name =
-        read.catalog.streams().get(id).map_or_else(String::new, |stream| stream.name.clone());
+    let stream = read.catalog.streams().get(missing.stream);
+    let stream = stream.map_or_else(String::new, |stream| stream.name.clone());
     Err(OpenError::Damaged(Box::new(Damaged {
         name: disk.info().name.clone(),
         seg_no,
@@ -253,7 +253,7 @@ fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Resul
             last: begin.map_or(gap.batches.last, |header| header.base().batch_seq),
             ..gap.batches
         },
-        streams: vec![(name, first, Some(last))],
+        streams: vec![Missing { stream, first: missing.first, last: Some(missing.last) }],
         because: Reason::SegmentMissing,
     })))
 }
@@ -326,9 +326,9 @@ impl Log {
         recovered.known_seg_no = read.begun.seg_no;
         read.recovery.segments = recovered.live.len();
         let depth = options.queue_depth.min(disk.info().queue_depth);
-        let sizes = (depth, options.ring_bytes);
         let catalog = std::mem::take(&mut read.catalog);
-        let mut log = Self::assemble(&superblock, sizes, catalog, recovered);
+        let ring_bytes = options.ring_bytes;
+        let mut log = Self::assemble(&superblock, depth, ring_bytes, catalog, recovered);
         read.recovery.messages = log.tail.base().message;
         log.begin_epoch(disk, &read, options.unix_ns)
             .map_err(|fault| OpenError::Write { name, fault })?;

@@ -20,8 +20,8 @@ impl Log {
         }
         let (geometry, current) = (self.segments.geometry(), self.segments.current());
         let disk_offset = geometry.segment(current.place) + geometry.within(self.tail.at());
-        let (sealed, memory_offset, bytes) =
-            self.tail.seal(memory, &current.key, kind, &self.prefix, unix_ns);
+        let (sealed, room) = self.tail.seal(memory, &current.key, kind, &self.prefix, unix_ns);
+        let (memory_offset, bytes) = (room.start, room.len());
         self.queue.push(Span { disk_offset, memory_offset, bytes }, Cargo::Batch(sealed));
     }
 

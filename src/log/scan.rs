@@ -1,5 +1,7 @@
 //! Walking over the batches of a segment on the disk, for recovery, verification and dumps.
 
+use std::ops::Range;
+
 use super::batch::{BatchDamage, BatchView};
 use super::segment::{Base, End, Geometry, SegmentHeader};
 use super::superblock::Superblock;
@@ -79,7 +81,7 @@ pub(super) fn walk<D: Disk>(
             };
             let follows = batch.batch_seq() == end.base.batch_seq.next()
                 && batch.chain() == end.base.chain
-                && batch.messages().0 == end.base.message;
+                && batch.first_message() == end.base.message;
             if !follows {
                 break BatchDamage::Header;
             }
@@ -88,7 +90,7 @@ pub(super) fn walk<D: Disk>(
             end.off += batch.bytes() as u64;
             end.base = Base {
                 batch_seq: batch.batch_seq(),
-                message: batch.messages().0 + u64::from(batch.messages().1),
+                message: batch.first_message() + u64::from(batch.message_count()),
                 chain: batch.chain_after(),
             };
             if batch.kind() == super::batch::BatchKind::Roll {
@@ -112,7 +114,7 @@ pub(super) fn look_ahead<D: Disk>(
 ) -> Result<BatchSeq, DiskFault> {
     let mut lac_max = BatchSeq::NONE;
     let limit = off + IN_FLIGHT_BYTES_MAX as u64;
-    for_each_block(disk, superblock, header, (off, limit), &mut |bytes, key, log_off| {
+    for_each_block(disk, superblock, header, off..limit, &mut |bytes, key, log_off| {
         if let Some(lac) = BatchView::peek(bytes, key, log_off) {
             lac_max = lac_max.max(lac);
         }
@@ -123,7 +125,7 @@ pub(super) fn look_ahead<D: Disk>(
 /// What a block is shown to: the bytes from it to the end of the chunk, the key, its log offset.
 pub(super) type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, LogOffset) + 'a;
 
-/// Shows every block of a segment's data between two offsets to `visit`.
+/// Shows every block of a segment's data at these offsets to `visit`.
 ///
 /// # Errors
 /// What the device said.
@@ -131,14 +133,14 @@ pub(super) fn for_each_block<D: Disk>(
     disk: &mut D,
     superblock: &Superblock,
     header: &SegmentHeader,
-    (mut off, limit): (u64, u64),
+    offsets: Range<u64>,
     visit: &mut BlockVisit<'_>,
 ) -> Result<(), DiskFault> {
     let geometry = Geometry::of(superblock);
     let segment = geometry.segment(header.place());
     let key = header.key(superblock);
     let data_end = geometry.data_end();
-    let limit = limit.min(data_end);
+    let (mut off, limit) = (offsets.start, offsets.end.min(data_end));
     while off < limit {
         let chunk = (data_end - off).min(CHUNK_BYTES as u64);
         let chunk = usize::try_from(chunk).expect("at most a chunk");

@@ -59,10 +59,10 @@ pub fn format_shares<D: Disk>(
     assert!((1..=SHARDS_MAX).contains(&count), "{count} shards");
     let name = disk.info().name.clone();
     let bytes = share_bytes(disk.info().bytes, count);
-    check_share_size(disk.info(), options, (bytes, count))?;
+    check_share_size(disk.info(), options, bytes, count)?;
     let device = |fault| FormatError::Device { name: name.clone(), fault };
     if !options.force
-        && let Some(what) = occupant_of_any(disk, (bytes, count)).map_err(device)?
+        && let Some(what) = occupant_of_any(disk, bytes, count).map_err(device)?
     {
         return Err(FormatError::Occupied { name, what });
     }
@@ -96,7 +96,8 @@ pub fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
 fn check_share_size(
     disk: &DiskInfo,
     options: &FormatOptions,
-    (bytes, count): (u64, u32),
+    bytes: u64,
+    count: u32,
 ) -> Result<(), FormatError> {
     match check_size(disk, bytes, options) {
         Err(FormatError::TooSmall { name, segment_bytes, .. }) => {
@@ -110,7 +111,8 @@ fn check_share_size(
 /// What the disk holds at its ends, or a share at its own.
 fn occupant_of_any<D: Disk>(
     disk: &mut D,
-    (bytes, count): (u64, u32),
+    bytes: u64,
+    count: u32,
 ) -> Result<Option<String>, DiskFault> {
     if let Some(what) = occupant(disk)? {
         return Ok(Some(what));

@@ -1,6 +1,8 @@
 //! The tail of the log: the batch that is being filled, and what it goes on from. Whatever is appended is written here,
 //! behind what is there, and a batch that is sealed is not changed any more: what follows it begins behind it.
 
+use std::ops::Range;
+
 use zerocopy::IntoBytes;
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, Seal, SegmentKey, batch_bytes, seal};
@@ -203,7 +205,7 @@ impl Tail {
         self.open.blank = true;
     }
 
-    /// Seals the open batch: what it is, where in memory it begins, and its bytes. The next one goes on behind it.
+    /// Seals the open batch: what it is, and where in memory. The next one goes on behind it.
     pub(super) fn seal(
         &mut self,
         memory: &mut Memory,
@@ -211,7 +213,7 @@ impl Tail {
         kind: BatchKind,
         prefix: &DurablePrefix,
         unix_ns: u64,
-    ) -> (SealedBatch, usize, usize) {
+    ) -> (SealedBatch, Range<usize>) {
         let OpenBatch { body_len, messages, received_ns, appended_ns, blank } = self.open;
         let (bytes, start) = (batch_bytes(body_len), self.buffers.ring(self.at));
         let said = Seal {
@@ -245,6 +247,6 @@ impl Tail {
         self.batch_seq = self.batch_seq.next();
         self.at += bytes as u64;
         self.open = OpenBatch::default();
-        (sealed, start, bytes)
+        (sealed, start..start + bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! The log against everything a disk may do to it.
 
 use super::create::{FormatError, FormatOptions, format, occupant};
-use super::recovery::{OpenError, OpenOptions, Reason, read_log};
+use super::recovery::{Missing, OpenError, OpenOptions, Reason, read_log};
 use super::segment::End;
 use super::verify::verify;
 use super::*;
@@ -50,7 +50,10 @@ impl Writer {
         if writer.log.stream(StreamId(1)).is_none() {
             writer.log.create_stream(writer.disk.memory_mut(), "orders", 1).unwrap();
             let memory = writer.disk.memory_mut();
-            writer.log.register_producer(memory, None, (1, 9), 1).unwrap();
+            writer
+                .log
+                .register_producer(memory, None, Tenure { epoch: 1, instance: 9 }, 1)
+                .unwrap();
             writer.settle();
         }
         writer.producer = Some(writer.log.hold_producer(ProducerId(1), 0));
@@ -332,7 +335,8 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
     let mut disk = TestDisk::with(image, 7);
     let error = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap_err();
     let OpenError::Damaged(damaged) = &error else { panic!("{error}") };
-    assert_eq!(damaged.streams, [("orders".to_owned(), 6, Some(6))], "{error}");
+    let missing = Missing { stream: "orders".to_owned(), first: 6, last: Some(6) };
+    assert_eq!(damaged.streams, [missing], "{error}");
     assert!(disk.media() == before, "nothing was changed");
     // The same in the tail nobody was told of: cut.
     let mut writer = Writer::open(TestDisk::with(writer.disk.image(), 8));
@@ -350,7 +354,7 @@ fn damage_to_acknowledged_messages_stops_the_opening_and_names_them() {
 #[test]
 fn a_last_segment_that_is_gone_after_a_clean_stop_is_missed_by_all_who_look() {
     let mut writer = Writer::open(formatted(16, 3));
-    while writer.log.segments.counts().0 < 3 {
+    while writer.log.segments.counts().live < 3 {
         writer.append(&[7; 1_000]).unwrap();
         writer.settle();
     }
@@ -397,7 +401,7 @@ fn restarts_of_an_idle_log_do_not_eat_the_disk() {
         let mut disk = TestDisk::with(image, round);
         let (log, recovery) = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap();
         epochs.push(recovery.epoch);
-        assert_eq!(log.segments().0, 1);
+        assert_eq!(log.segments().live, 1);
         if round % 3 == 0 {
             log.close(&mut disk).unwrap();
         }
@@ -506,7 +510,7 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     for _ in 0..PRODUCERS_MAX + 10 {
         loop {
             let memory = writer.disk.memory_mut();
-            match writer.log.register_producer(memory, None, (1, 1), 5) {
+            match writer.log.register_producer(memory, None, Tenure { epoch: 1, instance: 1 }, 5) {
                 Ok(_) => break,
                 Err(ControlError::Busy) => writer.settle(),
                 Err(error) => panic!("{error}"),

@@ -113,7 +113,7 @@ impl Log {
     /// At an opening: gives back at once what nobody needs, so that there is a place for the new epoch's segment
     /// whatever was done between. All that is on the media is durable, and the newest segment was closed.
     pub(super) fn free_unneeded_now<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
-        while self.segments.counts().1 <= RESERVED_SEGMENTS {
+        while self.segments.counts().free <= RESERVED_SEGMENTS {
             let Some(gone) = self.take_unneeded() else { break };
             let geometry = self.segments.geometry();
             wipe(disk, geometry, gone.place).map_err(|fault| {

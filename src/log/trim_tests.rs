@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::recovery::{OpenError, read_log};
+use super::recovery::{Missing, OpenError, read_log};
 use super::segment::End;
 use super::segments::Live;
 use super::tests::{OPTIONS, Writer, formatted};
@@ -234,7 +234,7 @@ fn a_beginning_that_was_not_trimmed_and_is_gone_is_damage() {
     let mut disk = TestDisk::with(image, 6);
     let error = Log::open(&mut disk, &OPTIONS, &mut |_| {}).unwrap_err();
     let OpenError::Damaged(damaged) = &error else { panic!("{error}") };
-    let (stream, first, last) = &damaged.streams[0];
+    let Missing { stream, first, last } = &damaged.streams[0];
     assert_eq!((stream.as_str(), *first), ("orders", 1), "{error}");
     let last = last.expect("the next segment tells");
     assert!((200..1_500).contains(&last), "{error}");
@@ -259,7 +259,10 @@ impl Deeds {
             (3..=crate::limits::STREAMS_MAX).for_each(|number| deeds.made(&format!("s{number}")));
             for _ in 1..crate::limits::PRODUCERS_MAX {
                 let Writer { log, disk, .. } = &mut deeds.writer;
-                if log.register_producer(disk.memory_mut(), None, (1, 1), 1).is_err() {
+                if log
+                    .register_producer(disk.memory_mut(), None, Tenure { epoch: 1, instance: 1 }, 1)
+                    .is_err()
+                {
                     deeds.writer.settle();
                 }
             }

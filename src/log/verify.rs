@@ -11,24 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::recovery::{
-    Found, OpenError, Reason, check_chain, mark_of, read_log, read_segments, read_superblock,
-    take_stale,
+    Found, Missing, OpenError, Reason, check_chain, mark_of, read_log, read_segments,
+    read_superblock, take_stale,
 };
 use super::segment::{Base, Geometry, SegmentHeader};
 use super::superblock::Superblock;
 use crate::disk::Disk;
 use crate::position::{BatchSeq, DiskOffset, SegmentNo};
-
-/// Sequences of a stream that are damaged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// Name of the stream.
-    pub stream: String,
-    /// First sequence.
-    pub first: u64,
-    /// Last sequence; absent where nothing after it tells.
-    pub last: Option<u64>,
-}
 
 /// One thing that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -124,8 +124,10 @@ pub struct Snapshot {
     pub condition: &'static str,
     /// Epoch of the log.
     pub epoch: u64,
-    /// Segments that hold something, and free ones.
-    pub segments: (usize, usize),
+    /// Segments that hold something.
+    pub segments_used: usize,
+    /// Places for segments that nothing stands in.
+    pub segments_free: usize,
     /// Bytes submitted and not durable.
     pub in_flight_bytes: usize,
     /// Bytes that messages may still take.
@@ -171,7 +173,8 @@ impl Snapshot {
             port: [0; 5],
             condition: "serving",
             epoch: 0,
-            segments: (0, 0),
+            segments_used: 0,
+            segments_free: 0,
             in_flight_bytes: 0,
             room_bytes: 0,
             sessions: Rows::new(&session, SESSIONS_MAX),

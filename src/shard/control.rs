@@ -5,7 +5,7 @@ use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_A_SHARD};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Parting, Registration, StreamFacts};
+use crate::log::{ControlError, Parting, Registration, StreamFacts, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::session::table::{Asker, Phase, Producer};
@@ -125,8 +125,8 @@ impl<D: Disk> Stations<D> {
             return Err((ErrorCode::SessionsFull, self.settings.limits.sessions as u64));
         }
         let memory = self.disk.memory_mut();
-        let said = (epoch, register.instance.get());
-        let registered = match self.log.register_producer(memory, id, said, self.now.unix_ns) {
+        let tenure = Tenure { epoch, instance: register.instance.get() };
+        let registered = match self.log.register_producer(memory, id, tenure, self.now.unix_ns) {
             Ok(registered) => registered,
             Err(ControlError::Busy) if Mutant::BusySaysFull.is_on() => {
                 return Err((ErrorCode::NoSpace, 0));

@@ -237,7 +237,8 @@ impl<D: Disk> Stations<D> {
         snapshot.port = [received, transmitted, receive_dropped, transmit_dropped, handed_over];
         snapshot.condition = self.service.condition().name();
         snapshot.epoch = self.log.epoch().0;
-        snapshot.segments = self.log.segments();
+        let segments = self.log.segments();
+        (snapshot.segments_used, snapshot.segments_free) = (segments.live, segments.free);
         snapshot.room_bytes = self.log.room_bytes();
         snapshot.in_flight_bytes = self.log.bytes_in_flight();
         observer.reporter.send(snapshot);

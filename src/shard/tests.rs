@@ -183,8 +183,7 @@ fn a_log_that_a_registration_finds_full_is_full_for_all() {
     rig.until("little is left", |rig| {
         let _ = rig.clients[idle].offer(stream, &[7; 1_000]);
         while rig.clients[idle].next_completion().is_some() {}
-        let (_, free) = rig.shards[0].log().segments();
-        free == crate::limits::RESERVED_SEGMENTS
+        rig.shards[0].log().segments().free == crate::limits::RESERVED_SEGMENTS
     });
     let mut publisher = Publisher::New;
     let is_full = |rig: &Rig| rig.shards[0].condition() == Condition::Full;

@@ -16,9 +16,9 @@ use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
 pub(super) use producers::Producers;
-pub use producers::{Parting, ProducerFacts, ProducerHandle};
+pub use producers::{Parting, ProducerFacts, ProducerHandle, Tenure};
 pub use streams::StreamFacts;
-pub(super) use streams::Streams;
+pub(super) use streams::{Streams, Untrimmed};
 
 /// Both tables.
 #[derive(Clone, Debug)]
@@ -143,21 +143,20 @@ impl Catalog {
         self.producers.search(limit, unix_ns)
     }
 
-    /// A producer is registered by a record of a batch, under an epoch and for an instance. Returns the last number
-    /// accepted from it.
+    /// A producer is registered by a record of a batch. Returns the last number accepted from it.
     pub(super) fn register(
         &mut self,
         id: ProducerId,
-        said: (u32, u64),
+        tenure: Tenure,
         unix_ns: u64,
         batch_seq: BatchSeq,
     ) -> u64 {
-        self.producers.register(id, said, unix_ns, batch_seq)
+        self.producers.register(id, tenure, unix_ns, batch_seq)
     }
 
     /// The same as recovery finds it.
-    pub(super) fn register_recovered(&mut self, id: ProducerId, said: (u32, u64), unix_ns: u64) {
-        self.producers.register(id, said, unix_ns, BatchSeq::NONE);
+    pub(super) fn register_recovered(&mut self, id: ProducerId, tenure: Tenure, unix_ns: u64) {
+        self.producers.register(id, tenure, unix_ns, BatchSeq::NONE);
     }
 
     /// A record says that a producer is forgotten.
@@ -179,7 +178,7 @@ impl Catalog {
     pub(super) fn kept_in<'a>(
         &mut self,
         segments: impl Iterator<Item = (SegmentNo, &'a [IndexEntry])>,
-    ) -> Option<(StreamId, u64, u64)> {
+    ) -> Option<Untrimmed> {
         self.streams.kept_in(segments)
     }
 

@@ -72,6 +72,15 @@ impl ProducerFacts {
     }
 }
 
+/// Under which epoch and for which instance a producer is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenure {
+    /// Its epoch, from 1 on; whoever holds an earlier one is fenced.
+    pub epoch: u32,
+    /// The instance that asks: the same one may ask again.
+    pub instance: u64,
+}
+
 /// The right of a session to publish as a producer. It is made when the session takes the producer's place in the
 /// table, and gone when the session gives it back; between the two nobody else can have that place. There is one,
 /// since it cannot be copied.
@@ -228,7 +237,7 @@ impl Producers {
     pub(super) fn register(
         &mut self,
         id: ProducerId,
-        (epoch, instance): (u32, u64),
+        Tenure { epoch, instance }: Tenure,
         unix_ns: u64,
         batch_seq: BatchSeq,
     ) -> u64 {

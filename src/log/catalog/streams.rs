@@ -12,6 +12,14 @@ const ENTRIES_FOR_ALL: usize = INDEX_ENTRIES - STREAMS_MAX;
 /// The segment of a stream of which nothing is kept.
 const NO_SEGMENT: SegmentNo = SegmentNo::new(u64::MAX);
 
+/// Sequences of a stream that were not trimmed, and are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::log) struct Untrimmed {
+    pub(in crate::log) stream: StreamId,
+    pub(in crate::log) first: u64,
+    pub(in crate::log) last: u64,
+}
+
 /// One stream. Only `Streams` changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamFacts {
@@ -271,7 +279,7 @@ impl Streams {
     pub(super) fn kept_in<'a>(
         &mut self,
         segments: impl Iterator<Item = (SegmentNo, &'a [IndexEntry])>,
-    ) -> Option<(StreamId, u64, u64)> {
+    ) -> Option<Untrimmed> {
         let mut from = vec![(NO_SEGMENT, 0); self.streams.len()];
         for (seg_no, entries) in segments {
             for entry in entries {
@@ -292,7 +300,7 @@ impl Streams {
             stream.first_segment = seg_no;
             let there = if seg_no == NO_SEGMENT { next } else { first_here };
             if there > first && missing.is_none() {
-                missing = Some((stream.id, first, there - 1));
+                missing = Some(Untrimmed { stream: stream.id, first, last: there - 1 });
             }
         }
         missing

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::Reason;
 use crate::disk::DiskFault;
 use crate::log::LogFault;
@@ -149,6 +151,17 @@ impl OpenError {
     }
 }
 
+/// Sequences of a stream that are damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// Name of the stream.
+    pub stream: String,
+    /// First sequence.
+    pub first: u64,
+    /// Last sequence; absent where nothing after it tells.
+    pub last: Option<u64>,
+}
+
 /// Batches that are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchRange {
@@ -169,8 +182,8 @@ pub struct Damaged {
     pub disk_offset: DiskOffset,
     /// Batches that are missing.
     pub batches: BatchRange,
-    /// Sequences that are missing: stream, first, and last where a later batch tells.
-    pub streams: Vec<(String, u64, Option<u64>)>,
+    /// Sequences that are missing.
+    pub streams: Vec<Missing>,
     /// How it is known that they were promised.
     pub because: Reason,
 }
@@ -184,7 +197,7 @@ impl fmt::Display for Damaged {
              ({})",
             self.name, self.seg_no, self.disk_offset, self.because
         )?;
-        for (stream, first, last) in &self.streams {
+        for Missing { stream, first, last } in &self.streams {
             match last {
                 Some(last) => write!(f, "; stream {stream}: sequences {first} to {last}")?,
                 None => write!(f, "; stream {stream}: sequences from {first} on, if any")?,

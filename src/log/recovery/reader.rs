@@ -1,10 +1,10 @@
 //! Rebuilding: catalog, index and messages from the batches of one segment.
 
-use super::{Last, RecoveredMessage};
+use super::{Last, Missing, RecoveredMessage};
 use crate::disk::Disk;
 use crate::ids::{ProducerId, StreamId};
 use crate::log::batch::{BatchKind, BatchView};
-use crate::log::catalog::Catalog;
+use crate::log::catalog::{Catalog, Tenure};
 use crate::log::control::Control;
 use crate::log::scan::{self, Stop};
 use crate::log::segment::{Geometry, IndexEntry, SegmentHeader};
@@ -67,7 +67,8 @@ impl Reader {
                 self.catalog.add_stream(id, name, unix_ns, BatchSeq::NONE);
             }
             Control::Producer { id, epoch, instance } => {
-                self.catalog.register_recovered(id, (epoch, instance.get()), unix_ns);
+                let tenure = Tenure { epoch, instance: instance.get() };
+                self.catalog.register_recovered(id, tenure, unix_ns);
             }
             Control::Trim { id, first } => self.catalog.trim_recorded(id, first),
             Control::Forget { id } => self.catalog.forget(id),
@@ -98,12 +99,15 @@ impl Reader {
         superblock: &Superblock,
         header: &SegmentHeader,
         off: u64,
-    ) -> Vec<(String, u64, Option<u64>)> {
+    ) -> Vec<Missing> {
         let mut found: Vec<(StreamId, u64)> = Vec::new();
-        let range = (off, u64::MAX);
         // What cannot be read tells nothing.
-        let _ =
-            scan::for_each_block(disk, superblock, header, range, &mut |bytes, key, log_off| {
+        let _ = scan::for_each_block(
+            disk,
+            superblock,
+            header,
+            off..u64::MAX,
+            &mut |bytes, key, log_off| {
                 let Ok(batch) = BatchView::check(bytes, key, log_off) else { return };
                 for record in batch.records() {
                     let stream = StreamId(record.header.stream.get());
@@ -111,14 +115,14 @@ impl Reader {
                         found.push((stream, record.header.sequence.get()));
                     }
                 }
-            });
+            },
+        );
         let say = |stream: &crate::log::StreamFacts| {
+            let first = stream.next_sequence;
             let next = found.iter().find(|(id, _)| *id == stream.id).map(|(_, next)| *next);
-            match next {
-                Some(next) if next == stream.next_sequence => None,
-                Some(next) => Some((stream.name.clone(), stream.next_sequence, Some(next - 1))),
-                None => Some((stream.name.clone(), stream.next_sequence, None)),
-            }
+            let last = next.map(|next| next - 1);
+            let is_missing = next != Some(first);
+            is_missing.then(|| Missing { stream: stream.name.clone(), first, last })
         };
         self.catalog.streams().iter().filter_map(say).collect()
     }

@@ -56,6 +56,15 @@ impl Live {
     }
 }
 
+/// How many segments there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentCounts {
+    /// Those that count.
+    pub live: usize,
+    /// Places that nothing stands in.
+    pub free: usize,
+}
+
 /// What recovery has found on the disk.
 #[derive(Debug)]
 pub(super) struct Recovered {
@@ -142,9 +151,9 @@ impl Segments {
         &self.geometry
     }
 
-    /// How many count, and how many places are free.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.live.len(), self.free.len())
+    /// How many there are.
+    pub(super) fn counts(&self) -> SegmentCounts {
+        SegmentCounts { live: self.live.len(), free: self.free.len() }
     }
 
     /// Those that count, ascending.

@@ -1,13 +1,13 @@
 //! The batches of a segment, and the index that closes it.
 
-use super::{Finding, Later, Missing, Verifier};
+use super::{Finding, Later, Verifier};
 use crate::disk::{Disk, DiskFault};
 use crate::ids::StreamId;
 use crate::limits::BLOCK_BYTES;
 use crate::log::batch::{BatchKind, BatchView};
 use crate::log::catalog::Catalog;
 use crate::log::control::Control;
-use crate::log::recovery::{Decision, Facts, Found, Reason, decide};
+use crate::log::recovery::{Decision, Facts, Found, Missing, Reason, decide};
 use crate::log::scan::{self, Stop, walk};
 use crate::log::segment::{Base, End, INDEX_BYTES, SegmentHeader, read_closing};
 use crate::position::{BatchSeq, DiskOffset};
@@ -83,28 +83,22 @@ impl Verifier {
         let mut found: Option<End> = None;
         let from = off + BLOCK_BYTES as u64;
         let superblock = self.superblock;
-        scan::for_each_block(
-            disk,
-            &superblock,
-            header,
-            (from, u64::MAX),
-            &mut |bytes, key, at| {
-                if found.is_some() {
-                    return;
-                }
-                if let Ok(batch) = BatchView::check(bytes, key, at)
-                    && batch.batch_seq() > next
-                {
-                    let base = Base {
-                        batch_seq: batch.batch_seq().before(),
-                        message: batch.messages().0,
-                        chain: batch.chain(),
-                    };
-                    let off = at - header.begin();
-                    found = Some(End { off, base });
-                }
-            },
-        )?;
+        scan::for_each_block(disk, &superblock, header, from..u64::MAX, &mut |bytes, key, at| {
+            if found.is_some() {
+                return;
+            }
+            if let Ok(batch) = BatchView::check(bytes, key, at)
+                && batch.batch_seq() > next
+            {
+                let base = Base {
+                    batch_seq: batch.batch_seq().before(),
+                    message: batch.first_message(),
+                    chain: batch.chain(),
+                };
+                let off = at - header.begin();
+                found = Some(End { off, base });
+            }
+        })?;
         let seg_no = header.seg_no();
         let disk_offset = self.geometry.segment(header.place()) + off;
         let batches = match found.map(|end| end.base.batch_seq) {
