@@ -60,18 +60,29 @@ pub(super) struct Guarded {
     hung_ms: AtomicU64,
 }
 
+/// Since when a shard makes no turns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    /// It is to make turns.
+    pub(super) turns: bool,
+    /// How long it has made none.
+    pub(super) silent_ms: u64,
+    /// How much of that counts as hanging.
+    pub(super) hung_ms: u64,
+}
+
 impl Guarded {
     pub(super) fn new(life: Arc<Life>, recorder: Arc<Recorder>) -> Self {
         Self { life, recorder, silent_ms: AtomicU64::default(), hung_ms: AtomicU64::default() }
     }
 
-    /// Whether it is to make turns, how long it has made none, and how much of that counts as hanging.
-    pub(super) fn silence(&self) -> (bool, u64, u64) {
-        (
-            self.life.turns.load(Ordering::Relaxed),
-            self.silent_ms.load(Ordering::Relaxed),
-            self.hung_ms.load(Ordering::Relaxed),
-        )
+    /// What it was seen to do at the last look.
+    pub(super) fn pause(&self) -> Pause {
+        Pause {
+            turns: self.life.turns.load(Ordering::Relaxed),
+            silent_ms: self.silent_ms.load(Ordering::Relaxed),
+            hung_ms: self.hung_ms.load(Ordering::Relaxed),
+        }
     }
 
     fn look(&self) -> Look {

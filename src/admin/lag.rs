@@ -7,58 +7,65 @@ use crate::limits::LAG_SAMPLES_MAX;
 /// What is written now is measured over so long.
 const RATE_OVER_NS: u64 = 60_000_000_000;
 
+/// A number at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    unix_ns: u64,
+    number: u64,
+}
+
 /// A number that only grows, at moments.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
-    /// Moments and what the number was then, the oldest first.
-    samples: VecDeque<(u64, u64)>,
+    /// The oldest first.
+    samples: VecDeque<Sample>,
 }
 
 impl History {
     /// At `unix_ns` it was `number`.
     pub(super) fn note(&mut self, unix_ns: u64, number: u64) {
         // While it stands still only the first moment counts.
-        if self.samples.back().is_some_and(|(_, last)| *last == number) {
+        if self.samples.back().is_some_and(|last| last.number == number) {
             return;
         }
         if self.samples.len() == LAG_SAMPLES_MAX {
             let gap = |at: usize| {
-                let (before, after) = (self.samples[at - 1].0, self.samples[at + 1].0);
-                let age_ns = unix_ns.saturating_sub(self.samples[at].0).max(1);
+                let (before, after) = (self.samples[at - 1].unix_ns, self.samples[at + 1].unix_ns);
+                let age_ns = unix_ns.saturating_sub(self.samples[at].unix_ns).max(1);
                 u128::from(after.saturating_sub(before)) * 1_000_000 / u128::from(age_ns)
             };
             if let Some(at) = (1..LAG_SAMPLES_MAX - 1).min_by_key(|at| gap(*at)) {
                 self.samples.remove(at);
             }
         }
-        self.samples.push_back((unix_ns, number));
+        self.samples.push_back(Sample { unix_ns, number });
     }
 
     /// How long ago, as seen at `now_ns`, it was first seen above `number`; 0 when it never was.
     pub(super) fn passed_ns(&self, number: u64, now_ns: u64) -> u64 {
-        let passed = self.samples.iter().find(|(_, then)| *then > number);
-        passed.map_or(0, |(unix_ns, _)| now_ns.saturating_sub(*unix_ns))
+        let passed = self.samples.iter().find(|sample| sample.number > number);
+        passed.map_or(0, |sample| now_ns.saturating_sub(sample.unix_ns))
     }
 }
 
 /// How much is written a second, over the last minute.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rate {
-    samples: VecDeque<(u64, u64)>,
+    samples: VecDeque<Sample>,
 }
 
 impl Rate {
     /// At `unix_ns`, `bytes` were written in all.
     pub(super) fn note(&mut self, unix_ns: u64, bytes: u64) {
         // A shard that has opened its log again counts anew.
-        if self.samples.back().is_some_and(|(_, before)| *before > bytes) {
+        if self.samples.back().is_some_and(|before| before.number > bytes) {
             self.samples.clear();
         }
-        let is_old = |sample: &(u64, u64)| sample.0.saturating_add(RATE_OVER_NS) < unix_ns;
+        let is_old = |sample: &Sample| sample.unix_ns.saturating_add(RATE_OVER_NS) < unix_ns;
         while self.samples.front().is_some_and(is_old) {
             self.samples.pop_front();
         }
-        self.samples.push_back((unix_ns, bytes));
+        self.samples.push_back(Sample { unix_ns, number: bytes });
     }
 
     /// How many seconds `room_bytes` will do; `None` while nothing is written and there is room. It is a whole minute
@@ -70,7 +77,7 @@ impl Rate {
             return Some(0.0);
         }
         let (first, last) = (self.samples.front()?, self.samples.back()?);
-        let bytes = last.1.saturating_sub(first.1);
+        let bytes = last.number.saturating_sub(first.number);
         (bytes > 0).then(|| room_bytes as f64 * (RATE_OVER_NS as f64 / 1e9) / bytes as f64)
     }
 }

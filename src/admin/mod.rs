@@ -124,8 +124,8 @@ impl House {
             self.reload();
             for shard in 0..self.shards.len() {
                 self.collect(shard);
-                let (turns, silent_ms, hung_ms) = self.seen[shard].silence();
-                lock(&self.state).note_silence(shard, turns, silent_ms, hung_ms);
+                let pause = self.seen[shard].pause();
+                lock(&self.state).note_pause(shard, pause);
             }
         }
     }

@@ -25,6 +25,13 @@ pub(super) struct Lost {
     pub(super) heard_unix_ns: u64,
 }
 
+/// A subscription that took over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Heir {
+    conn_id: u32,
+    stream: u32,
+}
+
 /// Those of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Silent {
@@ -33,7 +40,7 @@ pub(super) struct Silent {
     /// When each session there is was seen first.
     since: BTreeMap<u32, u64>,
     /// Subscriptions that took over from one that was lost: from one only.
-    heirs: BTreeSet<(u32, u32)>,
+    heirs: BTreeSet<Heir>,
 }
 
 impl Silent {
@@ -47,7 +54,7 @@ impl Silent {
         let now_ns = now.end_unix_ns;
         let open: BTreeSet<u32> = now.sessions.as_slice().iter().map(|row| row.conn_id).collect();
         self.since.retain(|conn_id, _| open.contains(conn_id));
-        self.heirs.retain(|(conn_id, _)| open.contains(conn_id));
+        self.heirs.retain(|heir| open.contains(&heir.conn_id));
         for conn_id in &open {
             self.since.entry(*conn_id).or_insert(now_ns);
         }
@@ -84,16 +91,16 @@ impl Silent {
         };
         let is_new = |row: &&SubscriptionRow| {
             let since = self.since.get(&row.conn_id);
-            let place = (row.conn_id, row.stream);
+            let heir = Heir { conn_id: row.conn_id, stream: row.stream };
             row.stream == lost.row.stream
                 && since.is_some_and(|since_ns| *since_ns > lost.heard_unix_ns)
-                && !self.heirs.contains(&place)
+                && !self.heirs.contains(&heir)
                 && peer_of(row.conn_id).is_some_and(|peer| peer.ip() == lost.peer.ip())
         };
         let candidates = now.subscriptions.as_slice().iter().filter(is_new);
         // Itself, where it is among them.
         let heir = candidates.min_by_key(|row| peer_of(row.conn_id) != Some(lost.peer));
-        heir.is_some_and(|row| self.heirs.insert((row.conn_id, row.stream)))
+        heir.is_some_and(|row| self.heirs.insert(Heir { conn_id: row.conn_id, stream: row.stream }))
     }
 }
 

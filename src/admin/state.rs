@@ -4,7 +4,7 @@ mod views;
 
 use std::collections::BTreeMap;
 
-use super::guard::ALIVE_MS;
+use super::guard::{ALIVE_MS, Pause};
 use super::lag::{History, Rate};
 use super::silent::Silent;
 use crate::limits::PRODUCERS_MAX;
@@ -97,9 +97,10 @@ impl State {
         self.shards[shard].facts = facts;
     }
 
-    pub(super) fn note_silence(&mut self, shard: usize, turns: bool, silent_ms: u64, hung_ms: u64) {
+    pub(super) fn note_pause(&mut self, shard: usize, pause: Pause) {
         let known = &mut self.shards[shard];
-        (known.turns, known.silent_ms, known.hung_ms) = (turns, silent_ms, hung_ms);
+        (known.turns, known.silent_ms, known.hung_ms) =
+            (pause.turns, pause.silent_ms, pause.hung_ms);
     }
 
     /// Each shard with its newest snapshot, total and durability.
@@ -465,7 +466,7 @@ mod tests {
     fn rates_are_of_the_newest_interval_and_totals_of_all() {
         let mut state = State::new(1);
         assert_eq!(state.not_ready(), ["shard 0: opening"]);
-        state.note_silence(0, true, 0, 0);
+        state.note_pause(0, Pause { turns: true, silent_ms: 0, hung_ms: 0 });
         assert!(state.take_in(0, snapshot(0, 100)).is_none());
         assert!(state.take_in(0, snapshot(2, 300)).is_some());
         let view = state.shards();
@@ -475,10 +476,10 @@ mod tests {
         assert_eq!(shard.counters["messages_accepted"], 300);
         assert_eq!((shard.stages["whole"].count, shard.stages_total["whole"].count), (10, 20));
         assert!(state.not_ready().is_empty());
-        state.note_silence(0, true, 1_500, 200);
+        state.note_pause(0, Pause { turns: true, silent_ms: 1_500, hung_ms: 200 });
         assert!(state.unhealthy().is_empty(), "it was not scheduled");
         assert_eq!(state.not_ready(), ["shard 0: no turn for 1500 ms"]);
-        state.note_silence(0, true, 1_500, 1_500);
+        state.note_pause(0, Pause { turns: true, silent_ms: 1_500, hung_ms: 1_500 });
         assert_eq!(state.unhealthy(), ["shard 0: no turn for 1500 ms"]);
     }
 }

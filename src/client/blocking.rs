@@ -472,7 +472,7 @@ impl<P: Port> Client<P> {
     /// # Errors
     /// When the session ended, there is no such stream, or the position is gone.
     pub fn subscribe(&mut self, stream: StreamId, from: StartFrom) -> Result<(u64, u64), Error> {
-        check_number("the position", from.encode().1)?;
+        check_number("the position", from.encode().value)?;
         self.client.subscribe(stream, from, WINDOW);
         self.hold_back();
         let asked = stream;

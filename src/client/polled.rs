@@ -204,7 +204,7 @@ impl<P: Port, C: Clock> Client<P, C> {
     pub fn subscribe(&mut self, stream: StreamId, from: StartFrom, window: u32) {
         let request = self.link.requests.take_number();
         self.unsubscribe(stream);
-        if from.encode().1 > NUMBER_MAX {
+        if from.encode().value > NUMBER_MAX {
             self.link.refuse(request, NUMBER_MAX);
             return;
         }

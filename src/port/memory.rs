@@ -72,6 +72,15 @@ pub struct NetHits {
     pub frames: FrameHits,
 }
 
+/// Bytes that went from an address, and to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// From there.
+    pub sent: u64,
+    /// To there.
+    pub got: u64,
+}
+
 #[derive(Debug)]
 struct Net {
     clock: ManualClock,
@@ -84,8 +93,8 @@ struct Net {
     cut: Vec<SocketAddrV4>,
     /// Whose frames are counted apart from those of others.
     server: Option<SocketAddrV4>,
-    /// Addresses of strangers, the bytes sent from there, and those that the server has sent there.
-    strangers: BTreeMap<SocketAddrV4, (u64, u64)>,
+    /// Addresses of strangers, and what went from there and there.
+    strangers: BTreeMap<SocketAddrV4, Traffic>,
     /// Addresses somebody listens at.
     open: BTreeSet<SocketAddrV4>,
     hits: NetHits,
@@ -198,7 +207,7 @@ impl MemoryNet {
 
     /// From now on what is sent to this address is held against what came from it.
     pub fn watch_stranger(&self, address: SocketAddrV4) {
-        self.0.borrow_mut().strangers.insert(address, (0, 0));
+        self.0.borrow_mut().strangers.insert(address, Traffic::default());
     }
 
     /// Puts bytes on the network in somebody's name; their frames are not among those counted.
@@ -208,10 +217,10 @@ impl MemoryNet {
 
     /// An address of a stranger that was sent more than came from it, and how many bytes.
     #[must_use]
-    pub fn flooded(&self) -> Option<(SocketAddrV4, u64, u64)> {
+    pub fn flooded(&self) -> Option<(SocketAddrV4, Traffic)> {
         let net = self.0.borrow();
-        let flooded = net.strangers.iter().find(|(_, (sent, got))| got > sent);
-        flooded.map(|(address, (sent, got))| (*address, *sent, *got))
+        let flooded = net.strangers.iter().find(|(_, traffic)| traffic.got > traffic.sent);
+        flooded.map(|(address, traffic)| (*address, *traffic))
     }
 }
 
@@ -220,7 +229,8 @@ impl Net {
         let faults = self.faults;
         self.digest = xxh3_64_with_seed(bytes, self.digest ^ u64::from(to.port()));
         self.hits.sent += 1;
-        let of_stranger = self.strangers.get_mut(&to).map(|(_, got)| *got += bytes.len() as u64);
+        let of_stranger =
+            self.strangers.get_mut(&to).map(|traffic| traffic.got += bytes.len() as u64);
         if let Some(server) = self.server.filter(|_| counted && of_stranger.is_none()) {
             self.hits.frames.add(from == server, bytes);
         }
@@ -233,7 +243,7 @@ impl Net {
         }
         let copies = 1 + u32::from(self.random.one_of_thousand(faults.duplication));
         self.hits.doubled += u64::from(copies - 1);
-        if let Some((sent, _)) = self.strangers.get_mut(&from) {
+        if let Some(Traffic { sent, .. }) = self.strangers.get_mut(&from) {
             *sent += u64::from(copies) * bytes.len() as u64;
         }
         for _ in 0..copies {

@@ -1,6 +1,7 @@
 //! Whether the values of a profile are in range, and whether this host and binary have what it names.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use crate::disk::is_transport_id;
 
@@ -49,12 +50,12 @@ impl Profile {
             );
             return Err(self.wrong("metrics.http", &what));
         }
-        self.check_between("limits.turn_us", self.limits.turn_us, (1, 60_000_000))?;
-        self.check_between("limits.watchdog_ms", self.limits.watchdog_ms, (0, 3_600_000))?;
+        self.check_between("limits.turn_us", self.limits.turn_us, 1..=60_000_000)?;
+        self.check_between("limits.watchdog_ms", self.limits.watchdog_ms, 0..=3_600_000)?;
         self.check_between(
             "limits.window_messages",
             self.limits.window_messages,
-            (1, WINDOW_MESSAGES_MAX),
+            1..=WINDOW_MESSAGES_MAX,
         )
     }
 
@@ -133,7 +134,7 @@ impl Profile {
     }
 
     fn check_port(&self, name: &str, port: &PortProfile) -> Result<(), ProfileError> {
-        let bytes = (DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        let bytes = DATAGRAM_BYTES_MIN..=DATAGRAM_BYTES_MAX;
         self.check_between(&format!("{name}.datagram_bytes"), port.datagram_bytes, bytes)?;
         let Some(dpdk) = &port.dpdk else {
             if port.driver == PortDriver::Dpdk {
@@ -151,11 +152,11 @@ impl Profile {
             let what = "a DPDK port has no address but this one; write it, as in 10.0.0.1:9310";
             return Err(self.wrong(&format!("{name}.address"), what));
         }
-        self.check_between(&key("prefix_len"), usize::from(dpdk.prefix_len), (0, 32))?;
+        self.check_between(&key("prefix_len"), usize::from(dpdk.prefix_len), 0..=32)?;
         for (descriptors, count) in
             [("rx_descriptors", dpdk.rx_descriptors), ("tx_descriptors", dpdk.tx_descriptors)]
         {
-            self.check_between(&key(descriptors), usize::from(count), (64, 32_768))?;
+            self.check_between(&key(descriptors), usize::from(count), 64..=32_768)?;
         }
         self.check_eal(&key("eal"), &dpdk.eal)
     }
@@ -186,10 +187,10 @@ impl Profile {
                  file or block device with the other drivers",
             ));
         }
-        self.check_between("disk.spdk.timeout_ms", disk.spdk.timeout_ms as usize, (1, 60_000))?;
-        self.check_size("disk.segment", disk.segment, (SEGMENT_MIN, SEGMENT_MAX))?;
-        self.check_size("disk.ring", disk.ring, (RING_MIN, RING_MAX))?;
-        self.check_size("disk.size", disk.size, (BLOCK, u64::MAX))?;
+        self.check_between("disk.spdk.timeout_ms", disk.spdk.timeout_ms as usize, 1..=60_000)?;
+        self.check_size("disk.segment", disk.segment, SEGMENT_MIN..=SEGMENT_MAX)?;
+        self.check_size("disk.ring", disk.ring, RING_MIN..=RING_MAX)?;
+        self.check_size("disk.size", disk.size, BLOCK..=u64::MAX)?;
         let count = self.shard.count;
         let size_min = SEGMENTS_OF_A_PROFILE * disk.segment * u64::from(count);
         if disk.size < size_min {
@@ -204,14 +205,19 @@ impl Profile {
             );
             return Err(self.wrong("disk.size", &what));
         }
-        self.check_between("disk.queue_depth", disk.queue_depth, (1, QUEUE_DEPTH_MAX))
+        self.check_between("disk.queue_depth", disk.queue_depth, 1..=QUEUE_DEPTH_MAX)
     }
 
-    fn check_size(&self, key: &str, bytes: u64, range: (u64, u64)) -> Result<(), ProfileError> {
-        let (least, most) = range;
-        if bytes.is_multiple_of(BLOCK) && (least..=most).contains(&bytes) {
+    fn check_size(
+        &self,
+        key: &str,
+        bytes: u64,
+        allowed: RangeInclusive<u64>,
+    ) -> Result<(), ProfileError> {
+        if bytes.is_multiple_of(BLOCK) && allowed.contains(&bytes) {
             return Ok(());
         }
+        let (least, most) = allowed.into_inner();
         let most =
             if most == u64::MAX { String::new() } else { format!(" to {}", format_bytes(most)) };
         let what = format!(
@@ -227,11 +233,12 @@ impl Profile {
         &self,
         key: &str,
         value: T,
-        (least, most): (T, T),
+        allowed: RangeInclusive<T>,
     ) -> Result<(), ProfileError> {
-        if (&least..=&most).contains(&&value) {
+        if allowed.contains(&value) {
             return Ok(());
         }
+        let (least, most) = allowed.into_inner();
         Err(self.wrong(key, &format!("{key} is {value}, wanted {least} to {most}")))
     }
 

@@ -60,7 +60,7 @@ impl Profile {
     /// Whether number and cores of shards go with each other, and with the UDP ports there are.
     pub(super) fn check_shards(&self) -> Result<(), ProfileError> {
         let (count, named) = (self.shard.count, self.shard.cores.len());
-        self.check_between("shard.count", count, (1, SHARDS_MAX))?;
+        self.check_between("shard.count", count, 1..=SHARDS_MAX)?;
         if named != 0 && named != count as usize {
             let cores = if named == 1 { "1 core".to_owned() } else { format!("{named} cores") };
             let what = format!(

@@ -3,7 +3,7 @@
 use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::limits::{DAMAGED_RECORDS_MAX, NUMBER_MAX};
-use crate::wire::control::{From, STATUS_REWIND, Status, Subscribe};
+use crate::wire::control::{From, FromCode, STATUS_REWIND, Status, Subscribe};
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
 
@@ -149,7 +149,7 @@ impl Subscription {
         self.asking.wait_ns = self.asking.wait_ns.saturating_mul(2).clamp(ASK_NS_MIN, ASK_NS_MAX);
         self.asking.asked_ns = now_ns;
         self.asking.since_ns = self.asking.since_ns.or(Some(now_ns));
-        let (kind, value) = self.from.encode();
+        let FromCode { kind, value } = self.from.encode();
         Some(Subscribe {
             request: self.request.into(),
             stream: self.stream.0.into(),

@@ -64,6 +64,13 @@ pub struct Credit {
     pub bytes_max: u64,
 }
 
+/// Messages that are sent again, by number.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    first: u64,
+    last: u64,
+}
+
 /// The sending half.
 #[derive(Debug)]
 pub struct Sender {
@@ -79,7 +86,7 @@ pub struct Sender {
     session_bytes: u64,
     state: PublishState,
     /// Ranges to be sent again.
-    resend: VecDeque<(u64, u64)>,
+    resend: VecDeque<Lost>,
     probing: Probing,
     /// When it began to wait for what is not durable, or something last became durable.
     waits_since_ns: u64,
@@ -216,13 +223,13 @@ impl Sender {
     /// Writes what is to be sent, first what was lost; `false` when there was nothing.
     pub fn pack(&mut self, writer: &mut DatagramWriter<'_>, now_ns: u64) -> bool {
         let mut wrote = false;
-        while let Some((first, last)) = self.resend.pop_front() {
+        while let Some(Lost { first, last }) = self.resend.pop_front() {
             let first = first.max(self.received_to.saturating_add(1));
             let end = last.saturating_add(1).min(self.unsent);
             let reached = self.pack_range(writer, first, end, now_ns, true);
             wrote |= reached > first;
             if reached < end {
-                self.resend.push_front((reached, last));
+                self.resend.push_front(Lost { first: reached, last });
                 return wrote;
             }
         }
@@ -346,7 +353,7 @@ impl Sender {
                 Timer::ResendHeldBack.fired();
                 continue;
             }
-            self.resend.push_back((first, last));
+            self.resend.push_back(Lost { first, last });
         }
     }
 

@@ -444,38 +444,45 @@ impl Sessions {
     }
 }
 
+/// Who stands before and behind a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Links {
+    before: usize,
+    behind: usize,
+}
+
 /// Sessions in a line, each at most once, in the order they came; whoever stands anywhere in it leaves at once.
 #[derive(Debug)]
 struct Line {
-    /// Who stands before and behind each slot. The last entry is that of the line's two ends.
-    links: Box<[(usize, usize)]>,
+    /// By slot. The last entry is that of the line's two ends.
+    links: Box<[Links]>,
 }
 
 impl Line {
     const ENDS: usize = SESSIONS_MAX;
     /// Of a slot that stands in no line.
-    const NOBODY: (usize, usize) = (usize::MAX, usize::MAX);
+    const NOBODY: Links = Links { before: usize::MAX, behind: usize::MAX };
 
     fn new() -> Self {
         let mut links = vec![Self::NOBODY; SESSIONS_MAX + 1].into_boxed_slice();
-        links[Self::ENDS] = (Self::ENDS, Self::ENDS);
+        links[Self::ENDS] = Links { before: Self::ENDS, behind: Self::ENDS };
         Self { links }
     }
 
     fn push(&mut self, slot: usize) {
         assert_eq!(self.links[slot], Self::NOBODY, "slot {slot} stands in the line once");
-        let last = self.links[Self::ENDS].0;
-        self.links[slot] = (last, Self::ENDS);
-        self.links[last].1 = slot;
-        self.links[Self::ENDS].0 = slot;
+        let last = self.links[Self::ENDS].before;
+        self.links[slot] = Links { before: last, behind: Self::ENDS };
+        self.links[last].behind = slot;
+        self.links[Self::ENDS].before = slot;
     }
 
     /// Takes a slot out, if it is there.
     fn remove(&mut self, slot: usize) {
-        let (before, behind) = self.links[slot];
-        if (before, behind) != Self::NOBODY {
-            self.links[before].1 = behind;
-            self.links[behind].0 = before;
+        let Links { before, behind } = self.links[slot];
+        if self.links[slot] != Self::NOBODY {
+            self.links[before].behind = behind;
+            self.links[behind].before = before;
             self.links[slot] = Self::NOBODY;
         }
     }
@@ -485,7 +492,7 @@ impl Line {
     }
 
     fn slots(&self) -> impl Iterator<Item = usize> {
-        let behind = |slot: usize| Some(self.links[slot].1).filter(|next| *next != Self::ENDS);
+        let behind = |slot: usize| Some(self.links[slot].behind).filter(|next| *next != Self::ENDS);
         std::iter::successors(behind(Self::ENDS), move |slot| behind(*slot))
     }
 }

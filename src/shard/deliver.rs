@@ -14,7 +14,7 @@ use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::position::LogOffset;
 use crate::session::table::Phase;
-use crate::wire::control::{ErrorCode, Heartbeat, sizes};
+use crate::wire::control::{ErrorCode, Heartbeat, Sizes};
 use crate::wire::frame::Kind;
 use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter};
 
@@ -292,14 +292,12 @@ impl<D: Disk> Stations<D> {
         let (slot, stream) = (subscription.session(), subscription.cursor.stream());
         let reply = match subscription.cursor.stopped() {
             None => return,
-            Some(Stop::Damaged { first, last }) => {
-                Reply::DataLoss { slot, stream, range: (first, last) }
-            }
+            Some(Stop::Damaged { first, last }) => Reply::DataLoss { slot, stream, first, last },
             Some(Stop::TooLarge { needs, takes }) => Reply::Error {
                 slot,
                 code: ErrorCode::MessageTooLarge,
                 request: subscription.request(),
-                detail: sizes(needs, takes),
+                detail: Sizes { needs, takes }.detail(),
             },
         };
         self.reply(reply);

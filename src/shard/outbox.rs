@@ -41,8 +41,10 @@ pub(super) enum Reply {
         slot: usize,
         /// Stream.
         stream: StreamId,
-        /// First and last sequence.
-        range: (u64, u64),
+        /// The first.
+        first: u64,
+        /// The last, as far as is known.
+        last: u64,
     },
     /// Facts of a stream.
     StreamInfo {

@@ -46,10 +46,23 @@ impl Neighbours {
     }
 }
 
+/// Which shard this is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnShard {
+    /// From 0.
+    pub(super) number: u32,
+    /// How many there are.
+    pub(super) of: u32,
+}
+
 impl<D: Disk> Stations<D> {
-    /// The number of this shard, and of how many.
-    pub(super) fn own_shard(&self) -> (u32, u32) {
-        self.neighbours.as_ref().map_or((0, 1), |all| (all.shard, all.shards))
+    /// Which shard this is.
+    pub(super) fn own_shard(&self) -> OwnShard {
+        let all = self.neighbours.as_ref();
+        all.map_or(OwnShard { number: 0, of: 1 }, |all| OwnShard {
+            number: all.shard,
+            of: all.shards,
+        })
     }
 
     /// Whether a stream that is not here is to be made, or was made, elsewhere, or cannot be; if so, that is
@@ -60,7 +73,7 @@ impl<D: Disk> Stations<D> {
         name: &str,
         wanted: Option<u32>,
     ) -> bool {
-        let (own, shards) = self.own_shard();
+        let OwnShard { number: own, of: shards } = self.own_shard();
         let reply = if wanted.is_some_and(|wanted| wanted >= shards) {
             let (code, detail) = (ErrorCode::BadRequest, u64::from(shards));
             Reply::Error { slot, code, request, detail }

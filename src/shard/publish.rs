@@ -8,7 +8,7 @@ use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::session::receipts::Run;
 use crate::session::receive::Verdict;
-use crate::wire::control::{ErrorCode, sizes};
+use crate::wire::control::{ErrorCode, Sizes};
 use crate::wire::publish::{Probe, Publish};
 use crate::wire::record::Signed;
 
@@ -39,8 +39,8 @@ impl<D: Disk> Stations<D> {
         }
         if publish.longest() > self.settings.message_bytes_max {
             // What was announced is what every consumer of the same datagrams can be sent.
-            let detail = sizes(publish.longest(), self.settings.message_bytes_max);
-            let code = ErrorCode::MessageTooLarge;
+            let (needs, takes) = (publish.longest(), self.settings.message_bytes_max);
+            let (code, detail) = (ErrorCode::MessageTooLarge, Sizes { needs, takes }.detail());
             self.reply(Reply::Error { slot, code, request: 0, detail });
             return;
         }

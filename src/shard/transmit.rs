@@ -19,6 +19,7 @@ use crate::wire::frame::Kind;
 use crate::wire::publish::{ACK_HEAD_BYTES, AckHead, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange};
 use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES};
 
+use super::placement::OwnShard;
 use super::{Reply, Stations};
 
 impl<D: Disk> Stations<D> {
@@ -66,14 +67,13 @@ impl<D: Disk> Stations<D> {
 
     fn ack_head(&mut self, slot: usize) -> AckHead {
         let credit = self.credit(slot);
-        let (max_seq, max_bytes) = (credit.seq_max(), credit.bytes_max());
         let session = self.sessions.get(slot);
         let head = AckHead {
             epoch: self.epoch().0.into(),
             received_to: session.receiver.accepted_to().into(),
             durable_to: session.receipts.durable_to().into(),
-            max_seq_allowed: max_seq.into(),
-            max_bytes_allowed: max_bytes.into(),
+            max_seq_allowed: credit.seq_max().into(),
+            max_bytes_allowed: credit.bytes_max().into(),
             sack: session.receiver.sack().map(Into::into),
             receipts_from: session.receipts.held_from().into(),
             durability: self.durability().code(),
@@ -200,9 +200,9 @@ impl<D: Disk> Stations<D> {
                 let body = Trimmed { stream, request, log_start: log_start.into() };
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
-            Reply::DataLoss { stream, range, .. } => {
+            Reply::DataLoss { stream, first, last, .. } => {
                 let (stream, reserved) = (stream.0.into(), 0.into());
-                let (first, last) = (range.0.into(), range.1.into());
+                let (first, last) = (first.into(), last.into());
                 let body = DataLoss { stream, reserved, first, last };
                 self.send_frame(slot, port, kind, body.as_bytes(), &[])
             }
@@ -245,7 +245,7 @@ impl<D: Disk> Stations<D> {
         let (max_seq, max_bytes) = (credit.seq_max(), credit.bytes_max());
         let session = self.sessions.get(slot);
         let producer = session.producer;
-        let (shard, shards) = self.own_shard();
+        let OwnShard { number: shard, of: shards } = self.own_shard();
         let base_port = self.neighbours.as_ref().map_or(0, |all| all.base_port);
         let code = |number| u8::try_from(number).expect("at most 64 shards");
         Registered {
@@ -292,7 +292,7 @@ impl<D: Disk> Stations<D> {
         stream: crate::ids::StreamId,
     ) -> bool {
         let Some(facts) = self.log.stream(stream) else { return true };
-        let head = info_head(facts, request, self.own_shard().0);
+        let head = info_head(facts, request, self.own_shard().number);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
             let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
@@ -301,7 +301,7 @@ impl<D: Disk> Stations<D> {
 
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
     fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
-        let (own, _) = self.own_shard();
+        let own = self.own_shard().number;
         let log = &self.log;
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {

@@ -85,16 +85,26 @@ pub enum From {
     Time(u64),
 }
 
+/// A [`From`] on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromCode {
+    /// Which.
+    pub kind: u32,
+    /// The sequence or the time; 0 where there is none.
+    pub value: u64,
+}
+
 impl From {
-    /// Kind and value on the wire.
+    /// As it is on the wire.
     #[must_use]
-    pub fn encode(self) -> (u32, u64) {
-        match self {
+    pub fn encode(self) -> FromCode {
+        let (kind, value) = match self {
             Self::Start => (0, 0),
             Self::End => (1, 0),
             Self::Sequence(sequence) => (2, sequence),
             Self::Time(unix_ns) => (3, unix_ns),
-        }
+        };
+        FromCode { kind, value }
     }
 
     /// Back from the wire; `None` for a kind of a later release.
@@ -444,13 +454,13 @@ pub struct CodedError {
 impl fmt::Display for CodedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { code, detail } = *self;
-        match (code, sizes_of(detail)) {
+        match (code, Sizes::of(detail)) {
             _ if detail == 0 => code.fmt(f),
             (ErrorCode::Draining, _) if detail == STARTING => {
                 f.write_str("the server is starting: it makes its log, or recovers it")
             }
-            (ErrorCode::MessageTooLarge, (bytes, max)) => {
-                write!(f, "{code}: {bytes} bytes, and {max} fit")
+            (ErrorCode::MessageTooLarge, Sizes { needs, takes }) => {
+                write!(f, "{code}: {needs} bytes, and {takes} fit")
             }
             _ => write!(f, "{code} ({detail})"),
         }
@@ -528,18 +538,29 @@ impl ErrorCode {
 /// The detail of [`ErrorCode::Draining`] where the server makes its log, or recovers it: it will serve when that is done.
 pub const STARTING: u64 = 1;
 
-/// The detail of [`ErrorCode::MessageTooLarge`]: what it needs, and what there is, in bytes.
-#[must_use]
-pub fn sizes(needs: usize, takes: usize) -> u64 {
-    let size = |bytes: usize| u64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
-    size(needs) << 32 | size(takes)
+/// What [`ErrorCode::MessageTooLarge`] is about, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// What the message needs.
+    pub needs: usize,
+    /// What there is for it.
+    pub takes: usize,
 }
 
-/// The two sizes back from a detail.
-#[must_use]
-pub fn sizes_of(detail: u64) -> (usize, usize) {
-    let size = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).expect("32 bits fit");
-    (size(detail >> 32), size(detail))
+impl Sizes {
+    /// Both as a detail on the wire.
+    #[must_use]
+    pub fn detail(self) -> u64 {
+        let size = |bytes: usize| u64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
+        size(self.needs) << 32 | size(self.takes)
+    }
+
+    /// Both back from a detail.
+    #[must_use]
+    pub fn of(detail: u64) -> Self {
+        let size = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).expect("32 bits fit");
+        Self { needs: size(detail >> 32), takes: size(detail) }
+    }
 }
 
 /// Fixed part of ERROR; a text for people follows.
@@ -589,7 +610,8 @@ mod tests {
         assert!(places.ends_with(" (17)"), "{places}");
         let starts = ErrorCode::Draining.with(STARTING).to_string();
         assert!(starts.starts_with("the server is starting: "), "{starts}");
-        let large = ErrorCode::MessageTooLarge.with(sizes(2_000, 1_400)).to_string();
+        let sizes = Sizes { needs: 2_000, takes: 1_400 };
+        let large = ErrorCode::MessageTooLarge.with(sizes.detail()).to_string();
         assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
     }
 }

@@ -7,7 +7,7 @@ use crate::ids::{ConnId, Peer, StreamId};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
 use crate::wire::control::{
-    ErrorCode, ErrorFrame, Heartbeat, Registered, Subscribed, Trimmed, sizes_of,
+    ErrorCode, ErrorFrame, Heartbeat, Registered, Sizes, Subscribed, Trimmed,
 };
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
@@ -211,9 +211,9 @@ impl<C: Clock> Link<C> {
             return;
         }
         if request == 0 {
-            self.events.fail(match (code, sizes_of(detail)) {
-                (ErrorCode::MessageTooLarge, (bytes, max)) if bytes > max => {
-                    ClientError::TooLarge { bytes, max, limit: SizeLimit::Server }
+            self.events.fail(match (code, Sizes::of(detail)) {
+                (ErrorCode::MessageTooLarge, Sizes { needs, takes }) if needs > takes => {
+                    ClientError::TooLarge { bytes: needs, max: takes, limit: SizeLimit::Server }
                 }
                 _ => ClientError::Refused(code.with(detail)),
             });
@@ -230,7 +230,8 @@ impl<C: Clock> Link<C> {
             self.events.note(Event::Refused { request, code, detail });
             return;
         }
-        let ((needs, takes), limit) = (sizes_of(detail), self.terms.size_limit_of_consuming());
+        let (Sizes { needs, takes }, limit) =
+            (Sizes::of(detail), self.terms.size_limit_of_consuming());
         self.events.note(Event::TooLarge { stream, sequence, needs, takes, limit });
     }
 

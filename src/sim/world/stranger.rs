@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::World;
 use crate::ids::ConnId;
+use crate::port::memory::Traffic;
 use crate::sim::fuzz::mutate;
 use crate::sim::oracle::Violation;
 use crate::sim::server::SERVER;
@@ -116,7 +117,7 @@ impl World {
     pub(super) fn check_strangers(&self) -> Result<(), Violation> {
         match self.net.flooded() {
             None => Ok(()),
-            Some((address, sent, got)) => {
+            Some((address, Traffic { sent, got })) => {
                 let what = format!("{address} sent {sent} bytes, and is sent {got}");
                 Err(Violation { oracle: "O11", what })
             }
