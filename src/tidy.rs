@@ -78,12 +78,13 @@ fn finding(line: usize, says: impl Into<String>) -> Finding {
 
 type Rule = fn(&str, &str) -> Vec<Finding>;
 
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("unsafe-files", unsafe_files),
     ("layers", layers),
     ("file-length", file_length),
     ("line-length", line_length),
     ("unfinished", unfinished),
+    ("named-parameters", named_parameters),
     ("module-doc", module_doc),
     ("whitespace", whitespace),
     ("places", places),
@@ -150,7 +151,7 @@ fn layers(path: &str, text: &str) -> Vec<Finding> {
     let Some(own_layer) = layer(own) else {
         return vec![finding(1, format!("module {own} is in no layer: give it a row in LAYERS"))];
     };
-    if path.ends_with("_tests.rs") || path.ends_with("/tests.rs") {
+    if is_tests(path) {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -232,6 +233,38 @@ fn unfinished(path: &str, text: &str) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A tuple that the signature of a function takes apart: where the function is called, nothing says what its parts are.
+/// Closures may, and tests.
+fn named_parameters(path: &str, text: &str) -> Vec<Finding> {
+    // This file names what it forbids.
+    if !path.starts_with("src/") || is_tests(path) || path == "src/tidy.rs" {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (at, line) in code(text) {
+        for (end, _) in line.match_indices("): ") {
+            let Some((before, parts)) = line[..end].rsplit_once('(') else { continue };
+            let is_tuple = parts.contains(", ") && parts.chars().all(is_part_of_a_tuple);
+            let before = before.trim_end();
+            let opens = before.is_empty() || before.ends_with(['(', ',']);
+            if is_tuple && opens && !before.contains('|') {
+                let says = "a tuple as a parameter: give each part its own, or make a struct";
+                findings.push(finding(at, says));
+            }
+        }
+    }
+    findings
+}
+
+fn is_part_of_a_tuple(c: char) -> bool {
+    c.is_alphanumeric() || [' ', ',', '_'].contains(&c)
+}
+
+/// Whether all of a file is tests.
+fn is_tests(path: &str) -> bool {
+    path.ends_with("_tests.rs") || path.ends_with("/tests.rs")
 }
 
 fn module_doc(path: &str, text: &str) -> Vec<Finding> {
@@ -390,7 +423,7 @@ mod tests {
     fn planted_violations_are_found() {
         let long = format!("let x = {};\n", "a + ".repeat(40));
         let many = "x();\n".repeat(LINES_MAX + 1);
-        let cases: [(Rule, &str, &str, usize, &str); 16] = [
+        let cases: [(Rule, &str, &str, usize, &str); 19] = [
             (
                 unsafe_files,
                 "src/wire/mod.rs",
@@ -415,6 +448,27 @@ mod tests {
             (line_length, "src/x.rs", &long, 1, "let x = 1;\n"),
             (unfinished, "src/x.rs", "\n// TODO: later\n", 2, "// nothing to do\n"),
             (unfinished, "src/x.rs", "fn f() { todo!() }\n", 1, "fn mastodon() {}\n"),
+            (
+                named_parameters,
+                "src/x.rs",
+                "fn f((first, last): (u64, u64)) {}\n",
+                1,
+                "let (first, last): (u64, u64) = f(|(one, other): (u64, u64)| one + other);\n",
+            ),
+            (
+                named_parameters,
+                "src/x.rs",
+                "fn f(\n    &self,\n    (mut off, limit): (u64, u64),\n) {}\n",
+                3,
+                "fn f(\n    &self,\n    Extent { start, bytes }: Extent,\n) {}\n",
+            ),
+            (
+                named_parameters,
+                "src/x.rs",
+                "fn f(a: u8, (b, c): (u8, u8)) {}\n",
+                1,
+                "#[cfg(test)]\nmod tests {\n fn f((a, b): (u8, u8)) {}\n}\n",
+            ),
             (module_doc, "src/x/mod.rs", "use std::fmt;\n", 1, "//! What it is for.\n"),
             (places, "src/x.rs", "open(\"/home/me/x\");\n", 1, "open(\"x\");\n"),
             (error_texts, "src/x.rs", "\n#[error(\"full\")]\n", 2, "/// full\n"),

@@ -72,13 +72,13 @@ impl Collector for Scrape {
         let shards: Vec<_> = state.newest().collect();
         for &counter in Counter::ALL {
             let value = |snapshot: &Snapshot| snapshot.counters.get(counter);
-            count(&mut encoder, &shards, (name(counter), counter.help()), value)?;
+            count(&mut encoder, &shards, name(counter), counter.help(), value)?;
         }
-        for (index, names) in PORT.into_iter().enumerate() {
-            count(&mut encoder, &shards, names, |snapshot| snapshot.port[index])?;
+        for (index, (name, help)) in PORT.into_iter().enumerate() {
+            count(&mut encoder, &shards, name, help, |snapshot| snapshot.port[index])?;
         }
-        let stalls = ("turn_stalls", "Turns that took longer than limits.turn_us");
-        count(&mut encoder, &shards, stalls, |snapshot| snapshot.stalls.count())?;
+        let (name, help) = ("turn_stalls", "Turns that took longer than limits.turn_us");
+        count(&mut encoder, &shards, name, help, |snapshot| snapshot.stalls.count())?;
         gauges(&mut encoder, &shards)?;
         room(&mut encoder, &state, &shards)?;
         lag(&mut encoder, &state)?;
@@ -97,7 +97,8 @@ type Shards<'a> = [(usize, &'a Snapshot, &'a Stages)];
 fn count(
     encoder: &mut DescriptorEncoder<'_>,
     shards: &Shards<'_>,
-    (name, help): (&str, &str),
+    name: &str,
+    help: &str,
     value: impl Fn(&Snapshot) -> u64,
 ) -> Result<(), Error> {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

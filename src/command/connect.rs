@@ -44,7 +44,8 @@ pub(super) fn connect_at(
 pub(super) fn connect_shard(
     globals: &Globals,
     port: AnyPort,
-    (shard, server): (u32, SocketAddrV4),
+    shard: u32,
+    server: SocketAddrV4,
     by: SocketAddrV4,
 ) -> Result<Client<AnyPort>, CommandError> {
     let opened = connect_at(globals, port, server, Publisher::No);

@@ -31,7 +31,7 @@ pub(super) fn log(globals: &Globals, command: &LogCommand) -> Result<(), Command
     match command {
         LogCommand::Format { path, force, shards } => {
             let shards = shards.unwrap_or(profile.shard.count);
-            format_log(globals, &profile, &at(path), (force.as_deref(), shards))
+            format_log(globals, &profile, &at(path), force.as_deref(), shards)
         }
         LogCommand::Copy(args) => log_copy::copy_log(globals, &profile, args),
         LogCommand::Describe { path, shard } => {
@@ -118,7 +118,8 @@ fn format_log(
     globals: &Globals,
     profile: &Profile,
     path: &Path,
-    (force, shards): (Option<&Path>, u32),
+    force: Option<&Path>,
+    shards: u32,
 ) -> Result<(), CommandError> {
     if force.is_some_and(|named| named != path) {
         return Err(CommandError::Usage(format!(
@@ -311,7 +312,8 @@ fn dump_log(globals: &Globals, logs: &Logs<'_>, wanted: &Wanted<'_>) -> Result<(
         }
         found = true;
         if left > 0 {
-            dump_one((&mut out, globals.output()), (share, &mut disk), (only, wanted), &mut left)?;
+            let output = globals.output();
+            dump_one(&mut out, output, share, &mut disk, only, wanted.from, &mut left)?;
         }
     }
     if let Some(name) = wanted.stream.filter(|_| !found) {
@@ -322,9 +324,12 @@ fn dump_log(globals: &Globals, logs: &Logs<'_>, wanted: &Wanted<'_>) -> Result<(
 }
 
 fn dump_one(
-    (out, output): (&mut Out, Output),
-    (share, disk): (ShareId, &mut AnyDisk),
-    (only, wanted): (Option<u32>, &Wanted<'_>),
+    out: &mut Out,
+    output: Output,
+    share: ShareId,
+    disk: &mut AnyDisk,
+    only: Option<u32>,
+    from: u64,
     left: &mut u64,
 ) -> Result<(), CommandError> {
     if output != Output::Json {
@@ -333,7 +338,7 @@ fn dump_one(
     let mut failed = None;
     dump(disk, &mut |mut row| {
         if let Some(id) = only {
-            row.messages.retain(|message| message.stream == id && message.sequence >= wanted.from);
+            row.messages.retain(|message| message.stream == id && message.sequence >= from);
         }
         row.messages.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
         if only.is_some() && row.messages.is_empty() {

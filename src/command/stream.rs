@@ -136,7 +136,7 @@ fn list(
             // The session told of the shards that there are.
             let Some(server) = all.address_of(shard) else { break };
             let by = client.polled().server();
-            client = connect_shard(globals, client.close(), (shard, server), by)?;
+            client = connect_shard(globals, client.close(), shard, server, by)?;
         }
         streams.extend(client.list_streams()?);
     }

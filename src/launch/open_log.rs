@@ -46,10 +46,11 @@ impl ShardThread<'_> {
     /// Opens the log of a launch again whose disk was lost before it served.
     pub(super) fn reopen(
         &self,
-        (disk, log, _): Opened,
+        before: Opened,
         fault: DiskFault,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<Opened, LaunchError> {
+        let (disk, log, _) = before;
         watch(Progress::Lost(disk.info().name.clone(), fault));
         let witness = log.witness();
         drop((log, disk));

@@ -212,7 +212,8 @@ fn wait_to_go(
     }
 }
 
-fn close((mut disk, log, _): Opened) -> Result<(), LaunchError> {
+fn close(opened: Opened) -> Result<(), LaunchError> {
+    let (mut disk, log, _) = opened;
     log.close(&mut disk).map_err(|error| LaunchError::Failed(error.to_string()))
 }
 

@@ -48,8 +48,16 @@ pub fn echo_turn<P: Port>(port: &mut P, copy: &mut [u8]) {
     port.flush();
 }
 
-/// Round trips of `bytes`-byte datagrams to an [`echo`] at `server`: `count` of them on a schedule of
-/// `rate` a second, one at a time. The first answer may take a while: the other end may be starting.
+/// How fast a floor is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Operations a second.
+    pub rate: f64,
+    /// Operations in all.
+    pub count: u64,
+}
+
+/// Round trips of `bytes`-byte datagrams to an [`echo`] at `server`, one at a time. The first answer may take a while: the other end may be starting.
 ///
 /// # Errors
 /// When the other end does not answer; the text says which address.
@@ -58,7 +66,7 @@ pub fn port_round_trips<P: Port, C: Clock>(
     clock: &C,
     server: SocketAddrV4,
     bytes: usize,
-    (rate, count): (f64, u64),
+    pace: Pace,
     histogram: &mut LatencyHistogram,
 ) -> Result<(), String> {
     let begin = clock.now_ns();
@@ -69,8 +77,8 @@ pub fn port_round_trips<P: Port, C: Clock>(
             return Err(format!("{server} does not echo: is its end of the port up?"));
         }
     }
-    let schedule = Schedule::new(clock.now_ns(), Some(rate), 1);
-    for index in 0..count {
+    let schedule = Schedule::new(clock.now_ns(), Some(pace.rate), 1);
+    for index in 0..pace.count {
         let intended = schedule.intended_ns(index).expect("the schedule has a rate");
         while clock.now_ns() < intended {
             port.receive();
@@ -130,21 +138,20 @@ fn ping<P: Port, C: Clock>(
     }
 }
 
-/// Writes of one block at queue depth 1, one block after the other over the disk, `count` of them on a
-/// schedule of `rate` a second. The disk's contents are overwritten.
+/// Writes of one block at queue depth 1, one block after the other over the disk, whose contents are overwritten.
 ///
 /// # Errors
 /// What the device said.
 pub fn disk_writes<D: Disk, C: Clock>(
     disk: &mut D,
     clock: &C,
-    (rate, count): (f64, u64),
+    pace: Pace,
     histogram: &mut LatencyHistogram,
 ) -> Result<(), DiskFault> {
     let blocks = disk.info().bytes / BLOCK_BYTES as u64;
     disk.memory_mut().bytes_mut(0..BLOCK_BYTES).fill(0x5a);
-    let schedule = Schedule::new(clock.now_ns(), Some(rate), 1);
-    for index in 0..count {
+    let schedule = Schedule::new(clock.now_ns(), Some(pace.rate), 1);
+    for index in 0..pace.count {
         let intended = schedule.intended_ns(index).expect("the schedule has a rate");
         while clock.now_ns() < intended {
             spin_loop();
@@ -194,8 +201,15 @@ mod tests {
         let any = "127.0.0.1:0".parse().expect("an address");
         let mut port = UdpPort::open(any, 1472).expect("a port");
         let (clock, mut histogram) = (HostClock::new(), LatencyHistogram::new());
-        port_round_trips(&mut port, &clock, address, 128, (1e6, 4), &mut histogram)
-            .expect("all came");
+        port_round_trips(
+            &mut port,
+            &clock,
+            address,
+            128,
+            Pace { rate: 1e6, count: 4 },
+            &mut histogram,
+        )
+        .expect("all came");
         assert_eq!(histogram.count(), 4);
         assert!(histogram.quantile(1.0) > ECHO_TIMEOUT_NS / 2, "what was lost counts as it took");
         over.store(true, Ordering::Relaxed);

@@ -35,13 +35,9 @@ pub(super) enum Anchor {
 
 impl Svg {
     /// The picture as an element, with a title and a description for those who do not see it.
-    pub(super) fn finish(
-        self,
-        id: &str,
-        (width, height): (f64, f64),
-        words: (&str, &str),
-    ) -> String {
+    pub(super) fn finish(self, id: &str, size: (f64, f64), words: (&str, &str)) -> String {
         let (title, description) = (escape(words.0), escape(words.1));
+        let (width, height) = size;
         format!(
             "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\n\
              <title id=\"{id}-t\">{title}</title>\n<desc id=\"{id}-d\">{description}</desc>\n{}</svg>\n",
@@ -94,7 +90,8 @@ impl Svg {
     }
 
     /// Words.
-    pub(super) fn text(&mut self, class: &str, (x, y): (f64, f64), anchor: Anchor, words: &str) {
+    pub(super) fn text(&mut self, class: &str, at: (f64, f64), anchor: Anchor, words: &str) {
+        let (x, y) = at;
         let anchor = match anchor {
             Anchor::Middle => "middle",
             Anchor::End => "end",

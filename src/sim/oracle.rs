@@ -7,6 +7,7 @@ use crate::fanout::DATA_FRAME_BYTES_MIN;
 use crate::ids::{Durability, ProducerId, StreamId};
 use crate::position::LogOffset;
 use crate::wire::DATAGRAM_HEADER_BYTES;
+use crate::wire::control::Sizes;
 use crate::wire::record::{Record, record_bytes};
 
 /// What a datagram spends before its first record.
@@ -162,9 +163,10 @@ impl Oracle {
         &self,
         stream: StreamId,
         sequence: u64,
-        (needs, takes): (usize, usize),
+        said: Sizes,
         server: usize,
     ) -> Checked {
+        let Sizes { needs, takes } = said;
         let known = self.known.get(&(stream, sequence)).and_then(|content| {
             let by = |journal: &&Journal| journal.producer == Some(ProducerId(content.producer));
             let index = usize::try_from(content.producer_seq.checked_sub(1)?).ok()?;
@@ -519,10 +521,11 @@ mod tests {
         let mut oracle = oracle();
         deliver(&mut oracle, (1, 1), 1, &[0; 3]).unwrap();
         let needs = DATA_BYTES_MIN + record_bytes(3);
-        oracle.too_large(STREAM, 1, (needs, needs - 1), 1_472).unwrap();
-        caught("O21", oracle.too_large(STREAM, 1, (needs, needs), 1_472));
-        caught("O21", oracle.too_large(STREAM, 1, (needs + 1, needs - 1), 1_472));
-        caught("O21", oracle.too_large(STREAM, 1, (needs, needs - 1), needs - 1));
+        let said = |needs, takes| Sizes { needs, takes };
+        oracle.too_large(STREAM, 1, said(needs, needs - 1), 1_472).unwrap();
+        caught("O21", oracle.too_large(STREAM, 1, said(needs, needs), 1_472));
+        caught("O21", oracle.too_large(STREAM, 1, said(needs + 1, needs - 1), 1_472));
+        caught("O21", oracle.too_large(STREAM, 1, said(needs, needs - 1), needs - 1));
     }
 
     #[test]

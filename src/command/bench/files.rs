@@ -45,9 +45,9 @@ fn write_intervals(
         let tagged = interval.latencies.named();
         out.write_all(&hlog_lines(start, took, &tagged)?)?;
     }
-    if let Some((port, disk)) = floors {
-        let tagged = [("floor-port", port), ("floor-disk", disk)];
-        out.write_all(&hlog_lines(started, Duration::from_nanos(load.elapsed_ns), &tagged)?)?;
+    if let Some(floors) = floors {
+        let took = Duration::from_nanos(load.elapsed_ns);
+        out.write_all(&hlog_lines(started, took, &floors.tagged())?)?;
     }
     out.flush()
 }

@@ -30,7 +30,7 @@ use crate::launch::{
     pin_to, remove_log_file,
 };
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
-use crate::measure::floor::{disk_writes, echo, port_round_trips};
+use crate::measure::floor::{Pace, disk_writes, echo, port_round_trips};
 use crate::measure::load::{self, LoadError, LoadOptions, LoadResult};
 use crate::metrics::latency::{LatencyHistogram, write_hlog};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
@@ -169,7 +169,7 @@ impl Bench {
     fn port_floor(
         &mut self,
         bytes: usize,
-        pace: (f64, u64),
+        pace: Pace,
         histogram: &mut LatencyHistogram,
     ) -> Result<(), CommandError> {
         let _other = self.start(Role::Echo)?;
@@ -183,11 +183,7 @@ impl Bench {
 
     /// Writes to the bare disk, a file beside the log or memory, on the shard's core: which core takes
     /// the disk's interrupts makes a difference.
-    fn disk_floor(
-        &self,
-        pace: (f64, u64),
-        histogram: &mut LatencyHistogram,
-    ) -> Result<(), CommandError> {
+    fn disk_floor(&self, pace: Pace, histogram: &mut LatencyHistogram) -> Result<(), CommandError> {
         let (profile, core, clock) = (&self.profile.disk, self.shard_core, self.clock.clone());
         let path = match profile.driver {
             DiskDriver::Spdk => profile.path.clone(),
@@ -349,8 +345,22 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Histograms of the floors: port, disk.
-type Floors = (LatencyHistogram, LatencyHistogram);
+/// Histograms of the floors.
+struct Floors {
+    port: LatencyHistogram,
+    disk: LatencyHistogram,
+}
+
+impl Floors {
+    fn new() -> Self {
+        Self { port: LatencyHistogram::new(), disk: LatencyHistogram::new() }
+    }
+
+    /// By the tags they have in a histogram log.
+    fn tagged(&self) -> [(&'static str, &LatencyHistogram); 2] {
+        [("floor-port", &self.port), ("floor-disk", &self.disk)]
+    }
+}
 
 fn measure(
     bench: &mut Bench,
@@ -359,13 +369,14 @@ fn measure(
     options: &LoadOptions,
     rounds: u64,
 ) -> Result<(LoadResult, Option<Floors>), CommandError> {
-    let mut floors = args.floor.then(|| (LatencyHistogram::new(), LatencyHistogram::new()));
+    let mut floors = args.floor.then(Floors::new);
     let mut load: Option<LoadResult> = None;
     let mut options = *options;
     for _ in 0..rounds {
-        if let Some((port, disk)) = &mut floors {
+        if let Some(Floors { port, disk }) = &mut floors {
             let rate = options.rate.unwrap_or(RATE_DEFAULT);
-            let pace = (rate, count_in(rate, options.duration_ns).clamp(100, 100_000));
+            let count = count_in(rate, options.duration_ns).clamp(100, 100_000);
+            let pace = Pace { rate, count };
             bench.port_floor(args.size, pace, port)?;
             bench.disk_floor(pace, disk)?;
         }
@@ -431,8 +442,11 @@ fn report_of(
     }
 }
 
-fn floor_of((port, disk): &Floors) -> Floor {
-    Floor { port_rtt_ns: port.percentiles().into(), disk_write_ns: disk.percentiles().into() }
+fn floor_of(floors: &Floors) -> Floor {
+    Floor {
+        port_rtt_ns: floors.port.percentiles().into(),
+        disk_write_ns: floors.disk.percentiles().into(),
+    }
 }
 
 fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), CommandError> {
@@ -453,25 +467,24 @@ fn floor(globals: &Globals, args: &BenchFloorArgs) -> Result<(), CommandError> {
     }
     let at = Where { inline: args.inline, overwrite: args.overwrite };
     let mut bench = Bench::new(globals, at)?;
-    let mut floors = (LatencyHistogram::new(), LatencyHistogram::new());
-    let pace = (args.rate, args.count);
-    bench.port_floor(args.size, pace, &mut floors.0)?;
-    bench.disk_floor(pace, &mut floors.1)?;
+    let mut floors = Floors::new();
+    let pace = Pace { rate: args.rate, count: args.count };
+    bench.port_floor(args.size, pace, &mut floors.port)?;
+    bench.disk_floor(pace, &mut floors.disk)?;
     let mut out = Out::stdout();
     if globals.output() == Output::Json {
         out.json(&floor_of(&floors))?;
     } else {
         let mut table = LatencyTable::default();
-        table.row("port round trip", floors.0.percentiles());
-        table.row("disk write", floors.1.percentiles());
+        table.row("port round trip", floors.port.percentiles());
+        table.row("disk write", floors.disk.percentiles());
         out.bytes(table.text().as_bytes())?;
     }
     out.finish()?;
     std::fs::create_dir_all(&args.out)
         .and_then(|()| File::create(args.out.join("floor.hlog")))
         .and_then(|mut file| {
-            let tagged = [("floor-port", &floors.0), ("floor-disk", &floors.1)];
-            write_hlog(&mut file, SystemTime::UNIX_EPOCH, Duration::ZERO, &tagged)
+            write_hlog(&mut file, SystemTime::UNIX_EPOCH, Duration::ZERO, &floors.tagged())
         })
         .map_err(|error| CommandError::Failed(format!("{}: {error}", args.out.display())))
 }

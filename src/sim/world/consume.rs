@@ -7,6 +7,7 @@ use crate::client::{Event, Publisher, StartFrom};
 use crate::ids::StreamId;
 use crate::sim::oracle::{Oracle, Row, Violation};
 use crate::sim::plan::Gear;
+use crate::wire::control::Sizes;
 
 /// One consumer.
 pub(super) struct Consuming {
@@ -135,7 +136,7 @@ impl World {
                 self.oracle.too_large(
                     stream,
                     sequence,
-                    (needs, takes),
+                    Sizes { needs, takes },
                     self.plan.datagram_bytes,
                 )?;
                 consumer.goes_on_at(stream, sequence + 1);
