@@ -91,7 +91,7 @@ pub const HELD_A_SESSION: usize = 64;
 pub const RUNS_MAX: usize = 512;
 
 /// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
-pub const OWED_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
+pub const ACKS_DUE_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
 
 /// Ranges of one NAK, at most.
 pub const NAK_RANGES_MAX: usize = 16;
@@ -137,7 +137,7 @@ pub const TIMERS_A_TURN: usize = 2;
 pub const ROWS_A_TURN: usize = 16;
 
 /// Batches that became durable and are not acknowledged yet, at most; more are counted with the last.
-pub const UNTOLD_MAX: usize = 128;
+pub const TIMES_WAITING_MAX: usize = 128;
 
 /// Segments kept back so that a full log can still be opened, trimmed and closed.
 pub const RESERVED_SEGMENTS: usize = 3;

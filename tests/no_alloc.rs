@@ -27,7 +27,7 @@ use buslane::port::Port;
 use buslane::port::udp::UdpPort;
 use buslane::shard::directory::directory;
 use buslane::shard::observe::Observer;
-use buslane::shard::{Neighbours, Shard, ShardOptions};
+use buslane::shard::{Shard, ShardOptions, Siblings};
 
 thread_local! {
     static FROZEN: Cell<bool> = const { Cell::new(false) };
@@ -76,7 +76,7 @@ fn run<D: Disk>(mut disk: D) {
     let (mut placer, directory) = directory(2);
     placer.add("elsewhere", 1).unwrap();
     let (base_port, placer) = (server.port(), Some(placer));
-    shard.join(Neighbours { shard: 0, shards: 2, base_port, directory, placer });
+    shard.join(Siblings { shard: 0, shards: 2, base_port, directory, placer });
     thread::scope(|scope| {
         scope.spawn(|| {
             client(server, &warm);

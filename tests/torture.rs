@@ -24,7 +24,7 @@ use buslane::clock::HostClock;
 use buslane::ids::ProducerId;
 use buslane::port::udp::UdpPort;
 use buslane::random::Random;
-use buslane::wire::control::From as StartFrom;
+use buslane::wire::control::StartFrom;
 use common::{Appliance, BUSLANE, Feed, itch_messages, signal, text, wait};
 
 fn rounds() -> usize {

@@ -91,7 +91,7 @@ impl Listeners {
             if let Some(socket) = socket {
                 tokio::spawn(socket.serve(http::app(Arc::clone(&state))));
             }
-            House { state, shards, seen, log, limit_ms, hangup, profile, reading: None }
+            Housekeeping { state, shards, seen, log, limit_ms, hangup, profile, reading: None }
                 .keep()
                 .await;
             Ok(())
@@ -100,7 +100,7 @@ impl Listeners {
 }
 
 /// Everything the housekeeping thread looks after.
-struct House {
+struct Housekeeping {
     state: Arc<Mutex<State>>,
     shards: Vec<Watched>,
     /// What the guard has seen of them.
@@ -115,7 +115,7 @@ struct House {
     reading: Option<Receiver<Result<Reloaded, String>>>,
 }
 
-impl House {
+impl Housekeeping {
     async fn keep(mut self) {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

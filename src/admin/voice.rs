@@ -45,14 +45,14 @@ pub fn flush() -> bool {
     VOICE.get().is_none_or(|voice| voice.flush(LAST_WORDS))
 }
 
-enum Word {
+enum Output {
     Line(String),
     /// Everything before it is written.
     Reached(SyncSender<()>),
 }
 
 struct Voice {
-    words: SyncSender<Word>,
+    words: SyncSender<Output>,
     /// Lines there was no room for, and that nobody was told of yet.
     dropped: &'static AtomicU64,
 }
@@ -67,7 +67,7 @@ impl Voice {
     }
 
     fn say(&self, line: &str) {
-        if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Line(line.to_owned())) {
+        if let Err(TrySendError::Full(_)) = self.words.try_send(Output::Line(line.to_owned())) {
             // Only a count: it orders nothing.
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -75,7 +75,7 @@ impl Voice {
 
     fn flush(&self, patience: Duration) -> bool {
         let (reached, wait) = sync_channel(1);
-        if self.words.try_send(Word::Reached(reached)).is_err() {
+        if self.words.try_send(Output::Reached(reached)).is_err() {
             // Full: nobody reads.
             return false;
         }
@@ -87,12 +87,12 @@ impl Voice {
 }
 
 /// Until the process ends.
-fn write(mut to: impl Write, queue: &Receiver<Word>, dropped: &AtomicU64) {
+fn write(mut to: impl Write, queue: &Receiver<Output>, dropped: &AtomicU64) {
     for word in queue {
         // Where stderr is closed there is nobody to tell.
         match word {
-            Word::Line(line) => drop(to.write_all(format!("{}\n", printable(&line)).as_bytes())),
-            Word::Reached(reached) => drop(reached.try_send(())),
+            Output::Line(line) => drop(to.write_all(format!("{}\n", printable(&line)).as_bytes())),
+            Output::Reached(reached) => drop(reached.try_send(())),
         }
         let count = dropped.swap(0, Ordering::Relaxed);
         if count > 0 {

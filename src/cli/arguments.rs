@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::parse::{self, From};
+use super::parse;
+use crate::client::StartFrom;
 use crate::profile::units::{parse_bytes, parse_count, parse_duration_ns, parse_rate};
 
 /// `publish`.
@@ -82,7 +83,7 @@ pub struct ConsumeArgs {
     /// Where to begin: start, end, a sequence, or @TIME (RFC 3339 or seconds since 1970)
     #[arg(long, default_value = "start", value_parser = parse::from, value_name = "POSITION",
           allow_negative_numbers = true)]
-    pub from: From,
+    pub from: StartFrom,
     /// End after this many messages
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub count: Option<u64>,
@@ -207,7 +208,7 @@ EXAMPLES
         name: String,
         /// The first message to keep: a sequence, the first one stored at or after @TIME, or end
         #[arg(long, value_name = "N|@TIME|end", value_parser = parse::from)]
-        before: Option<From>,
+        before: Option<StartFrom>,
         /// How many of the newest messages to keep
         #[arg(long, value_name = "COUNT", value_parser = parse_count)]
         keep: Option<u64>,

@@ -5,30 +5,19 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 
 use jiff::Timestamp;
 
-/// Where a consumer begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The oldest message the stream still has.
-    Start,
-    /// What is published from now on.
-    End,
-    /// The message with this sequence.
-    Sequence(u64),
-    /// The first message stored at or after this time, in nanoseconds since 1970-01-01 UTC.
-    Time(u64),
-}
+use crate::client::StartFrom;
 
 /// `start`, `end`, a sequence, or `@` and a time.
-pub(super) fn from(text: &str) -> Result<From, String> {
+pub(super) fn from(text: &str) -> Result<StartFrom, String> {
     match text {
-        "start" => return Ok(From::Start),
-        "end" => return Ok(From::End),
+        "start" => return Ok(StartFrom::Start),
+        "end" => return Ok(StartFrom::End),
         _ => {}
     }
     if let Some(time) = text.strip_prefix('@') {
         // What is later than any number on the wire has not come either.
         let time_ns = unix_ns(time).map(|ns| ns.min(crate::limits::NUMBER_MAX));
-        return time_ns.map(From::Time).ok_or_else(|| {
+        return time_ns.map(StartFrom::Time).ok_or_else(|| {
             format!(
                 "`{time}` is not a time: write one like 2026-01-30T14:30:00Z, \
                  2026-01-30T09:30:00.5-05:00 or 1769783400"
@@ -36,7 +25,7 @@ pub(super) fn from(text: &str) -> Result<From, String> {
         });
     }
     match text.replace('_', "").parse() {
-        Ok(sequence) if sequence > 0 => Ok(From::Sequence(sequence)),
+        Ok(sequence) if sequence > 0 => Ok(StartFrom::Sequence(sequence)),
         _ => Err("write start, end, a sequence from 1, or @TIME".to_owned()),
     }
 }
@@ -164,9 +153,9 @@ mod tests {
 
     #[test]
     fn positions() {
-        assert_eq!(from("start"), Ok(From::Start));
-        assert_eq!(from("end"), Ok(From::End));
-        assert_eq!(from("12_012"), Ok(From::Sequence(12_012)));
+        assert_eq!(from("start"), Ok(StartFrom::Start));
+        assert_eq!(from("end"), Ok(StartFrom::End));
+        assert_eq!(from("12_012"), Ok(StartFrom::Sequence(12_012)));
         for bad in ["", "0", "-1", "begin", "@", "@soon", "@2026-01-30", "@2026-01-30T09:30:00"] {
             assert!(from(bad).is_err(), "{bad}");
         }
@@ -184,7 +173,7 @@ mod tests {
             ("@2026-01-30T14:30:00Z", 1_769_783_400 * second),
             ("@2026-01-30T09:30:00.5-05:00", 1_769_783_400 * second + second / 2),
         ] {
-            assert_eq!(from(text), Ok(From::Time(ns)), "{text}");
+            assert_eq!(from(text), Ok(StartFrom::Time(ns)), "{text}");
         }
         assert!(from("@1969-12-31T23:59:59Z").is_err());
     }

@@ -23,7 +23,8 @@ use std::num::NonZeroU64;
 
 use crate::ids::{Durability, Epoch, ProducerId, StreamId};
 use crate::limits::WINDOW_MESSAGES_MAX;
-use crate::wire::control::{CodedError, ErrorCode, From};
+pub use crate::wire::control::StartFrom;
+use crate::wire::control::{CodedError, ErrorCode};
 use crate::wire::publish::PublishState;
 
 /// Whom a client publishes as.
@@ -373,6 +374,3 @@ pub enum Request {
     /// All streams of the shard.
     ListStreams,
 }
-
-/// Where a subscription starts; see [`From`].
-pub type StartFrom = From;

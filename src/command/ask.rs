@@ -36,14 +36,14 @@ const SYSTEM_RUNTIME: &str = "/run/buslane";
 
 /// Whom to ask.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
+pub(super) struct AdminClient {
     /// Where its socket may be, the likeliest first.
     paths: Vec<PathBuf>,
     /// The name of the socket, where the profile does not say where it is.
     name: Option<String>,
 }
 
-impl Asker {
+impl AdminClient {
     /// The appliance of the profile's instance: where this login would have its socket, or else where a service or
     /// another login of this user has.
     pub(super) fn new(globals: &Globals) -> Result<Self, CommandError> {
@@ -189,12 +189,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin-ask-test.sock");
         let nowhere = dir.path().join("nowhere");
-        let asker = Asker { paths: vec![nowhere], name: Some("admin-ask-test.sock".into()) };
-        let said = |asker: &Asker| asker.shards().unwrap_err().to_string();
-        assert!(said(&asker).contains("/nowhere: No such file"), "{}", said(&asker));
-        assert!(said(&asker).contains("XDG_RUNTIME_DIR"), "{}", said(&asker));
+        let admin = AdminClient { paths: vec![nowhere], name: Some("admin-ask-test.sock".into()) };
+        let said = |admin: &AdminClient| admin.shards().unwrap_err().to_string();
+        assert!(said(&admin).contains("/nowhere: No such file"), "{}", said(&admin));
+        assert!(said(&admin).contains("XDG_RUNTIME_DIR"), "{}", said(&admin));
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert_eq!(asker.elsewhere(), [(path, true)], "the kernel knows where it is");
+        assert_eq!(admin.elsewhere(), [(path, true)], "the kernel knows where it is");
         drop(listener);
     }
 }

@@ -13,7 +13,7 @@ use super::outage::Outage;
 use super::publish::{STALL_NS, missing};
 use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::ConsumeArgs;
-use crate::cli::{Globals, Output, parse};
+use crate::cli::{Globals, Output};
 use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
@@ -41,17 +41,11 @@ pub(super) fn consume(globals: &Globals, args: &ConsumeArgs) -> Result<(), Comma
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     let interrupted = told_to_end()?;
-    let from = match args.from {
-        parse::From::Start => StartFrom::Start,
-        parse::From::End => StartFrom::End,
-        parse::From::Sequence(sequence) => StartFrom::Sequence(sequence),
-        parse::From::Time(unix_ns) => StartFrom::Time(unix_ns),
-    };
     let (start, durable_next) =
-        client.subscribe(stream.id, from).map_err(|error| about(error, &args.stream))?;
+        client.subscribe(stream.id, args.from).map_err(|error| about(error, &args.stream))?;
     // A time that has not come yet: what is stored before it is not asked for.
     let mut not_before_ns = None;
-    if let StartFrom::Time(unix_ns) = from
+    if let StartFrom::Time(unix_ns) = args.from
         && start == durable_next
     {
         not_before_ns = Some(unix_ns);
@@ -138,8 +132,8 @@ pub(super) fn what_it_has(stream: &StreamDescription) -> String {
 }
 
 /// A position beyond the end is of another log, or a slip: nothing would ever come of it.
-fn check_position(stream: &StreamDescription, from: parse::From) -> Result<(), CommandError> {
-    let parse::From::Sequence(wanted) = from else { return Ok(()) };
+fn check_position(stream: &StreamDescription, from: StartFrom) -> Result<(), CommandError> {
+    let StartFrom::Sequence(wanted) = from else { return Ok(()) };
     if wanted <= stream.durable_next {
         return Ok(());
     }

@@ -18,7 +18,7 @@ const FORGOTTEN_NS: u64 = 600_000_000_000;
 
 /// What is to be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+enum Notice {
     /// It has lasted for so long.
     Lost(u64),
     /// It is over, and lasted for so long.
@@ -56,7 +56,7 @@ impl Outage {
         let server = client.server();
         match word.filter(|_| !self.quiet) {
             None => {}
-            Some(Word::Lost(lasts_ns)) => {
+            Some(Notice::Lost(lasts_ns)) => {
                 let since = utc(client.clock().unix_ns().saturating_sub(lasts_ns));
                 let what = match client.refusal() {
                     Some((code, detail)) => {
@@ -71,7 +71,7 @@ impl Outage {
                 };
                 note(&format!("{what}; waiting for it, {}", left()));
             }
-            Some(Word::Back(lasted_ns)) => {
+            Some(Notice::Back(lasted_ns)) => {
                 note(&format!(
                     "{server} answers again, after {} s",
                     thousands(lasted_ns / 1_000_000_000)
@@ -81,7 +81,7 @@ impl Outage {
     }
 
     /// From whether it serves now, and how long it said nothing.
-    fn judge(&mut self, now_ns: u64, serves: bool, silent_ns: u64) -> Option<Word> {
+    fn judge(&mut self, now_ns: u64, serves: bool, silent_ns: u64) -> Option<Notice> {
         if serves && silent_ns < PATIENCE_NS {
             let since_ns = self.since_ns.take()?;
             self.ended_ns = now_ns;
@@ -89,7 +89,7 @@ impl Outage {
                 return None;
             }
             self.patience_ns = self.patience_ns.saturating_mul(2).min(PATIENCE_NS_MAX);
-            return Some(Word::Back(now_ns.saturating_sub(since_ns)));
+            return Some(Notice::Back(now_ns.saturating_sub(since_ns)));
         }
         let since_ns = *self.since_ns.get_or_insert_with(|| now_ns.saturating_sub(silent_ns));
         if since_ns.saturating_sub(self.ended_ns) > FORGOTTEN_NS {
@@ -100,7 +100,7 @@ impl Outage {
             return None;
         }
         self.is_said = true;
-        Some(Word::Lost(lasts_ns))
+        Some(Notice::Lost(lasts_ns))
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// What is said while it serves or not, second by second.
-    fn said(outage: &mut Outage, from_s: u64, serves: &[bool]) -> Vec<(u64, Word)> {
+    fn said(outage: &mut Outage, from_s: u64, serves: &[bool]) -> Vec<(u64, Notice)> {
         let mut said = Vec::new();
         let mut heard_s = from_s;
         for (second, serves) in (from_s..).zip(serves) {
@@ -137,7 +137,7 @@ mod tests {
         let serves: Vec<_> = (0..100).map(|second| !(10..50).contains(&second)).collect();
         let heard = said(&mut outage, 1_000, &serves);
         // The last word came at 9.
-        let words = [(1_012, Word::Lost(3 * SECOND)), (1_050, Word::Back(41 * SECOND))];
+        let words = [(1_012, Notice::Lost(3 * SECOND)), (1_050, Notice::Back(41 * SECOND))];
         assert_eq!(heard, words);
     }
 
@@ -154,9 +154,9 @@ mod tests {
         // It says so each second: it is never silent.
         assert_eq!(outage.judge(1_000 * SECOND, false, 0), None);
         assert_eq!(outage.judge(1_002 * SECOND, false, 0), None);
-        assert_eq!(outage.judge(1_003 * SECOND, false, 0), Some(Word::Lost(3 * SECOND)));
+        assert_eq!(outage.judge(1_003 * SECOND, false, 0), Some(Notice::Lost(3 * SECOND)));
         assert_eq!(outage.judge(1_004 * SECOND, false, 0), None);
-        assert_eq!(outage.judge(1_005 * SECOND, true, 0), Some(Word::Back(5 * SECOND)));
+        assert_eq!(outage.judge(1_005 * SECOND, true, 0), Some(Notice::Back(5 * SECOND)));
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         // And a day later it is said as at first.
         let serves: Vec<_> = (0..100).map(|second| second < 50).collect();
         let heard = said(&mut outage, 200_000, &serves);
-        assert_eq!(heard, [(200_052, Word::Lost(3 * SECOND))]);
+        assert_eq!(heard, [(200_052, Notice::Lost(3 * SECOND))]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::ask::{Asker, Views};
+use super::ask::{AdminClient, Views};
 use super::{CommandError, Out};
 use crate::admin::state::{LostView, SessionView, SessionsView, ShardView, StreamView};
 use crate::cli::arguments::StatArgs;
@@ -24,10 +24,10 @@ const STALLS_MAX: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandError> {
-    let asker = Asker::new(globals)?;
+    let admin = AdminClient::new(globals)?;
     let mut out = Out::stdout();
     let Some(seconds) = args.watch else {
-        show(globals, &asker, &mut out)?;
+        show(globals, &admin, &mut out)?;
         return out.finish();
     };
     let interrupted = catch_signals()?;
@@ -37,7 +37,7 @@ pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandErro
         if clears {
             out.bytes(b"\x1b[H\x1b[2J")?;
         }
-        show(globals, &asker, &mut out)?;
+        show(globals, &admin, &mut out)?;
         out.flush()?;
         if !pause(Duration::from_secs(seconds), &interrupted) {
             return Err(CommandError::Interrupted);
@@ -45,11 +45,11 @@ pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandErro
     }
 }
 
-fn show(globals: &Globals, asker: &Asker, out: &mut Out) -> Result<(), CommandError> {
+fn show(globals: &Globals, admin: &AdminClient, out: &mut Out) -> Result<(), CommandError> {
     if globals.output() == Output::Json {
-        return out.json(&asker.shards()?);
+        return out.json(&admin.shards()?);
     }
-    out.text(&screen(&asker.views()?))
+    out.text(&screen(&admin.views()?))
 }
 
 /// Waits; `false` when interrupted meanwhile.

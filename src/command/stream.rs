@@ -10,7 +10,7 @@ use super::keepers::Before;
 use super::publish::missing;
 use super::{CommandError, Out};
 use crate::cli::arguments::StreamCommand;
-use crate::cli::{Globals, Output, parse};
+use crate::cli::{Globals, Output};
 use crate::client::blocking::Client;
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::launch::AnyPort;
@@ -172,17 +172,15 @@ fn print(globals: &Globals, rows: Vec<Row>) -> Result<(), CommandError> {
 fn first_kept(
     client: &mut Client<AnyPort>,
     stream: &StreamDescription,
-    before: Option<parse::From>,
+    before: Option<StartFrom>,
     keep: Option<u64>,
 ) -> Result<u64, CommandError> {
     let (start, next) = (stream.log_start, stream.durable_next);
     let first = match before {
-        Some(parse::From::Time(unix_ns)) => {
-            client.subscribe(stream.id, StartFrom::Time(unix_ns))?.0
-        }
-        Some(parse::From::Sequence(sequence)) => sequence,
-        Some(parse::From::Start) => start,
-        Some(parse::From::End) => next,
+        Some(StartFrom::Time(unix_ns)) => client.subscribe(stream.id, StartFrom::Time(unix_ns))?.0,
+        Some(StartFrom::Sequence(sequence)) => sequence,
+        Some(StartFrom::Start) => start,
+        Some(StartFrom::End) => next,
         None => next.saturating_sub(keep.unwrap_or(u64::MAX)),
     };
     if first > next {

@@ -31,7 +31,7 @@ mod says;
 pub use device::{Device, Health};
 
 use device::{check, device_of, durability, enough_queue_pairs, identity_of, lock_name};
-use hold::{Held, random};
+use hold::{Locks, random};
 use says::{failed, fault_of, is_lost, lost, open_error, reserve_error};
 
 /// What bindgen makes of `native/disk_spdk.h`, asserts on its layouts included.
@@ -89,7 +89,7 @@ pub struct SpdkNamespace {
 struct State {
     attached: Option<Attached>,
     disks: u32,
-    held: Held,
+    locks: Locks,
     /// Memory of disks that were closed with operations unanswered: the controller may still write there, until
     /// it was attached to, and so reset, again.
     limbo: Vec<Memory>,
@@ -137,9 +137,10 @@ impl SpdkNamespace {
             }
         } else {
             if let Some(socket) = &self.socket {
-                state.held.socket(&self.config, socket)?;
+                state.locks.socket(&self.config, socket)?;
             }
-            state.attached = Some(attach(&self.config, &self.id, self.disks_max, &mut state.held)?);
+            state.attached =
+                Some(attach(&self.config, &self.id, self.disks_max, &mut state.locks)?);
             // Attaching has reset the controller: what it had not answered is over.
             state.limbo.clear();
         }
@@ -409,7 +410,7 @@ fn attach(
     config: &SpdkConfig,
     id: &CString,
     queue_pairs: u32,
-    held: &mut Held,
+    locks: &mut Locks,
 ) -> Result<Attached, DiskError> {
     let mut host_id = [0; 16];
     random(config, &mut host_id)?;
@@ -431,7 +432,7 @@ fn attach(
     }
     let controller = NonNull::new(attached).expect("attached without error");
     let checked = check(&device_of(&facts), config)
-        .and_then(|()| held.namespace(config, &lock_name(&facts)))
+        .and_then(|()| locks.namespace(config, &lock_name(&facts)))
         .and_then(|()| enough_queue_pairs(config, queue_pairs, facts.queue_pairs))
         .and_then(|()| set_write_cache(config, controller, &mut facts))
         .and_then(|()| durability(&device_of(&facts), config))

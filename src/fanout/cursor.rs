@@ -78,7 +78,7 @@ pub struct Cursor {
     /// The next sequence to send.
     next: u64,
     /// Everything below this one has arrived, as the consumer said last.
-    told: u64,
+    announced: u64,
     /// Sequences below this one may be sent.
     limit: u64,
     /// Messages it may be sent before it says more.
@@ -107,7 +107,7 @@ impl Cursor {
             stream,
             start,
             next: start,
-            told: start,
+            announced: start,
             limit: start.saturating_add(window),
             window,
             sought_ns,
@@ -160,7 +160,7 @@ impl Cursor {
     /// Everything below this one has arrived, as the consumer said last.
     #[must_use]
     pub fn told(&self) -> u64 {
-        self.told.max(self.start)
+        self.announced.max(self.start)
     }
 
     /// Sequences below this one may be sent.
@@ -224,7 +224,7 @@ impl Cursor {
     /// The consumer says that everything below `position` has arrived, and that it takes what is below `limit`; what
     /// was said is not taken back.
     pub fn hear(&mut self, position: u64, limit: u64) {
-        self.told = self.told.max(position);
+        self.announced = self.announced.max(position);
         self.limit = self.limit.max(limit);
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use super::notify::Notify;
 use super::{LaunchError, Progress};
 use crate::profile::Profile;
-use crate::shard::Neighbours;
+use crate::shard::Siblings;
 use crate::shard::directory::{Directory, Placer, directory};
 
 /// What a shard's thread says.
@@ -22,7 +22,7 @@ pub(super) enum Event {
 }
 
 /// To a shard's thread: serve, beside these if it is not alone. Without it, end.
-pub(super) type Go = mpsc::Sender<Option<Neighbours>>;
+pub(super) type Go = mpsc::Sender<Option<Siblings>>;
 
 /// Hears what the shards say, and lets them begin.
 pub(super) struct Listener<'a> {
@@ -106,7 +106,7 @@ impl<'a> Listener<'a> {
             return;
         }
         for (shard, go) in (0..).zip(std::mem::take(&mut self.go)) {
-            let neighbours = Neighbours {
+            let siblings = Siblings {
                 shard,
                 shards,
                 base_port: self.profile.port.address.port(),
@@ -114,7 +114,7 @@ impl<'a> Listener<'a> {
                 placer: self.placer.take(),
             };
             // A shard that has ended says why itself.
-            let _ = go.send((!self.is_alone()).then_some(neighbours));
+            let _ = go.send((!self.is_alone()).then_some(siblings));
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     struct Heard {
         seen: Vec<String>,
         ended: Result<(), LaunchError>,
-        told: Vec<Result<Option<Neighbours>, mpsc::TryRecvError>>,
+        told: Vec<Result<Option<Siblings>, mpsc::TryRecvError>>,
         is_stopped: bool,
     }
 
@@ -211,8 +211,8 @@ mod tests {
     fn of_several_shards_each_knows_the_others_and_is_named() {
         let all = vec![opened(1, "there"), opened(0, "here"), ready(1, 2), ready(0, 1), failed(1)];
         let mut heard = hear(2, all);
-        let of_second = heard.told.pop().unwrap().unwrap().expect("neighbours");
-        let of_first = heard.told.pop().unwrap().unwrap().expect("neighbours");
+        let of_second = heard.told.pop().unwrap().unwrap().expect("siblings");
+        let of_first = heard.told.pop().unwrap().unwrap().expect("siblings");
         assert_eq!((of_first.shard, of_second.shard, of_second.shards), (0, 1, 2));
         assert!(of_first.placer.is_some() && of_second.placer.is_none(), "the first one places");
         assert_eq!(of_first.directory.find("there"), Some(1));

@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::log::superblock::ShareId;
 use crate::port::Port;
 use crate::profile::Profile;
-use crate::shard::{Condition, Neighbours, Shard, ShardOptions};
+use crate::shard::{Condition, Shard, ShardOptions, Siblings};
 use crate::wire::control::ErrorCode;
 
 /// Turns between two looks at the signals, and between two signs of life. Few, because a turn that waits for
@@ -67,7 +67,7 @@ impl ShardThread<'_> {
         &self,
         entrance: Entrance,
         reports: Reports,
-        go: &mpsc::Receiver<Option<Neighbours>>,
+        go: &mpsc::Receiver<Option<Siblings>>,
         events: &mpsc::Sender<(u32, Event)>,
     ) {
         let _abort = AbortOnPanic;
@@ -82,8 +82,8 @@ impl ShardThread<'_> {
             tell(Event::Opened(opened.1.streams().map(|stream| stream.name.clone()).collect()));
             let mut reopen = |opened, fault| self.reopen(opened, fault, &mut watch);
             match wait_to_go(go, opened, &mut reopen)? {
-                Some((neighbours, opened)) => {
-                    self.serve(entrance.pass(), opened, neighbours, reports, &mut watch)
+                Some((siblings, opened)) => {
+                    self.serve(entrance.pass(), opened, siblings, reports, &mut watch)
                 }
                 None => Ok(()),
             }
@@ -96,7 +96,7 @@ impl ShardThread<'_> {
         &self,
         mut port: AnyPort,
         mut opened: Opened,
-        mut neighbours: Option<Neighbours>,
+        mut siblings: Option<Siblings>,
         reports: Reports,
         watch: &mut dyn FnMut(Progress),
     ) -> Result<(), LaunchError> {
@@ -119,8 +119,8 @@ impl ShardThread<'_> {
                 core: self.core,
             });
             shard.observe(observer);
-            if let Some(neighbours) = neighbours.take() {
-                shard.join(neighbours);
+            if let Some(siblings) = siblings.take() {
+                shard.join(siblings);
             }
             life.begin();
             watch(Progress::Ready(shard.port().local(), name.clone(), durability, self.core));
@@ -132,7 +132,7 @@ impl ShardThread<'_> {
             };
             watch(Progress::Lost(name, fault));
             observer = shard.take_observer().expect("given above");
-            neighbours = shard.take_neighbours();
+            siblings = shard.take_siblings();
             let witness = shard.log().witness();
             port = shard.abandon();
             let Some(again) = self.open_again(Some(&witness), u64::MAX, watch)? else {
@@ -192,13 +192,13 @@ impl ShardThread<'_> {
 /// Waits until the logs of all shards are open, which may take the slowest long; `None` where one of them could not
 /// begin, with this one closed. A disk that is lost meanwhile is let go of: others wait for that to have theirs.
 fn wait_to_go(
-    go: &mpsc::Receiver<Option<Neighbours>>,
+    go: &mpsc::Receiver<Option<Siblings>>,
     mut opened: Opened,
     reopen: &mut dyn FnMut(Opened, DiskFault) -> Result<Opened, LaunchError>,
-) -> Result<Option<(Option<Neighbours>, Opened)>, LaunchError> {
+) -> Result<Option<(Option<Siblings>, Opened)>, LaunchError> {
     loop {
         match go.recv_timeout(LOOK_EVERY) {
-            Ok(neighbours) => return Ok(Some((neighbours, opened))),
+            Ok(siblings) => return Ok(Some((siblings, opened))),
             Err(mpsc::RecvTimeoutError::Disconnected) => return close(opened).map(|()| None),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 // An open log has nothing in flight: what is polled for is what a disk does by itself.

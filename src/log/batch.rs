@@ -74,7 +74,7 @@ pub struct BatchHeader {
     blocks: U32,
     view: U32,
     chain: U64,
-    lac: U64,
+    last_durable: U64,
     append_ns: U64,
     body_hash: U64,
     aead_tag: [u8; 16],
@@ -119,7 +119,7 @@ pub struct Seal {
     /// Hash of the header before.
     pub chain: u64,
     /// The last batch known durable.
-    pub lac: BatchSeq,
+    pub last_durable: BatchSeq,
     /// Unix time.
     pub append_ns: u64,
 }
@@ -162,7 +162,7 @@ pub fn seal(batch: &mut [u8], key: &SegmentKey, seal: &Seal) -> u64 {
         blocks: blocks.into(),
         view: 0.into(),
         chain: seal.chain.into(),
-        lac: seal.lac.into(),
+        last_durable: seal.last_durable.into(),
         append_ns: seal.append_ns.into(),
         body_hash: body_hash(&batch[BATCH_HEADER_BYTES..end], key, seal.log_off).into(),
         aead_tag: [0; 16],
@@ -244,7 +244,7 @@ impl<'a> BatchView<'a> {
     #[must_use]
     pub fn peek(bytes: &[u8], key: &SegmentKey, log_off: LogOffset) -> Option<BatchSeq> {
         let (header, _) = BatchHeader::ref_from_prefix(bytes).ok()?;
-        is_header(header, key, log_off).then(|| BatchSeq::new(header.lac.get()))
+        is_header(header, key, log_off).then(|| BatchSeq::new(header.last_durable.get()))
     }
 
     fn check_header(
@@ -312,8 +312,8 @@ impl<'a> BatchView<'a> {
 
     /// The last batch the writer knew durable.
     #[must_use]
-    pub fn lac(&self) -> BatchSeq {
-        BatchSeq::new(self.header.lac.get())
+    pub fn last_durable(&self) -> BatchSeq {
+        BatchSeq::new(self.header.last_durable.get())
     }
 
     /// Unix time of sealing.

@@ -169,7 +169,7 @@ pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Res
                 disk_offset: (segment + (batch.log_off() - header.begin())).get(),
                 bytes: batch.bytes(),
                 epoch: header.epoch.get(),
-                last_durable: batch.lac().get(),
+                last_durable: batch.last_durable().get(),
                 append_ns: batch.append_ns(),
                 messages: messages.collect(),
             });

@@ -112,14 +112,14 @@ pub(super) fn look_ahead<D: Disk>(
     header: &SegmentHeader,
     off: u64,
 ) -> Result<BatchSeq, DiskFault> {
-    let mut lac_max = BatchSeq::NONE;
+    let mut last_durable_max = BatchSeq::NONE;
     let limit = off + IN_FLIGHT_BYTES_MAX as u64;
     for_each_block(disk, superblock, header, off..limit, &mut |bytes, key, log_off| {
-        if let Some(lac) = BatchView::peek(bytes, key, log_off) {
-            lac_max = lac_max.max(lac);
+        if let Some(last_durable) = BatchView::peek(bytes, key, log_off) {
+            last_durable_max = last_durable_max.max(last_durable);
         }
     })?;
-    Ok(lac_max)
+    Ok(last_durable_max)
 }
 
 /// What a block is shown to: the bytes from it to the end of the chunk, the key, its log offset.

@@ -48,7 +48,7 @@ pub(super) struct Tail {
     /// Streams with messages in the open batch.
     touched: Vec<StreamId>,
     /// The "last durable" of the newest header.
-    told_durable: BatchSeq,
+    announced_durable: BatchSeq,
     /// The newest batch that holds records.
     content_seq: BatchSeq,
 }
@@ -66,7 +66,7 @@ impl Tail {
             messages: base.message,
             memory_from: None,
             touched: Vec::with_capacity(STREAMS_MAX),
-            told_durable: base.batch_seq,
+            announced_durable: base.batch_seq,
             content_seq: base.batch_seq,
         }
     }
@@ -142,7 +142,7 @@ impl Tail {
 
     /// Whether batches with records are durable of which no header says so.
     pub(super) fn leaves_unsaid(&self, prefix: &DurablePrefix) -> bool {
-        self.told_durable < self.content_seq && prefix.covers(self.content_seq)
+        self.announced_durable < self.content_seq && prefix.covers(self.content_seq)
     }
 
     /// Puts a record into the open batch. The caller saw that it fits.
@@ -225,7 +225,7 @@ impl Tail {
             body_len,
             padded: blank && bytes == BLOCK_BYTES,
             chain: self.chain,
-            lac: prefix.batch_seq(),
+            last_durable: prefix.batch_seq(),
             append_ns: unix_ns,
         };
         let chain = seal(memory.bytes_mut(start..start + bytes), key, &said);
@@ -241,7 +241,7 @@ impl Tail {
         if content {
             self.content_seq = self.batch_seq;
         }
-        self.told_durable = prefix.batch_seq();
+        self.announced_durable = prefix.batch_seq();
         self.chain = chain;
         self.messages += messages;
         self.batch_seq = self.batch_seq.next();

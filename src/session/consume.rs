@@ -3,7 +3,7 @@
 use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::limits::{DAMAGED_RECORDS_MAX, NUMBER_MAX};
-use crate::wire::control::{From, FromCode, STATUS_REWIND, Status, Subscribe};
+use crate::wire::control::{FromCode, STATUS_REWIND, StartFrom, Status, Subscribe};
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
 
@@ -22,7 +22,7 @@ pub struct Subscription {
     /// Stream.
     pub stream: StreamId,
     request: u32,
-    from: From,
+    from: StartFrom,
     window: u32,
     open: bool,
     /// The next sequence wanted.
@@ -53,7 +53,7 @@ struct Asking {
 struct Credit {
     /// It may send up to this sequence.
     limit: u64,
-    told_ns: u64,
+    sent_ns: u64,
     rewound_ns: u64,
     /// Something was lost on the way: it is to go back.
     rewind_due: bool,
@@ -69,7 +69,7 @@ pub struct Damaged {
 impl Subscription {
     /// A subscription that is still to be asked for; its owner waits for it from now on.
     #[must_use]
-    pub fn new(stream: StreamId, request: u32, from: From, window: u32, now_ns: u64) -> Self {
+    pub fn new(stream: StreamId, request: u32, from: StartFrom, window: u32, now_ns: u64) -> Self {
         Self {
             stream,
             request,
@@ -82,7 +82,7 @@ impl Subscription {
             held_back: 0,
             damaged: 0,
             asking: Asking { wait_ns: 0, asked_ns: 0, since_ns: Some(now_ns) },
-            credit: Credit { limit: 0, told_ns: 0, rewound_ns: 0, rewind_due: false },
+            credit: Credit { limit: 0, sent_ns: 0, rewound_ns: 0, rewind_due: false },
         }
     }
 
@@ -130,7 +130,7 @@ impl Subscription {
     /// The session was lost: ask again, from where we are.
     pub fn restart(&mut self, request: u32) {
         if self.open {
-            self.from = From::Sequence(self.expected);
+            self.from = StartFrom::Sequence(self.expected);
         }
         self.open = false;
         self.request = request;
@@ -228,14 +228,14 @@ impl Subscription {
         let room = window.saturating_sub(self.held_back);
         let limit = self.expected.saturating_add(room).min(NUMBER_MAX);
         let credit = limit >= self.credit.limit.saturating_add(window / 2);
-        let stale = now_ns.saturating_sub(self.credit.told_ns) >= TELL_NS;
+        let stale = now_ns.saturating_sub(self.credit.sent_ns) >= TELL_NS;
         if !rewind && !credit && !stale {
             return None;
         }
         if stale && !rewind && !credit {
             Timer::StatusAgain.fired();
         }
-        self.credit.told_ns = now_ns;
+        self.credit.sent_ns = now_ns;
         if rewind {
             self.credit.rewind_due = false;
             self.credit.rewound_ns = now_ns;

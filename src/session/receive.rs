@@ -40,12 +40,12 @@ pub struct Receiver {
     /// The highest number that is known to have been sent.
     sent_to: u64,
     /// Held frames, ascending by first number.
-    held: Vec<Held>,
+    held: Vec<HeldFrame>,
     gap: Gap,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct HeldFrame {
     first_seq: u64,
     last_seq: u64,
     slot: u16,
@@ -137,7 +137,7 @@ impl Receiver {
             return false;
         }
         let Some(slot) = pool.store(body) else { return false };
-        self.held.insert(at, Held { first_seq, last_seq, slot });
+        self.held.insert(at, HeldFrame { first_seq, last_seq, slot });
         true
     }
 

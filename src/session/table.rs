@@ -36,7 +36,7 @@ pub struct Producer {
 
 /// Who asks for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
+pub struct Requester {
     /// From where.
     pub peer: Peer,
     /// The nonce of its REGISTER.
@@ -110,7 +110,7 @@ pub struct Session {
     /// What its publisher may send.
     pub credit: Granted,
     /// When a datagram last came.
-    pub heard_ns: u64,
+    pub last_received_ns: u64,
     /// Number of the last datagram sent.
     pub packet_no: u64,
     /// Subscriptions it has.
@@ -132,7 +132,7 @@ impl Session {
             receiver: Receiver::new(),
             receipts: Receipts::new(),
             credit: Granted::default(),
-            heard_ns: 0,
+            last_received_ns: 0,
             packet_no: 0,
             subscriptions: 0,
             fences: None,
@@ -282,10 +282,10 @@ impl Sessions {
     ///
     /// # Panics
     /// When the client has a session under this nonce.
-    pub fn open(&mut self, asker: Asker, now_ns: u64) -> Option<usize> {
+    pub fn open(&mut self, requester: Requester, now_ns: u64) -> Option<usize> {
         let slot = self.free.pop()?;
         self.slots[slot].receipts.reset(0);
-        self.begin(slot, asker, now_ns);
+        self.begin(slot, requester, now_ns);
         Some(slot)
     }
 
@@ -294,31 +294,31 @@ impl Sessions {
     ///
     /// # Panics
     /// When there is no such session.
-    pub fn succeed(&mut self, slot: usize, asker: Asker, fence: bool, now_ns: u64) {
+    pub fn succeed(&mut self, slot: usize, requester: Requester, fence: bool, now_ns: u64) {
         let old = &self.slots[slot];
         // Nothing is sent that was not asked for to where nobody has shown to receive.
         let fence = fence && old.proven;
         let old = (old.peer, old.conn_id);
         self.close(slot);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
-        self.begin(slot, asker, now_ns);
+        self.begin(slot, requester, now_ns);
         self.slots[slot].fences = fence.then_some(old);
     }
 
-    fn begin(&mut self, slot: usize, asker: Asker, now_ns: u64) {
-        let at = self.asked_at(asker).expect_err("the caller looked for it");
-        self.asked.insert(at, (asker.nonce, asker.peer.addr, slot));
+    fn begin(&mut self, slot: usize, requester: Requester, now_ns: u64) {
+        let at = self.asked_at(requester).expect_err("the caller looked for it");
+        self.asked.insert(at, (requester.nonce, requester.peer.addr, slot));
         let conn_id = self.new_id();
         self.index[place(conn_id)] = u16::try_from(slot).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot];
         session.conn_id = conn_id;
         session.phase = Phase::Open;
-        session.peer = asker.peer;
-        session.client = Life { nonce: asker.nonce, instance: 0 };
+        session.peer = requester.peer;
+        session.client = Life { nonce: requester.nonce, instance: 0 };
         session.proven = false;
         session.producer = None;
         session.credit = Granted::default();
-        session.heard_ns = now_ns;
+        session.last_received_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
         session.fences = None;
@@ -340,7 +340,7 @@ impl Sessions {
     #[inline]
     pub fn hear(&mut self, slot: usize, now_ns: u64) -> bool {
         let session = &mut self.slots[slot];
-        session.heard_ns = now_ns;
+        session.last_received_ns = now_ns;
         let is_first = !session.proven;
         if is_first {
             session.proven = true;
@@ -349,15 +349,15 @@ impl Sessions {
         is_first
     }
 
-    fn asked_at(&self, asker: Asker) -> Result<usize, usize> {
-        let key = (asker.nonce, asker.peer.addr);
+    fn asked_at(&self, requester: Requester) -> Result<usize, usize> {
+        let key = (requester.nonce, requester.peer.addr);
         self.asked.binary_search_by_key(&key, |&(nonce, addr, _)| (nonce, addr))
     }
 
     /// The session a client asked for with this nonce.
     #[must_use]
-    pub fn asked_by(&self, asker: Asker) -> Option<usize> {
-        self.asked_at(asker).ok().map(|at| self.asked[at].2)
+    pub fn asked_by(&self, requester: Requester) -> Option<usize> {
+        self.asked_at(requester).ok().map(|at| self.asked[at].2)
     }
 
     /// Gives a place back, with the frames it held.
@@ -372,8 +372,8 @@ impl Sessions {
         self.unproven.remove(slot);
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, &mut self.pool);
-        let asker = Asker { peer: session.peer, nonce: session.client.nonce };
-        let at = self.asked_at(asker).expect("a session in use was asked for");
+        let requester = Requester { peer: session.peer, nonce: session.client.nonce };
+        let at = self.asked_at(requester).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
     }
@@ -512,16 +512,16 @@ mod tests {
     fn an_id_of_an_earlier_life_finds_nothing() {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
-        let slot = sessions.open(Asker { peer, nonce: 1 }, 0).unwrap();
+        let slot = sessions.open(Requester { peer, nonce: 1 }, 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
         sessions.close(slot);
         assert_eq!(sessions.find(old), None);
-        let again = sessions.open(Asker { peer, nonce: 2 }, 0).unwrap();
+        let again = sessions.open(Requester { peer, nonce: 2 }, 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
         let mut later = Sessions::new(Epoch(2), 7, &Limits::MAX);
-        later.open(Asker { peer, nonce: 1 }, 0).unwrap();
+        later.open(Requester { peer, nonce: 1 }, 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
     }
@@ -532,7 +532,7 @@ mod tests {
         let ids = |secret| {
             let mut sessions = Sessions::new(Epoch(1), secret, &Limits::MAX);
             let slots =
-                (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Asker { peer, nonce }, 0));
+                (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Requester { peer, nonce }, 0));
             let slots: Vec<_> = slots.map(Option::unwrap).collect();
             let ids: Vec<_> = slots.iter().map(|&slot| sessions.get(slot).conn_id).collect();
             assert!(ids.iter().zip(&slots).all(|(&id, &slot)| sessions.find(id) == Some(slot)));
@@ -553,7 +553,7 @@ mod tests {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
         let slots: Vec<_> =
-            (0..5).map(|nonce| sessions.open(Asker { peer, nonce }, 0).unwrap()).collect();
+            (0..5).map(|nonce| sessions.open(Requester { peer, nonce }, 0).unwrap()).collect();
         assert_eq!(sessions.longest_unproven(), None);
         slots.iter().for_each(|&slot| sessions.await_proof(slot));
         assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), slots);
@@ -566,7 +566,7 @@ mod tests {
         assert!(sessions.is_sound());
         left.iter().for_each(|&slot| sessions.close(slot));
         assert_eq!(sessions.longest_unproven(), None);
-        let again = sessions.open(Asker { peer, nonce: 9 }, 0).unwrap();
+        let again = sessions.open(Requester { peer, nonce: 9 }, 0).unwrap();
         sessions.await_proof(again);
         assert_eq!(sessions.longest_unproven(), Some(again), "the line goes on");
     }
@@ -576,9 +576,9 @@ mod tests {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
         let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
         for nonce in 0..SESSIONS_MAX as u64 {
-            assert!(sessions.open(Asker { peer, nonce }, 0).is_some());
+            assert!(sessions.open(Requester { peer, nonce }, 0).is_some());
         }
-        assert_eq!(sessions.open(Asker { peer, nonce: 0 }, 0), None);
+        assert_eq!(sessions.open(Requester { peer, nonce: 0 }, 0), None);
         assert_eq!(sessions.len(), SESSIONS_MAX);
     }
 }

@@ -104,7 +104,7 @@ impl<D: Disk> Stations<D> {
         if let Some(observer) = &mut self.observer {
             observer.durable(&batch.times);
         }
-        while let Some(slot) = self.publishers.take_owed(batch.batch_seq) {
+        while let Some(slot) = self.publishers.take_ack_due(batch.batch_seq) {
             let receipts = &mut self.sessions.get_mut(slot).receipts;
             if receipts.complete(batch.batch_seq, durable_ns, device_ns) {
                 self.publishers.acknowledge(slot);
@@ -128,7 +128,7 @@ impl<D: Disk> Stations<D> {
             }
             self.publishers.registered(slot);
             session.phase = Phase::Open;
-            session.heard_ns = self.now.monotonic_ns;
+            session.last_received_ns = self.now.monotonic_ns;
             let fences = session.fences.take();
             self.sessions.await_proof(slot);
             self.reply(Reply::Registered { slot });

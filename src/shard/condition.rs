@@ -1,7 +1,7 @@
 //! What the shard does for publishers now: the one place where that changes, so that nobody who has to know of it is
 //! left out.
 
-use super::{Neighbours, Reply, Stations};
+use super::{Reply, Siblings, Stations};
 use crate::disk::{Disk, DiskFault};
 use crate::ids::StreamId;
 use crate::limits::SESSIONS_MAX;
@@ -97,7 +97,7 @@ impl Service {
 
     /// Goes over to another condition, and tells who places streams; `false` where there is no such way. Nothing leads out
     /// of what is over, and what drains stays so unless it fails.
-    fn enter(&mut self, to: Condition, neighbours: Option<&Neighbours>) -> bool {
+    fn enter(&mut self, to: Condition, siblings: Option<&Siblings>) -> bool {
         let leads = match (self.condition, to) {
             (Condition::Failed(_) | Condition::DiskLost(_), _) => false,
             (_, Condition::Failed(_) | Condition::DiskLost(_) | Condition::Draining) => true,
@@ -106,14 +106,14 @@ impl Service {
         };
         if leads {
             self.condition = to;
-            self.tell(neighbours);
+            self.tell(siblings);
         }
         leads
     }
 
     /// Tells who places streams whether this shard takes new ones.
-    pub(super) fn tell(&self, neighbours: Option<&Neighbours>) {
-        if let Some(all) = neighbours {
+    pub(super) fn tell(&self, siblings: Option<&Siblings>) {
+        if let Some(all) = siblings {
             all.directory.set_closed(all.shard, self.condition != Condition::Serving);
         }
     }
@@ -125,7 +125,7 @@ impl<D: Disk> Stations<D> {
     }
 
     fn enter(&mut self, to: Condition) -> bool {
-        self.service.enter(to, self.neighbours.as_ref())
+        self.service.enter(to, self.siblings.as_ref())
     }
 
     /// The log takes nothing more, be it a message or a registration; everybody who publishes is told.

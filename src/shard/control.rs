@@ -8,9 +8,9 @@ use crate::log::trim::TrimError;
 use crate::log::{ControlError, Parting, Registration, StreamFacts, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
-use crate::session::table::{Asker, Phase, Producer};
+use crate::session::table::{Phase, Producer, Requester};
 use crate::wire::control::{
-    ErrorCode, From, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, Status,
+    ErrorCode, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, StartFrom, Status,
     Subscribe, TrimStream, Unsubscribe,
 };
 
@@ -18,7 +18,7 @@ use super::deliver::locate;
 use super::requests::RequestOf;
 use super::{Condition, Reply, Stations};
 
-impl From {
+impl StartFrom {
     fn earliest(self) -> u64 {
         match self {
             Self::Sequence(sequence) => sequence.max(1),
@@ -35,14 +35,14 @@ fn end_of(stream: &StreamFacts) -> u64 {
 
 impl<D: Disk> Stations<D> {
     pub(super) fn on_register(&mut self, peer: Peer, register: &Register) {
-        let asker = Asker { peer, nonce: register.nonce.get() };
-        let known = self.sessions.asked_by(asker);
+        let requester = Requester { peer, nonce: register.nonce.get() };
+        let known = self.sessions.asked_by(requester);
         let known = known.map(|slot| (slot, self.sessions.get(slot).phase));
         match known {
             Some((slot, Phase::Open)) => self.reply(Reply::Registered { slot }),
             Some((_, Phase::Registering { .. } | Phase::Free)) => {}
             None if register.flags.get() & REGISTER_PUBLISHER != 0 => {
-                if let Err((code, detail)) = self.open_publisher(asker, register) {
+                if let Err((code, detail)) = self.open_publisher(requester, register) {
                     let conn_id = ConnId(0);
                     self.reply(Reply::Refuse { peer, conn_id, code, detail });
                 }
@@ -50,7 +50,7 @@ impl<D: Disk> Stations<D> {
             None if self.sessions.has_place() => {
                 self.make_place();
                 let slot =
-                    self.sessions.open(asker, self.now.monotonic_ns).expect("there is a place");
+                    self.sessions.open(requester, self.now.monotonic_ns).expect("there is a place");
                 self.begin_session(slot, register);
                 self.sessions.await_proof(slot);
                 self.reply(Reply::Registered { slot });
@@ -93,7 +93,7 @@ impl<D: Disk> Stations<D> {
     /// that is durable, and with it everything the producer has had accepted before.
     fn open_publisher(
         &mut self,
-        asker: Asker,
+        requester: Requester,
         register: &Register,
     ) -> Result<(), (ErrorCode, u64)> {
         if let Some(code) = self.condition().refusal() {
@@ -147,7 +147,7 @@ impl<D: Disk> Stations<D> {
         if old.is_none() {
             self.make_place();
         }
-        let slot = self.seat(asker, register, old, &registered);
+        let slot = self.seat(requester, register, old, &registered);
         self.begin_session(slot, register);
         self.sessions.receive_from(slot, registered.last_seq);
         let session = self.sessions.get_mut(slot);
@@ -161,7 +161,7 @@ impl<D: Disk> Stations<D> {
     /// is owed; or a free one, with what recovery has found.
     fn seat(
         &mut self,
-        asker: Asker,
+        requester: Requester,
         register: &Register,
         old: Option<usize>,
         registered: &Registration,
@@ -171,10 +171,10 @@ impl<D: Disk> Stations<D> {
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
             let fence = self.sessions.get(old).client.instance != register.instance.get();
             self.leave(old, Parting::MayReturn);
-            self.sessions.succeed(old, asker, fence, self.now.monotonic_ns);
+            self.sessions.succeed(old, requester, fence, self.now.monotonic_ns);
             return old;
         }
-        let opened = self.sessions.open(asker, self.now.monotonic_ns);
+        let opened = self.sessions.open(requester, self.now.monotonic_ns);
         let slot = opened.expect("the caller saw a free place");
         let receipts = &mut self.sessions.get_mut(slot).receipts;
         receipts.reset(registered.last_seq);
@@ -257,7 +257,7 @@ impl<D: Disk> Stations<D> {
             return;
         }
         // One that was being made when the disk failed may be there at the next start: it is made nowhere else.
-        if being_made.is_none() && self.is_made_elsewhere(of, asked.name, wanted) {
+        if being_made.is_none() && self.redirect_creation(of, asked.name, wanted) {
             return;
         }
         let refused = self.condition().refusal();
@@ -366,7 +366,7 @@ impl<D: Disk> Stations<D> {
     pub(super) fn on_subscribe(&mut self, slot: usize, asked: &Subscribe) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
         let error = |code, detail| Reply::Error { slot, code, request, detail };
-        let Some(from) = From::decode(asked.from_kind.get(), asked.from_value.get()) else {
+        let Some(from) = StartFrom::decode(asked.from_kind.get(), asked.from_value.get()) else {
             self.reply(error(ErrorCode::BadRequest, 0));
             return;
         };
@@ -391,7 +391,7 @@ impl<D: Disk> Stations<D> {
             }
             self.end_subscription(slot, index);
         }
-        if from.earliest() < first && matches!(from, From::Sequence(_)) {
+        if from.earliest() < first && matches!(from, StartFrom::Sequence(_)) {
             self.reply(Reply::Trimmed { slot, stream, request, log_start: first });
             return;
         }
@@ -401,10 +401,10 @@ impl<D: Disk> Stations<D> {
             return;
         }
         let begin = match from {
-            From::Start => Begin::Sequence(first),
-            From::End => Begin::Sequence(end),
-            From::Sequence(sequence) => Begin::Sequence(sequence.max(1)),
-            From::Time(unix_ns) => Begin::Time(unix_ns),
+            StartFrom::Start => Begin::Sequence(first),
+            StartFrom::End => Begin::Sequence(end),
+            StartFrom::Sequence(sequence) => Begin::Sequence(sequence.max(1)),
+            StartFrom::Time(unix_ns) => Begin::Time(unix_ns),
         };
         let mut cursor = Cursor::new(stream, begin, u64::from(asked.window.get()));
         locate(&self.log, &mut cursor);

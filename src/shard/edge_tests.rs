@@ -7,7 +7,7 @@ use crate::client::{ClientOptions, Publisher, Request, StartFrom};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::port::memory::{Faults, MemoryPort};
-use crate::session::table::{Asker, Phase};
+use crate::session::table::{Phase, Requester};
 use crate::testing::rig::{Rig, address};
 use crate::wire::DATAGRAM_HEADER_BYTES;
 use crate::wire::frame::Kind;
@@ -189,7 +189,8 @@ fn nothing_that_reports_an_error_is_answered() {
     }
     let peer = Peer::ip_only(address(LIAR));
     let shard = &mut rig.shards[0];
-    let known = shard.stations.sessions.open(Asker { peer, nonce: 9 }, rig.clock.now_ns()).unwrap();
+    let known =
+        shard.stations.sessions.open(Requester { peer, nonce: 9 }, rig.clock.now_ns()).unwrap();
     let known = shard.stations.sessions.get(known).conn_id;
     let answers = |rig: &mut Rig, bytes: &[u8]| {
         let before = rig.net.hits().sent;

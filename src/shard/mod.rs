@@ -62,7 +62,7 @@ use condition::Service;
 pub use condition::{Condition, Damage};
 use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
-pub use placement::Neighbours;
+pub use placement::Siblings;
 use publishers::Publishers;
 pub use receive::REFUSAL_BYTES;
 use requests::Requests;
@@ -130,7 +130,7 @@ struct Stations<D> {
     now: Now,
     observer: Option<Box<Observer>>,
     /// The other shards; `None` where there are none.
-    neighbours: Option<Neighbours>,
+    siblings: Option<Siblings>,
 }
 
 /// Notes a message that recovery has seen, for the receipts of its producer; the newest runs are kept.
@@ -202,7 +202,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             settings,
             now: clock.now(),
             observer: None,
-            neighbours: None,
+            siblings: None,
         };
         Self { port, clock, stations }
     }
@@ -218,14 +218,14 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     }
 
     /// Tells it of the other shards of its appliance.
-    pub fn join(&mut self, neighbours: Neighbours) {
-        self.stations.service.tell(Some(&neighbours));
-        self.stations.neighbours = Some(neighbours);
+    pub fn join(&mut self, siblings: Siblings) {
+        self.stations.service.tell(Some(&siblings));
+        self.stations.siblings = Some(siblings);
     }
 
     /// Takes what it knows of the others away, for the shard that follows.
-    pub fn take_neighbours(&mut self) -> Option<Neighbours> {
-        self.stations.neighbours.take()
+    pub fn take_siblings(&mut self) -> Option<Siblings> {
+        self.stations.siblings.take()
     }
 
     /// One turn; returns the work done, so that the caller can see idleness.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::limits::{ROWS_A_TURN, SESSIONS_MAX, STREAMS_MAX, UNTOLD_MAX};
+use crate::limits::{ROWS_A_TURN, SESSIONS_MAX, STREAMS_MAX, TIMES_WAITING_MAX};
 use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
@@ -61,7 +61,7 @@ pub struct Observer {
     stages: Stages,
     stalls: StallLog,
     /// Durable batches whose acknowledgements have not left.
-    untold: Vec<BatchTimes>,
+    waiting: Vec<BatchTimes>,
     /// The turn that is on its way, its number from 1.
     turn: Turn,
     turn_began_ns: u64,
@@ -80,7 +80,7 @@ impl Observer {
             recorder,
             stages: Stages::default(),
             stalls: StallLog::default(),
-            untold: Vec::with_capacity(UNTOLD_MAX),
+            waiting: Vec::with_capacity(TIMES_WAITING_MAX),
             turn: Turn::default(),
             turn_began_ns: 0,
             marks: [0; MARKS],
@@ -95,22 +95,22 @@ impl Observer {
         if !self.recorder.records_stages() || times.messages == 0 {
             return;
         }
-        if self.untold.len() < UNTOLD_MAX {
-            self.untold.push(*times);
-        } else if let Some(last) = self.untold.last_mut() {
+        if self.waiting.len() < TIMES_WAITING_MAX {
+            self.waiting.push(*times);
+        } else if let Some(last) = self.waiting.last_mut() {
             last.messages = last.messages.saturating_add(times.messages);
         }
     }
 
     /// Everything owed was acknowledged at `now_ns`.
     pub(super) fn told(&mut self, now_ns: u64) {
-        for batch in self.untold.drain(..) {
+        for batch in self.waiting.drain(..) {
             self.stages.record(&batch, now_ns);
         }
     }
 
     pub(super) fn is_owed(&self) -> bool {
-        !self.untold.is_empty()
+        !self.waiting.is_empty()
     }
 
     pub(super) fn mark(&mut self, mark: Mark, now_ns: u64) {
@@ -305,7 +305,7 @@ impl<D: Disk> Stations<D> {
             row.accepted_to = session.receiver.accepted_to();
             row.durable_to = session.receipts.durable_to();
             row.subscriptions = session.subscriptions;
-            row.silent_ns = self.now.monotonic_ns.saturating_sub(session.heard_ns);
+            row.silent_ns = self.now.monotonic_ns.saturating_sub(session.last_received_ns);
         }
         to == SESSIONS_MAX
     }

@@ -11,7 +11,7 @@ use crate::wire::control::{ErrorCode, Redirect};
 
 /// What a shard knows of the appliance around it; a shard that is alone knows nothing.
 #[derive(Debug)]
-pub struct Neighbours {
+pub struct Siblings {
     /// This shard.
     pub shard: u32,
     /// Shards of the appliance.
@@ -24,7 +24,7 @@ pub struct Neighbours {
     pub placer: Option<Placer>,
 }
 
-impl Neighbours {
+impl Siblings {
     /// The UDP port of a shard.
     ///
     /// # Panics
@@ -58,7 +58,7 @@ pub(super) struct OwnShard {
 impl<D: Disk> Stations<D> {
     /// Which shard this is.
     pub(super) fn own_shard(&self) -> OwnShard {
-        let all = self.neighbours.as_ref();
+        let all = self.siblings.as_ref();
         all.map_or(OwnShard { number: 0, of: 1 }, |all| OwnShard {
             number: all.shard,
             of: all.shards,
@@ -67,7 +67,7 @@ impl<D: Disk> Stations<D> {
 
     /// Whether a stream that is not here is to be made, or was made, elsewhere, or cannot be; if so, that is
     /// said.
-    pub(super) fn is_made_elsewhere(
+    pub(super) fn redirect_creation(
         &mut self,
         RequestOf { slot, request }: RequestOf,
         name: &str,
@@ -78,7 +78,7 @@ impl<D: Disk> Stations<D> {
             let (code, detail) = (ErrorCode::BadRequest, u64::from(shards));
             Reply::Error { slot, code, request, detail }
         } else {
-            let placed = self.neighbours.as_mut().map_or(Some(own), |all| all.place(name, wanted));
+            let placed = self.siblings.as_mut().map_or(Some(own), |all| all.place(name, wanted));
             match placed {
                 Some(shard) if shard == own => return false,
                 Some(shard) => Reply::Redirect { slot, request, shard },
@@ -94,7 +94,7 @@ impl<D: Disk> Stations<D> {
 
     /// What is said to who is to go to another shard.
     pub(super) fn redirect(&self, request: u32, shard: u32) -> Option<Redirect> {
-        let all = self.neighbours.as_ref()?;
+        let all = self.siblings.as_ref()?;
         Some(Redirect {
             request: request.into(),
             shard: shard.into(),
@@ -106,7 +106,7 @@ impl<D: Disk> Stations<D> {
 
     /// The other shard that has a stream, if one has.
     pub(super) fn found_elsewhere(&self, name: &str) -> Option<u32> {
-        let all = self.neighbours.as_ref()?;
+        let all = self.siblings.as_ref()?;
         all.directory.find(name).filter(|&shard| shard != all.shard)
     }
 }
@@ -181,9 +181,9 @@ mod tests {
         let maker = rig.client_at(Publisher::No, 0);
         assert_eq!(found(&mut rig, maker, create("first")).0, 0);
         // Placed on shard 1 and never made there: the one who asked is gone.
-        let mut neighbours = rig.shards[0].take_neighbours().unwrap();
-        assert_eq!(neighbours.place("second", None), Some(1));
-        rig.shards[0].join(neighbours);
+        let mut siblings = rig.shards[0].take_siblings().unwrap();
+        assert_eq!(siblings.place("second", None), Some(1));
+        rig.shards[0].join(siblings);
         let late = rig.client_at(Publisher::No, 1);
         let unknown = rig.ask(late, describe("second"));
         assert!(matches!(unknown, Event::Refused { code: ErrorCode::UnknownStream, .. }));

@@ -163,7 +163,7 @@ impl<D: Disk> Stations<D> {
                 server_ns: 0,
                 device_ns: 0,
             });
-            self.publishers.owe(slot, appended.batch_seq);
+            self.publishers.await_batch(slot, appended.batch_seq);
             session.credit.accept(payload.len());
             session.receiver.accept(1);
             self.counters.add(Counter::MessagesAccepted, 1);

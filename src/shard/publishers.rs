@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::slots::SlotQueue;
 use crate::ids::ProducerId;
-use crate::limits::{OWED_MAX, SESSIONS_MAX};
+use crate::limits::{ACKS_DUE_MAX, SESSIONS_MAX};
 use crate::log::ProducerHandle;
 use crate::memory::resident;
 use crate::position::BatchSeq;
@@ -14,12 +14,12 @@ use crate::session::receipts::Run;
 
 /// A session has messages in a batch.
 #[derive(Clone, Copy, Debug)]
-struct Owed {
+struct AckDue {
     batch_seq: BatchSeq,
     slot: usize,
 }
 
-const NOTHING_OWED: Owed = Owed { batch_seq: BatchSeq::NONE, slot: 0 };
+const NOTHING_DUE: AckDue = AckDue { batch_seq: BatchSeq::NONE, slot: 0 };
 
 /// The sessions that publish.
 #[derive(Debug)]
@@ -35,9 +35,9 @@ pub(super) struct Publishers {
     /// Who has a gap.
     gaps: SlotQueue,
     /// Who has messages in which batch, ascending by batch.
-    owed: VecDeque<Owed>,
-    /// Per session, the batch of its newest entry in `owed`.
-    owed_batch: Box<[BatchSeq]>,
+    acks_due: VecDeque<AckDue>,
+    /// Per session, the batch of its newest entry in `acks_due`.
+    newest_due: Box<[BatchSeq]>,
     /// Runs found by recovery, waiting for their producers to come back.
     recovered: BTreeMap<u64, Vec<Run>>,
 }
@@ -51,8 +51,8 @@ impl Publishers {
             registering: SlotQueue::new(SESSIONS_MAX),
             due: SlotQueue::new(SESSIONS_MAX),
             gaps: SlotQueue::new(SESSIONS_MAX),
-            owed: resident(OWED_MAX, NOTHING_OWED).into(),
-            owed_batch: vec![BatchSeq::NONE; SESSIONS_MAX].into_boxed_slice(),
+            acks_due: resident(ACKS_DUE_MAX, NOTHING_DUE).into(),
+            newest_due: vec![BatchSeq::NONE; SESSIONS_MAX].into_boxed_slice(),
             recovered,
         }
     }
@@ -158,18 +158,18 @@ impl Publishers {
     }
 
     /// Notes that a session has messages in a batch, which is the newest one.
-    pub(super) fn owe(&mut self, slot: usize, batch_seq: BatchSeq) {
-        let newest = &mut self.owed_batch[slot];
+    pub(super) fn await_batch(&mut self, slot: usize, batch_seq: BatchSeq) {
+        let newest = &mut self.newest_due[slot];
         if *newest != batch_seq {
             *newest = batch_seq;
-            self.owed.push_back(Owed { batch_seq, slot });
+            self.acks_due.push_back(AckDue { batch_seq, slot });
         }
     }
 
     /// The next session with messages in a batch up to `batch_seq`.
-    pub(super) fn take_owed(&mut self, batch_seq: BatchSeq) -> Option<usize> {
-        let slot = self.owed.front().filter(|owed| owed.batch_seq <= batch_seq)?.slot;
-        self.owed.pop_front();
+    pub(super) fn take_ack_due(&mut self, batch_seq: BatchSeq) -> Option<usize> {
+        let slot = self.acks_due.front().filter(|due| due.batch_seq <= batch_seq)?.slot;
+        self.acks_due.pop_front();
         Some(slot)
     }
 
@@ -201,10 +201,10 @@ mod tests {
     fn a_session_is_owed_once_for_each_batch() {
         let mut publishers = Publishers::new(BTreeMap::new());
         for (slot, batch) in [(1, 7), (2, 7), (1, 7), (1, 8)] {
-            publishers.owe(slot, BatchSeq::new(batch));
+            publishers.await_batch(slot, BatchSeq::new(batch));
         }
         let owed = |publishers: &mut Publishers, to| {
-            std::iter::from_fn(|| publishers.take_owed(BatchSeq::new(to))).collect::<Vec<_>>()
+            std::iter::from_fn(|| publishers.take_ack_due(BatchSeq::new(to))).collect::<Vec<_>>()
         };
         assert_eq!(owed(&mut publishers, 6), [0_usize; 0]);
         assert_eq!(owed(&mut publishers, 7), [1, 2]);

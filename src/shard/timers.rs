@@ -29,7 +29,7 @@ impl<D: Disk> Stations<D> {
             } else {
                 (UNPROVEN_NS, Timer::SessionUnproven)
             };
-            let silent = self.now.monotonic_ns.saturating_sub(session.heard_ns) > limit_ns;
+            let silent = self.now.monotonic_ns.saturating_sub(session.last_received_ns) > limit_ns;
             let may_go = session.phase == Phase::Open && !Mutant::SilentSessionKept.is_on();
             if silent && may_go {
                 timer.fired();

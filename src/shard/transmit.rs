@@ -246,7 +246,7 @@ impl<D: Disk> Stations<D> {
         let session = self.sessions.get(slot);
         let producer = session.producer;
         let OwnShard { number: shard, of: shards } = self.own_shard();
-        let base_port = self.neighbours.as_ref().map_or(0, |all| all.base_port);
+        let base_port = self.siblings.as_ref().map_or(0, |all| all.base_port);
         let code = |number| u8::try_from(number).expect("at most 64 shards");
         Registered {
             nonce: session.client.nonce.into(),

@@ -13,7 +13,7 @@ use crate::log::recovery::{OpenOptions, RecoveredMessage};
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
 use crate::session::receipts::Run;
 use crate::shard::directory::directory;
-use crate::shard::{Neighbours, Shard, ShardOptions, recovered_run};
+use crate::shard::{Shard, ShardOptions, Siblings, recovered_run};
 
 /// The port of the first shard; each further one has the next.
 pub(crate) const BASE_PORT: u16 = 1;
@@ -65,7 +65,7 @@ impl Rig {
             rig.start(TestDisk::formatted(12 << 20));
             let (directory, placer) = (directory.clone(), placer.take());
             let base_port = BASE_PORT;
-            let all = Neighbours { shard, shards: count, base_port, directory, placer };
+            let all = Siblings { shard, shards: count, base_port, directory, placer };
             rig.shards.last_mut().unwrap().join(all);
         }
         rig

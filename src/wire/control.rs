@@ -74,7 +74,7 @@ const _: () = assert!(size_of::<Register>() == 72 && size_of::<Registered>() == 
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum StartFrom {
     /// The oldest message that is kept.
     Start,
     /// After the newest durable message.
@@ -94,7 +94,7 @@ pub struct FromCode {
     pub value: u64,
 }
 
-impl From {
+impl StartFrom {
     /// As it is on the wire.
     #[must_use]
     pub fn encode(self) -> FromCode {

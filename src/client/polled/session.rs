@@ -42,13 +42,13 @@ pub(super) struct Session {
     conn_id: ConnId,
     packet_no: u64,
     /// When the server last said something that belongs to the session, or opened it.
-    heard_ns: u64,
+    last_received_ns: u64,
     opened_ns: u64,
     /// When it was last asked to open one.
     asked_ns: u64,
     /// Something came from it that opened none.
     speaks: bool,
-    said_ns: u64,
+    last_sent_ns: u64,
     /// Nothing was said in this session yet: whatever is first proves that we are where its answer was sent to.
     is_mute: bool,
     refused: Option<Refusal>,
@@ -61,11 +61,11 @@ impl Session {
             nonce,
             conn_id: ConnId(0),
             packet_no: 0,
-            heard_ns: now_ns,
+            last_received_ns: now_ns,
             opened_ns: 0,
             asked_ns: 0,
             speaks: false,
-            said_ns: 0,
+            last_sent_ns: 0,
             is_mute: false,
             refused: None,
         }
@@ -96,7 +96,7 @@ impl Session {
 
     /// What it said belongs to the session, or to the one that is asked for.
     pub(super) fn hears(&mut self, now_ns: u64) {
-        self.heard_ns = now_ns;
+        self.last_received_ns = now_ns;
     }
 
     /// Whether an answer is to what is asked now.
@@ -106,7 +106,7 @@ impl Session {
 
     pub(super) fn open(&mut self, conn_id: ConnId, now_ns: u64) {
         (self.phase, self.conn_id, self.packet_no) = (Phase::Open, conn_id, 0);
-        (self.heard_ns, self.opened_ns) = (now_ns, now_ns);
+        (self.last_received_ns, self.opened_ns) = (now_ns, now_ns);
         (self.speaks, self.is_mute, self.refused) = (false, true, None);
     }
 
@@ -149,7 +149,7 @@ impl Session {
     }
 
     pub(super) fn silent_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.heard_ns)
+        now_ns.saturating_sub(self.last_received_ns)
     }
 
     pub(super) fn is_young(&self, now_ns: u64) -> bool {
@@ -158,7 +158,7 @@ impl Session {
 
     /// Whether a word from us is due although there is nothing to say.
     pub(super) fn is_heartbeat_due(&self, now_ns: u64) -> bool {
-        let rests = now_ns.saturating_sub(self.said_ns) >= HEARTBEAT_NS;
+        let rests = now_ns.saturating_sub(self.last_sent_ns) >= HEARTBEAT_NS;
         if rests {
             Timer::ClientHeartbeat.fired();
         }
@@ -179,7 +179,7 @@ impl Session {
     #[inline]
     pub(super) fn said(&mut self, now_ns: u64) {
         self.packet_no = self.next_packet_no();
-        (self.said_ns, self.is_mute) = (now_ns, false);
+        (self.last_sent_ns, self.is_mute) = (now_ns, false);
     }
 
     pub(super) fn refused(&self) -> Option<Refusal> {

@@ -54,11 +54,11 @@ impl Spawner {
 
 /// A process that ends with this value.
 #[derive(Debug)]
-pub(super) struct Other {
+pub(super) struct OtherProcess {
     child: Child,
 }
 
-impl Other {
+impl OtherProcess {
     /// Starts it, and waits until an appliance is ready.
     pub(super) fn start(
         spawner: &Spawner,
@@ -113,7 +113,7 @@ fn pass_on(stderr: BufReader<ChildStderr>) {
     });
 }
 
-impl Drop for Other {
+impl Drop for OtherProcess {
     fn drop(&mut self) {
         // SIGKILL: the log's recovery is part of what is measured, and an echo has nothing to save.
         let _ = self.child.kill();

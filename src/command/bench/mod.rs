@@ -36,7 +36,7 @@ use crate::metrics::latency::{LatencyHistogram, write_hlog};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
 use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
 
-use appliance::{Other, Role, Spawner, log_path, own_settings};
+use appliance::{OtherProcess, Role, Spawner, log_path, own_settings};
 use inline::{Inline, Running};
 
 /// Rounds of floor and load with `--floor`, alternating.
@@ -85,7 +85,7 @@ struct Bench {
 
 /// The other end while it runs.
 enum OtherEnd {
-    Process(Other),
+    Process(OtherProcess),
     Inline(#[allow(dead_code, reason = "for its drop")] Running),
 }
 
@@ -161,7 +161,7 @@ impl Bench {
         if role == Role::Serve && self.profile.disk.driver == DiskDriver::Spdk {
             appliance::format(&self.spawner, &self.profile, &self.profile_name, &self.settings)?;
         }
-        let other = Other::start(&self.spawner, role, &self.profile_name, &self.settings)?;
+        let other = OtherProcess::start(&self.spawner, role, &self.profile_name, &self.settings)?;
         Ok(OtherEnd::Process(other))
     }
 

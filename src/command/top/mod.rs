@@ -21,7 +21,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::CommandError;
-use super::ask::{Asker, Views};
+use super::ask::{AdminClient, Views};
 use crate::cli::arguments::TopArgs;
 use crate::cli::{Globals, Output};
 use model::Model;
@@ -41,10 +41,10 @@ pub(super) fn top(globals: &Globals, args: &TopArgs) -> Result<(), CommandError>
                     stat`, `buslane stat --watch` or `buslane stat -o json`";
         return Err(CommandError::Usage(what.to_owned()));
     }
-    let asker = Asker::new(globals)?;
+    let admin = AdminClient::new(globals)?;
     let stop = catch_signals()?;
     end_without_terminal(Arc::clone(&stop));
-    let answers = ask_for_ever(asker);
+    let answers = ask_for_ever(admin);
     let mut terminal = ratatui::try_init().map_err(|error| CommandError::output(&error))?;
     let shown = show(&mut terminal, &mut Model::new(args.view), &answers, &stop);
     ratatui::restore();
@@ -78,10 +78,10 @@ fn end_without_terminal(stop: Arc<AtomicBool>) {
 type Answer = Result<Views, String>;
 
 #[allow(clippy::disallowed_methods, reason = "an appliance that hangs must not hold the keys up")]
-fn ask_for_ever(asker: Asker) -> Receiver<Answer> {
+fn ask_for_ever(admin: AdminClient) -> Receiver<Answer> {
     let (answers_in, answers) = sync_channel(1);
     std::thread::spawn(move || {
-        while answer(&asker, &answers_in) {
+        while answer(&admin, &answers_in) {
             std::thread::sleep(ASK_EVERY);
         }
     });
@@ -89,8 +89,8 @@ fn ask_for_ever(asker: Asker) -> Receiver<Answer> {
 }
 
 /// Asks once; `false` when nobody wants to know any more.
-fn answer(asker: &Asker, answers: &SyncSender<Answer>) -> bool {
-    answers.send(asker.views().map_err(|error| error.to_string())).is_ok()
+fn answer(admin: &AdminClient, answers: &SyncSender<Answer>) -> bool {
+    answers.send(admin.views().map_err(|error| error.to_string())).is_ok()
 }
 
 fn show(

@@ -9,12 +9,12 @@ use crate::disk::lock::Lock;
 
 /// What no other process of this host uses meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Locks {
     socket: Option<(String, Lock)>,
     namespace: Option<(String, Lock)>,
 }
 
-impl Held {
+impl Locks {
     /// Sees to it that no other process attaches by the socket of a vfio-user target, which takes one client: a
     /// second one would wait inside the driver for the first to leave. A socket is found by a path, which has as many
     /// spellings as there are links; what is not there, the driver says.
