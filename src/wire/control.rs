@@ -128,11 +128,11 @@ pub struct Subscribe {
     pub request: U32,
     /// Stream.
     pub stream: U32,
-    /// See [`From::encode`].
+    /// See [`StartFrom::encode`].
     pub from_kind: U32,
     /// Messages the server may send before it hears a STATUS.
     pub window: U32,
-    /// See [`From::encode`].
+    /// See [`StartFrom::encode`].
     pub from_value: U64,
 }
 
@@ -406,7 +406,7 @@ pub enum ErrorCode {
     /// a message is too large
     ///
     /// A published one is larger than the server takes, or one of a subscription than its datagrams hold; the detail
-    /// is [`sizes`].
+    /// is [`Sizes`].
     MessageTooLarge = 5,
     /// the log is full: trim every stream (buslane stream trim), or take a larger disk (buslane log copy --size)
     NoSpace = 6,
