@@ -175,7 +175,7 @@ pub const DAMAGED_RECORDS_MAX: u32 = 3;
 /// Registrations looked at in one datagram, at most.
 pub const REGISTERS_A_DATAGRAM: usize = 32;
 
-/// An audit of a shard looks at everything once in so many turns of its timers.
+/// An audit of a shard looks at everything once in so many sessions whose timers were looked at.
 pub const SLOTS_AN_AUDIT: usize = 64;
 
 /// Asynchronous errors (an ICMP answer to an earlier datagram) skipped in one receive.
@@ -225,7 +225,7 @@ pub const INTERVAL_FILES_KEPT: usize = 1_000;
 pub const INTERVALS_WAITING_MAX: usize = 64;
 
 /// Subscriptions a shard has lost that are remembered, the newest.
-pub const LOST_STREAMS_KEPT: usize = 256;
+pub const LOST_SUBSCRIPTIONS_KEPT: usize = 256;
 
 /// Connections of an HTTP listener at once. Who comes then takes the place of the one that has said nothing for the
 /// longest time: enough of them that a probe has asked before it is that one.

@@ -323,7 +323,7 @@ fn metrics_are_those_of_the_documentation() {
 /// Every code of an error on the wire is said, by number and name, with what it means and what frees it.
 #[test]
 fn error_codes_are_those_of_the_documentation() {
-    let code = read("src/wire/control.rs");
+    let code = read("src/wire/control/errors.rs");
     let (_, codes) = code.split_once("pub enum ErrorCode {").unwrap();
     let codes: BTreeMap<String, String> = codes
         .split("\n}")
@@ -340,7 +340,7 @@ fn error_codes_are_those_of_the_documentation() {
         .iter()
         .map(|cells| (ticked(&cells[0]).unwrap().to_owned(), ticked(&cells[1]).unwrap().to_owned()))
         .collect();
-    assert_eq!(said, codes, "left docs/operate.md, right src/wire/control.rs");
+    assert_eq!(said, codes, "left docs/operate.md, right src/wire/control/errors.rs");
     for cells in &table {
         assert!(cells.len() == 4 && cells[2].len() > 10 && cells[3].len() > 10, "{cells:?}");
         let number: u16 = ticked(&cells[0]).unwrap().parse().unwrap();

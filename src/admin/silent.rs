@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
-use crate::limits::LOST_STREAMS_KEPT;
+use crate::limits::LOST_SUBSCRIPTIONS_KEPT;
 use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
 
 /// A session that was silent for so long and is gone was not ended by its client: that says goodbye, and while it
@@ -66,7 +66,7 @@ impl Silent {
             let lost = std::mem::take(&mut self.lost);
             self.lost = lost.into_iter().filter(|lost| !self.is_back(lost, now)).collect();
         }
-        let over = self.lost.len().saturating_sub(LOST_STREAMS_KEPT);
+        let over = self.lost.len().saturating_sub(LOST_SUBSCRIPTIONS_KEPT);
         self.lost.drain(..over);
     }
 
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn so_many_are_remembered_the_newest() {
         let mut silent = Silent::default();
-        for round in 0..u32::try_from(LOST_STREAMS_KEPT + 9).expect("few") {
+        for round in 0..u32::try_from(LOST_SUBSCRIPTIONS_KEPT + 9).expect("few") {
             let second = 100 + u64::from(round) * 2;
             // Of a host of its own: nobody takes another's place.
             let peer = format!("10.1.{}.{}:40001", round / 256, round % 256);
@@ -199,6 +199,6 @@ mod tests {
             silent.note(None, &before);
             silent.note(Some(&before), &snapshot(second + 1, &[]));
         }
-        assert_eq!((silent.lost().len(), silent.lost()[0].row.next), (LOST_STREAMS_KEPT, 9));
+        assert_eq!((silent.lost().len(), silent.lost()[0].row.next), (LOST_SUBSCRIPTIONS_KEPT, 9));
     }
 }

@@ -80,6 +80,20 @@ pub struct Completion {
     pub result: Result<(), DiskFault>,
 }
 
+impl Completion {
+    /// That of nothing: where the next one is stored.
+    pub const NONE: Self = Self {
+        io: Io {
+            operation: Operation::Read,
+            tag: 0,
+            disk_offset: DiskOffset::START,
+            memory_offset: 0,
+            bytes: 0,
+        },
+        result: Ok(()),
+    };
+}
+
 /// What a device said when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 pub enum DiskFault {

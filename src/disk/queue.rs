@@ -294,17 +294,6 @@ mod tests {
         Io { operation, tag: 0, disk_offset, memory_offset, bytes }
     }
 
-    const NOTHING: Completion = Completion {
-        io: Io {
-            operation: Operation::Read,
-            tag: 0,
-            disk_offset: DiskOffset::START,
-            memory_offset: 0,
-            bytes: 0,
-        },
-        result: Ok(()),
-    };
-
     /// Memory that was taken over, and how many operations had not ended.
     type Limbo = Rc<RefCell<Vec<(usize, Memory)>>>;
 
@@ -371,7 +360,7 @@ mod tests {
         ] {
             disk.submit(sound).unwrap();
         }
-        assert_eq!((disk.poll(&mut [NOTHING; 8]), disk.in_flight()), (6, 0));
+        assert_eq!((disk.poll(&mut [Completion::NONE; 8]), disk.in_flight()), (6, 0));
         disk.submit(io(Operation::Write, 4, 4, 0)).unwrap();
     }
 
@@ -413,7 +402,7 @@ mod tests {
         assert_eq!((disk.submit(more), disk.in_flight()), (Err(more), SLOTS));
         let mut slots = disk.backend().started.clone();
         disk.backend_mut().end.push(slots[2]);
-        assert_eq!((disk.poll(&mut [NOTHING; 8]), disk.in_flight()), (1, SLOTS - 1));
+        assert_eq!((disk.poll(&mut [Completion::NONE; 8]), disk.in_flight()), (1, SLOTS - 1));
         slots.sort_unstable();
         assert_eq!(slots, [0, 1, 2, 3], "each its own");
         disk.backend_mut().lost = Some(DiskFault::Gone);
@@ -427,7 +416,7 @@ mod tests {
         disk.submit(io(Operation::Write, 0, 1, 0)).unwrap();
         let slot = disk.backend().started[0];
         disk.backend_mut().end = vec![slot, slot];
-        disk.poll(&mut [NOTHING; 8]);
+        disk.poll(&mut [Completion::NONE; 8]);
     }
 
     #[test]
@@ -445,8 +434,8 @@ mod tests {
             disk.submit(io(Operation::Read, 0, 1, index)).unwrap();
         }
         assert_eq!(disk.poll(&mut []), 0);
-        assert_eq!((disk.poll(&mut [NOTHING; 3]), disk.in_flight()), (3, 1));
-        assert_eq!((disk.poll(&mut [NOTHING; 3]), disk.in_flight()), (1, 0));
+        assert_eq!((disk.poll(&mut [Completion::NONE; 3]), disk.in_flight()), (3, 1));
+        assert_eq!((disk.poll(&mut [Completion::NONE; 3]), disk.in_flight()), (1, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::batch::BatchKind;
 use super::queue::{Written, WrittenBatch};
 use super::{DurableBatch, Log, LogFault};
-use crate::disk::{Completion, Disk, DiskFault, Io, Operation};
+use crate::disk::{Completion, Disk, DiskFault, Operation};
 use crate::fired::Timer;
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::memory::Memory;
@@ -121,14 +121,7 @@ impl Log {
 
     /// Waits until nothing is in flight; for start and stop.
     pub(super) fn drain<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
-        let nothing = Io {
-            operation: Operation::Read,
-            tag: 0,
-            disk_offset: DiskOffset::START,
-            memory_offset: 0,
-            bytes: 0,
-        };
-        let mut done = [Completion { io: nothing, result: Ok(()) }; QUEUE_DEPTH_MAX];
+        let mut done = [Completion::NONE; QUEUE_DEPTH_MAX];
         while !self.queue.is_empty() {
             self.submit(disk, 0, 0);
             let count = disk.poll(&mut done);

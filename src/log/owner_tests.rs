@@ -5,7 +5,7 @@ use super::prefix::{Content, DurablePrefix};
 use super::queue::{Cargo, SealedBatch, Span, WriteQueue, Written};
 use super::segment::{Base, Place};
 use super::*;
-use crate::disk::{Completion, Disk, Errno, Io, Operation};
+use crate::disk::{Completion, Disk, Errno};
 use crate::limits::BLOCK_BYTES;
 use crate::position::{BatchSeq, DiskOffset, LogOffset};
 use crate::testing::disk::TestDisk;
@@ -52,14 +52,7 @@ fn submitted(count: u64, seed: u64) -> (WriteQueue, TestDisk) {
 }
 
 fn poll(disk: &mut TestDisk) -> Option<Completion> {
-    let io = Io {
-        operation: Operation::Read,
-        tag: 0,
-        disk_offset: DiskOffset::START,
-        memory_offset: 0,
-        bytes: 0,
-    };
-    let mut done = [Completion { io, result: Ok(()) }];
+    let mut done = [Completion::NONE];
     (disk.poll(&mut done) == 1).then_some(done[0])
 }
 

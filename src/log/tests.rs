@@ -5,7 +5,7 @@ use super::recovery::{Missing, OpenError, OpenOptions, Reason, read_log};
 use super::segment::End;
 use super::verify::verify;
 use super::*;
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::{Completion, Disk};
 use crate::limits::{BLOCK_BYTES, PRODUCERS_MAX, STREAMS_MAX};
 use crate::random::Random;
 use crate::testing::disk::{RING, TestDisk};
@@ -83,14 +83,7 @@ impl Writer {
     }
 
     pub(super) fn poll(&mut self) -> bool {
-        let io = Io {
-            operation: Operation::Read,
-            tag: 0,
-            disk_offset: DiskOffset::START,
-            memory_offset: 0,
-            bytes: 0,
-        };
-        let mut done = [Completion { io, result: Ok(()) }];
+        let mut done = [Completion::NONE];
         if self.disk.poll(&mut done) == 0 {
             return false;
         }

@@ -1,12 +1,12 @@
 //! The commit station: submit what was appended, poll the disk, move the durable prefix on.
 
 use crate::clock::{Clock, Now};
-use crate::disk::{Completion, Disk, Io, Operation};
+use crate::disk::{Completion, Disk, Operation};
 use crate::limits::COMPLETIONS_A_TURN;
 use crate::log::DurableBatch;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
-use crate::position::{BatchSeq, DiskOffset};
+use crate::position::BatchSeq;
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 
@@ -16,19 +16,8 @@ use super::{Reply, Stations};
 
 /// Room for the completions of one turn.
 pub(super) fn new_completions() -> Vec<Completion> {
-    vec![NOTHING; COMPLETIONS_A_TURN]
+    vec![Completion::NONE; COMPLETIONS_A_TURN]
 }
-
-const NOTHING: Completion = Completion {
-    io: Io {
-        operation: Operation::Read,
-        tag: 0,
-        disk_offset: DiskOffset::START,
-        memory_offset: 0,
-        bytes: 0,
-    },
-    result: Ok(()),
-};
 
 impl<D: Disk> Stations<D> {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {

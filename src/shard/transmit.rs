@@ -242,7 +242,6 @@ impl<D: Disk> Stations<D> {
 
     fn registered(&mut self, slot: usize) -> Registered {
         let credit = self.credit(slot);
-        let (max_seq, max_bytes) = (credit.seq_max(), credit.bytes_max());
         let session = self.sessions.get(slot);
         let producer = session.producer;
         let OwnShard { number: shard, of: shards } = self.own_shard();
@@ -255,8 +254,8 @@ impl<D: Disk> Stations<D> {
             producer_id: producer.map_or(0, |producer| producer.id.0).into(),
             epoch: self.epoch().0.into(),
             durable_to: session.receipts.durable_to().into(),
-            max_seq_allowed: max_seq.into(),
-            max_bytes_allowed: max_bytes.into(),
+            max_seq_allowed: credit.seq_max().into(),
+            max_bytes_allowed: credit.bytes_max().into(),
             message_bytes_max: u32::try_from(self.settings.message_bytes_max)
                 .expect("below 64 KiB")
                 .into(),

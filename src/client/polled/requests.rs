@@ -1,9 +1,11 @@
 //! What a polled client has asked for and was not answered.
 
-use super::transmit::REQUEST_NS;
 use crate::client::Request;
 use crate::fired::Timer;
 use crate::limits::STREAMS_MAX;
+
+/// Repetition of a request: first, and at most.
+const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
 
 /// A request that is not answered.
 #[derive(Debug)]

@@ -15,8 +15,6 @@ use crate::wire::control::{
 };
 use crate::wire::frame::Kind;
 
-/// Repetition of a request: first, and at most.
-pub(super) const REQUEST_NS: (u64, u64) = (5_000_000, 100_000_000);
 impl<C: Clock> Link<C> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
         if let Some(left) = self.route.take_left() {

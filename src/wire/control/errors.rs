@@ -1,0 +1,237 @@
+//! The frame that says why something was refused.
+
+use std::fmt;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::wire::Malformed;
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
+#[repr(u16)]
+#[ignore_extra_doc_attributes]
+pub enum ErrorCode {
+    /// the server does not know this session
+    ///
+    /// The client registers again.
+    UnknownSession = 1,
+    /// another instance of this producer has registered
+    Fenced = 2,
+    /// the server does not know this producer: it was forgotten after a week without a session, or this is another
+    /// log than before: is its disk in place, is this the address?
+    UnknownProducer = 3,
+    /// no such stream
+    UnknownStream = 4,
+    /// a message is too large
+    ///
+    /// A published one is larger than the server takes, or one of a subscription than its datagrams hold; the detail
+    /// is [`Sizes`].
+    MessageTooLarge = 5,
+    /// the log is full: trim every stream (buslane stream trim), or take a larger disk (buslane log copy --size)
+    NoSpace = 6,
+    /// the disk failed; nothing more is acknowledged until the server is restarted
+    DiskFailed = 7,
+    /// acknowledged data is damaged on the media
+    DataLoss = 8,
+    /// a table of the server is full
+    ///
+    /// Said by a release that does not say which.
+    LimitReached = 9,
+    /// the server is starting or stopping, or its disk is away
+    Draining = 10,
+    /// the request makes no sense to the server
+    BadRequest = 11,
+    /// a message failed its checksum on arrival
+    Checksum = 12,
+    /// the server knows no such subscription
+    ///
+    /// The client subscribes again.
+    UnknownSubscription = 13,
+    /// the server has its hands full just now; ask again
+    Busy = 14,
+    /// all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again
+    SessionsFull = 15,
+    /// all places for producers are taken; one is free when a publisher ends in order, or has been silent for a week:
+    /// try again then, or go on as a producer that is known
+    ProducersFull = 16,
+    /// the shard has as many streams as it takes, and a stream stays for good: publish to one that is there, or make
+    /// the log with more shards (each takes as many)
+    StreamsFull = 17,
+    /// there are as many subscriptions as the server takes: end one, or wait until another client ends
+    SubscriptionsFull = 18,
+}
+
+/// Why something was refused, with the number that belongs to the reason, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodedError {
+    /// Why.
+    pub code: ErrorCode,
+    /// The number; 0 for none.
+    pub detail: u64,
+}
+
+impl fmt::Display for CodedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, detail } = *self;
+        match (code, Sizes::of(detail)) {
+            _ if detail == 0 => code.fmt(f),
+            (ErrorCode::Draining, _) if detail == STARTING => {
+                f.write_str("the server is starting: it makes its log, or recovers it")
+            }
+            (ErrorCode::MessageTooLarge, Sizes { needs, takes }) => {
+                write!(f, "{code}: {needs} bytes, and {takes} fit")
+            }
+            _ => write!(f, "{code} ({detail})"),
+        }
+    }
+}
+
+impl ErrorCode {
+    /// The same with a number that belongs to it.
+    #[must_use]
+    pub const fn with(self, detail: u64) -> CodedError {
+        CodedError { code: self, detail }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::UnknownSession,
+        Self::Fenced,
+        Self::UnknownProducer,
+        Self::UnknownStream,
+        Self::MessageTooLarge,
+        Self::NoSpace,
+        Self::DiskFailed,
+        Self::DataLoss,
+        Self::LimitReached,
+        Self::Draining,
+        Self::BadRequest,
+        Self::Checksum,
+        Self::UnknownSubscription,
+        Self::Busy,
+        Self::SessionsFull,
+        Self::ProducersFull,
+        Self::StreamsFull,
+        Self::SubscriptionsFull,
+    ];
+
+    /// Whether asking again may help by itself, soon; a client does that. All others are final for what was
+    /// asked: something has to change before, and the message says what.
+    #[must_use]
+    pub fn is_retry(self) -> bool {
+        match self {
+            Self::UnknownSession
+            | Self::UnknownSubscription
+            | Self::Draining
+            | Self::Busy
+            | Self::SessionsFull => true,
+            Self::Fenced
+            | Self::UnknownProducer
+            | Self::UnknownStream
+            | Self::MessageTooLarge
+            | Self::NoSpace
+            | Self::DiskFailed
+            | Self::DataLoss
+            | Self::LimitReached
+            | Self::BadRequest
+            | Self::Checksum
+            | Self::ProducersFull
+            | Self::StreamsFull
+            | Self::SubscriptionsFull => false,
+        }
+    }
+
+    /// The code on the wire.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// Back from the wire; `None` for a code of a later release.
+    #[must_use]
+    pub fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+}
+
+/// The detail of [`ErrorCode::Draining`] where the server makes its log, or recovers it: it will serve when that is done.
+pub const STARTING: u64 = 1;
+
+/// What [`ErrorCode::MessageTooLarge`] is about, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// What the message needs.
+    pub needs: usize,
+    /// What there is for it.
+    pub takes: usize,
+}
+
+impl Sizes {
+    /// Both as a detail on the wire.
+    #[must_use]
+    pub fn detail(self) -> u64 {
+        let size = |bytes: usize| u64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
+        size(self.needs) << 32 | size(self.takes)
+    }
+
+    /// Both back from a detail.
+    #[must_use]
+    pub fn of(detail: u64) -> Self {
+        let size = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).expect("32 bits fit");
+        Self { needs: size(detail >> 32), takes: size(detail) }
+    }
+}
+
+/// Fixed part of ERROR; a text for people follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ErrorHead {
+    /// [`ErrorCode`].
+    pub code: U16,
+    /// Must be zero.
+    pub reserved: U16,
+    /// The request that is refused, or 0.
+    pub request: U32,
+    /// A number that belongs to the reason: stream, limit or sequence.
+    pub detail: U64,
+}
+
+/// ERROR: a refusal with its reason.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorFrame<'a> {
+    /// The fixed part.
+    pub head: &'a ErrorHead,
+    /// For people; may be empty.
+    pub text: &'a str,
+}
+
+impl<'a> ErrorFrame<'a> {
+    pub(in crate::wire) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, text) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let text = std::str::from_utf8(text).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head, text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_number_that_belongs_to_it_and_no_other() {
+        let full = ErrorCode::NoSpace.with(0).to_string();
+        assert!(
+            full.starts_with("the log is full: trim every stream (buslane stream trim), "),
+            "{full}"
+        );
+        assert!(!full.contains("(0)"), "{full}");
+        let places = ErrorCode::UnknownProducer.with(17).to_string();
+        assert!(places.ends_with(" (17)"), "{places}");
+        let starts = ErrorCode::Draining.with(STARTING).to_string();
+        assert!(starts.starts_with("the server is starting: "), "{starts}");
+        let sizes = Sizes { needs: 2_000, takes: 1_400 };
+        let large = ErrorCode::MessageTooLarge.with(sizes.detail()).to_string();
+        assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
+    }
+}
