@@ -90,8 +90,13 @@ pub const HELD_A_SESSION: usize = 64;
 /// Runs of receipts kept for one session, durable ones included.
 pub const RUNS_MAX: usize = 512;
 
-/// Entries of who is owed for which batch, at most: each session once a batch in flight, the open and a sealed one.
-pub const ACKS_DUE_MAX: usize = (QUEUE_DEPTH_MAX + 2) * SESSIONS_MAX;
+/// Batches with messages that are not durable, at most: as small as they may be while the disk takes them; behind these
+/// full ones, of which each lacks less than a datagram and a block; one before a roll, and the open one.
+pub const BATCHES_WAITING_MAX: usize =
+    QUEUE_DEPTH_MAX + IN_FLIGHT_BYTES_MAX / (BATCH_BYTES_MAX - 2 * DATAGRAM_BYTES_MAX) + 2;
+
+/// Entries of who is owed for which batch, at most: each session once for each of them.
+pub const ACKS_DUE_MAX: usize = BATCHES_WAITING_MAX * SESSIONS_MAX;
 
 /// Ranges of one NAK, at most.
 pub const NAK_RANGES_MAX: usize = 16;

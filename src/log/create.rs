@@ -333,6 +333,21 @@ mod tests {
     const RING: usize = 2 << 20;
 
     #[test]
+    fn segments_are_neither_smaller_nor_larger_than_they_may_be() {
+        let disk = RamDisk::new(MIB, 1 << 20, 8).unwrap();
+        let (least, most) = (SEGMENT_BYTES_MIN as u64, SEGMENT_BYTES_MAX as u64);
+        for (segment_bytes, fits) in
+            [(least, true), (most, true), (least / 2, false), (2 * most, false), (3 * least, false)]
+        {
+            let options = FormatOptions { segment_bytes, force: false };
+            let refused = check_size(disk.info(), u64::MAX, &options);
+            let is_size =
+                matches!(refused, Err(FormatError::SegmentBytes(bytes)) if bytes == segment_bytes);
+            assert_eq!((refused.is_ok(), is_size), (fits, !fits), "{segment_bytes}");
+        }
+    }
+
+    #[test]
     fn what_was_made_and_never_served_holds_nothing_and_what_was_served_does() {
         for shards in [1, 2] {
             let mut disk = RamDisk::new(40 * MIB, Log::memory_bytes(RING), 8).unwrap();

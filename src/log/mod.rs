@@ -62,6 +62,8 @@ mod places_tests;
 mod owner_tests;
 #[cfg(test)]
 mod trim_tests;
+#[cfg(test)]
+mod bounds_tests;
 
 use crate::disk::DiskFault;
 use crate::ids::{Epoch, ProducerId, StreamId};

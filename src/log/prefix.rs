@@ -6,7 +6,7 @@ use super::queue::WrittenBatch;
 use super::segment::Base;
 use super::{BatchTimes, DurableBatch};
 use crate::ids::StreamId;
-use crate::limits::{FLIGHTS_MAX, QUEUE_DEPTH_MAX, STREAMS_MAX, TRIMS_MAX};
+use crate::limits::{BATCHES_WAITING_MAX, FLIGHTS_MAX, STREAMS_MAX, TRIMS_MAX};
 use crate::memory::resident;
 use crate::mutant::Mutant;
 use crate::position::{BatchSeq, DiskOffset, LogOffset};
@@ -79,7 +79,7 @@ impl DurablePrefix {
             content: Content { batch_seq: base.batch_seq, chain: base.chain },
             marked: base.batch_seq,
             completed: resident(FLIGHTS_MAX, NO_BATCH).into(),
-            marks: resident(STREAMS_MAX * (QUEUE_DEPTH_MAX + 2), NOTHING_DUE).into(),
+            marks: resident(STREAMS_MAX * BATCHES_WAITING_MAX, NOTHING_DUE).into(),
             trims: resident(TRIMS_MAX, NOTHING_DUE).into(),
             closing: None,
         }

@@ -155,8 +155,9 @@ impl WriteQueue {
         self.fault
     }
 
-    /// Puts a write behind all others.
+    /// Puts a write behind all others. There is room for all that may be appended; whoever wipes asks before.
     pub(super) fn push(&mut self, span: Span, cargo: Cargo) {
+        debug_assert!(self.room() > 0, "the queue holds what it was made for");
         match cargo {
             Cargo::Batch(_) => self.batch_bytes += span.bytes,
             Cargo::Auxiliary => self.auxiliary += 1,

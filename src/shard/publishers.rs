@@ -182,6 +182,7 @@ impl Publishers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::BATCHES_WAITING_MAX;
 
     #[test]
     fn whoever_has_more_to_be_told_waits_behind_the_others() {
@@ -209,6 +210,21 @@ mod tests {
         assert_eq!(owed(&mut publishers, 6), [0_usize; 0]);
         assert_eq!(owed(&mut publishers, 7), [1, 2]);
         assert_eq!(owed(&mut publishers, u64::MAX), [1]);
+    }
+
+    #[test]
+    fn all_sessions_are_owed_for_all_batches_that_wait_and_nothing_is_allocated() {
+        let mut publishers = Publishers::new(BTreeMap::new());
+        let room = publishers.acks_due.capacity();
+        for batch in 1..=BATCHES_WAITING_MAX as u64 {
+            (0..SESSIONS_MAX).for_each(|slot| publishers.await_batch(slot, BatchSeq::new(batch)));
+        }
+        assert_eq!(
+            (publishers.acks_due.len(), publishers.acks_due.capacity()),
+            (ACKS_DUE_MAX, room)
+        );
+        let told = std::iter::from_fn(|| publishers.take_ack_due(BatchSeq::new(u64::MAX))).count();
+        assert_eq!(told, ACKS_DUE_MAX, "nobody is forgotten");
     }
 
     #[test]

@@ -82,3 +82,47 @@ impl Segments {
         std::mem::take(&mut self.freed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::batch::SegmentKey;
+    use crate::log::catalog::Catalog;
+    use crate::log::segment::{Base, End, Geometry};
+    use crate::log::segments::Recovered;
+    use crate::position::BatchSeq;
+
+    /// A segment of ten batches; the first holds messages, the others none.
+    fn live(seg_no: u64) -> Live {
+        let base = |batch_seq, message| {
+            let batch_seq = BatchSeq::new(batch_seq);
+            Base { batch_seq, message, chain: 0 }
+        };
+        let messages = if seg_no == 0 { 0 } else { 5 };
+        let end = End { off: 8192, base: base(10 * (seg_no + 1), 5) };
+        let (place, base) = (Place::new(seg_no), base(10 * seg_no, messages));
+        let seg_no = SegmentNo::new(seg_no);
+        let key = SegmentKey { log_tag: 1, epoch: 1, seg_no, salt: 1, chain_salt: 1 };
+        Live { seg_no, place, key, base, joins: BatchSeq::new(10), end: Some(end) }
+    }
+
+    #[test]
+    fn of_the_segments_without_messages_the_newest_are_looked_at_and_all_go_in_the_end() {
+        let count = 2 * SEGMENTS_LOOKED_AT as u64;
+        let mut found = Recovered::nothing(count);
+        (0..count).for_each(|seg_no| found.push(live(seg_no), &[]));
+        let geometry = Geometry { segment_bytes: 1 << 20, segments: count };
+        let mut segments = Segments::new(geometry, found, &mut Catalog::new());
+        let marked = BatchSeq::new(u64::MAX);
+        let mut take = || {
+            let gone = segments.take_unneeded(Some(SegmentNo::new(0)), marked, false);
+            gone.map(|gone| gone.seg_no.get())
+        };
+        let oldest_seen = count - 1 - SEGMENTS_LOOKED_AT as u64;
+        assert_eq!(take(), Some(oldest_seen), "not the oldest: these are looked at later");
+        let mut gone: Vec<_> = std::iter::from_fn(&mut take).chain([oldest_seen]).collect();
+        gone.sort_unstable();
+        let all: Vec<_> = (1..count - 1).collect();
+        assert_eq!(gone, all, "but the first, which has messages, and the newest");
+    }
+}
