@@ -252,6 +252,9 @@ impl<D: Disk> Stations<D> {
         }
         let being_made = self.log.stream_being_made(asked.name);
         if let Some((stream, batch_seq)) = being_made.filter(|_| !self.condition().is_over()) {
+            if self.cannot_wait() {
+                return;
+            }
             // It is answered for once its record is durable, whoever asked first; or asked for again.
             self.requests.wait(of, stream, batch_seq);
             return;
@@ -261,11 +264,12 @@ impl<D: Disk> Stations<D> {
             return;
         }
         let refused = self.condition().refusal();
-        if refused.is_none() && self.requests.is_full() {
+        if refused.is_none() && self.cannot_wait() {
             return;
         }
+        let (outbox, counters) = (&mut self.outbox, &mut self.counters);
         let mut error =
-            |code, detail| self.outbox.push(Reply::Error { slot, code, request, detail });
+            |code, detail| outbox.note(Reply::Error { slot, code, request, detail }, counters);
         if let Some(code) = refused {
             error(code, 0);
             return;
@@ -285,6 +289,14 @@ impl<D: Disk> Stations<D> {
         }
     }
 
+    /// Whether no more requests can wait for their records: who asks now is not answered, which is counted, and asks
+    /// again.
+    fn cannot_wait(&mut self) -> bool {
+        let is_full = self.requests.is_full();
+        self.counters.add(Counter::RepliesDropped, u64::from(is_full));
+        is_full
+    }
+
     pub(super) fn on_trim_stream(&mut self, slot: usize, asked: &TrimStream) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
         let of = RequestOf { slot, request };
@@ -296,7 +308,7 @@ impl<D: Disk> Stations<D> {
             self.reply(Reply::StreamInfo { slot, request, stream });
             return;
         }
-        if self.requests.is_full() {
+        if self.cannot_wait() {
             return;
         }
         // Trimming is what a full log is for.

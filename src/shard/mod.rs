@@ -38,6 +38,8 @@ mod edge_tests;
 mod stranger_tests;
 #[cfg(test)]
 mod patience_tests;
+#[cfg(test)]
+mod turn_tests;
 
 use std::collections::BTreeMap;
 

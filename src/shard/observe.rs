@@ -342,6 +342,47 @@ impl<D: Disk> Stations<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Peer;
+    use crate::metrics::snapshot::exchange;
+    use crate::metrics::stages::Stage;
+    use crate::port::memory::Faults;
+    use crate::session::table::Requester;
+    use crate::testing::rig::{Rig, address};
+
+    #[test]
+    fn a_batch_beyond_those_remembered_is_counted_with_the_last() {
+        let recorder = Arc::new(Recorder::new(1_000, true));
+        let mut observer = Observer::new(exchange().0, recorder);
+        let batch = BatchTimes { messages: 2, durable_ns: 500, ..BatchTimes::default() };
+        (0..TIMES_WAITING_MAX + 5).for_each(|_| observer.durable(&batch));
+        assert_eq!(observer.waiting.len(), TIMES_WAITING_MAX);
+        observer.told(900);
+        assert_eq!(observer.stages.get(Stage::Whole).count(), 2 * (TIMES_WAITING_MAX as u64 + 5));
+        assert!(!observer.is_owed());
+    }
+
+    #[test]
+    fn a_turn_copies_so_many_rows_and_the_next_one_goes_on() {
+        let mut rig = Rig::new(1, Faults::default());
+        let stations = &mut rig.shards[0].stations;
+        for nonce in 0..ROWS_A_TURN as u64 + 1 {
+            let peer = Peer::ip_only(address(9));
+            stations.sessions.open(Requester { peer, nonce }, 1).unwrap();
+        }
+        let at = Appended { batch_seq: BatchSeq::NONE, at_ns: 0 };
+        let mut snapshot = Snapshot::new();
+        let mut next = Filling::Sessions(0, at);
+        for copied in [ROWS_A_TURN, ROWS_A_TURN + 1, ROWS_A_TURN + 1] {
+            next = stations.fill(&mut snapshot, next).expect("there is more");
+            assert_eq!(snapshot.sessions.as_slice().len(), copied);
+        }
+        let mut turns = 3;
+        while matches!(next, Filling::Sessions(..)) {
+            next = stations.fill(&mut snapshot, next).expect("there is more");
+            turns += 1;
+        }
+        assert_eq!(turns, SESSIONS_MAX / ROWS_A_TURN);
+    }
 
     #[test]
     fn the_longest_stretch_of_a_turn_is_named() {

@@ -248,7 +248,10 @@ mod tests {
         for slot in 0..RECEIVE_BURST {
             assert_eq!(taken(&mut outbox, &|n| list(slot, n)), usize::from(REPLIES_A_SESSION_MAX));
         }
-        assert!(!outbox.push(list(RECEIVE_BURST, 0)), "that is all there is room for");
+        assert_eq!(outbox.replies.len(), REPLIES_MAX);
+        let mut counters = Counters::default();
+        outbox.note(list(RECEIVE_BURST, 0), &mut counters);
+        assert_eq!(counters.get(Counter::RepliesDropped), 1, "that is all there is room for");
         outbox.consume(REFUSALS_MAX + 1);
         assert!(outbox.push(refuse) && outbox.push(list(0, 0)), "what is sent makes room");
         outbox.forget(1);

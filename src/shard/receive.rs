@@ -26,9 +26,11 @@ impl<D: Disk> Stations<D> {
         };
         if conn_id.0 == 0 {
             // No answers are longer than what was asked, so that nobody is flooded through us.
-            let registers = REGISTERS_A_DATAGRAM.min(bytes.len() / REGISTERED_BYTES);
-            for frame in frames.take(registers) {
-                if let Ok(Frame::Register(register)) = frame {
+            let mut answers = REGISTERS_A_DATAGRAM.min(bytes.len() / REGISTERED_BYTES);
+            for frame in frames {
+                if let (Ok(Frame::Register(register)), Some(left)) = (frame, answers.checked_sub(1))
+                {
+                    answers = left;
                     self.on_register(peer, register);
                 } else {
                     self.counters.add(Counter::DroppedMalformed, 1);

@@ -124,6 +124,10 @@ impl<D: Disk> Stations<D> {
                 continue;
             }
             self.publishers.note_gap(slot);
+            if port.reserve(session.peer).is_none() {
+                // It is not counted as reported, and comes again.
+                break;
+            }
             if !session.receiver.nak_due(self.now.monotonic_ns) {
                 continue;
             }
@@ -377,4 +381,32 @@ pub fn refuse<P: Port>(
     let len = writer.len();
     port.commit(len);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{SESSIONS_MAX, WINDOW_MESSAGES_MAX};
+    use crate::port::memory::Faults;
+    use crate::session::table::Requester;
+    use crate::testing::rig::{Rig, address};
+
+    #[test]
+    fn the_window_is_shared_by_those_who_publish_and_nobody_gets_less_than_the_least() {
+        let mut rig = Rig::new(1, Faults::default());
+        let stations = &mut rig.shards[0].stations;
+        let mut granted = |publishers| {
+            let asker = Requester { peer: Peer::ip_only(address(9)), nonce: publishers as u64 };
+            let slot = stations.sessions.open(asker, 1).unwrap();
+            stations.publishers.pretend(publishers);
+            stations.credit(slot)
+        };
+        let many = WINDOW_MESSAGES_MAX / CREDIT_MESSAGES_MIN;
+        let (whole, least) = (WINDOW_MESSAGES_MAX as u64, CREDIT_MESSAGES_MIN as u64);
+        let expected = [whole, whole / 2, least + least / (many as u64 - 1), least, least, least];
+        let granted = [1, 2, many - 1, many, many + 1, SESSIONS_MAX].map(&mut granted);
+        assert_eq!(granted.map(|granted| granted.seq_max()), expected);
+        let bytes_max = granted.map(|granted| granted.bytes_max());
+        assert_eq!(bytes_max[5], CREDIT_BYTES_MIN as u64, "the largest message, for everybody");
+    }
 }
