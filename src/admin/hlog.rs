@@ -45,10 +45,10 @@ impl IntervalLog {
     /// # Errors
     /// When the operating system gives no thread.
     pub(super) fn write_beside(self) -> io::Result<IntervalWriter> {
-        let (lines, queue) = sync_channel(INTERVALS_WAITING_MAX);
+        let (writer, queue) = IntervalWriter::new();
         let body = move || self.write_until_it_fails(&queue);
         Builder::new().name("buslane-hlog".into()).spawn(body)?;
-        Ok(IntervalWriter { lines, missing: 0 })
+        Ok(writer)
     }
 
     fn write_until_it_fails(mut self, queue: &Receiver<Vec<u8>>) {
@@ -80,6 +80,12 @@ pub(super) struct IntervalWriter {
 }
 
 impl IntervalWriter {
+    /// One, and what somebody has to write.
+    fn new() -> (Self, Receiver<Vec<u8>>) {
+        let (lines, queue) = sync_channel(INTERVALS_WAITING_MAX);
+        (Self { lines, missing: 0 }, queue)
+    }
+
     /// Has a snapshot of a shard written, one line for each stage that has something; `false` once nothing can be
     /// any more.
     pub(super) fn write(&mut self, shard: usize, snapshot: &Snapshot) -> bool {
@@ -201,20 +207,30 @@ mod tests {
         // Files with holes: they take no room.
         (100..140).for_each(|number| make(number, INTERVAL_FILE_BYTES_MAX));
         IntervalLog::open(dir.path()).expect("made");
+        let newest = usize::try_from(INTERVAL_FILES_BYTES_MAX / INTERVAL_FILE_BYTES_MAX).unwrap();
         assert_eq!(
             left(),
-            15 + 2 + 1,
+            (newest - 1) + 2 + 1,
             "the newest gigabyte, the two that are open, and what is not ours"
         );
     }
 
     #[test]
+    fn so_many_files_are_kept_however_small() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name = |number| dir.path().join(format!("stages-00000{number:05}-0.hlog"));
+        (0..INTERVAL_FILES_KEPT).for_each(|number| drop(File::create(name(number)).expect("made")));
+        IntervalLog::open(dir.path()).expect("made");
+        assert_eq!(fs::read_dir(dir.path()).expect("read").count(), INTERVAL_FILES_KEPT);
+        assert!(!name(0).exists() && name(1).exists(), "the oldest gave way to the new one");
+    }
+
+    #[test]
     fn a_disk_that_stands_still_holds_nobody() {
-        let (lines, queue) = sync_channel(2);
-        let mut writer = IntervalWriter { lines, missing: 0 };
+        let (mut writer, queue) = IntervalWriter::new();
         let snapshot = Snapshot::new();
         assert!(
-            (0..5).all(|_| writer.write(0, &snapshot)),
+            (0..INTERVALS_WAITING_MAX + 3).all(|_| writer.write(0, &snapshot)),
             "nobody takes them, and that is no error"
         );
         assert_eq!(writer.missing, 3);

@@ -113,3 +113,64 @@ async fn answer(
     // A client that went away or spoke nonsense is its own business.
     let _ = timeout(CONNECTION_TIME, connection).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().expect("a runtime")
+    }
+
+    #[test]
+    fn who_comes_last_takes_the_place_of_the_oldest_that_said_nothing_or_of_the_oldest() {
+        runtime().block_on(async {
+            let mut places = Places::default();
+            let open = |has_asked| {
+                let has_asked = Arc::new(AtomicBool::new(has_asked));
+                Open { task: tokio::spawn(pending::<()>()).abort_handle(), has_asked }
+            };
+            (1..HTTP_CONNECTIONS_MAX).for_each(|number| places.0.push_back(open(number != 7)));
+            let (oldest, silent) = (places.0[0].task.clone(), places.0[6].task.clone());
+            places.make_room();
+            assert_eq!(places.0.len(), HTTP_CONNECTIONS_MAX - 1, "there is room");
+            for gone in [silent, oldest] {
+                places.0.push_back(open(true));
+                assert!(!gone.is_finished());
+                places.make_room();
+                for _ in 0..HTTP_CONNECTIONS_MAX {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!((places.0.len(), gone.is_finished()), (HTTP_CONNECTIONS_MAX - 1, true));
+            }
+        });
+    }
+
+    #[test]
+    fn a_head_that_is_longer_than_it_may_be_is_refused() {
+        for (bytes, status) in [(HTTP_HEAD_BYTES_MAX, "404"), (HTTP_HEAD_BYTES_MAX + 1, "431")] {
+            let answered = runtime().block_on(async {
+                let (mut client, server) = UnixStream::pair().expect("a pair");
+                server.set_nonblocking(true).expect("set");
+                let (begin, end) = ("GET / HTTP/1.1\r\nhost: x\r\nfill: ", "\r\n\r\n");
+                let fill = "x".repeat(bytes - begin.len() - end.len());
+                client
+                    .write_all(format!("{begin}{fill}{end}").as_bytes())
+                    .expect("it fits the socket");
+                let server = tokio::net::UnixStream::from_std(server).expect("registered");
+                answer(server, Router::new(), Arc::default()).await;
+                let mut text = String::new();
+                // What of the head was not read resets the connection, behind the answer.
+                let _ = client.read_to_string(&mut text);
+                text
+            });
+            assert_eq!(answered.split(' ').nth(1), Some(status), "{bytes} bytes: {answered}");
+        }
+    }
+}

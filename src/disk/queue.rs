@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::disk::ram::RamDisk;
     use crate::ids::Durability;
-    use crate::limits::BLOCK_BYTES;
+    use crate::limits::{BLOCK_BYTES, TRANSFER_BYTES_MAX};
     use crate::position::DiskOffset;
 
     const SLOTS: usize = 4;
@@ -377,6 +377,18 @@ mod tests {
     fn nor_is_an_operation_behind_the_end() {
         let mut disk = RamDisk::new(1 << 20, 1 << 20, 4).unwrap();
         let _ = disk.submit(io(Operation::Read, 255, 2, 0));
+    }
+
+    #[test]
+    fn an_operation_is_as_large_as_the_disk_takes_and_no_larger() {
+        let (bytes, transfer_bytes_max) = (2 * TRANSFER_BYTES_MAX as u64, TRANSFER_BYTES_MAX);
+        let info = DiskInfo { bytes, transfer_bytes_max, ..told().info().clone() };
+        let blocks = TRANSFER_BYTES_MAX / BLOCK_BYTES;
+        let is_valid = |blocks| {
+            let io = io(Operation::Read, 0, blocks, 0);
+            std::panic::catch_unwind(|| io.assert_valid(&info)).is_ok()
+        };
+        assert_eq!([0, 1, blocks, blocks + 1].map(is_valid), [false, true, true, false]);
     }
 
     #[test]

@@ -423,6 +423,17 @@ mod tests {
     }
 
     #[test]
+    fn what_reads_badly_so_often_in_a_row_is_damaged() {
+        let mut cursor = Cursor::new(StreamId(1), Begin::Sequence(1), 8);
+        for _ in 0..2 {
+            assert!((1..BAD_READS_MAX).all(|_| cursor.reads_again()), "it is tried again");
+            cursor.reads_well();
+        }
+        assert!((1..BAD_READS_MAX).all(|_| cursor.reads_again()));
+        assert!(!cursor.reads_again(), "no more");
+    }
+
+    #[test]
     fn the_largest_numbers_do_not_overflow() {
         let mut cursor = Cursor::new(StreamId(1), Begin::Sequence(u64::MAX), u64::MAX);
         cursor.took(u64::MAX);

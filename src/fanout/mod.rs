@@ -187,3 +187,43 @@ impl Fanout {
         self.free_buffers.push(buffer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::REPLAY_READS_MAX;
+
+    fn subscription(session: usize) -> Subscription {
+        Subscription::new(session, 1, Cursor::new(StreamId(1), Begin::Sequence(1), 8), 0)
+    }
+
+    #[test]
+    fn a_shard_has_so_many_subscriptions_and_takes_no_more() {
+        let mut fanout = Fanout::new(1);
+        assert!((0..SUBSCRIPTIONS_A_SHARD).all(|session| fanout.add(subscription(session))));
+        assert!(!fanout.add(subscription(0)), "whoever asks is told");
+        fanout.remove(7);
+        assert!(fanout.add(subscription(0)) && !fanout.add(subscription(0)));
+    }
+
+    #[test]
+    fn a_read_waits_while_all_buffers_are_in_use() {
+        let mut fanout = Fanout::new(REPLAY_READS_MAX);
+        let all = (0..=REPLAY_READS_MAX).all(|session| fanout.add(subscription(session)));
+        assert!(all);
+        let mut buffers = Vec::new();
+        for index in 0..REPLAY_READS_MAX {
+            buffers.extend(fanout.free_buffer());
+            fanout.begin_read(index);
+        }
+        buffers.sort_unstable();
+        assert!(buffers.iter().copied().eq(0..REPLAY_READS_MAX), "each has its own: {buffers:?}");
+        assert_eq!(fanout.free_buffer(), None, "the next one waits");
+        fanout.remove(3);
+        assert_eq!(fanout.free_buffer(), None, "the device writes there still");
+        let ended = (0..REPLAY_READS_MAX).filter(|&buffer| fanout.end_read(buffer, None).is_none());
+        let ended: Vec<_> = ended.collect();
+        assert_eq!(ended, [REPLAY_READS_MAX - 4], "whose subscription is gone");
+        assert!(fanout.free_buffer().is_some());
+    }
+}

@@ -194,6 +194,9 @@ mod tests {
         assert!(recorder.stalls().is_empty());
         recorder.stalled(&turn(5));
         assert_eq!(recorder.stalls(), [turn(5)]);
+        (6..=100).for_each(|number| recorder.stalled(&turn(number)));
+        let newest = (0..LONG_TURNS_KEPT as u64).map(|back| turn(100 - back));
+        assert!(recorder.stalls().into_iter().eq(newest), "the others are forgotten");
     }
 
     #[test]

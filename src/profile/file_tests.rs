@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::limits::SHARDS_MAX;
 use crate::profile::{Core, DiskDriver, PortDriver};
 
 fn said(text: &str, settings: &[&str]) -> String {
@@ -126,6 +127,9 @@ fn values_out_of_range_are_refused_with_the_range() {
         assert!(error.is_usage(), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }
+    assert_eq!(with(&[&format!("shard.count={SHARDS_MAX}"), "disk.size=1TiB"]).map(|_| ()), Ok(()));
+    let error = with(&[&format!("shard.count={}", SHARDS_MAX + 1)]).unwrap_err().to_string();
+    assert!(error.contains("wanted 1 to 64"), "{error}");
     let long = format!("port.dpdk.eal=[\"--vdev=net_memif0,socket=/{}\"]", "x".repeat(107));
     assert!(with(&[&long]).unwrap_err().to_string().contains("107 bytes at most"));
 }

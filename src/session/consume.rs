@@ -249,3 +249,37 @@ impl Subscription {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::wire::frame::Kind;
+    use crate::wire::samples::all;
+    use crate::wire::{Frame, parse};
+
+    #[test]
+    fn a_record_that_comes_damaged_so_often_in_a_row_is_damaged_where_it_comes_from() {
+        let sample = all(1, 1).into_iter().find(|sample| sample.kind == Kind::Data).unwrap();
+        let intact = sample.datagram(ConnId(1));
+        let mut damaged = intact.clone();
+        // Of its payload.
+        *damaged.last_mut().unwrap() ^= 1;
+        let take = |subscription: &mut Subscription, bytes: &[u8]| {
+            let (_, _, mut frames) = parse(bytes).unwrap();
+            let Some(Ok(Frame::Data(data))) = frames.next() else { panic!("a DATA frame") };
+            subscription.on_data(&data, &mut |_| {})
+        };
+        let mut subscription = Subscription::new(StreamId(1), 1, StartFrom::Start, 8, 0);
+        assert!(subscription.on_subscribed(1));
+        for _ in 1..DAMAGED_RECORDS_MAX {
+            assert_eq!(take(&mut subscription, &damaged), Ok(0), "it is asked for again");
+            let status = subscription.status(TELL_NS).expect("it is asked for");
+            assert_eq!((status.flags.get(), status.position.get()), (STATUS_REWIND, 1));
+            subscription.credit.rewound_ns = 0;
+        }
+        assert_eq!(take(&mut subscription.clone(), &damaged), Err(Damaged { sequence: 1 }));
+        assert_eq!(take(&mut subscription, &intact), Ok(1), "the last try brings it");
+        assert_eq!(subscription.damaged, 0, "and the next one has all its tries");
+    }
+}

@@ -320,6 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::HELD_FRAMES_MAX;
 
     #[test]
     fn classify_is_exact_at_its_borders() {
@@ -346,6 +347,27 @@ mod tests {
             ranges[..count].iter().map(|r| (r.first.get(), r.last.get())).collect();
         assert_eq!(ranges, [(1, 2), (5, 6), (8, 9)]);
         assert_eq!(receiver.sack()[0], 0b10_0110, "numbers 3, 4 and 7 on the base of 2");
+    }
+
+    #[test]
+    fn each_session_holds_so_many_frames_and_all_of_them_together_so_many() {
+        let mut pool = HoldPool::new(HELD_FRAMES_MAX);
+        // Each behind a gap of its own.
+        let mut hold = |receiver: &mut Receiver, frame: u64| {
+            receiver.hold(&mut pool, 2 * frame + 2, 1, b"", 1)
+        };
+        let sessions = usize::from(HELD_FRAMES_MAX) / HELD_A_SESSION;
+        let mut receivers: Vec<_> = (0..sessions).map(|_| Receiver::new()).collect();
+        for receiver in &mut receivers {
+            let held = (0..1_000).filter(|&frame| hold(receiver, frame)).count();
+            assert_eq!((held, receiver.held()), (HELD_A_SESSION, HELD_A_SESSION));
+            let mut ranges = [SeqRange::default(); NAK_RANGES_MAX];
+            assert_eq!(receiver.missing(&mut ranges), NAK_RANGES_MAX, "what was refused, too");
+        }
+        let mut one_more = Receiver::new();
+        assert!(!hold(&mut one_more, 0) && one_more.has_gap(), "it is asked for again");
+        receivers[0].reset(0, &mut pool);
+        assert!(one_more.hold(&mut pool, 2, 1, b"", 1), "who leaves makes room");
     }
 
     #[test]

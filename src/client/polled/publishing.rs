@@ -209,3 +209,25 @@ impl Publishing {
         self.is_over |= self.retired_ns != 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_no_larger_than_the_largest_and_what_is_beyond_it_waits() {
+        let options = ClientOptions {
+            publisher: Publisher::New,
+            window_messages: usize::MAX,
+            window_bytes: 1,
+            dead_after_ns: u64::MAX,
+            nonce: 1,
+        };
+        let mut publishing = Publishing::new(&options);
+        let sender = publishing.sender_mut();
+        sender.begin(ProducerId(1), 0, Credit { seq_max: u64::MAX, bytes_max: u64::MAX }, 1);
+        let taken = (0..).take_while(|_| sender.offer(StreamId(1), b"", 1).is_ok()).count();
+        assert_eq!(taken, CLIENT_WINDOW_MESSAGES_MAX);
+        assert_eq!(sender.offer(StreamId(1), b"", 1), Err(Blocked::Window));
+    }
+}

@@ -76,3 +76,27 @@ impl Route {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_redirections_are_followed_one_behind_the_other() {
+        let server = |port| SocketAddrV4::new([127, 0, 0, 1].into(), port);
+        let mut route = Route::new(server(1));
+        let follow = |route: &mut Route| {
+            let followed = (0..2 * REDIRECTS_MAX).take_while(|&shard| {
+                let may_follow = route.may_follow();
+                if may_follow {
+                    route.follow(shard, server(2), ConnId(1));
+                }
+                may_follow
+            });
+            followed.count()
+        };
+        assert_eq!(follow(&mut route), REDIRECTS_MAX as usize);
+        route.answered();
+        assert_eq!(follow(&mut route), REDIRECTS_MAX as usize, "it was no circle");
+    }
+}

@@ -169,3 +169,26 @@ impl<C: Clock> Link<C> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Publisher;
+    use crate::port::memory::Faults;
+    use crate::testing::rig::Rig;
+
+    #[test]
+    fn a_poll_sends_so_many_datagrams_of_messages_and_the_next_one_the_others() {
+        let mut rig = Rig::new(1, Faults::default());
+        let publisher = rig.client(Publisher::New);
+        let stream = rig.create(publisher, "orders");
+        let client = &mut rig.clients[publisher];
+        // One fits a datagram, two do not.
+        for _ in 0..=DATAGRAMS_A_POLL {
+            client.offer(stream, &[1; 1_000]).unwrap();
+        }
+        let port = client.port.as_mut().expect("it is not closed");
+        let sent = [(); 3].map(|()| client.link.transmit_publishes(port));
+        assert_eq!(sent, [DATAGRAMS_A_POLL, 1, 0]);
+    }
+}
