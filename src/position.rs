@@ -8,7 +8,7 @@ use std::ops::{Add, AddAssign, Sub};
 
 use zerocopy::little_endian::U64;
 
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, SESSIONS_MAX};
 
 macro_rules! position {
     ($(#[$doc:meta])* $name:ident) => {
@@ -143,6 +143,40 @@ macro_rules! count {
 
 count!(BatchSeq);
 count!(SegmentNo);
+
+/// Where a session stands in the table of its shard. Unlike its connection id, it is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionSlot(usize);
+
+impl SessionSlot {
+    /// The first one.
+    pub const FIRST: Self = Self(0);
+
+    /// The one of this index.
+    #[must_use]
+    #[inline]
+    pub const fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// As an index of what is kept for each session.
+    #[must_use]
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0
+    }
+
+    /// All of a table.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> {
+        (0..SESSIONS_MAX).map(Self)
+    }
+}
+
+impl fmt::Display for SessionSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ pub use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
 use crate::fired::Timer;
 use crate::ids::StreamId;
 use crate::limits::SUBSCRIPTIONS_A_SHARD;
+use crate::position::SessionSlot;
 
 /// The first heartbeat after the last message; each next one waits twice as long.
 const BEAT_NS_MIN: u64 = 1_000_000;
@@ -22,7 +23,7 @@ const BEAT_NS_MAX: u64 = 256_000_000;
 /// One subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscription {
-    session: usize,
+    session: SessionSlot,
     request: u32,
     /// When something was last sent.
     sent_ns: u64,
@@ -35,13 +36,13 @@ pub struct Subscription {
 impl Subscription {
     /// One of `session`, made by `request`.
     #[must_use]
-    pub fn new(session: usize, request: u32, cursor: Cursor, now_ns: u64) -> Self {
+    pub fn new(session: SessionSlot, request: u32, cursor: Cursor, now_ns: u64) -> Self {
         Self { session, request, sent_ns: now_ns, beat_ns: 0, cursor }
     }
 
     /// The session it belongs to.
     #[must_use]
-    pub fn session(&self) -> usize {
+    pub fn session(&self) -> SessionSlot {
         self.session
     }
 
@@ -119,7 +120,7 @@ impl Fanout {
 
     /// The subscription of a session to a stream.
     #[must_use]
-    pub fn find(&self, session: usize, stream: StreamId) -> Option<usize> {
+    pub fn find(&self, session: SessionSlot, stream: StreamId) -> Option<usize> {
         let is_it = |of: &Subscription| of.session == session && of.cursor.stream() == stream;
         self.subscriptions.iter().position(is_it)
     }
@@ -194,6 +195,7 @@ mod tests {
     use crate::limits::REPLAY_READS_MAX;
 
     fn subscription(session: usize) -> Subscription {
+        let session = SessionSlot::new(session);
         Subscription::new(session, 1, Cursor::new(StreamId(1), Begin::Sequence(1), 8), 0)
     }
 

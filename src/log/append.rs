@@ -7,7 +7,7 @@ use super::{AppendError, Appended, ControlError, Log, Message, Registration};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, RESERVED_SEGMENTS};
 use crate::memory::Memory;
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 use crate::wire::record::{RecordHeader, Signed, record_bytes};
 
 /// Bytes a roll adds beside the checkpoint: the roll itself and the epoch's opening.
@@ -115,7 +115,7 @@ impl Log {
     ///
     /// # Panics
     /// When the producer is not known, or another session publishes as it.
-    pub fn hold_producer(&mut self, id: ProducerId, holder: usize) -> ProducerHandle {
+    pub fn hold_producer(&mut self, id: ProducerId, holder: SessionSlot) -> ProducerHandle {
         self.catalog.hold(id, holder)
     }
 

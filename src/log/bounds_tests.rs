@@ -15,7 +15,7 @@ use crate::limits::{
     IN_FLIGHT_BYTES_MAX, OPERATIONS_MAX, QUEUE_DEPTH_MAX, RING_BYTES, SEGMENTS_FREED_A_TURN,
     TRIMS_MAX,
 };
-use crate::position::DiskOffset;
+use crate::position::{DiskOffset, SessionSlot};
 
 /// Zeros over the first block of the log's area: whoever pushes it does not submit it.
 fn wipe() -> (Span, Cargo) {
@@ -33,7 +33,7 @@ fn so_many_batches_with_messages_wait_for_a_disk_that_stands_still() {
     let (mut log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
     let (stream, _) = log.create_stream(disk.memory_mut(), "orders", 1).unwrap();
     log.register_producer(disk.memory_mut(), None, Tenure { epoch: 1, instance: 9 }, 1).unwrap();
-    let producer = log.hold_producer(ProducerId(1), 0);
+    let producer = log.hold_producer(ProducerId(1), SessionSlot::FIRST);
     log.submit(&mut disk, 1, 1);
     log.drain(&mut disk).unwrap();
     let (mut producer_seq, mut batches) = (0, BTreeSet::new());

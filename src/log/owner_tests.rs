@@ -7,7 +7,7 @@ use super::segment::{Base, Place};
 use super::*;
 use crate::disk::{Completion, Disk, Errno};
 use crate::limits::BLOCK_BYTES;
-use crate::position::{BatchSeq, DiskOffset, LogOffset};
+use crate::position::{BatchSeq, DiskOffset, LogOffset, SessionSlot};
 use crate::testing::disk::TestDisk;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -168,7 +168,7 @@ fn published() -> (Catalog, ProducerHandle) {
         catalog.register(ProducerId(1), Tenure { epoch: 1, instance: 9 }, 1, BatchSeq::new(1)),
         0
     );
-    let handle = catalog.hold(ProducerId(1), 7);
+    let handle = catalog.hold(ProducerId(1), SessionSlot::new(7));
     (catalog, handle)
 }
 
@@ -193,7 +193,7 @@ fn a_handle_moves_both_tables_and_its_place_is_free_once_it_is_given_back() {
         catalog.register(ProducerId(2), Tenure { epoch: 1, instance: 1 }, 7, BatchSeq::new(2)),
         0
     );
-    let second = catalog.hold(ProducerId(2), 7);
+    let second = catalog.hold(ProducerId(2), SessionSlot::new(7));
     assert_eq!(catalog.producers().places().len(), 1, "its place is another's: {second:?}");
 }
 
@@ -208,5 +208,5 @@ fn nobody_is_forgotten_while_somebody_has_its_handle() {
 #[should_panic(expected = "one session")]
 fn a_producer_has_one_handle() {
     let (mut catalog, _handle) = published();
-    catalog.hold(ProducerId(1), 8);
+    catalog.hold(ProducerId(1), SessionSlot::new(8));
 }

@@ -7,6 +7,7 @@ use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk};
 use crate::limits::{BLOCK_BYTES, PRODUCERS_MAX, STREAMS_MAX};
+use crate::position::SessionSlot;
 use crate::random::Random;
 use crate::testing::disk::{RING, TestDisk};
 
@@ -56,7 +57,7 @@ impl Writer {
                 .unwrap();
             writer.settle();
         }
-        writer.producer = Some(writer.log.hold_producer(ProducerId(1), 0));
+        writer.producer = Some(writer.log.hold_producer(ProducerId(1), SessionSlot::FIRST));
         writer
     }
 

@@ -6,7 +6,7 @@ use crate::ids::{ConnId, Epoch, Peer, ProducerId};
 use crate::limits::{
     DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, EVICTIONS_A_TURN, Limits, SESSIONS_MAX,
 };
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 
 use super::receipts::Receipts;
 use super::receive::{HoldPool, Receiver};
@@ -146,6 +146,14 @@ impl Session {
     }
 }
 
+/// Which session was asked for from where.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    nonce: u64,
+    addr: SocketAddrV4,
+    slot: SessionSlot,
+}
+
 /// Places of the index of connection ids: four for a session, so that a free one is found soon.
 const INDEX_PLACES: usize = 4 * SESSIONS_MAX;
 const _: () = assert!(INDEX_PLACES.is_power_of_two() && SESSIONS_MAX < UNUSED as usize);
@@ -159,9 +167,9 @@ const UNUSED: u16 = u16::MAX;
 #[derive(Debug)]
 pub struct Sessions {
     slots: Vec<Session>,
-    free: Vec<usize>,
+    free: Vec<SessionSlot>,
     /// Sessions in use by nonce and address, ascending.
-    asked: Vec<(u64, SocketAddrV4, usize)>,
+    asked: Vec<Asked>,
     index: Box<[u16]>,
     unproven: Line,
     /// What connection ids are made from, and how many were made.
@@ -174,7 +182,7 @@ pub struct Sessions {
     /// Sessions that may still be ended in this turn so that others have a place.
     evictions_left: usize,
     /// The place whose timers were looked at last.
-    hand: usize,
+    hand: SessionSlot,
 }
 
 impl Sessions {
@@ -188,7 +196,7 @@ impl Sessions {
         key[8..].copy_from_slice(&epoch.0.to_le_bytes());
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
-            free: (0..places).rev().collect(),
+            free: (0..places).rev().map(SessionSlot::new).collect(),
             asked: Vec::with_capacity(SESSIONS_MAX),
             index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
             unproven: Line::new(),
@@ -197,7 +205,7 @@ impl Sessions {
             places,
             pool: HoldPool::new(limits.held_frames),
             evictions_left: EVICTIONS_A_TURN,
-            hand: 0,
+            hand: SessionSlot::FIRST,
         }
     }
 
@@ -214,49 +222,49 @@ impl Sessions {
     }
 
     /// The session that has to end for another one, where one can.
-    pub fn evict(&mut self) -> Option<usize> {
+    pub fn evict(&mut self) -> Option<SessionSlot> {
         let oldest = self.longest_unproven()?;
         self.evictions_left = self.evictions_left.checked_sub(1)?;
         Some(oldest)
     }
 
     /// The place whose timers are to be looked at next.
-    pub fn next_in_turn(&mut self) -> usize {
-        self.hand = self.hand.wrapping_add(1) % SESSIONS_MAX;
+    pub fn next_in_turn(&mut self) -> SessionSlot {
+        self.hand = SessionSlot::new(self.hand.index().wrapping_add(1) % SESSIONS_MAX);
         self.hand
     }
 
     /// The place whose timers were looked at last.
     #[must_use]
-    pub fn last_in_turn(&self) -> usize {
+    pub fn last_in_turn(&self) -> SessionSlot {
         self.hand
     }
 
     /// A session receives what follows a producer's number; nothing of it is held.
-    pub fn receive_from(&mut self, slot: usize, last_seq: u64) {
-        self.slots[slot].receiver.reset(last_seq, &mut self.pool);
+    pub fn receive_from(&mut self, slot: SessionSlot, last_seq: u64) {
+        self.slots[slot.index()].receiver.reset(last_seq, &mut self.pool);
     }
 
     /// Holds a frame back until those before it have come; `false` where there is no room.
     pub fn hold(
         &mut self,
-        slot: usize,
+        slot: SessionSlot,
         first_seq: u64,
         count: u64,
         body: &[u8],
         now_ns: u64,
     ) -> bool {
-        self.slots[slot].receiver.hold(&mut self.pool, first_seq, count, body, now_ns)
+        self.slots[slot.index()].receiver.hold(&mut self.pool, first_seq, count, body, now_ns)
     }
 
     /// The next frame that was held back and waits for nothing any more: its bytes are copied, and it is not held any
     /// more.
     pub fn take_ready(
         &mut self,
-        slot: usize,
+        slot: SessionSlot,
         body: &mut [u8; DATAGRAM_BYTES_MAX],
     ) -> Option<usize> {
-        let held = self.slots[slot].receiver.take_ready()?;
+        let held = self.slots[slot.index()].receiver.take_ready()?;
         let stored = self.pool.body(held);
         let len = stored.len();
         body[..len].copy_from_slice(stored);
@@ -282,9 +290,9 @@ impl Sessions {
     ///
     /// # Panics
     /// When the client has a session under this nonce.
-    pub fn open(&mut self, requester: Requester, now_ns: u64) -> Option<usize> {
+    pub fn open(&mut self, requester: Requester, now_ns: u64) -> Option<SessionSlot> {
         let slot = self.free.pop()?;
-        self.slots[slot].receipts.reset(0);
+        self.slots[slot.index()].receipts.reset(0);
         self.begin(slot, requester, now_ns);
         Some(slot)
     }
@@ -294,23 +302,24 @@ impl Sessions {
     ///
     /// # Panics
     /// When there is no such session.
-    pub fn succeed(&mut self, slot: usize, requester: Requester, fence: bool, now_ns: u64) {
-        let old = &self.slots[slot];
+    pub fn succeed(&mut self, slot: SessionSlot, requester: Requester, fence: bool, now_ns: u64) {
+        let old = &self.slots[slot.index()];
         // Nothing is sent that was not asked for to where nobody has shown to receive.
         let fence = fence && old.proven;
         let old = (old.peer, old.conn_id);
         self.close(slot);
         assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
         self.begin(slot, requester, now_ns);
-        self.slots[slot].fences = fence.then_some(old);
+        self.slots[slot.index()].fences = fence.then_some(old);
     }
 
-    fn begin(&mut self, slot: usize, requester: Requester, now_ns: u64) {
+    fn begin(&mut self, slot: SessionSlot, requester: Requester, now_ns: u64) {
         let at = self.asked_at(requester).expect_err("the caller looked for it");
-        self.asked.insert(at, (requester.nonce, requester.peer.addr, slot));
+        let (nonce, addr) = (requester.nonce, requester.peer.addr);
+        self.asked.insert(at, Asked { nonce, addr, slot });
         let conn_id = self.new_id();
-        self.index[place(conn_id)] = u16::try_from(slot).expect("below SESSIONS_MAX");
-        let session = &mut self.slots[slot];
+        self.index[place(conn_id)] = u16::try_from(slot.index()).expect("below SESSIONS_MAX");
+        let session = &mut self.slots[slot.index()];
         session.conn_id = conn_id;
         session.phase = Phase::Open;
         session.peer = requester.peer;
@@ -326,20 +335,20 @@ impl Sessions {
 
     /// A session is open, and its client has not shown yet that it knows of it: it stands behind all others of which
     /// that is true.
-    pub fn await_proof(&mut self, slot: usize) {
+    pub fn await_proof(&mut self, slot: SessionSlot) {
         self.unproven.push(slot);
     }
 
     /// The open session that has waited for longest for a word of its client.
     #[must_use]
-    pub fn longest_unproven(&self) -> Option<usize> {
+    pub fn longest_unproven(&self) -> Option<SessionSlot> {
         self.unproven.first()
     }
 
     /// A datagram of a session has come: its client knows of it. Says whether it shows that for the first time.
     #[inline]
-    pub fn hear(&mut self, slot: usize, now_ns: u64) -> bool {
-        let session = &mut self.slots[slot];
+    pub fn hear(&mut self, slot: SessionSlot, now_ns: u64) -> bool {
+        let session = &mut self.slots[slot.index()];
         session.last_received_ns = now_ns;
         let is_first = !session.proven;
         if is_first {
@@ -351,21 +360,21 @@ impl Sessions {
 
     fn asked_at(&self, requester: Requester) -> Result<usize, usize> {
         let key = (requester.nonce, requester.peer.addr);
-        self.asked.binary_search_by_key(&key, |&(nonce, addr, _)| (nonce, addr))
+        self.asked.binary_search_by_key(&key, |asked| (asked.nonce, asked.addr))
     }
 
     /// The session a client asked for with this nonce.
     #[must_use]
-    pub fn asked_by(&self, requester: Requester) -> Option<usize> {
-        self.asked_at(requester).ok().map(|at| self.asked[at].2)
+    pub fn asked_by(&self, requester: Requester) -> Option<SessionSlot> {
+        self.asked_at(requester).ok().map(|at| self.asked[at].slot)
     }
 
     /// Gives a place back, with the frames it held.
     ///
     /// # Panics
     /// When the place is free already.
-    pub fn close(&mut self, slot: usize) {
-        let session = &mut self.slots[slot];
+    pub fn close(&mut self, slot: SessionSlot) {
+        let session = &mut self.slots[slot.index()];
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
         session.producer = None;
@@ -381,18 +390,18 @@ impl Sessions {
     /// Whether the lists of free places, of nonces and of held frames agree with the places.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let asked = |&(nonce, addr, slot): &(u64, SocketAddrV4, usize)| {
-            let session = &self.slots[slot];
+        let asked = |&Asked { nonce, addr, slot }: &Asked| {
+            let session = &self.slots[slot.index()];
             session.phase != Phase::Free
                 && (session.client.nonce, session.peer.addr) == (nonce, addr)
         };
         let held = self.slots.iter().map(|session| session.receiver.held()).sum::<usize>();
-        self.free.iter().all(|&slot| self.slots[slot].phase == Phase::Free)
+        self.free.iter().all(|&slot| self.slots[slot.index()].phase == Phase::Free)
             && held == self.pool.in_use()
             && self.asked.len() == self.len()
             && self.asked.iter().all(asked)
             && self.unproven.slots().all(|slot| {
-                let session = &self.slots[slot];
+                let session = &self.slots[slot.index()];
                 session.phase == Phase::Open && !session.proven
             })
     }
@@ -400,29 +409,29 @@ impl Sessions {
     /// The slot a connection id names, when it is in use under just that id.
     #[must_use]
     #[inline]
-    pub fn find(&self, conn_id: ConnId) -> Option<usize> {
-        let slot = usize::from(self.index[place(conn_id)]);
-        let session = self.slots.get(slot)?;
+    pub fn find(&self, conn_id: ConnId) -> Option<SessionSlot> {
+        let slot = SessionSlot::new(usize::from(self.index[place(conn_id)]));
+        let session = self.slots.get(slot.index())?;
         (session.conn_id == conn_id && session.phase != Phase::Free).then_some(slot)
     }
 
     /// The session at a slot, in use or not.
     #[must_use]
     #[inline]
-    pub fn get(&self, slot: usize) -> &Session {
-        &self.slots[slot]
+    pub fn get(&self, slot: SessionSlot) -> &Session {
+        &self.slots[slot.index()]
     }
 
     /// The same, to change.
     #[must_use]
     #[inline]
-    pub fn get_mut(&mut self, slot: usize) -> &mut Session {
-        &mut self.slots[slot]
+    pub fn get_mut(&mut self, slot: SessionSlot) -> &mut Session {
+        &mut self.slots[slot.index()]
     }
 
     /// The slots in use.
-    pub fn in_use(&self) -> impl Iterator<Item = (usize, &Session)> {
-        self.slots.iter().enumerate().filter(|(_, session)| session.phase != Phase::Free)
+    pub fn in_use(&self) -> impl Iterator<Item = (SessionSlot, &Session)> {
+        SessionSlot::all().zip(&self.slots).filter(|(_, session)| session.phase != Phase::Free)
     }
 
     /// How many are in use.
@@ -469,31 +478,31 @@ impl Line {
         Self { links }
     }
 
-    fn push(&mut self, slot: usize) {
-        assert_eq!(self.links[slot], Self::NOBODY, "slot {slot} stands in the line once");
+    fn push(&mut self, slot: SessionSlot) {
+        let at = slot.index();
+        assert_eq!(self.links[at], Self::NOBODY, "slot {slot} stands in the line once");
         let last = self.links[Self::ENDS].before;
-        self.links[slot] = Links { before: last, behind: Self::ENDS };
-        self.links[last].behind = slot;
-        self.links[Self::ENDS].before = slot;
+        self.links[at] = Links { before: last, behind: Self::ENDS };
+        self.links[last].behind = at;
+        self.links[Self::ENDS].before = at;
     }
 
     /// Takes a slot out, if it is there.
-    fn remove(&mut self, slot: usize) {
-        let Links { before, behind } = self.links[slot];
-        if self.links[slot] != Self::NOBODY {
-            self.links[before].behind = behind;
-            self.links[behind].before = before;
-            self.links[slot] = Self::NOBODY;
+    fn remove(&mut self, slot: SessionSlot) {
+        let links = std::mem::replace(&mut self.links[slot.index()], Self::NOBODY);
+        if links != Self::NOBODY {
+            self.links[links.before].behind = links.behind;
+            self.links[links.behind].before = links.before;
         }
     }
 
-    fn first(&self) -> Option<usize> {
+    fn first(&self) -> Option<SessionSlot> {
         self.slots().next()
     }
 
-    fn slots(&self) -> impl Iterator<Item = usize> {
-        let behind = |slot: usize| Some(self.links[slot].behind).filter(|next| *next != Self::ENDS);
-        std::iter::successors(behind(Self::ENDS), move |slot| behind(*slot))
+    fn slots(&self) -> impl Iterator<Item = SessionSlot> {
+        let behind = |at: usize| Some(self.links[at].behind).filter(|next| *next != Self::ENDS);
+        std::iter::successors(behind(Self::ENDS), move |at| behind(*at)).map(SessionSlot::new)
     }
 }
 

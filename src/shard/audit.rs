@@ -3,7 +3,7 @@
 
 use super::Stations;
 use crate::disk::Disk;
-use crate::limits::SESSIONS_MAX;
+use crate::position::SessionSlot;
 use crate::session::table::Phase;
 
 /// Two things that say the same do not, and which.
@@ -21,7 +21,7 @@ impl<D: Disk> Stations<D> {
     pub(super) fn audit(&self) -> Audited {
         agree(self.sessions.is_sound(), || "lists of sessions and their places".into())?;
         self.audit_producers()?;
-        for slot in 0..SESSIONS_MAX {
+        for slot in SessionSlot::all() {
             let session = self.sessions.get(slot);
             let registering = matches!(session.phase, Phase::Registering { .. });
             let listed = self.publishers.is_registering(slot);

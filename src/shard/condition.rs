@@ -4,9 +4,9 @@
 use super::{Reply, Siblings, Stations};
 use crate::disk::{Disk, DiskFault};
 use crate::ids::StreamId;
-use crate::limits::SESSIONS_MAX;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
+use crate::position::SessionSlot;
 use crate::session::table::Phase;
 use crate::wire::control::ErrorCode;
 use crate::wire::publish::PublishState;
@@ -164,7 +164,7 @@ impl<D: Disk> Stations<D> {
         if !self.enter(Condition::Failed(code)) {
             return;
         }
-        for slot in 0..SESSIONS_MAX {
+        for slot in SessionSlot::all() {
             let session = self.sessions.get(slot);
             let told = session.producer.is_none()
                 || !session.proven
@@ -185,7 +185,7 @@ impl<D: Disk> Stations<D> {
     /// Everybody who publishes is told how things stand. Not who has not shown yet to receive what is sent to its
     /// address, and may be somebody else: it is told then.
     fn acknowledge_everybody(&mut self) {
-        for slot in 0..SESSIONS_MAX {
+        for slot in SessionSlot::all() {
             let session = self.sessions.get(slot);
             if session.producer.is_some() && session.phase == Phase::Open && session.proven {
                 self.publishers.acknowledge(slot);
@@ -194,7 +194,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// A session has shown that its client receives: it may have missed that nothing is taken.
-    pub(super) fn tell_condition(&mut self, slot: usize) {
+    pub(super) fn tell_condition(&mut self, slot: SessionSlot) {
         let publishes = self.sessions.get(slot).producer.is_some();
         if publishes && self.condition() != Condition::Serving {
             self.publishers.acknowledge(slot);

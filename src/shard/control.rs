@@ -8,6 +8,7 @@ use crate::log::trim::TrimError;
 use crate::log::{ControlError, Parting, Registration, StreamFacts, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
+use crate::position::SessionSlot;
 use crate::session::table::{Phase, Producer, Requester};
 use crate::wire::control::{
     ErrorCode, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, StartFrom, Status,
@@ -79,7 +80,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn begin_session(&mut self, slot: usize, register: &Register) {
+    fn begin_session(&mut self, slot: SessionSlot, register: &Register) {
         let datagram_bytes = usize::from(register.datagram_bytes.get());
         let session = self.sessions.get_mut(slot);
         session.client.instance = register.instance.get();
@@ -163,9 +164,9 @@ impl<D: Disk> Stations<D> {
         &mut self,
         requester: Requester,
         register: &Register,
-        old: Option<usize>,
+        old: Option<SessionSlot>,
         registered: &Registration,
-    ) -> usize {
+    ) -> SessionSlot {
         if let Some(old) = old {
             // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
             // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
@@ -190,14 +191,14 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Ends a session and all it has; what it published stays.
-    pub(super) fn close_session(&mut self, slot: usize) {
+    pub(super) fn close_session(&mut self, slot: SessionSlot) {
         let heard = self.sessions.get(slot).proven;
         self.leave(slot, if heard { Parting::MayReturn } else { Parting::Unheard });
         self.sessions.close(slot);
     }
 
     /// Ends a session whose client says that its producer will not return.
-    pub(super) fn on_retire(&mut self, slot: usize, retire: &Retire) {
+    pub(super) fn on_retire(&mut self, slot: SessionSlot, retire: &Retire) {
         let session = self.sessions.get(slot);
         let (peer, conn_id) = (session.peer, session.conn_id);
         let durable_to = session.receipts.durable_to();
@@ -211,7 +212,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Takes a session out of all lists it is in, its place in the table of sessions apart.
-    fn leave(&mut self, slot: usize, parting: Parting) {
+    fn leave(&mut self, slot: SessionSlot, parting: Parting) {
         let mut index = 0_usize;
         while self.sessions.get(slot).subscriptions > 0 && index < self.fanout.len() {
             if self.fanout.get(index).session() == slot {
@@ -237,7 +238,7 @@ impl<D: Disk> Stations<D> {
 
     pub(super) fn on_create_stream(
         &mut self,
-        slot: usize,
+        slot: SessionSlot,
         asked: &NameRequest<'_>,
         wanted: Option<u32>,
     ) {
@@ -297,7 +298,7 @@ impl<D: Disk> Stations<D> {
         is_full
     }
 
-    pub(super) fn on_trim_stream(&mut self, slot: usize, asked: &TrimStream) {
+    pub(super) fn on_trim_stream(&mut self, slot: SessionSlot, asked: &TrimStream) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
         let of = RequestOf { slot, request };
         if self.requests.waits(of) {
@@ -362,7 +363,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    pub(super) fn on_describe_stream(&mut self, slot: usize, asked: &NameRequest<'_>) {
+    pub(super) fn on_describe_stream(&mut self, slot: SessionSlot, asked: &NameRequest<'_>) {
         let request = asked.request;
         let stream = self.log.stream_by_name(asked.name).map(|stream| stream.id);
         let reply = match stream {
@@ -375,7 +376,7 @@ impl<D: Disk> Stations<D> {
         self.reply(reply);
     }
 
-    pub(super) fn on_subscribe(&mut self, slot: usize, asked: &Subscribe) {
+    pub(super) fn on_subscribe(&mut self, slot: SessionSlot, asked: &Subscribe) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
         let error = |code, detail| Reply::Error { slot, code, request, detail };
         let Some(from) = StartFrom::decode(asked.from_kind.get(), asked.from_value.get()) else {
@@ -433,14 +434,14 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    pub(super) fn on_unsubscribe(&mut self, slot: usize, asked: &Unsubscribe) {
+    pub(super) fn on_unsubscribe(&mut self, slot: SessionSlot, asked: &Unsubscribe) {
         if let Some(index) = self.fanout.find(slot, StreamId(asked.stream.get())) {
             self.end_subscription(slot, index);
         }
     }
 
     /// Ends subscription `index`, which is of this session.
-    fn end_subscription(&mut self, slot: usize, index: usize) {
+    fn end_subscription(&mut self, slot: SessionSlot, index: usize) {
         self.fanout.remove(index);
         let session = self.sessions.get_mut(slot);
         session.subscriptions =
@@ -449,12 +450,12 @@ impl<D: Disk> Stations<D> {
 
     /// An UNSUBSCRIBE that came late may have ended a subscription made after it: the consumer, which goes on
     /// telling where it is, asks for it again.
-    fn tell_unknown_subscription(&mut self, slot: usize, stream: StreamId) {
+    fn tell_unknown_subscription(&mut self, slot: SessionSlot, stream: StreamId) {
         let (code, detail) = (ErrorCode::UnknownSubscription, u64::from(stream.0));
         self.reply(Reply::Error { slot, code, request: 0, detail });
     }
 
-    pub(super) fn on_status(&mut self, slot: usize, status: &Status) {
+    pub(super) fn on_status(&mut self, slot: SessionSlot, status: &Status) {
         let stream = StreamId(status.stream.get());
         let Some(index) = self.fanout.find(slot, stream) else {
             self.tell_unknown_subscription(slot, stream);

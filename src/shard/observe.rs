@@ -10,7 +10,7 @@ use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
 use crate::port::{Port, PortCounters};
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 use crate::session::table::Phase;
 
 use super::{Condition, Stations};
@@ -293,7 +293,7 @@ impl<D: Disk> Stations<D> {
 
     fn fill_sessions(&self, snapshot: &mut Snapshot, from: usize) -> bool {
         let to = from.saturating_add(ROWS_A_TURN).min(SESSIONS_MAX);
-        for slot in from..to {
+        for slot in (from..to).map(SessionSlot::new) {
             let session = self.sessions.get(slot);
             if session.phase != Phase::Open {
                 continue;

@@ -7,6 +7,7 @@
 use crate::ids::{ConnId, Peer, StreamId};
 use crate::limits::{REFUSALS_MAX, REPLIES_MAX, SESSIONS_MAX};
 use crate::metrics::{Counter, Counters};
+use crate::position::SessionSlot;
 use crate::wire::control::ErrorCode;
 
 /// One reply.
@@ -15,19 +16,19 @@ pub(super) enum Reply {
     /// The session at `slot` is open.
     Registered {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
     },
     /// The subscription of the session at `slot` stands.
     Subscribed {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Stream.
         stream: StreamId,
     },
     /// The position asked for is gone.
     Trimmed {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Stream.
         stream: StreamId,
         /// Of the SUBSCRIBE.
@@ -38,7 +39,7 @@ pub(super) enum Reply {
     /// Sequences are damaged on the media.
     DataLoss {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Stream.
         stream: StreamId,
         /// The first.
@@ -49,7 +50,7 @@ pub(super) enum Reply {
     /// Facts of a stream.
     StreamInfo {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Of the request.
         request: u32,
         /// Stream.
@@ -58,7 +59,7 @@ pub(super) enum Reply {
     /// Streams with an id above `after`.
     List {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Of the request.
         request: u32,
         /// Where to go on.
@@ -67,7 +68,7 @@ pub(super) enum Reply {
     /// The stream is on another shard.
     Redirect {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Of the request.
         request: u32,
         /// Where to ask.
@@ -76,12 +77,12 @@ pub(super) enum Reply {
     /// I am alive.
     Heartbeat {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
     },
     /// A refusal within a session.
     Error {
         /// Session.
-        slot: usize,
+        slot: SessionSlot,
         /// Why.
         code: ErrorCode,
         /// The request refused, or 0.
@@ -111,7 +112,7 @@ pub(super) enum Reply {
 
 impl Reply {
     /// The session it is for, if it is for one.
-    fn slot(&self) -> Option<usize> {
+    fn slot(&self) -> Option<SessionSlot> {
         match *self {
             Self::Registered { slot }
             | Self::Subscribed { slot, .. }
@@ -175,7 +176,7 @@ impl Outbox {
         }
         match reply.slot() {
             Some(slot) => {
-                let noted = &mut self.noted[slot];
+                let noted = &mut self.noted[slot.index()];
                 let (beats, registers) = kinds(&reply);
                 if (beats && noted.heartbeat) || (registers && noted.registered) {
                     return true;
@@ -207,7 +208,7 @@ impl Outbox {
                 self.refusals = self.refusals.saturating_sub(refusals);
                 continue;
             };
-            let noted = &mut self.noted[slot];
+            let noted = &mut self.noted[slot.index()];
             noted.replies = noted.replies.saturating_sub(1);
             let (beats, registers) = kinds(&reply);
             noted.heartbeat &= !beats;
@@ -216,11 +217,11 @@ impl Outbox {
     }
 
     /// Forgets what a session was to be told that has ended: its place may be another's soon.
-    pub(super) fn forget(&mut self, slot: usize) {
-        if self.noted[slot].replies > 0 {
+    pub(super) fn forget(&mut self, slot: SessionSlot) {
+        if self.noted[slot.index()].replies > 0 {
             self.replies.retain(|reply| reply.slot() != Some(slot));
         }
-        self.noted[slot] = Noted::default();
+        self.noted[slot.index()] = Noted::default();
     }
 
     /// Reply `index`.
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn nobody_fills_the_outbox_for_others() {
         let mut outbox = Outbox::new(REPLIES_A_SESSION_MAX);
-        let list = |slot, request| Reply::List { slot, request, after: 0 };
+        let list = |slot, request| Reply::List { slot: SessionSlot::new(slot), request, after: 0 };
         let peer = Peer::ip_only(std::net::SocketAddrV4::new([127, 0, 0, 1].into(), 9));
         let refuse = Reply::Refuse { peer, conn_id: ConnId(1), code: ErrorCode::Fenced, detail: 0 };
         let taken = |outbox: &mut Outbox, reply: &dyn Fn(u32) -> Reply| {
@@ -254,19 +255,20 @@ mod tests {
         assert_eq!(counters.get(Counter::RepliesDropped), 1, "that is all there is room for");
         outbox.consume(REFUSALS_MAX + 1);
         assert!(outbox.push(refuse) && outbox.push(list(0, 0)), "what is sent makes room");
-        outbox.forget(1);
+        outbox.forget(SessionSlot::new(1));
         assert!((0..16).all(|n| outbox.push(list(1, n))) && !outbox.push(list(1, 16)));
     }
 
     #[test]
     fn a_heartbeat_is_said_once() {
         let mut outbox = Outbox::new(REPLIES_A_SESSION_MAX);
+        let beat = Reply::Heartbeat { slot: SessionSlot::new(3) };
         for _ in 0..447 {
-            assert!(outbox.push(Reply::Heartbeat { slot: 3 }));
+            assert!(outbox.push(beat));
         }
-        assert_eq!((outbox.get(0), outbox.get(1)), (Some(Reply::Heartbeat { slot: 3 }), None));
+        assert_eq!((outbox.get(0), outbox.get(1)), (Some(beat), None));
         outbox.consume(1);
-        assert!(outbox.push(Reply::Heartbeat { slot: 3 }));
-        assert_eq!(outbox.get(0), Some(Reply::Heartbeat { slot: 3 }), "and again once it was sent");
+        assert!(outbox.push(beat));
+        assert_eq!(outbox.get(0), Some(beat), "and again once it was sent");
     }
 }

@@ -6,6 +6,7 @@ use crate::ids::{Peer, ProducerId, StreamId};
 use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX, SESSIONS_MAX};
 use crate::log::Tenure;
 use crate::port::memory::Faults;
+use crate::position::SessionSlot;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{Rig, address};
 use crate::wire::control::{CodedError, NameRequest, Subscribe};
@@ -241,7 +242,7 @@ fn a_place_is_good_only_for_its_owner() {
     let stream = rig.create(maker, "orders");
     rig.crowd(2, 1);
     let Stations { log, disk, .. } = rig.stations();
-    let producer = &log.hold_producer(ProducerId(2), 0);
+    let producer = &log.hold_producer(ProducerId(2), SessionSlot::FIRST);
     let signed = crate::wire::record::Signed {
         producer_id: ProducerId(1),
         producer_seq: 1,
@@ -255,7 +256,7 @@ fn a_place_is_good_only_for_its_owner() {
 }
 
 /// Two clients with a session each, by their slots, and nothing in flight.
-fn two_sessions(rig: &mut Rig) -> [usize; 2] {
+fn two_sessions(rig: &mut Rig) -> [SessionSlot; 2] {
     let clients = [rig.client(Publisher::No), rig.client(Publisher::No)];
     rig.until("both are there", |rig| {
         clients.iter().all(|&client| rig.clients[client].is_connected())

@@ -6,6 +6,7 @@ use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::log::{AppendError, Message};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
+use crate::position::SessionSlot;
 use crate::session::receipts::Run;
 use crate::session::receive::Verdict;
 use crate::wire::control::{ErrorCode, Sizes};
@@ -30,7 +31,7 @@ enum Outcome {
 }
 
 impl<D: Disk> Stations<D> {
-    pub(super) fn on_publish(&mut self, slot: usize, publish: &Publish<'_>) {
+    pub(super) fn on_publish(&mut self, slot: SessionSlot, publish: &Publish<'_>) {
         let session = self.sessions.get_mut(slot);
         if session.producer.is_none() {
             let code = ErrorCode::BadRequest;
@@ -75,7 +76,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Looks again at frames that were held behind a gap which is filled now.
-    fn accept_held(&mut self, slot: usize) {
+    fn accept_held(&mut self, slot: SessionSlot) {
         while self.sessions.get(slot).receiver.has_ready() {
             let mut body = [0; DATAGRAM_BYTES_MAX];
             let Some(len) = self.sessions.take_ready(slot, &mut body) else { break };
@@ -97,7 +98,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn accept(&mut self, slot: usize, publish: &Publish<'_>, skip: u64) -> Outcome {
+    fn accept(&mut self, slot: SessionSlot, publish: &Publish<'_>, skip: u64) -> Outcome {
         if self.condition() != Condition::Serving {
             self.publishers.acknowledge(slot);
             return Outcome::Full;
@@ -125,7 +126,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Appends what is new of a frame, as far as the log takes it.
-    fn append(&mut self, slot: usize, publish: &Publish<'_>, skip: u64) -> Outcome {
+    fn append(&mut self, slot: SessionSlot, publish: &Publish<'_>, skip: u64) -> Outcome {
         let (session, memory) = (self.sessions.get_mut(slot), self.disk.memory_mut());
         let stream = StreamId(publish.head.stream.get());
         let mut producer_seq = publish.head.first_seq.get();
@@ -173,7 +174,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// A client asks where it is: say so, receipts from where it lacks them included.
-    pub(super) fn on_probe(&mut self, slot: usize, probe: &Probe) {
+    pub(super) fn on_probe(&mut self, slot: SessionSlot, probe: &Probe) {
         let session = self.sessions.get_mut(slot);
         if session.producer.is_none() {
             return;

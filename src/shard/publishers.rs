@@ -9,17 +9,17 @@ use crate::ids::ProducerId;
 use crate::limits::{ACKS_DUE_MAX, SESSIONS_MAX};
 use crate::log::ProducerHandle;
 use crate::memory::resident;
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 use crate::session::receipts::Run;
 
 /// A session has messages in a batch.
 #[derive(Clone, Copy, Debug)]
 struct AckDue {
     batch_seq: BatchSeq,
-    slot: usize,
+    slot: SessionSlot,
 }
 
-const NOTHING_DUE: AckDue = AckDue { batch_seq: BatchSeq::NONE, slot: 0 };
+const NOTHING_DUE: AckDue = AckDue { batch_seq: BatchSeq::NONE, slot: SessionSlot::FIRST };
 
 /// The sessions that publish.
 #[derive(Debug)]
@@ -72,9 +72,9 @@ impl Publishers {
     ///
     /// # Panics
     /// When the session publishes as somebody already.
-    pub(super) fn join(&mut self, slot: usize, handle: ProducerHandle) {
+    pub(super) fn join(&mut self, slot: SessionSlot, handle: ProducerHandle) {
         assert!(
-            self.handles[slot].replace(handle).is_none(),
+            self.handles[slot.index()].replace(handle).is_none(),
             "a session publishes as one producer"
         );
         self.count = self.count.saturating_add(1);
@@ -86,16 +86,16 @@ impl Publishers {
     /// # Panics
     /// When it does not publish.
     #[inline]
-    pub(super) fn handle(&self, slot: usize) -> &ProducerHandle {
-        self.handles[slot].as_ref().expect("a session that publishes")
+    pub(super) fn handle(&self, slot: SessionSlot) -> &ProducerHandle {
+        self.handles[slot.index()].as_ref().expect("a session that publishes")
     }
 
     /// One less, who waits for nothing any more: whoever has the place next is not told what this one was owed.
     ///
     /// # Panics
     /// When it does not publish.
-    pub(super) fn leave(&mut self, slot: usize) -> ProducerHandle {
-        let handle = self.handles[slot].take().expect("a session that publishes");
+    pub(super) fn leave(&mut self, slot: SessionSlot) -> ProducerHandle {
+        let handle = self.handles[slot.index()].take().expect("a session that publishes");
         self.count = self.count.checked_sub(1).expect("each is counted once");
         self.registering.remove(slot);
         self.due.remove(slot);
@@ -104,28 +104,28 @@ impl Publishers {
     }
 
     /// The next whose registration becomes durable.
-    pub(super) fn registering(&self) -> Option<usize> {
+    pub(super) fn registering(&self) -> Option<SessionSlot> {
         self.registering.first()
     }
 
     /// Its registration is durable.
-    pub(super) fn registered(&mut self, slot: usize) {
+    pub(super) fn registered(&mut self, slot: SessionSlot) {
         self.registering.remove(slot);
     }
 
     /// Whether its registration is on its way.
-    pub(super) fn is_registering(&self, slot: usize) -> bool {
+    pub(super) fn is_registering(&self, slot: SessionSlot) -> bool {
         self.registering.contains(slot)
     }
 
     /// Notes that a session is to be acknowledged.
     #[inline]
-    pub(super) fn acknowledge(&mut self, slot: usize) {
+    pub(super) fn acknowledge(&mut self, slot: SessionSlot) {
         self.due.add(slot);
     }
 
     /// Who is to be acknowledged next.
-    pub(super) fn due(&self) -> Option<usize> {
+    pub(super) fn due(&self) -> Option<SessionSlot> {
         self.due.first()
     }
 
@@ -143,7 +143,7 @@ impl Publishers {
     }
 
     /// Notes that a session has a gap.
-    pub(super) fn note_gap(&mut self, slot: usize) {
+    pub(super) fn note_gap(&mut self, slot: SessionSlot) {
         self.gaps.add(slot);
     }
 
@@ -153,13 +153,13 @@ impl Publishers {
     }
 
     /// The next with a gap; whoever has it still is noted again.
-    pub(super) fn take_gap(&mut self) -> Option<usize> {
+    pub(super) fn take_gap(&mut self) -> Option<SessionSlot> {
         self.gaps.take_first()
     }
 
     /// Notes that a session has messages in a batch, which is the newest one.
-    pub(super) fn await_batch(&mut self, slot: usize, batch_seq: BatchSeq) {
-        let newest = &mut self.newest_due[slot];
+    pub(super) fn await_batch(&mut self, slot: SessionSlot, batch_seq: BatchSeq) {
+        let newest = &mut self.newest_due[slot.index()];
         if *newest != batch_seq {
             *newest = batch_seq;
             self.acks_due.push_back(AckDue { batch_seq, slot });
@@ -167,7 +167,7 @@ impl Publishers {
     }
 
     /// The next session with messages in a batch up to `batch_seq`.
-    pub(super) fn take_ack_due(&mut self, batch_seq: BatchSeq) -> Option<usize> {
+    pub(super) fn take_ack_due(&mut self, batch_seq: BatchSeq) -> Option<SessionSlot> {
         let slot = self.acks_due.front().filter(|due| due.batch_seq <= batch_seq)?.slot;
         self.acks_due.pop_front();
         Some(slot)
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn whoever_has_more_to_be_told_waits_behind_the_others() {
         let mut publishers = Publishers::new(BTreeMap::new());
-        for slot in [5, 3, 5, 4] {
+        for slot in [5, 3, 5, 4].map(SessionSlot::new) {
             publishers.acknowledge(slot);
         }
         let mut order = Vec::new();
@@ -195,17 +195,19 @@ mod tests {
             order.extend(publishers.due());
             publishers.told(more);
         }
-        assert_eq!((order, publishers.none_is_due()), (vec![5, 3, 4, 5], true));
+        assert_eq!(order, [5, 3, 4, 5].map(SessionSlot::new));
+        assert!(publishers.none_is_due());
     }
 
     #[test]
     fn a_session_is_owed_once_for_each_batch() {
         let mut publishers = Publishers::new(BTreeMap::new());
         for (slot, batch) in [(1, 7), (2, 7), (1, 7), (1, 8)] {
-            publishers.await_batch(slot, BatchSeq::new(batch));
+            publishers.await_batch(SessionSlot::new(slot), BatchSeq::new(batch));
         }
         let owed = |publishers: &mut Publishers, to| {
-            std::iter::from_fn(|| publishers.take_ack_due(BatchSeq::new(to))).collect::<Vec<_>>()
+            let next = || publishers.take_ack_due(BatchSeq::new(to));
+            std::iter::from_fn(next).map(SessionSlot::index).collect::<Vec<_>>()
         };
         assert_eq!(owed(&mut publishers, 6), [0_usize; 0]);
         assert_eq!(owed(&mut publishers, 7), [1, 2]);
@@ -217,7 +219,7 @@ mod tests {
         let mut publishers = Publishers::new(BTreeMap::new());
         let room = publishers.acks_due.capacity();
         for batch in 1..=BATCHES_WAITING_MAX as u64 {
-            (0..SESSIONS_MAX).for_each(|slot| publishers.await_batch(slot, BatchSeq::new(batch)));
+            SessionSlot::all().for_each(|slot| publishers.await_batch(slot, BatchSeq::new(batch)));
         }
         assert_eq!(
             (publishers.acks_due.len(), publishers.acks_due.capacity()),
@@ -230,14 +232,15 @@ mod tests {
     #[test]
     fn who_leaves_while_it_registers_is_not_waited_for() {
         let mut publishers = Publishers::new(BTreeMap::new());
-        publishers.join(1, ProducerHandle::pretend(ProducerId(1), 1));
-        publishers.join(2, ProducerHandle::pretend(ProducerId(2), 2));
-        publishers.acknowledge(1);
-        publishers.note_gap(1);
-        assert_eq!(publishers.leave(1).id(), ProducerId(1));
-        assert_eq!((publishers.len(), publishers.registering()), (1, Some(2)));
+        let [one, two] = [1, 2].map(SessionSlot::new);
+        publishers.join(one, ProducerHandle::pretend(ProducerId(1), one));
+        publishers.join(two, ProducerHandle::pretend(ProducerId(2), two));
+        publishers.acknowledge(one);
+        publishers.note_gap(one);
+        assert_eq!(publishers.leave(one).id(), ProducerId(1));
+        assert_eq!((publishers.len(), publishers.registering()), (1, Some(two)));
         assert_eq!((publishers.due(), publishers.take_gap()), (None, None));
-        publishers.registered(2);
-        assert_eq!((publishers.len(), publishers.is_registering(2)), (1, false));
+        publishers.registered(two);
+        assert_eq!((publishers.len(), publishers.is_registering(two)), (1, false));
     }
 }

@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::ids::Peer;
 use crate::metrics::Counter;
+use crate::position::SessionSlot;
 use crate::session::table::Phase;
 use crate::wire::control::{ErrorCode, ErrorHead, Heartbeat, Registered};
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse};
@@ -66,7 +67,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn on_frame(&mut self, slot: usize, frame: &Frame<'_>) {
+    fn on_frame(&mut self, slot: SessionSlot, frame: &Frame<'_>) {
         match frame {
             Frame::Publish(publish) => self.on_publish(slot, publish),
             Frame::Probe(probe) => self.on_probe(slot, probe),
@@ -102,7 +103,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn on_heartbeat(&mut self, slot: usize, _heartbeat: &Heartbeat) {
+    fn on_heartbeat(&mut self, slot: SessionSlot, _heartbeat: &Heartbeat) {
         self.reply(Reply::Heartbeat { slot });
     }
 

@@ -2,12 +2,12 @@
 
 use crate::ids::StreamId;
 use crate::limits::REQUESTS_MAX;
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 
 /// Which request of which session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestOf {
-    pub(super) slot: usize,
+    pub(super) slot: SessionSlot,
     pub(super) request: u32,
 }
 
@@ -71,12 +71,12 @@ impl Requests {
     }
 
     /// A session has ended.
-    pub(super) fn forget(&mut self, slot: usize) {
+    pub(super) fn forget(&mut self, slot: SessionSlot) {
         self.waiting.retain(|waiting| waiting.of.slot != slot);
     }
 
     /// Sessions that wait, for whoever counts.
-    pub(super) fn slots(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = SessionSlot> {
         self.waiting.iter().map(|waiting| waiting.of.slot)
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn of(slot: usize, request: u32) -> RequestOf {
-        RequestOf { slot, request }
+        RequestOf { slot: SessionSlot::new(slot), request }
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
         let both = [(of(3, 1), StreamId(7)), (of(2, 1), StreamId(8))];
         assert_eq!(finished(&mut requests, 20), both);
         assert_eq!(finished(&mut requests, 20), []);
-        requests.forget(2);
+        requests.forget(SessionSlot::new(2));
         assert_eq!(finished(&mut requests, u64::MAX), [], "who is gone is not answered");
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use crate::position::SessionSlot;
+
 /// Places of sessions.
 #[derive(Debug)]
 pub(super) struct SlotQueue {
-    order: VecDeque<usize>,
+    order: VecDeque<SessionSlot>,
     /// By place.
     waits: Box<[bool]>,
 }
@@ -19,34 +21,34 @@ impl SlotQueue {
 
     /// Lets `slot` wait, behind all others, if it does not already.
     #[inline]
-    pub(super) fn add(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.waits[slot], true) {
+    pub(super) fn add(&mut self, slot: SessionSlot) {
+        if !std::mem::replace(&mut self.waits[slot.index()], true) {
             self.order.push_back(slot);
         }
     }
 
     /// Who waits longest.
-    pub(super) fn first(&self) -> Option<usize> {
+    pub(super) fn first(&self) -> Option<SessionSlot> {
         self.order.front().copied()
     }
 
     /// The same, which waits no more.
-    pub(super) fn take_first(&mut self) -> Option<usize> {
+    pub(super) fn take_first(&mut self) -> Option<SessionSlot> {
         let slot = self.order.pop_front()?;
-        self.waits[slot] = false;
+        self.waits[slot.index()] = false;
         Some(slot)
     }
 
     /// `slot` waits no more.
-    pub(super) fn remove(&mut self, slot: usize) {
-        if std::mem::replace(&mut self.waits[slot], false) {
+    pub(super) fn remove(&mut self, slot: SessionSlot) {
+        if std::mem::replace(&mut self.waits[slot.index()], false) {
             self.order.retain(|of| *of != slot);
         }
     }
 
     /// Whether `slot` waits.
-    pub(super) fn contains(&self, slot: usize) -> bool {
-        self.waits[slot]
+    pub(super) fn contains(&self, slot: SessionSlot) -> bool {
+        self.waits[slot.index()]
     }
 
     /// How many wait.
@@ -68,18 +70,19 @@ mod tests {
     fn each_waits_once_and_the_longest_is_first() {
         let mut queue = SlotQueue::new(4);
         assert_eq!((queue.first(), queue.take_first(), queue.is_empty()), (None, None, true));
-        for slot in [2, 0, 2, 3, 0] {
+        let [zero, one, two, three] = [0, 1, 2, 3].map(SessionSlot::new);
+        for slot in [two, zero, two, three, zero] {
             queue.add(slot);
         }
-        assert_eq!((queue.len(), queue.first()), (3, Some(2)));
-        queue.remove(0);
-        queue.remove(1);
-        assert!(queue.contains(3) && !queue.contains(0));
-        assert_eq!(queue.take_first(), Some(2));
-        queue.add(2);
+        assert_eq!((queue.len(), queue.first()), (3, Some(two)));
+        queue.remove(zero);
+        queue.remove(one);
+        assert!(queue.contains(three) && !queue.contains(zero));
+        assert_eq!(queue.take_first(), Some(two));
+        queue.add(two);
         assert_eq!(
             [queue.take_first(), queue.take_first(), queue.take_first()],
-            [Some(3), Some(2), None]
+            [Some(three), Some(two), None]
         );
     }
 }

@@ -37,7 +37,7 @@ impl<D: Disk> Stations<D> {
             }
         }
         let may_take_time = cfg!(debug_assertions);
-        if may_take_time && self.sessions.last_in_turn().is_multiple_of(SLOTS_AN_AUDIT) {
+        if may_take_time && self.sessions.last_in_turn().index().is_multiple_of(SLOTS_AN_AUDIT) {
             self.audit().unwrap_or_else(|what| panic!("O13: {what}"));
         }
     }

@@ -10,6 +10,7 @@ use crate::limits::{
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
+use crate::position::SessionSlot;
 use crate::session::table::{Granted, Phase, Session};
 use crate::wire::control::{
     DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Registered, StreamInfoHead, Subscribed,
@@ -45,7 +46,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one ACK with as many receipts as fit; `false` when the port has no room.
-    fn send_ack<P: Port>(&mut self, slot: usize, port: &mut P) -> bool {
+    fn send_ack<P: Port>(&mut self, slot: SessionSlot, port: &mut P) -> bool {
         let mut head = self.ack_head(slot);
         let session = self.sessions.get_mut(slot);
         let Some(buffer) = port.reserve(session.peer) else { return false };
@@ -65,7 +66,7 @@ impl<D: Disk> Stations<D> {
         true
     }
 
-    fn ack_head(&mut self, slot: usize) -> AckHead {
+    fn ack_head(&mut self, slot: SessionSlot) -> AckHead {
         let credit = self.credit(slot);
         let session = self.sessions.get(slot);
         let head = AckHead {
@@ -91,7 +92,7 @@ impl<D: Disk> Stations<D> {
 
     /// How far a publisher may send: the window and the bytes that may be in flight, shared by those
     /// who publish. Both limits are absolute and never go back.
-    fn credit(&mut self, slot: usize) -> Granted {
+    fn credit(&mut self, slot: SessionSlot) -> Granted {
         let publishers = self.publishers.len().max(1);
         let window = self.settings.window_messages.checked_div(publishers).unwrap_or(0);
         let window = window.max(CREDIT_MESSAGES_MIN) as u64;
@@ -232,7 +233,7 @@ impl<D: Disk> Stations<D> {
 
     fn send_frame<P: Port>(
         &mut self,
-        slot: usize,
+        slot: SessionSlot,
         port: &mut P,
         kind: Kind,
         head: &[u8],
@@ -244,7 +245,7 @@ impl<D: Disk> Stations<D> {
         })
     }
 
-    fn registered(&mut self, slot: usize) -> Registered {
+    fn registered(&mut self, slot: SessionSlot) -> Registered {
         let credit = self.credit(slot);
         let session = self.sessions.get(slot);
         let producer = session.producer;
@@ -275,7 +276,7 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn subscribed(&self, slot: usize, stream: crate::ids::StreamId) -> Option<Subscribed> {
+    fn subscribed(&self, slot: SessionSlot, stream: crate::ids::StreamId) -> Option<Subscribed> {
         let subscription = self.fanout.get(self.fanout.find(slot, stream)?);
         let facts = self.log.stream(stream)?;
         Some(Subscribed {
@@ -289,7 +290,7 @@ impl<D: Disk> Stations<D> {
 
     fn send_info<P: Port>(
         &mut self,
-        slot: usize,
+        slot: SessionSlot,
         port: &mut P,
         request: u32,
         stream: crate::ids::StreamId,
@@ -303,7 +304,13 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
-    fn send_list<P: Port>(&mut self, slot: usize, port: &mut P, request: u32, after: u32) -> bool {
+    fn send_list<P: Port>(
+        &mut self,
+        slot: SessionSlot,
+        port: &mut P,
+        request: u32,
+        after: u32,
+    ) -> bool {
         let own = self.own_shard().number;
         let log = &self.log;
         let session = self.sessions.get_mut(slot);

@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::metrics::Counter;
 use crate::port::memory::Faults;
-use crate::position::DiskOffset;
+use crate::position::{DiskOffset, SessionSlot};
 use crate::session::table::Requester;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{Rig, address};
@@ -24,7 +24,7 @@ use crate::wire::frame::Kind;
 use crate::wire::samples::all;
 
 /// Opens so many sessions of clients that say nothing.
-fn open(rig: &mut Rig, count: usize) -> Vec<usize> {
+fn open(rig: &mut Rig, count: usize) -> Vec<SessionSlot> {
     let now_ns = rig.clock.now_ns();
     let sessions = &mut rig.shards[0].stations.sessions;
     let peer = Peer::ip_only(address(9));
@@ -33,7 +33,7 @@ fn open(rig: &mut Rig, count: usize) -> Vec<usize> {
 }
 
 /// Subscribes a session to a stream, to be served from the batch that holds sequence `begins` on.
-fn subscribe(rig: &mut Rig, slot: usize, stream: StreamId, (begins, first): (u64, u64)) {
+fn subscribe(rig: &mut Rig, slot: SessionSlot, stream: StreamId, (begins, first): (u64, u64)) {
     let Stations { sessions, fanout, log, now, .. } = &mut rig.shards[0].stations;
     let mut cursor = Cursor::new(stream, Begin::Sequence(first), 1_000);
     locate(log, &mut cursor);

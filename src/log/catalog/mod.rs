@@ -11,7 +11,7 @@ use super::ControlError;
 use super::recovery::RecoveredMessage;
 use super::segment::{IndexEntry, Spot};
 use crate::ids::{ProducerId, StreamId};
-use crate::position::{BatchSeq, SegmentNo};
+use crate::position::{BatchSeq, SegmentNo, SessionSlot};
 use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
@@ -165,7 +165,7 @@ impl Catalog {
     }
 
     /// A session publishes as a producer.
-    pub(super) fn hold(&mut self, id: ProducerId, holder: usize) -> ProducerHandle {
+    pub(super) fn hold(&mut self, id: ProducerId, holder: SessionSlot) -> ProducerHandle {
         self.producers.hold(id, holder)
     }
 

@@ -5,7 +5,7 @@ use crate::ids::ProducerId;
 use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::log::ControlError;
 use crate::mutant::Mutant;
-use crate::position::BatchSeq;
+use crate::position::{BatchSeq, SessionSlot};
 
 /// A producer that was not heard of for so long is forgotten.
 const PRODUCER_IDLE_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
@@ -28,7 +28,7 @@ pub struct ProducerFacts {
     pub last_active_ns: u64,
     /// The session that publishes as this producer, as the shard numbers it: its place is given to nobody else
     /// while there is one.
-    pub holder: Option<usize>,
+    pub holder: Option<SessionSlot>,
     /// When its last session ended, as the log's turns count; 0 where none has since the log was opened.
     released_ns: u64,
     /// It will not return.
@@ -88,7 +88,7 @@ pub struct Tenure {
 pub struct ProducerHandle {
     id: ProducerId,
     slot: usize,
-    holder: usize,
+    holder: SessionSlot,
 }
 
 impl ProducerHandle {
@@ -102,7 +102,7 @@ impl ProducerHandle {
 #[cfg(test)]
 impl ProducerHandle {
     /// One of no log.
-    pub(crate) fn pretend(id: ProducerId, holder: usize) -> Self {
+    pub(crate) fn pretend(id: ProducerId, holder: SessionSlot) -> Self {
         Self { id, slot: 0, holder }
     }
 }
@@ -362,7 +362,7 @@ impl Producers {
     ///
     /// # Panics
     /// When it is not known, or another session has it.
-    pub(super) fn hold(&mut self, id: ProducerId, holder: usize) -> ProducerHandle {
+    pub(super) fn hold(&mut self, id: ProducerId, holder: SessionSlot) -> ProducerHandle {
         let slot = self.slot(id).expect("the caller has registered it");
         let producer = &mut self.places[slot];
         assert!(producer.holder.is_none(), "a producer has one session");
