@@ -9,6 +9,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -336,6 +337,48 @@ fn the_unit_is_one_systemd_takes() {
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("buslane.service")).collect();
     assert!(ours.is_empty(), "{said}");
+}
+
+/// A unit that is there already is worth more than half of a new one.
+#[test]
+fn a_file_is_generated_whole_or_not_at_all_and_says_of_which_profile() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (profile, unit) = (place.path().join("orders.toml"), place.path().join("buslane.service"));
+    let closed = place.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let disk = format!("[disk]\npath = \"{}/data/log\"\n", closed.display());
+    fs::write(&profile, format!("[shard]\ncore = \"none\"\n{disk}")).unwrap();
+    let generate = |what: &str, more: &[&str]| {
+        let mut command = Command::new(BUSLANE);
+        command.args(["host", "generate", what, "--profile"]).arg(&profile);
+        command.arg("--out").arg(&unit).args(more).output().unwrap()
+    };
+    for what in ["tuned", "systemd"] {
+        let _ = fs::remove_file(&unit);
+        assert!(!generate(what, &["--set", "disk.sice=1"]).status.success());
+        assert!(!unit.exists(), "nothing is left of {what}");
+        assert!(generate(what, &[]).status.success());
+        let made = fs::read_to_string(&unit).unwrap();
+        let name = fs::canonicalize(&profile).unwrap();
+        assert!(
+            made.lines().next().unwrap().ends_with(&format!("for profile {}.", name.display())),
+            "{made}"
+        );
+        assert!(made.contains("profile orders"), "it is called as its file: {made}");
+        let again = generate(what, &[]);
+        assert!(text(&again).contains("overwrite it with --yes"), "{}", text(&again));
+        assert!(!generate(what, &["--yes", "--set", "disk.sice=1"]).status.success());
+        assert_eq!(fs::read_to_string(&unit).unwrap(), made, "what was there stays");
+        assert!(generate(what, &["--yes", "--set", "shard.core=none"]).status.success());
+    }
+    // Nobody but its owner comes through a directory of mode 0700.
+    let said = generate("systemd", &["--yes", "--user", "buslane-of-no-host"]);
+    let line =
+        format!("user buslane-of-no-host does not come to {}", closed.join("data").display());
+    assert!(text(&said).contains(&format!("warning: {line}: ")), "{}", text(&said));
+    let made = fs::read_to_string(&unit).unwrap();
+    assert!(made.contains(&format!("# Mend:     {line}: ")), "{made}");
 }
 
 fn serve(settings: &[&str]) -> Command {

@@ -37,7 +37,7 @@ EXAMPLES
     /// Show cores, NUMA nodes, NICs and NVMe devices, and which cores shards should have
     #[command(after_help = "EXAMPLES\n  buslane host topology\n  buslane host topology -o json")]
     Topology(HostArgs),
-    /// Print files for other programs
+    /// Write files for other programs
     #[command(subcommand)]
     Generate(HostGenerateCommand),
     /// Profiles for this host
@@ -96,13 +96,32 @@ pub enum HostGenerateCommand {
     /// A profile for tuned, a child of cpu-partitioning
     #[command(after_help = "\
 EXAMPLES
-  buslane host generate tuned --profile /etc/buslane/prod.toml > /etc/tuned/buslane/tuned.conf")]
-    Tuned(HostArgs),
+  buslane host generate tuned --profile /etc/buslane/prod.toml --out /etc/tuned/buslane/tuned.conf")]
+    Tuned(HostTunedArgs),
     /// A hardened unit for systemd, with notification and watchdog
     #[command(after_help = "\
 EXAMPLES
-  buslane host generate systemd --profile /etc/buslane/prod.toml > buslane.service")]
+  buslane host generate systemd --profile /etc/buslane/prod.toml --out buslane.service")]
     Systemd(HostSystemdArgs),
+}
+
+/// Where a file for another program, or a profile, is written.
+#[derive(Clone, Debug, Args)]
+pub struct HostOutArgs {
+    /// Where to; - is stdout. The file is there whole or not at all; one that exists is left alone without --yes
+    #[arg(long, default_value = "-", value_name = "FILE|-")]
+    pub out: PathBuf,
+}
+
+/// `host generate tuned`.
+#[derive(Debug, Args)]
+pub struct HostTunedArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub host: HostArgs,
+    /// Where to write.
+    #[command(flatten)]
+    pub to: HostOutArgs,
 }
 
 /// `host generate systemd`.
@@ -117,6 +136,9 @@ pub struct HostSystemdArgs {
     /// The binary [default: this one]
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
+    /// Where to write.
+    #[command(flatten)]
+    pub to: HostOutArgs,
 }
 
 /// `host profile`.
@@ -139,7 +161,7 @@ pub struct HostProfileNewArgs {
     /// What reports call it
     #[arg(long, default_value = "local")]
     pub name: String,
-    /// Where to; - is stdout. A file that exists is left alone without --yes
-    #[arg(long, default_value = "-", value_name = "FILE|-")]
-    pub out: PathBuf,
+    /// Where to write.
+    #[command(flatten)]
+    pub to: HostOutArgs,
 }

@@ -32,6 +32,7 @@ mod sim;
 mod fuzz;
 mod verify_history;
 mod version;
+mod whole;
 
 use std::io::{self, Write};
 use std::path::Path;

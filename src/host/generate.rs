@@ -47,7 +47,7 @@ fn shard_cores(needs: &Needs, host: &Topology) -> CpuSet {
 
 /// `/etc/tuned/buslane/tuned.conf`: a child of cpu-partitioning.
 #[must_use]
-pub fn tuned(needs: &Needs, host: &Topology) -> String {
+pub fn tuned(needs: &Needs, host: &Topology, profile: &str) -> String {
     let cores = shard_cores(needs, host);
     let mut boot = format!(
         "isolcpus=managed_irq,domain,{cores} tsc=reliable rcupdate.rcu_normal_after_boot=1"
@@ -62,7 +62,7 @@ pub fn tuned(needs: &Needs, host: &Topology) -> String {
     }
     format!(
         "\
-# Written by `buslane host generate tuned` for profile {profile}.
+# Written by `buslane host generate tuned` for profile {path}.
 # Install:  as /etc/tuned/buslane/tuned.conf, then:
 #           tuned-adm profile buslane && reboot
 # Check:    tuned-adm verify; buslane host check
@@ -85,6 +85,7 @@ ps_blacklist={OWN_THREADS}
 # cpu-partitioning adds nohz_full, rcu_nocbs, nosoftlockup and skew_tick.
 cmdline_buslane={boot}
 ",
+        path = one_line(profile),
         profile = one_line(&needs.profile),
     )
 }
@@ -100,13 +101,24 @@ pub struct Unit<'a> {
     pub binary: &'a Path,
     /// The user it runs as.
     pub user: &'a str,
+    /// What keeps that user from what the unit uses.
+    pub closed: &'a [String],
+}
+
+impl Unit<'_> {
+    /// What its user has to come to, besides the unit's own directories.
+    pub fn paths(&self, needs: &Needs) -> Vec<String> {
+        let mut paths = vec![self.binary.display().to_string(), self.profile.to_owned()];
+        paths.extend(Paths::of(needs).all().map(str::to_owned));
+        paths
+    }
 }
 
 /// `/etc/systemd/system/buslane.service`.
 #[must_use]
 #[allow(clippy::too_many_lines, reason = "one text, from top to bottom")]
 pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
-    let Unit { profile, settings, binary, user } = unit;
+    let Unit { profile, settings, binary, user, .. } = unit;
     let binary = binary.display().to_string();
     let cores = shard_cores(needs, host);
     let paths = Paths::of(needs);
@@ -117,7 +129,7 @@ pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
         "\
 # Written by `buslane host generate systemd` for profile {name}.
 # Install, as root:
-{install}# Check:    systemd-analyze verify buslane.service
+{install}{closed}# Check:    systemd-analyze verify buslane.service
 #           systemd-analyze security buslane.service
 # Ask it:   buslane stat, as root, as {user}, or as who is in that group (usermod -aG {user} NAME):
 #           its socket is below /run/buslane. Asking changes nothing.
@@ -173,7 +185,8 @@ DevicePolicy=closed
 [Install]
 WantedBy=multi-user.target
 ",
-        name = one_line(&needs.profile),
+        name = one_line(profile),
+        closed = notes(unit.closed),
         description = one_line(&needs.profile).replace('%', "%%"),
         install = install(unit, &paths, needs.disk_path.as_deref()),
         mounts = list(&paths.mounts()),
@@ -247,10 +260,15 @@ fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
         settings.iter().map(|setting| format!(" --set {}", shell_word(setting))).collect();
     let profile = shell_word(profile);
     lines.push(format!(
-        "buslane host generate systemd --profile {profile}{settings} > /etc/systemd/system/buslane.service"
+        "buslane host generate systemd --profile {profile}{settings} --out /etc/systemd/system/buslane.service"
     ));
     lines.push("systemctl daemon-reload && systemctl enable --now buslane".to_owned());
     lines.iter().map(|line| format!("#           {}\n", one_line(line))).collect()
+}
+
+/// What has to be mended before it starts, as comments.
+fn notes(closed: &[String]) -> String {
+    closed.iter().map(|what| format!("# Mend:     {}\n", one_line(what))).collect()
 }
 
 /// A word as a shell takes it.
@@ -357,7 +375,7 @@ mod tests {
 
     fn unit_of(needs: &Needs, profile: &str, settings: &[String]) -> String {
         let binary = Path::new("/usr/bin/buslane");
-        let unit = Unit { profile, settings, binary, user: "buslane" };
+        let unit = Unit { profile, settings, binary, user: "buslane", closed: &[] };
         systemd(needs, &Topology::default(), &unit)
     }
 
@@ -390,7 +408,7 @@ mod tests {
         );
         has(
             &text,
-            "#           buslane host generate systemd --profile '/etc/bus lane/prod.toml' --set disk.size=1GiB > \
+            "#           buslane host generate systemd --profile '/etc/bus lane/prod.toml' --set disk.size=1GiB --out \
              /etc/systemd/system/buslane.service",
         );
         has(&text, "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK AF_PACKET");
@@ -413,19 +431,21 @@ mod tests {
         let wanted = "ExecStart=/usr/bin/buslane serve --profile \"/etc/a\\x0aUser=root\" --set \
                       \"name=$$x \\\\ \\\"%%i\\\"\"";
         has(&text, wanted);
-        assert!(tuned(&needs, &Topology::default()).lines().all(|line| line != "User=root"));
+        assert!(
+            tuned(&needs, &Topology::default(), "lab\nx").lines().all(|line| line != "User=root")
+        );
     }
 
     #[test]
     fn a_tuned_profile_isolates_the_shards_cores() {
-        let text = tuned(&needs(), &Topology::default());
+        let text = tuned(&needs(), &Topology::default(), "lab");
         assert!(text.contains("include=cpu-partitioning\n"), "{text}");
         assert!(text.contains("isolated_cores=3\n"), "{text}");
         assert!(text.contains("isolcpus=managed_irq,domain,3 "), "{text}");
         assert!(text.contains("^dpdk-.*;^buslane.*"), "{text}");
         assert!(!text.contains("hugepages"), "{text}");
         let huge = Needs { hugepage_bytes: Some(3 << 30), ..needs() };
-        assert!(tuned(&huge, &Topology::default()).contains("hugepages=3\n"));
+        assert!(tuned(&huge, &Topology::default(), "lab").contains("hugepages=3\n"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod measure;
 pub mod verdict;
 pub mod generate;
 pub mod profile;
+pub mod access;
 mod catalogue;
 mod checks;
 

@@ -16,6 +16,9 @@ use crate::profile::units::format_bytes;
 /// A log has at least this many segments, so that some can be free while others are read.
 const SEGMENTS_OF_A_PROFILE: u64 = 8;
 
+/// A name becomes part of file names.
+pub(super) const NAME_CHARS_MAX: usize = 32;
+
 /// A path of a socket, at most: the kernel keeps it in 108 bytes with a zero at the end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -102,9 +105,9 @@ impl Profile {
     fn check_words(&self) -> Result<(), ProfileError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
         for (key, word) in [("name", &self.name), ("instance", &self.instance)] {
-            if word.is_empty() || word.len() > 32 || !word.chars().all(plain) {
+            if word.is_empty() || word.len() > NAME_CHARS_MAX || !word.chars().all(plain) {
                 let what = format!(
-                    "{key} is `{word}`, wanted 1 to 32 letters, digits, `-`, `_` or `.`, because it \
+                    "{key} is `{word}`, wanted 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` or `.`, because it \
                      becomes part of file names"
                 );
                 return Err(self.wrong(key, &what));

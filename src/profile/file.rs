@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::path::Path;
 
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
+use super::check::NAME_CHARS_MAX;
 use super::{Profile, ProfileError, runtime};
 
 /// The profiles that are part of the binary, by name.
@@ -131,10 +133,21 @@ pub fn load(name: &str, settings: &[String]) -> Result<Profile, ProfileError> {
     let (shown, text) = find(name)?;
     let mut profile = read(&shown, &text, settings)?;
     name.clone_into(&mut profile.source.asked);
+    if !profile.source.is_given("name") {
+        profile.name = name_of(Path::new(name));
+    }
     runtime::expand(&mut profile)?;
     // Again, because placeholders make paths longer.
     profile.check_ranges()?;
     Ok(profile)
+}
+
+/// What a profile is called that does not say it: as its file, as far as a name can be.
+fn name_of(path: &Path) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = stem.chars().take(NAME_CHARS_MAX).map(|c| if is_plain(c) { c } else { '-' });
+    name.collect()
 }
 
 /// Reads a loaded profile again: the same file, under the same settings. What came through a pipe was read and is

@@ -211,7 +211,10 @@ fn every_key_is_known_and_described() {
     assert_eq!(keys, known_keys().into_iter().collect());
     let readme = include_str!("../../hw-profiles/README.md");
     for key in keys {
-        let described = readme.contains(&format!("| `{key}` |"));
+        let row = readme.lines().find_map(|line| line.strip_prefix(&format!("| `{key}` |")));
+        let described = row.is_some();
+        let default = row.and_then(|row| row.split('|').next()).map(str::trim);
+        assert_ne!(default, Some(""), "hw-profiles/README.md does not say the default of {key}");
         assert!(
             described
                 || readme.contains(&format!("[{key}]"))
@@ -285,4 +288,19 @@ fn keys_named(text: &str) -> Vec<String> {
         }
     }
     keys
+}
+
+#[test]
+fn a_profile_without_a_name_is_called_as_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let called = |file: &str, text: &str| {
+        let path = dir.path().join(file);
+        std::fs::write(&path, text).unwrap();
+        load(path.to_str().unwrap(), &[]).unwrap().name
+    };
+    assert_eq!(called("orders.toml", ""), "orders");
+    assert_eq!(called("orders.toml", "name = \"own\""), "own");
+    assert_eq!(called("of today, \u{e9}.v2.toml", ""), "of-today---.v2");
+    assert_eq!(called(&"x".repeat(40), "").len(), 32);
+    assert_eq!(load("loopback", &[]).unwrap().name, "loopback");
 }

@@ -6,13 +6,14 @@ mod tune;
 
 use std::path::Path;
 
-use super::{CommandError, Out};
+use super::{CommandError, Out, whole};
 use crate::cli::host::{HostArgs, HostCommand, HostGenerateCommand, HostProfileCommand};
-use crate::cli::host::{HostProfileNewArgs, HostSystemdArgs};
+use crate::cli::host::{HostOutArgs, HostProfileNewArgs, HostSystemdArgs, HostTunedArgs};
 use crate::cli::{Globals, Output};
 use crate::cpu;
 use crate::host::generate::{self, Unit};
-use crate::host::{CATALOGUE, Needs, Topology, Tree, profile as new_profile};
+use crate::host::{CATALOGUE, Needs, Topology, Tree, access, profile as new_profile};
+use crate::printable::one_line;
 use crate::profile::{self, Profile};
 
 pub(super) fn host(globals: &Globals, command: &HostCommand) -> Result<(), CommandError> {
@@ -67,10 +68,19 @@ fn check_names(names: &[String]) -> Result<(), CommandError> {
     }
 }
 
-fn tuned(globals: &Globals, args: &HostArgs) -> Result<(), CommandError> {
-    let tree = tree(args)?;
+fn tuned(globals: &Globals, args: &HostTunedArgs) -> Result<(), CommandError> {
+    let tree = tree(&args.host)?;
     let (_, needs) = needs(globals, &tree)?;
-    print(globals, "host generate", &generate::tuned(&needs, &Topology::read(&tree)))
+    let text = generate::tuned(&needs, &Topology::read(&tree), &profile_word(globals));
+    write(globals, "host generate", &args.to, &text)
+}
+
+/// The profile as a unit's `--profile` takes it: a unit starts in a directory of its own, so a path has to be whole.
+fn profile_word(globals: &Globals) -> String {
+    let name = globals.profile_or_default();
+    let shipped = profile::SHIPPED.iter().any(|(shipped, _)| *shipped == name);
+    let absolute = std::fs::canonicalize(name).ok().filter(|_| !shipped);
+    absolute.map_or_else(|| name.to_owned(), |path| path.display().to_string())
 }
 
 fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError> {
@@ -79,14 +89,28 @@ fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError
     let own = std::env::current_exe();
     let binary =
         args.binary.clone().or_else(|| own.ok()).unwrap_or_else(|| "/usr/bin/buslane".into());
-    let name = globals.profile_or_default();
-    // A unit starts in a directory of its own: paths have to be whole.
-    let absolute = std::fs::canonicalize(name).ok();
-    let shipped = profile::SHIPPED.iter().any(|(shipped, _)| *shipped == name);
-    let path = absolute.filter(|_| !shipped).map(|path| path.display().to_string());
-    let profile = path.as_deref().unwrap_or(name);
-    let unit = Unit { profile, settings: &globals.set, binary: &binary, user: &args.user };
-    print(globals, "host generate", &generate::systemd(&needs, &Topology::read(&tree), &unit))
+    let profile = profile_word(globals);
+    let mut unit = Unit {
+        profile: &profile,
+        settings: &globals.set,
+        binary: &binary,
+        user: &args.user,
+        closed: &[],
+    };
+    // Only of this host is it known who may pass.
+    let closed =
+        if tree.is_live() { access::closed(&args.user, &unit.paths(&needs)) } else { Vec::new() };
+    unit.closed = &closed;
+    write(
+        globals,
+        "host generate",
+        &args.to,
+        &generate::systemd(&needs, &Topology::read(&tree), &unit),
+    )?;
+    for what in closed.iter().filter(|_| !globals.quiet) {
+        eprintln!("warning: {}", one_line(what));
+    }
+    Ok(())
 }
 
 fn new(globals: &Globals, args: &HostProfileNewArgs) -> Result<(), CommandError> {
@@ -94,25 +118,28 @@ fn new(globals: &Globals, args: &HostProfileNewArgs) -> Result<(), CommandError>
     let text = new_profile::new(&tree, &args.name);
     // What is written has to be a profile: a bad --name is refused here, not when it is served.
     profile::file::check_new(&text)?;
-    if args.out == Path::new("-") {
-        return print(globals, "host profile new", &text);
-    }
-    if args.out.exists() && !globals.yes {
-        let what = format!("{} exists already; overwrite it with --yes", args.out.display());
-        return Err(CommandError::Failed(what));
-    }
-    let mut out = Out::file(&args.out)?;
-    out.bytes(text.as_bytes())?;
-    out.finish()
+    write(globals, "host profile new", &args.to, &text)
 }
 
-/// Prints a file as it is.
-fn print(globals: &Globals, command: &str, text: &str) -> Result<(), CommandError> {
+/// Writes a file of another program as it is, whole or not at all, or prints it.
+fn write(
+    globals: &Globals,
+    command: &str,
+    to: &HostOutArgs,
+    text: &str,
+) -> Result<(), CommandError> {
     if globals.output() == Output::Json {
         let what = format!("{command} prints a file of another program; leave -o json out");
         return Err(CommandError::Usage(what));
     }
-    let mut out = Out::stdout();
-    out.bytes(text.as_bytes())?;
-    out.finish()
+    if to.out == Path::new("-") {
+        let mut out = Out::stdout();
+        out.bytes(text.as_bytes())?;
+        return out.finish();
+    }
+    if to.out.exists() && !globals.yes {
+        let what = format!("{} exists already; overwrite it with --yes", to.out.display());
+        return Err(CommandError::Failed(what));
+    }
+    whole::write(&to.out, text.as_bytes())
 }
