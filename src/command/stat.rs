@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::ask::{AdminClient, Views};
 use super::{CommandError, Out};
-use crate::admin::state::{LostView, SessionView, SessionsView, ShardView, StreamView};
+use crate::admin::state::{LostView, SessionView, SessionsView, ShardView, ShardsView, StreamView};
 use crate::cli::arguments::StatArgs;
 use crate::cli::{Globals, Output};
+use crate::clock::{Clock, HostClock};
 use crate::launch::catch_signals;
 use crate::metrics::stages::Stage;
 use crate::report::{count_of, micros, thousands};
@@ -23,11 +24,16 @@ const STALLS_MAX: usize = 4;
 /// Between two looks whether it is interrupted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Shards report once a second. One that has not by then has something else to do, and is shown as it was.
+const LOOKS_FOR_NEW: usize = 30;
+
 pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandError> {
     let admin = AdminClient::new(globals)?;
     let mut out = Out::stdout();
+    let clock = HostClock::new();
     let Some(seconds) = args.watch else {
-        show(globals, &admin, &mut out)?;
+        wait_for_reports(&admin, clock.unix_ns())?;
+        show(globals, &admin, &clock, &mut out)?;
         return out.finish();
     };
     let interrupted = catch_signals()?;
@@ -37,7 +43,7 @@ pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandErro
         if clears {
             out.bytes(b"\x1b[H\x1b[2J")?;
         }
-        show(globals, &admin, &mut out)?;
+        show(globals, &admin, &clock, &mut out)?;
         out.flush()?;
         if !pause(Duration::from_secs(seconds), &interrupted) {
             return Err(CommandError::Interrupted);
@@ -45,11 +51,34 @@ pub(super) fn stat(globals: &Globals, args: &StatArgs) -> Result<(), CommandErro
     }
 }
 
-fn show(globals: &Globals, admin: &AdminClient, out: &mut Out) -> Result<(), CommandError> {
+/// Whoever asks once wants to see what was acknowledged before: waits until every shard has reported since.
+fn wait_for_reports(admin: &AdminClient, asked_unix_ns: u64) -> Result<(), CommandError> {
+    let never = AtomicBool::new(false);
+    for _ in 0..LOOKS_FOR_NEW {
+        if is_since(&admin.shards()?, asked_unix_ns) {
+            break;
+        }
+        pause(LOOK_EVERY, &never);
+    }
+    Ok(())
+}
+
+fn is_since(shards: &ShardsView, unix_ns: u64) -> bool {
+    let shards = &shards.shards;
+    !shards.is_empty() && shards.iter().all(|shard| shard.unix_ns >= unix_ns)
+}
+
+fn show(
+    globals: &Globals,
+    admin: &AdminClient,
+    clock: &HostClock,
+    out: &mut Out,
+) -> Result<(), CommandError> {
     if globals.output() == Output::Json {
         return out.json(&admin.shards()?);
     }
-    out.text(&screen(&admin.views()?))
+    let views = admin.views()?;
+    out.text(&screen(&views, clock.unix_ns()))
 }
 
 /// Waits; `false` when interrupted meanwhile.
@@ -63,7 +92,7 @@ fn pause(time: Duration, interrupted: &AtomicBool) -> bool {
     })
 }
 
-fn screen(views: &Views) -> String {
+fn screen(views: &Views, now_unix_ns: u64) -> String {
     let Views { shards, sessions, streams, .. } = views;
     let mut text = String::new();
     if shards.shards.is_empty() {
@@ -71,7 +100,7 @@ fn screen(views: &Views) -> String {
     }
     for shard in &shards.shards {
         // Writing to a String does not fail.
-        let _ = write_shard(&mut text, shard);
+        let _ = write_shard(&mut text, shard, now_unix_ns);
     }
     let _ = write_streams(&mut text, &streams.streams);
     let _ = write_sessions(&mut text, sessions);
@@ -80,13 +109,17 @@ fn screen(views: &Views) -> String {
     text
 }
 
-fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
+fn write_shard(text: &mut String, shard: &ShardView, now_unix_ns: u64) -> std::fmt::Result {
     let core =
         shard.core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
     writeln!(
         text,
-        "shard {}: {} on {}, {}, {core}",
-        shard.shard, shard.condition, shard.address, shard.port
+        "shard {}: {} on {}, {}, {core}; as of {:.1} s ago",
+        shard.shard,
+        shard.condition,
+        shard.address,
+        shard.port,
+        seconds(now_unix_ns.saturating_sub(shard.unix_ns))
     )?;
     writeln!(
         text,
@@ -108,25 +141,7 @@ fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
         None => writeln!(text, "room for {} bytes more", thousands(shard.room_bytes))?,
     }
     writeln!(text)?;
-    writeln!(
-        text,
-        "{:<18} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11}",
-        "LATENCY (us)", "MESSAGES", "P50", "P90", "P99", "P99.9", "MAX"
-    )?;
-    for stage in Stage::ALL {
-        let Some(view) = shard.stages.get(stage.name()) else { continue };
-        writeln!(
-            text,
-            "{:<18} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11}",
-            stage.name(),
-            thousands(view.count),
-            micros(view.ns.p50),
-            micros(view.ns.p90),
-            micros(view.ns.p99),
-            micros(view.ns.p99_9),
-            micros(view.ns.max)
-        )?;
-    }
+    write_stages(text, shard)?;
     writeln!(text)?;
     writeln!(text, "{:<28} {:>18} {:>14}", "COUNTER", "SINCE LAUNCH", "PER SECOND")?;
     for (name, value) in shard.counters.iter().filter(|(_, value)| **value > 0) {
@@ -143,6 +158,42 @@ fn write_shard(text: &mut String, shard: &ShardView) -> std::fmt::Result {
         }
     }
     writeln!(text)
+}
+
+/// Latency in the newest interval; where it has no message, that since launch.
+fn write_stages(text: &mut String, shard: &ShardView) -> std::fmt::Result {
+    let is_idle = shard.stages.values().all(|stage| stage.count == 0);
+    let (stages, of) = if is_idle {
+        (&shard.stages_total, format!("since launch, none in the last {:.1} s", shard.interval_s))
+    } else {
+        (&shard.stages, format!("in the last {:.1} s", shard.interval_s))
+    };
+    writeln!(text, "messages acknowledged {of}:")?;
+    writeln!(
+        text,
+        "{:<18} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11}",
+        "LATENCY (us)", "MESSAGES", "P50", "P90", "P99", "P99.9", "MAX"
+    )?;
+    for stage in Stage::ALL {
+        let Some(view) = stages.get(stage.name()) else { continue };
+        writeln!(
+            text,
+            "{:<18} {:>10} {:>11} {:>11} {:>11} {:>11} {:>11}",
+            stage.name(),
+            thousands(view.count),
+            micros(view.ns.p50),
+            micros(view.ns.p90),
+            micros(view.ns.p99),
+            micros(view.ns.p99_9),
+            micros(view.ns.max)
+        )?;
+    }
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn write_streams(text: &mut String, streams: &[StreamView]) -> std::fmt::Result {
@@ -271,4 +322,51 @@ fn more(text: &mut String, rows: usize) -> std::fmt::Result {
         writeln!(text, "and {} more; see: -o json, or the socket's routes", rows - ROWS_MAX)?;
     }
     writeln!(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::state::StageView;
+
+    fn shard(unix_ns: u64, newest: u64, total: u64) -> ShardView {
+        let stage =
+            |count| serde_json::json!({ "whole": StageView { count, ns: Default::default() } });
+        let shard = serde_json::json!({
+            "shard": 0, "condition": "serving", "silent_ms": 0, "address": "x", "disk": "d",
+            "durability": "kernel-sync", "core": null, "epoch": 1, "segments_used": 1,
+            "segments_free": 2, "in_flight_bytes": 0, "sessions": 0, "unix_ns": unix_ns,
+            "interval_s": 1.0, "counters": {}, "rates": {}, "stages": stage(newest),
+            "stages_total": stage(total), "stalls": 0, "stall_log": [],
+        });
+        serde_json::from_value(shard).unwrap()
+    }
+
+    fn shown(newest: u64, total: u64) -> String {
+        let mut text = String::new();
+        write_shard(&mut text, &shard(5_000_000_000, newest, total), 5_400_000_000).unwrap();
+        text
+    }
+
+    #[test]
+    fn how_old_a_report_is_and_which_messages_it_counts_is_said() {
+        let text = shown(7, 1_500);
+        assert!(text.contains(", no core of its own; as of 0.4 s ago\n"), "{text}");
+        assert!(text.contains("messages acknowledged in the last 1.0 s:\n"), "{text}");
+        assert!(text.contains("\nwhole                       7 "), "{text}");
+        let idle = shown(0, 1_500);
+        assert!(idle.contains("acknowledged since launch, none in the last 1.0 s:\n"), "{idle}");
+        assert!(idle.contains("\nwhole                   1,500 "), "{idle}");
+    }
+
+    #[test]
+    fn a_report_is_new_when_each_shard_has_made_it_since() {
+        let view = |times: &[u64]| ShardsView {
+            schema_version: 1,
+            shards: times.iter().map(|&unix_ns| shard(unix_ns, 0, 0)).collect(),
+        };
+        assert!(is_since(&view(&[7, 8]), 7));
+        assert!(!is_since(&view(&[7, 6]), 7));
+        assert!(!is_since(&view(&[]), 7), "none has reported");
+    }
 }
