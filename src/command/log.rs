@@ -216,7 +216,7 @@ fn print_description(
         ("epoch", found.epoch.to_string()),
         ("stopped cleanly", if found.clean { "yes" } else { "no" }.into()),
         ("messages", thousands(found.messages)),
-        ("producers", thousands(found.producers)),
+        ("producers", producers(found.producers)),
     ] {
         out.line(&format!("{what:<16} {value}"))?;
     }
@@ -229,6 +229,11 @@ fn print_description(
         ))?;
     }
     Ok(())
+}
+
+/// Only those count that the log keeps a place for: one whose client said that it will not return has none.
+fn producers(known: u64) -> String {
+    format!("{} that may return; one that ends in order is forgotten", thousands(known))
 }
 
 #[derive(Serialize)]
@@ -275,12 +280,21 @@ fn print_report(out: &mut Out, report: &VerifyReport) -> Result<(), CommandError
         }
         out.line(&line)?;
     }
-    out.line(&format!(
-        "{}, {}, {}, all whole",
+    out.line(&whole(report))
+}
+
+/// How much was found whole.
+pub(super) fn whole(report: &VerifyReport) -> String {
+    let empty = match report.segments_empty {
+        0 => String::new(),
+        empty => format!(" ({} of them with nothing in it yet)", thousands(empty)),
+    };
+    format!(
+        "{}{empty}, {}, {}, all whole",
         count_of(report.segments, "segment"),
         batches(report.batches),
         count_of(report.messages, "message")
-    ))
+    )
 }
 
 /// What of a log is to be dumped.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use super::copy_target::{Draft, Target, is_device};
-use super::log::{MEMORY_BYTES, heading, sequences};
+use super::log::{MEMORY_BYTES, heading, sequences, whole};
 use super::progress::Progress;
 use super::{CommandError, Out};
 use crate::cli::arguments::LogCopyArgs;
@@ -24,9 +24,8 @@ use crate::log::create::{FormatError, occupant};
 use crate::log::inspect::{LogDescription, describe};
 use crate::log::shares::{bytes_needed, clear_ends, head, shard_count, share_bytes};
 use crate::log::superblock::ShareId;
-use crate::log::verify::verify;
+use crate::log::verify::{VerifyReport, verify};
 use crate::profile::Profile;
-use crate::report::{batches, count_of};
 
 /// What is copied, and where to.
 struct Job<'a> {
@@ -90,7 +89,7 @@ fn refuse_itself(from: &Path, to: &Path) -> Result<(), CommandError> {
 struct Made {
     log: LogDescription,
     rounds: u32,
-    batches: u64,
+    report: VerifyReport,
 }
 
 impl Job<'_> {
@@ -214,7 +213,7 @@ impl Job<'_> {
                 self.from.display()
             )));
         }
-        Ok(Made { log: describe(&mut disk)?, rounds, batches: report.batches })
+        Ok(Made { log: describe(&mut disk)?, rounds, report })
     }
 }
 
@@ -276,17 +275,12 @@ fn print(globals: &Globals, to: &Path, made: &[Made]) -> Result<(), CommandError
     for (index, made) in (0..).zip(made) {
         let shard = (count > 1).then_some(index);
         if globals.output() == Output::Json {
-            out.json(&Row { shard, rounds: made.rounds, batches: made.batches, log: &made.log })?;
+            let batches = made.report.batches;
+            out.json(&Row { shard, rounds: made.rounds, batches, log: &made.log })?;
             continue;
         }
         heading(&mut out, ShareId { index, count })?;
-        out.line(&format!(
-            "{}: {}, {}, {}, all whole",
-            made.log.disk,
-            count_of(made.log.segments_used, "segment"),
-            batches(made.batches),
-            count_of(made.log.messages, "message")
-        ))?;
+        out.line(&format!("{}: {}", made.log.disk, whole(&made.report)))?;
         for stream in &made.log.streams {
             out.line(&format!("stream {}: {}", stream.name, sequences(stream)))?;
         }

@@ -7,6 +7,7 @@ use super::progress::Progress as Bar;
 use crate::admin::voice;
 use crate::cli::Globals;
 use crate::launch::{self, LaunchError, Progress};
+use crate::log::recovery::Recovery;
 use crate::profile;
 use crate::report::{count_of, micros, thousands};
 
@@ -42,19 +43,7 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
         }
         Progress::Opened(disk, recovery, took_ns) => {
             *bar = None;
-            let stopped = if recovery.clean { "stopped cleanly" } else { "recovered" };
-            let cut = if recovery.cut { ", an unacknowledged tail was cut" } else { "" };
-            tell(
-                quiet,
-                &format!(
-                    "{disk}: epoch {}, {stopped}, {} in {}, {} scanned in {} us{cut}",
-                    recovery.epoch,
-                    count_of(recovery.messages, "message"),
-                    count_of(recovery.segments as u64, "segment"),
-                    bytes(recovery.scanned_bytes),
-                    micros(took_ns)
-                ),
-            );
+            tell(quiet, &format!("{disk}: {}", opened(&recovery, took_ns)));
         }
         Progress::Ready(address, disk, durability, core) => {
             let core =
@@ -90,6 +79,23 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
     }
 }
 
+/// How a log was found, and how long it took to open it.
+fn opened(recovery: &Recovery, took_ns: u64) -> String {
+    let took = format!("{} us", micros(took_ns));
+    if recovery.epoch == 1 {
+        return format!("epoch 1, a new log, opened in {took}");
+    }
+    let stopped = if recovery.clean { "stopped cleanly" } else { "recovered" };
+    let cut = if recovery.cut { ", an unacknowledged tail was cut" } else { "" };
+    format!(
+        "epoch {}, {stopped}, {} in {}, {} scanned in {took}{cut}",
+        recovery.epoch,
+        count_of(recovery.messages, "message"),
+        count_of(recovery.segments as u64, "segment"),
+        bytes(recovery.scanned_bytes),
+    )
+}
+
 /// That a log is full, and what makes room.
 fn full(keeper: Option<String>) -> String {
     let first =
@@ -107,5 +113,24 @@ fn bytes(bytes: u64) -> String {
 fn tell(quiet: bool, what: &str) {
     if !quiet {
         voice::say(what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_never_open_is_called_new_and_not_stopped() {
+        let new = Recovery { epoch: 1, clean: true, ..Recovery::default() };
+        assert_eq!(opened(&new, 5_000_000), "epoch 1, a new log, opened in 5,000.0 us");
+        let again = Recovery { epoch: 2, messages: 3, segments: 1, scanned_bytes: 4096, ..new };
+        let said = opened(&again, 1_000);
+        assert_eq!(
+            said,
+            "epoch 2, stopped cleanly, 3 messages in 1 segment, 4KiB scanned in 1.0 us"
+        );
+        let cut = opened(&Recovery { clean: false, cut: true, ..again }, 1_000);
+        assert!(cut.contains("recovered") && cut.ends_with("tail was cut"), "{cut}");
     }
 }

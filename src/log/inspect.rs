@@ -36,7 +36,7 @@ pub struct LogDescription {
     pub clean: bool,
     /// Messages since it was made.
     pub messages: u64,
-    /// Producers it knows.
+    /// Producers it keeps a place for: one that ended in order is forgotten, and where it published to is not kept.
     pub producers: u64,
     /// Its streams.
     pub streams: Vec<StreamDescription>,

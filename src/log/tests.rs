@@ -1,6 +1,7 @@
 //! The log against everything a disk may do to it.
 
 use super::create::{FormatError, FormatOptions, format, occupant};
+use super::inspect::describe;
 use super::recovery::{Missing, OpenError, OpenOptions, Reason, read_log};
 use super::segment::End;
 use super::verify::verify;
@@ -402,6 +403,23 @@ fn restarts_of_an_idle_log_do_not_eat_the_disk() {
         image = disk.image();
     }
     assert!(epochs.windows(2).all(|pair| pair[1] > pair[0]), "each reign has a higher epoch");
+}
+
+/// What describes a log counts segments with something in them, and what verifies it those that stand there.
+#[test]
+fn a_segment_that_is_only_begun_is_counted_and_said_to_be_empty() {
+    let mut writer = Writer::open(formatted(12, 9));
+    writer.append(b"kept").unwrap();
+    writer.settle();
+    let counted = |image| {
+        let mut disk = TestDisk::with(image, 9);
+        let report = verify(&mut disk, &mut |_, _| {}).unwrap();
+        let used = describe(&mut disk).unwrap().segments_used;
+        (report.segments, report.segments_empty, used)
+    };
+    assert_eq!(counted(writer.disk.image()), (1, 0, 1));
+    let reopened = Writer::open(TestDisk::with(writer.disk.image(), 9));
+    assert_eq!(counted(reopened.disk.image()), (2, 1, 1));
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct Finding {
 pub struct VerifyReport {
     /// Segments that count.
     pub segments: u64,
+    /// Those of them at the end in which nothing stands yet but their opening.
+    pub segments_empty: u64,
     /// Batches that are whole.
     pub batches: u64,
     /// Messages that are whole.
@@ -80,9 +82,11 @@ pub fn verify<D: Disk>(
     let mut found = read_segments(disk, &superblock).map_err(device)?;
     let stale = take_stale(&mut found);
     // Until the tables say otherwise, everything is kept. A beginning is missing where it was not trimmed.
+    let mut used = None;
     let begin_missing = match read_log(disk, &mut |_| {}) {
         Ok(read) => {
             verifier.kept_from = read.catalog.streams().kept_from();
+            used = Some(read.found.len() as u64);
             false
         }
         Err(OpenError::Damaged(damaged)) => damaged.because == Reason::SegmentMissing,
@@ -119,6 +123,7 @@ pub fn verify<D: Disk>(
         progress(position as u64 + 1, all);
     }
     verifier.report.segments = all;
+    verifier.report.segments_empty = used.map_or(0, |used| all.saturating_sub(used));
     Ok(verifier.report)
 }
 
