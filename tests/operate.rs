@@ -182,13 +182,53 @@ fn start(root: &Path) -> Child {
     child
 }
 
+/// The same by hand, in one shell: what it starts ends with it. The log is where the page has moved it to.
+fn without_systemd(machine: &Machine, blocks: &[(String, String)]) {
+    let scripts: Vec<String> = blocks
+        .iter()
+        .map(|(_, script)| script.replace("/var/lib/buslane/orders.log", "/mnt/larger/orders.log"))
+        .collect();
+    let [start, stop, upgrade, restore] = scripts.as_slice() else { panic!("{blocks:?}") };
+    let nohup = "nohup() { tie='setpriv --pdeathsig KILL --'; $tie true 2>/dev/null || tie=; exec $tie \"$@\"; }";
+    let is_served = "test \"$(buslane consume orders --from start | wc -l)\" = 500\n";
+    let is_stopped = "wait $pid\n";
+    let served = format!("{start}{is_served}{stop}{is_stopped}");
+    machine.run("systemctl stop buslane");
+    let said = machine.run(&format!("{nohup}\n{served}{upgrade}{served}{restore}{served}"));
+    assert_eq!(said.matches("all whole").count(), 4, "three stops, one copy: {said}");
+    machine.run("systemctl start buslane");
+}
+
+/// The firewall is one that nftables takes.
+#[test]
+fn the_rules_of_docs_operate_are_taken() {
+    let rules = blocks(&page("docs/operate.md"), "nft");
+    let [(_, rules)] = rules.as_slice() else { panic!("one block: {rules:?}") };
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("rules");
+    fs::write(&path, rules).unwrap();
+    let check = |path: &Path| {
+        let mut nft = Command::new("unshare");
+        nft.args(["-rn", "nft", "-c", "-f"]).arg(path).output()
+    };
+    fs::write(dir.path().join("none"), "").unwrap();
+    if !check(&dir.path().join("none")).is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: there is no nft, or no namespace to try it in");
+        return;
+    }
+    let output = check(&path).unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 /// Each block of the page, in the page's order, on one machine.
 #[test]
 fn what_docs_operate_says_is_done_as_it_says() {
     let page = page("docs/operate.md");
     let machine = Machine::new();
-    let mut headings = Vec::new();
-    for (heading, script) in blocks(&page, "sh") {
+    let (mut headings, mut copied) = (Vec::new(), String::new());
+    let is_alone = |(heading, _): &(String, String)| heading == "Without systemd";
+    let (alone, with_systemd): (Vec<_>, _) = blocks(&page, "sh").into_iter().partition(is_alone);
+    for (heading, script) in with_systemd {
         // A page's disk is larger than a test's.
         let said = machine.run(&script.replace("512GiB", "96MiB"));
         match heading.as_str() {
@@ -200,7 +240,15 @@ fn what_docs_operate_says_is_done_as_it_says() {
             "Is it well?" => {
                 assert!(said.contains("serving") && said.contains("orders"), "{said}");
             }
-            "Backup" | "Restore" | "A larger disk" | "Profile changes" => {
+            "Backup" if copied.is_empty() => copied = said,
+            "Backup" => {
+                let whole = said.lines().find(|line| line.ends_with("all whole")).unwrap();
+                assert!(
+                    copied.contains(whole),
+                    "what is verified is what was copied: {copied}{said}"
+                );
+            }
+            "Restore" | "A larger disk" | "Profile changes" => {
                 assert_eq!(machine.kept("orders"), 500, "after: {script}");
             }
             "Upgrade and rollback of the binary" => {
@@ -219,6 +267,7 @@ fn what_docs_operate_says_is_done_as_it_says() {
     assert!(machine.root.join("mnt/larger/orders.log").metadata().unwrap().len() > 90 << 20);
     assert!(!machine.root.join("var/lib/buslane/orders.log").exists(), "moved");
     assert_eq!(blocks(&page, "console").len(), 0, "every command of this page is run");
+    without_systemd(&machine, &alone);
 }
 
 /// `buslane` as it is called in the tour: appliances have a port and a log of this test, and end with its shell.
