@@ -61,6 +61,25 @@ fn every_route_answers_the_same_over_tcp_and_the_unix_socket() {
     }
 }
 
+/// Whoever asks once right after an acknowledgement: the report he sees was made since he asked.
+#[test]
+fn stat_shows_what_was_acknowledged_before_it_was_asked() {
+    let observed = Observed::start(&[]);
+    observed.publish();
+    let stat = observed.command(&["stat"]).output().unwrap();
+    let said = String::from_utf8(stat.stdout).unwrap();
+    let whole = said.lines().find(|line| line.starts_with("whole ")).expect(&said);
+    assert_ne!(whole.split_whitespace().nth(1), Some("0"), "{said}");
+    assert!(said.contains("; as of ") && said.contains("messages acknowledged "), "{said}");
+    let mut client = observed.appliance.client(&["publish", "orders", "--lines", "-", "-q"]);
+    let mut publisher = Running(client.stdin(Stdio::piped()).spawn().unwrap());
+    publisher.0.stdin.take().unwrap().write_all(b"one more\n").unwrap();
+    assert!(wait(&mut publisher.0, Duration::from_secs(30)).success());
+    let stat = observed.command(&["stat", "-o", "json"]).output().unwrap();
+    let shard = json(&String::from_utf8(stat.stdout).unwrap())["shards"][0].clone();
+    assert_eq!(shard["stages_total"]["whole"]["count"], 2_001, "{shard}");
+}
+
 /// Also after a restart, before any of them speaks again.
 #[test]
 fn producers_are_shown_for_as_long_as_the_log_knows_them() {
