@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::host::generate::USER;
 use crate::profile::units::parse_duration_ns;
 
 /// `host`.
@@ -131,7 +132,7 @@ pub struct HostSystemdArgs {
     #[command(flatten)]
     pub host: HostArgs,
     /// The user it runs as
-    #[arg(long, default_value = "buslane")]
+    #[arg(long, default_value = USER)]
     pub user: String,
     /// The binary [default: this one]
     #[arg(long, value_name = "FILE")]

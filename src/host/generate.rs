@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::tree::CpuSet;
+use super::words::{command, list, shell_word, unit_word};
 use super::{Needs, Topology};
 use crate::printable::one_line;
 
@@ -14,6 +15,9 @@ const OWN_THREADS: &str = ".*pmd.*;.*PMD.*;^DPDK;^lcore-slave-.*;^rte_mp_handle$
 
 /// How long the main process may be silent before systemd ends it.
 const WATCHDOG_SECONDS: u32 = 5;
+
+/// The user of a unit unless another is asked for.
+pub const USER: &str = "buslane";
 
 /// Where users' directories are.
 const HOMES: &str = "/home";
@@ -259,8 +263,11 @@ fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
     let settings: String =
         settings.iter().map(|setting| format!(" --set {}", shell_word(setting))).collect();
     let profile = shell_word(profile);
+    // Without it the line would write a unit of another user than the one above it makes.
+    let as_user =
+        if *user == USER { String::new() } else { format!(" --user {}", shell_word(user)) };
     lines.push(format!(
-        "buslane host generate systemd --profile {profile}{settings} --out /etc/systemd/system/buslane.service"
+        "buslane host generate systemd --profile {profile}{settings}{as_user} --out /etc/systemd/system/buslane.service"
     ));
     lines.push("systemctl daemon-reload && systemctl enable --now buslane".to_owned());
     lines.iter().map(|line| format!("#           {}\n", one_line(line))).collect()
@@ -269,40 +276,6 @@ fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
 /// What has to be mended before it starts, as comments.
 fn notes(closed: &[String]) -> String {
     closed.iter().map(|what| format!("# Mend:     {}\n", one_line(what))).collect()
-}
-
-/// A word as a shell takes it.
-fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// A word as a unit takes it: in quotes where it needs them, specifiers and escapes as themselves.
-fn unit_word(word: &str) -> String {
-    let mut text = String::new();
-    for c in word.chars() {
-        match c {
-            '%' => text.push_str("%%"),
-            '"' | '\\' => text.extend(['\\', c]),
-            c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => text.push(c),
-        }
-    }
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-=:,+%@[]".contains(c);
-    if word.chars().all(is_plain) { text } else { format!("\"{text}\"") }
-}
-
-fn list(words: &[&str]) -> String {
-    words.iter().map(|word| unit_word(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// A command line; there a dollar would be a variable. The binary is no variable's place.
-fn command(binary: &str, words: &[&str]) -> String {
-    let words: Vec<String> = words.iter().map(|word| unit_word(word).replace('$', "$$")).collect();
-    format!("{} {}", unit_word(binary), words.join(" "))
 }
 
 /// Home and temporary directories, hidden unless something of the appliance is there.
@@ -412,6 +385,15 @@ mod tests {
              /etc/systemd/system/buslane.service",
         );
         has(&text, "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK AF_PACKET");
+    }
+
+    #[test]
+    fn the_unit_of_another_user_is_installed_as_that_user_s() {
+        let (needs, binary) = (needs(), Path::new("/usr/bin/buslane"));
+        let unit = Unit { profile: "/x.toml", settings: &[], binary, user: "desk", closed: &[] };
+        let text = systemd(&needs, &Topology::default(), &unit);
+        assert!(text.contains("--profile /x.toml --user desk --out /etc/systemd"), "{text}");
+        assert!(!self::unit(&needs).contains("--user"), "it is the default");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod verdict;
 pub mod generate;
 pub mod profile;
 pub mod access;
+mod words;
 mod catalogue;
 mod checks;
 
