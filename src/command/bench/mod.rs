@@ -238,7 +238,9 @@ fn check_where(
 ) -> Result<(), CommandError> {
     let usage = |what: String| Err(CommandError::Usage(what));
     if inline && globals.server.is_some() {
-        return usage("--inline has both ends in this process; leave --server out".into());
+        return usage(
+            "--inline has both ends in this process; leave --server and BUSLANE_SERVER out".into(),
+        );
     }
     if inline && profile.shard.count > 1 {
         return usage("--inline has one shard on the client's core; leave shard.count out".into());
@@ -296,7 +298,7 @@ impl From<LoadError> for CommandError {
 
 fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     if args.floor && globals.server.is_some() {
-        let what = "--floor measures the profile's own port and disk; leave --server out";
+        let what = "--floor measures the profile's own port and disk; leave --server and BUSLANE_SERVER out";
         return Err(CommandError::Usage(what.into()));
     }
     let at = Where { inline: args.inline, overwrite: args.overwrite };
@@ -462,7 +464,8 @@ fn print(globals: &Globals, report: &BenchReport, dir: &Path) -> Result<(), Comm
 
 fn floor(globals: &Globals, args: &BenchFloorArgs) -> Result<(), CommandError> {
     if globals.server.is_some() {
-        let what = "a floor is of the profile's own port and disk; leave --server out";
+        let what =
+            "a floor is of the profile's own port and disk; leave --server and BUSLANE_SERVER out";
         return Err(CommandError::Usage(what.into()));
     }
     let at = Where { inline: args.inline, overwrite: args.overwrite };
