@@ -24,7 +24,7 @@ const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 
 /// Writes framed messages.
 #[derive(Debug)]
-pub struct FramedWriter {
+pub(crate) struct FramedWriter {
     count: u64,
 }
 
@@ -33,7 +33,7 @@ impl FramedWriter {
     ///
     /// # Errors
     /// When the output takes no more.
-    pub fn begin(out: &mut Out) -> Result<Self, CommandError> {
+    pub(crate) fn begin(out: &mut Out) -> Result<Self, CommandError> {
         out.bytes(&MAGIC)?;
         Ok(Self { count: 0 })
     }
@@ -45,7 +45,7 @@ impl FramedWriter {
     ///
     /// # Panics
     /// When it is larger than any message of an appliance.
-    pub fn message(&mut self, out: &mut Out, payload: &[u8]) -> Result<(), CommandError> {
+    pub(crate) fn message(&mut self, out: &mut Out, payload: &[u8]) -> Result<(), CommandError> {
         let bytes = u32::try_from(payload.len()).expect("a message is below 4 GiB");
         assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes} bytes");
         self.count += 1;
@@ -57,7 +57,7 @@ impl FramedWriter {
     ///
     /// # Errors
     /// When the output takes no more.
-    pub fn end(self, out: &mut Out) -> Result<(), CommandError> {
+    pub(crate) fn end(self, out: &mut Out) -> Result<(), CommandError> {
         out.bytes(&END.to_le_bytes())?;
         out.bytes(&self.count.to_le_bytes())
     }
@@ -65,7 +65,7 @@ impl FramedWriter {
 
 /// Why framed messages cannot be read further.
 #[derive(Debug, displaydoc::Display, thiserror::Error)]
-pub enum FramedError {
+pub(crate) enum FramedError {
     /// byte 0: these are not framed messages, which `buslane consume -o framed` writes; what is packed is unpacked
     /// first (gzip -dc), one message a line is --lines, an exchange's file --itch
     Foreign,
@@ -115,7 +115,7 @@ pub enum FramedError {
 
 /// Reads framed messages one after the other.
 #[derive(Debug)]
-pub struct FramedReader<R> {
+pub(crate) struct FramedReader<R> {
     input: R,
     offset: u64,
     count: u64,
@@ -124,12 +124,12 @@ pub struct FramedReader<R> {
 
 impl<R: Read> FramedReader<R> {
     /// A reader at the beginning; `input` should be buffered.
-    pub fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, offset: 0, count: 0, message: Vec::new() }
     }
 
     /// What it reads from.
-    pub fn input(&self) -> &R {
+    pub(crate) fn input(&self) -> &R {
         &self.input
     }
 
@@ -137,7 +137,7 @@ impl<R: Read> FramedReader<R> {
     ///
     /// # Errors
     /// `FramedError` with the byte offset.
-    pub fn next_message(&mut self) -> Result<Option<&[u8]>, FramedError> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<&[u8]>, FramedError> {
         if self.offset == 0 {
             self.begin()?;
         }
@@ -164,8 +164,13 @@ impl<R: Read> FramedReader<R> {
     fn begin(&mut self) -> Result<(), FramedError> {
         let mut magic = [0; 8];
         let found = self.some(&mut magic)?;
-        if found < magic.len() || magic[..7] != MAGIC[..7] {
+        let compared = found.min(7);
+        if magic[..compared] != MAGIC[..compared] {
             return Err(FramedError::Foreign);
+        }
+        if found < magic.len() {
+            // Nothing at all, too: whoever should have written ended before the first message.
+            return Err(FramedError::Cut { offset: 0, count: 0 });
         }
         if magic != MAGIC {
             return Err(FramedError::Version { version: magic[7] });
@@ -247,7 +252,7 @@ mod tests {
             let whole = usize::from(len >= 17) + usize::from(len >= 27);
             assert_eq!(messages.len(), whole, "{len}");
             let said = error.unwrap_or_else(|| panic!("{len} bytes are taken for the whole"));
-            assert!(len < 8 || said.contains("cut short"), "{len}: {said}");
+            assert!(said.contains("cut short"), "{len}: {said}");
         }
     }
 
