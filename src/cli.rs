@@ -4,9 +4,9 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 done with warnings under
 //! `--strict`, 130 interrupted. This module only says what was asked; `command` does it.
 
-pub mod arguments;
-pub mod host;
-pub mod parse;
+pub(crate) mod arguments;
+pub(crate) mod host;
+pub(crate) mod parse;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// The cores this process may use, ascending.
 #[must_use]
-pub fn available_cores() -> Vec<usize> {
+pub(crate) fn available_cores() -> Vec<usize> {
     let mut cores: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     cores.sort_unstable();
@@ -18,7 +18,7 @@ pub fn available_cores() -> Vec<usize> {
 
 /// Pins the calling thread to a core; `false` when the operating system refuses.
 #[must_use]
-pub fn pin_to_core(core: usize) -> bool {
+pub(crate) fn pin_to_core(core: usize) -> bool {
     // The mask the crate fills has room for so many, and panics above.
     let room = usize::try_from(libc::CPU_SETSIZE).is_ok_and(|cores| core < cores);
     room && core_affinity::set_for_current(core_affinity::CoreId { id: core })
@@ -26,7 +26,7 @@ pub fn pin_to_core(core: usize) -> bool {
 
 /// Resident memory of a process in bytes, from `/proc`; `None` where it cannot be read.
 #[must_use]
-pub fn resident_bytes(pid: u32) -> Option<u64> {
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
@@ -39,7 +39,7 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn keep_descriptors() -> std::io::Result<()> {
+pub(crate) fn keep_descriptors() -> std::io::Result<()> {
     let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).expect("a small constant");
     // SAFETY: takes numbers only.
     let code = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
@@ -48,7 +48,7 @@ pub fn keep_descriptors() -> std::io::Result<()> {
 
 /// How well the kernel's clock is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockState {
+pub(crate) struct ClockState {
     /// Whether somebody keeps it.
     pub is_synchronised: bool,
     /// How far it may be off, in microseconds, as its keeper says.
@@ -57,7 +57,7 @@ pub struct ClockState {
 
 /// What `adjtimex` says of the kernel's clock; `None` where it says nothing.
 #[must_use]
-pub fn clock_state() -> Option<ClockState> {
+pub(crate) fn clock_state() -> Option<ClockState> {
     // SAFETY: `timex` is plain numbers, for which all zeros are valid; no modes: only read.
     let mut state: libc::timex = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the kernel fills the structure during the call.
@@ -69,7 +69,7 @@ pub fn clock_state() -> Option<ClockState> {
 
 /// Bytes an unprivileged user may still write to the file system of `path`.
 #[must_use]
-pub fn free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     // SAFETY: `statvfs` is plain numbers, for which all zeros are valid.
     let mut facts: libc::statvfs = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -80,7 +80,7 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
 
 /// Lets the kernel write a core dump of this process, as large as the hard limit allows, also when the binary
 /// has capabilities. Where it may not, there is none: nothing else depends on it.
-pub fn allow_core_dumps() {
+pub(crate) fn allow_core_dumps() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the structure during the call.
     let code = unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) };
@@ -94,7 +94,7 @@ pub fn allow_core_dumps() {
 }
 
 /// Keeps the kernel from writing a core dump of this process into a file; one that a pipe takes stays allowed.
-pub fn forbid_core_files() {
+pub(crate) fn forbid_core_files() {
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the structure during the call.
     let code = unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut now) };

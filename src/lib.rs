@@ -42,10 +42,10 @@ pub mod limits;
 pub mod position;
 pub mod clock;
 pub mod random;
-pub mod retry;
-pub mod memory;
-pub mod cpu;
-pub mod printable;
+mod retry;
+mod memory;
+mod cpu;
+mod printable;
 pub mod metrics;
 pub mod mutant;
 pub mod fired;
@@ -53,21 +53,21 @@ pub mod fired;
 pub mod wire;
 pub mod port;
 pub mod disk;
-pub mod session;
+mod session;
 pub mod log;
-pub mod fanout;
-pub mod history;
+mod fanout;
+mod history;
 pub mod shard;
 
 pub mod profile;
 pub mod host;
-pub mod report;
+mod report;
 pub mod client;
 
-pub mod measure;
+mod measure;
 pub mod admin;
 pub mod launch;
-pub mod itch;
+mod itch;
 
 #[cfg(feature = "sim")]
 pub mod sim;

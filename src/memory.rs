@@ -205,7 +205,7 @@ unsafe impl Send for Memory {}
 /// An empty list whose whole capacity has been written once: it takes its page faults at start, and the
 /// process does not grow when the list is first filled.
 #[must_use]
-pub fn resident<T: Clone>(capacity: usize, value: T) -> Vec<T> {
+pub(crate) fn resident<T: Clone>(capacity: usize, value: T) -> Vec<T> {
     let mut list = vec![value; capacity];
     list.clear();
     list

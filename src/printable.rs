@@ -5,13 +5,13 @@ use std::borrow::Cow;
 /// Text with what moves a terminal's cursor, changes its colours or turns its writing round shown as an escape
 /// (`\u{1b}`). Line ends and tabs stay.
 #[must_use]
-pub fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c| !matches!(c, '\n' | '\t') && is_command(c))
 }
 
 /// The same for one line: line ends and tabs are escapes too.
 #[must_use]
-pub fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_command)
 }
 

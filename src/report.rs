@@ -5,11 +5,11 @@
 
 mod axis;
 mod charts;
-pub mod evidence;
+pub(crate) mod evidence;
 mod facts;
 mod page;
 mod plot;
-pub mod series;
+pub(crate) mod series;
 mod svg;
 
 use std::fmt::Write;
@@ -19,18 +19,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{self, Needs, Tree};
 
-pub use crate::metrics::latency::Percentiles;
-pub use page::page;
+pub(crate) use crate::metrics::latency::Percentiles;
+pub(crate) use page::page;
 
 /// The version of [`BenchReport`]; it changes when a field goes or changes its meaning.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// A run that achieved less of its target rate than this has failed.
-pub const RATE_SHARE_MIN: f64 = 0.99;
+pub(crate) const RATE_SHARE_MIN: f64 = 0.99;
 
 /// What of a floor is quoted, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct FloorPercentiles {
+pub(crate) struct FloorPercentiles {
     /// Half are at most this.
     pub p50: u64,
     /// 99 % are at most this.
@@ -45,7 +45,7 @@ impl From<Percentiles> for FloorPercentiles {
 
 /// The bare port and the bare disk at the pace of the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Floor {
+pub(crate) struct Floor {
     /// There and back over the port.
     pub port_rtt_ns: FloorPercentiles,
     /// One write at queue depth 1.
@@ -55,14 +55,14 @@ pub struct Floor {
 impl Floor {
     /// What no engine on this port and disk can undercut: one round trip and one write.
     #[must_use]
-    pub fn sum_p50_ns(&self) -> u64 {
+    pub(crate) fn sum_p50_ns(&self) -> u64 {
         self.port_rtt_ns.p50 + self.disk_write_ns.p50
     }
 }
 
 /// The host a run was made on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Host {
+pub(crate) struct Host {
     /// Model of the processor.
     pub cpu: String,
     /// Release of the kernel.
@@ -74,12 +74,12 @@ pub struct Host {
 }
 
 /// What stands where nobody said it.
-pub const REMOTE: &str = "unknown: remote";
+pub(crate) const REMOTE: &str = "unknown: remote";
 
 /// The client's side of a run against an appliance that `--server` named. What its host says of itself says
 /// nothing of the appliance.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Client {
+pub(crate) struct Client {
     /// Name of the client's profile.
     pub profile: String,
     /// Its host.
@@ -90,7 +90,7 @@ pub struct Client {
 
 /// What `bench run -o json` prints.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct BenchReport {
+pub(crate) struct BenchReport {
     /// `SCHEMA_VERSION`.
     pub schema_version: u32,
     /// Name of the appliance's profile; [`REMOTE`] with `--server`.
@@ -135,7 +135,7 @@ pub struct BenchReport {
 impl BenchReport {
     /// What makes the run worthless, one sentence each; a run with any of them is a failure.
     #[must_use]
-    pub fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for (count, what) in
             [(self.lost, "lost"), (self.duplicated, "duplicated"), (self.reordered, "reordered")]
@@ -157,7 +157,7 @@ impl BenchReport {
 
     /// The report as people read it.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "profile {}, durability {}, {} B, {} messages: lost {} duplicated {} reordered {}\n",
             self.profile,
@@ -198,14 +198,14 @@ impl BenchReport {
     }
 
     /// Of an appliance elsewhere neither profile nor host is known: those of here are the client's.
-    pub fn of_a_remote(&mut self, server: SocketAddrV4) {
+    pub(crate) fn of_a_remote(&mut self, server: SocketAddrV4) {
         let profile = std::mem::replace(&mut self.profile, REMOTE.to_owned());
         let host = self.host.take().unwrap_or_default();
         self.client = Some(Client { profile, host, server: server.to_string() });
     }
 
     /// Hosts whose state is known: the appliance's, or the client's.
-    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Host> {
         self.host.iter().chain(self.client.as_ref().map(|client| &client.host))
     }
 
@@ -226,7 +226,7 @@ impl BenchReport {
 impl Host {
     /// Reads them from `tree`; the checks are those of `buslane host check`, without what is measured.
     #[must_use]
-    pub fn read(tree: &Tree, needs: &Needs) -> Self {
+    pub(crate) fn read(tree: &Tree, needs: &Needs) -> Self {
         let cpuinfo = tree.text("proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(name));
@@ -244,7 +244,7 @@ impl Host {
 
     /// One line, and one more when something is wrong with it.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let kind = if self.r#virtual { "virtual" } else { "bare metal" };
         let mut text = format!("host {}, Linux {}, {kind}\n", self.cpu, self.kernel);
         if !self.checks_failed.is_empty() {
@@ -258,7 +258,7 @@ impl Host {
 
 /// Latencies in microseconds, a row each.
 #[derive(Clone, Debug, Default)]
-pub struct LatencyTable {
+pub(crate) struct LatencyTable {
     rows: Vec<(String, [Option<u64>; 6])>,
 }
 
@@ -266,13 +266,13 @@ impl LatencyTable {
     const COLUMNS: [&'static str; 6] = ["P50", "P90", "P99", "P99.9", "P99.99", "MAX"];
 
     /// Adds a row.
-    pub fn row(&mut self, name: &str, of: Percentiles) {
+    pub(crate) fn row(&mut self, name: &str, of: Percentiles) {
         let cells = [of.p50, of.p90, of.p99, of.p99_9, of.p99_99, of.max].map(Some);
         self.rows.push((name.to_owned(), cells));
     }
 
     /// Adds what a floor has: the port, the disk, and the sum of their medians.
-    pub fn floor(&mut self, floor: &Floor) {
+    pub(crate) fn floor(&mut self, floor: &Floor) {
         let cells = |of: FloorPercentiles| [Some(of.p50), None, Some(of.p99), None, None, None];
         self.rows.push(("floor: port round trip".to_owned(), cells(floor.port_rtt_ns)));
         self.rows.push(("floor: disk write".to_owned(), cells(floor.disk_write_ns)));
@@ -282,7 +282,7 @@ impl LatencyTable {
 
     /// The table, numbers right-aligned.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(12);
         let mut text = format!("{:<width$}", "LATENCY (us)");
         for column in Self::COLUMNS {
@@ -308,14 +308,14 @@ fn line(text: &mut String, what: &str) {
 
 /// Nanoseconds as microseconds with one decimal, rounded: `1,234.6`.
 #[must_use]
-pub fn micros(ns: u64) -> String {
+pub(crate) fn micros(ns: u64) -> String {
     let tenths = (ns + 50) / 100;
     format!("{}.{}", thousands(tenths / 10), tenths % 10)
 }
 
 /// A number with separators: `1,234,567`.
 #[must_use]
-pub fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
     for (at, digit) in digits.chars().enumerate() {
@@ -329,13 +329,13 @@ pub fn thousands(number: u64) -> String {
 
 /// So many of what has a plural in s: `1 segment`, `1,234 segments`.
 #[must_use]
-pub fn count_of(number: u64, what: &str) -> String {
+pub(crate) fn count_of(number: u64, what: &str) -> String {
     format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" })
 }
 
 /// The same of a noun that needs more: `1 batch`, `2 batches`.
 #[must_use]
-pub fn batches(number: u64) -> String {
+pub(crate) fn batches(number: u64) -> String {
     format!("{} batch{}", thousands(number), if number == 1 { "" } else { "es" })
 }
 

@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// Those of the last try.
-pub fn retry<T, E>(
+pub(crate) fn retry<T, E>(
     patience: Duration,
     passes: impl Fn(&E) -> bool,
     mut attempt: impl FnMut() -> Result<T, E>,

@@ -412,7 +412,10 @@ mod tests {
         assert_eq!(all.len(), unique.len(), "a module is in two layers");
         let declared: Vec<&str> = include_str!("lib.rs")
             .lines()
-            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+            .filter_map(|line| line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod "))
+            .filter_map(|name| name.strip_suffix(';'))
+            // What tests are made with and what looks at the files stand in no layer.
+            .filter(|name| !["testing", "tidy"].contains(name))
             .collect();
         assert_eq!(all, declared, "the modules stand in src/lib.rs in another order");
         for file in UNSAFE_FILES {

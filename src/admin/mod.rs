@@ -19,7 +19,7 @@ mod reload;
 mod server;
 mod silent;
 mod socket;
-pub mod state;
+pub(crate) mod state;
 mod threads;
 pub mod voice;
 mod watchdog;

@@ -12,13 +12,13 @@ use crate::metrics::Counter;
 use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
 use crate::metrics::stages::{Stage, Stages};
 
-pub use views::{
+pub(crate) use views::{
     LostView, ProducerView, ProducersView, SessionView, SessionsView, ShardView, ShardsView,
     StageView, StallView, StreamView, StreamsView, SubscriptionView,
 };
 
 /// Version of every JSON object here; it grows when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// A shard that has been silent for so long is not ready.
 const READY_MS: u64 = 1_000;

@@ -131,7 +131,7 @@ pub(super) fn message_bytes(text: &str) -> Result<usize, String> {
 /// # Errors
 /// What is wrong with them.
 #[cfg(feature = "sim")]
-pub fn seeds(text: &str) -> Result<(u64, u64), String> {
+pub(crate) fn seeds(text: &str) -> Result<(u64, u64), String> {
     let wrong = || format!("`{text}` is not a range of seeds like 0..1000");
     let (from, to) = text.split_once("..").ok_or_else(wrong)?;
     let from: u64 = from.parse().map_err(|_| wrong())?;

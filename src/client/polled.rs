@@ -215,7 +215,7 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.subscriptions.add(Subscription::new(stream, request, from, window, now_ns));
     }
 
-    /// Writes down from now on what happens: see [`history`](crate::history). To be called before anything is published
+    /// Writes down from now on what happens: see docs/history.md. To be called before anything is published
     /// or subscribed to.
     pub fn record(&mut self, history: History) {
         let link = &mut self.link;

@@ -3,9 +3,9 @@
 //! A command writes its data through [`Out`], everything else to stderr, and ends with a
 //! [`CommandError`] whose kind is the exit code.
 
-pub mod framed;
-pub mod out;
-pub mod progress;
+pub(crate) mod framed;
+pub(crate) mod out;
+pub(crate) mod progress;
 mod ask;
 mod connect;
 mod copy_target;

@@ -9,14 +9,14 @@ const DRAWS_PER_SECOND: u8 = 10;
 
 /// A bar, or nothing where nobody would see it. Gone when it is dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Work on `total` of `what` (`messages`); `None` where the end is not known.
     #[must_use]
-    pub fn new(quiet: bool, what: &'static str, total: Option<u64>) -> Self {
+    pub(crate) fn new(quiet: bool, what: &'static str, total: Option<u64>) -> Self {
         if quiet || !std::io::stderr().is_terminal() {
             return Self { bar: None };
         }
@@ -34,7 +34,7 @@ impl Progress {
     }
 
     /// So much is done. Cheap enough to call every few hundred messages.
-    pub fn set(&self, done: u64) {
+    pub(crate) fn set(&self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
         }

@@ -23,7 +23,7 @@ const DEPTH_MAX: u32 = 16;
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
+pub(crate) struct Mount {
     /// Where.
     pub point: PathBuf,
     /// As in `ext4`.
@@ -38,14 +38,14 @@ pub struct Mount {
 impl Mount {
     /// Whether it is gone with the power.
     #[must_use]
-    pub fn is_memory(&self) -> bool {
+    pub(crate) fn is_memory(&self) -> bool {
         MEMORY_FILE_SYSTEMS.contains(&self.kind.as_str())
     }
 }
 
 /// What the kernel tells of mounts and block devices.
 #[derive(Clone, Debug)]
-pub struct Media {
+pub(crate) struct Media {
     /// `/`, but in tests.
     root: PathBuf,
 }
@@ -59,7 +59,7 @@ impl Default for Media {
 impl Media {
     /// Why what is written to the file or block device at `path` is safe.
     #[must_use]
-    pub fn durability(&self, path: &Path) -> Durability {
+    pub(crate) fn durability(&self, path: &Path) -> Durability {
         match self.memory(path) {
             Some(_) => Durability::Volatile,
             None => Durability::KernelSync,
@@ -69,7 +69,7 @@ impl Media {
     /// In what memory the file, directory or block device at `path` is; `None` where it is on media, as far as
     /// can be seen.
     #[must_use]
-    pub fn memory(&self, path: &Path) -> Option<String> {
+    pub(crate) fn memory(&self, path: &Path) -> Option<String> {
         self.memory_below(path, 0)
     }
 
@@ -77,7 +77,7 @@ impl Media {
     ///
     /// # Errors
     /// What the operating system said.
-    pub fn mounts(&self) -> io::Result<Vec<Mount>> {
+    pub(crate) fn mounts(&self) -> io::Result<Vec<Mount>> {
         let text = fs::read_to_string(self.root.join("proc/self/mountinfo"))?;
         Ok(text.lines().filter_map(parse_mount).collect())
     }
@@ -177,7 +177,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
 
 /// The kernel writes blanks, tabs, newlines and backslashes of names as octal numbers.
 #[must_use]
-pub fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let replaced = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
     replaced.replace("\\134", "\\")
 }

@@ -5,14 +5,14 @@
 //! until its completion is polled. A write that completed without error is on non-volatile media, as
 //! `DiskInfo::durability` says; order between operations in flight is not promised.
 //!
-//! Every disk is one [`queue::Queue`] over a backend, which starts operations and says which ended: a file
+//! Every disk is one `queue::Queue` over a backend, which starts operations and says which ended: a file
 //! ([`uring`]), a namespace (`spdk`), memory ([`ram`]), those of the tests. A [`share::Share`] is a part of a disk.
 
 pub mod lock;
 #[cfg(test)]
 mod lost_tests;
-pub mod media;
-pub mod queue;
+pub(crate) mod media;
+pub(crate) mod queue;
 pub mod ram;
 pub mod share;
 #[cfg(feature = "spdk")]

@@ -11,7 +11,7 @@ use crate::wire::record::Record;
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+pub(crate) enum Begin {
     /// At this sequence.
     Sequence(u64),
     /// With the first message received at or after this Unix time.
@@ -33,7 +33,7 @@ enum Replay {
 
 /// What a subscription cannot get past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// These sequences are damaged on the media.
     Damaged {
         /// First.
@@ -52,7 +52,7 @@ pub enum Stop {
 
 /// What is to be done for a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Its read is on its way.
     Wait,
     /// It cannot get past something.
@@ -71,7 +71,7 @@ pub enum Step {
 
 /// A place in a stream and in the log.
 #[derive(Clone, Copy, Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     stream: StreamId,
     /// The first sequence it delivers.
     start: u64,
@@ -98,7 +98,7 @@ pub struct Cursor {
 impl Cursor {
     /// One that is not placed in the log yet.
     #[must_use]
-    pub fn new(stream: StreamId, begin: Begin, window: u64) -> Self {
+    pub(crate) fn new(stream: StreamId, begin: Begin, window: u64) -> Self {
         let (start, sought_ns) = match begin {
             Begin::Sequence(sequence) => (sequence, None),
             Begin::Time(unix_ns) => (0, Some(unix_ns)),
@@ -121,7 +121,7 @@ impl Cursor {
 
     /// What is to be done, where the stream holds what is from `first` to before `durable_next`.
     #[must_use]
-    pub fn step(&self, first: u64, durable_next: u64) -> Step {
+    pub(crate) fn step(&self, first: u64, durable_next: u64) -> Step {
         if self.is_reading() {
             Step::Wait
         } else if self.stop.is_some() {
@@ -141,60 +141,60 @@ impl Cursor {
 
     /// Stream.
     #[must_use]
-    pub fn stream(&self) -> StreamId {
+    pub(crate) fn stream(&self) -> StreamId {
         self.stream
     }
 
     /// The first sequence it delivers.
     #[must_use]
-    pub fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.start
     }
 
     /// The next sequence to send.
     #[must_use]
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// Everything below this one has arrived, as the consumer said last.
     #[must_use]
-    pub fn told(&self) -> u64 {
+    pub(crate) fn told(&self) -> u64 {
         self.announced.max(self.start)
     }
 
     /// Sequences below this one may be sent.
     #[must_use]
-    pub fn limit(&self) -> u64 {
+    pub(crate) fn limit(&self) -> u64 {
         self.limit
     }
 
     /// Log offset of the batch to look at next.
     #[must_use]
-    pub fn log_off(&self) -> LogOffset {
+    pub(crate) fn log_off(&self) -> LogOffset {
         self.log_off
     }
 
     /// What it cannot get past.
     #[must_use]
-    pub fn stopped(&self) -> Option<Stop> {
+    pub(crate) fn stopped(&self) -> Option<Stop> {
         self.stop
     }
 
     /// Whether it still looks for its start.
     #[must_use]
-    pub fn is_seeking(&self) -> bool {
+    pub(crate) fn is_seeking(&self) -> bool {
         self.sought_ns.is_some()
     }
 
     /// What is to be located in the log: a time, or what is next.
     #[must_use]
-    pub fn wanted(&self) -> Begin {
+    pub(crate) fn wanted(&self) -> Begin {
         self.sought_ns.map_or(Begin::Sequence(self.next), Begin::Time)
     }
 
     /// What is wanted is in the batch at `log_off`, or behind it. A search for a time begins at sequence `from`.
-    pub fn located(&mut self, log_off: LogOffset, from: u64) {
+    pub(crate) fn located(&mut self, log_off: LogOffset, from: u64) {
         self.go_to(log_off);
         if self.is_seeking() {
             (self.start, self.next) = (from, from);
@@ -202,17 +202,17 @@ impl Cursor {
     }
 
     /// The batch to look at next is this one, all of it.
-    pub fn go_to(&mut self, log_off: LogOffset) {
+    pub(crate) fn go_to(&mut self, log_off: LogOffset) {
         (self.log_off, self.at) = (log_off, 0);
     }
 
     /// All before `first` was trimmed: what is next is there.
-    pub fn overtaken(&mut self, first: u64) {
+    pub(crate) fn overtaken(&mut self, first: u64) {
         self.next = first;
     }
 
     /// What is next comes behind the durable end; `true` when that ends a search.
-    pub fn rest(&mut self, durable_end: LogOffset, durable_next: u64) -> bool {
+    pub(crate) fn rest(&mut self, durable_end: LogOffset, durable_next: u64) -> bool {
         self.go_to(durable_end);
         let is_over = self.is_seeking();
         if is_over {
@@ -223,18 +223,18 @@ impl Cursor {
 
     /// The consumer says that everything below `position` has arrived, and that it takes what is below `limit`; what
     /// was said is not taken back.
-    pub fn hear(&mut self, position: u64, limit: u64) {
+    pub(crate) fn hear(&mut self, position: u64, limit: u64) {
         self.announced = self.announced.max(position);
         self.limit = self.limit.max(limit);
     }
 
     /// Goes back to `position`, from where on all is sent again.
-    pub fn rewind(&mut self, position: u64) {
+    pub(crate) fn rewind(&mut self, position: u64) {
         (self.next, self.stop) = (position, None);
     }
 
     /// Nothing more is sent, and why; told again until the consumer ends it.
-    pub fn stop(&mut self, stop: Stop) {
+    pub(crate) fn stop(&mut self, stop: Stop) {
         self.stop = Some(stop);
     }
 
@@ -255,7 +255,7 @@ impl Cursor {
 
     /// Looks in `body`, the body of the batch at the cursor, for the first record of the time sought;
     /// `true` once it is found.
-    pub fn seek_in(&mut self, body: &[u8]) -> bool {
+    pub(crate) fn seek_in(&mut self, body: &[u8]) -> bool {
         let Some(sought_ns) = self.sought_ns else { return true };
         let mut rest = body;
         while let Some((record, after)) = Record::split_first(rest) {
@@ -283,7 +283,7 @@ impl Cursor {
 
     /// Which replay buffer holds the log from the cursor on, and which bytes of it.
     #[must_use]
-    pub fn buffered(&self) -> Option<(usize, Range<usize>)> {
+    pub(crate) fn buffered(&self) -> Option<(usize, Range<usize>)> {
         let Replay::Ready { buffer, log_off, bytes } = self.replay else { return None };
         let at = usize::try_from(self.log_off.bytes_since(log_off)?).ok()?;
         (at < bytes).then_some((buffer, at..bytes))
@@ -295,7 +295,7 @@ impl Cursor {
     }
 
     /// Counts a read that failed or brought what was not written; `true` when another try is due.
-    pub fn reads_again(&mut self) -> bool {
+    pub(crate) fn reads_again(&mut self) -> bool {
         self.bad_reads = self.bad_reads.saturating_add(1);
         self.bad_reads < BAD_READS_MAX
     }

@@ -10,7 +10,7 @@ use crate::wire::record::Record;
 
 /// How a walk over one batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packed {
+pub(crate) enum Packed {
     /// The batch holds nothing more for this subscription.
     BatchEnd,
     /// The datagram is full: this record has no room.
@@ -26,14 +26,14 @@ pub enum Packed {
 
 /// The open DATA frame of a datagram, filled from one batch after the other.
 #[derive(Debug)]
-pub struct DataFrame {
+pub(crate) struct DataFrame {
     first: u64,
     count: u16,
 }
 
 impl DataFrame {
     /// Starts a frame at `cursor`'s next sequence; the caller has seen that the head fits.
-    pub fn begin(cursor: &Cursor, writer: &mut DatagramWriter<'_>) -> Self {
+    pub(crate) fn begin(cursor: &Cursor, writer: &mut DatagramWriter<'_>) -> Self {
         let head = DataHead {
             stream: cursor.stream().0.into(),
             count: 0.into(),
@@ -47,12 +47,12 @@ impl DataFrame {
 
     /// Whether nothing was added yet.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Adds what `body`, the body of the batch at the cursor, has for the subscription.
-    pub fn pack(
+    pub(crate) fn pack(
         &mut self,
         cursor: &mut Cursor,
         body: &[u8],
@@ -83,7 +83,7 @@ impl DataFrame {
     }
 
     /// Ends the frame; how many records it holds.
-    pub fn end(self, writer: &mut DatagramWriter<'_>) -> u16 {
+    pub(crate) fn end(self, writer: &mut DatagramWriter<'_>) -> u16 {
         let head = DataHead {
             stream: 0.into(),
             count: self.count.into(),
@@ -98,4 +98,4 @@ impl DataFrame {
 }
 
 /// Bytes a DATA frame needs before its first record.
-pub const DATA_FRAME_BYTES_MIN: usize = crate::wire::FRAME_HEAD_BYTES + DATA_HEAD_BYTES;
+pub(crate) const DATA_FRAME_BYTES_MIN: usize = crate::wire::FRAME_HEAD_BYTES + DATA_HEAD_BYTES;

@@ -6,8 +6,8 @@
 mod cursor;
 mod frame;
 
-pub use cursor::{Begin, Cursor, Step, Stop};
-pub use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
+pub(crate) use cursor::{Begin, Cursor, Step, Stop};
+pub(crate) use frame::{DATA_FRAME_BYTES_MIN, DataFrame, Packed};
 
 use crate::fired::Timer;
 use crate::ids::StreamId;
@@ -22,7 +22,7 @@ const BEAT_NS_MAX: u64 = 256_000_000;
 
 /// One subscription.
 #[derive(Clone, Copy, Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     session: SessionSlot,
     request: u32,
     /// When something was last sent.
@@ -36,36 +36,36 @@ pub struct Subscription {
 impl Subscription {
     /// One of `session`, made by `request`.
     #[must_use]
-    pub fn new(session: SessionSlot, request: u32, cursor: Cursor, now_ns: u64) -> Self {
+    pub(crate) fn new(session: SessionSlot, request: u32, cursor: Cursor, now_ns: u64) -> Self {
         Self { session, request, sent_ns: now_ns, beat_ns: 0, cursor }
     }
 
     /// The session it belongs to.
     #[must_use]
-    pub fn session(&self) -> SessionSlot {
+    pub(crate) fn session(&self) -> SessionSlot {
         self.session
     }
 
     /// The request that made it.
     #[must_use]
-    pub fn request(&self) -> u32 {
+    pub(crate) fn request(&self) -> u32 {
         self.request
     }
 
     /// Messages were sent.
-    pub fn sent(&mut self, now_ns: u64) {
+    pub(crate) fn sent(&mut self, now_ns: u64) {
         (self.sent_ns, self.beat_ns) = (now_ns, 0);
         self.cursor.reads_well();
     }
 
     /// Whether the consumer, which was sent all it may have, is to be told where the end is.
     #[must_use]
-    pub fn beat_is_due(&self, now_ns: u64) -> bool {
+    pub(crate) fn beat_is_due(&self, now_ns: u64) -> bool {
         now_ns.saturating_sub(self.sent_ns) >= self.beat_ns.max(BEAT_NS_MIN)
     }
 
     /// It was told.
-    pub fn beat(&mut self, now_ns: u64) {
+    pub(crate) fn beat(&mut self, now_ns: u64) {
         if self.beat_ns == BEAT_NS_MAX {
             Timer::ConsumerHeartbeatRare.fired();
         }
@@ -76,7 +76,7 @@ impl Subscription {
 
 /// The subscriptions of a shard and the replay buffers they share.
 #[derive(Debug)]
-pub struct Fanout {
+pub(crate) struct Fanout {
     subscriptions: Vec<Subscription>,
     free_buffers: Vec<usize>,
     /// Where the next turn starts, so that everybody is served.
@@ -86,7 +86,7 @@ pub struct Fanout {
 impl Fanout {
     /// No subscriptions, and so many replay buffers; allocates what it will ever need.
     #[must_use]
-    pub fn new(replay_buffers: usize) -> Self {
+    pub(crate) fn new(replay_buffers: usize) -> Self {
         Self {
             subscriptions: Vec::with_capacity(SUBSCRIPTIONS_A_SHARD),
             free_buffers: (0..replay_buffers).collect(),
@@ -96,37 +96,31 @@ impl Fanout {
 
     /// How many subscriptions there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.subscriptions.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty()
     }
 
     /// The subscription at `index`.
     #[must_use]
-    pub fn get(&self, index: usize) -> &Subscription {
+    pub(crate) fn get(&self, index: usize) -> &Subscription {
         &self.subscriptions[index]
     }
 
     /// The same, to change.
     #[must_use]
-    pub fn get_mut(&mut self, index: usize) -> &mut Subscription {
+    pub(crate) fn get_mut(&mut self, index: usize) -> &mut Subscription {
         &mut self.subscriptions[index]
     }
 
     /// The subscription of a session to a stream.
     #[must_use]
-    pub fn find(&self, session: SessionSlot, stream: StreamId) -> Option<usize> {
+    pub(crate) fn find(&self, session: SessionSlot, stream: StreamId) -> Option<usize> {
         let is_it = |of: &Subscription| of.session == session && of.cursor.stream() == stream;
         self.subscriptions.iter().position(is_it)
     }
 
     /// Adds one; `false` when the table is full.
-    pub fn add(&mut self, subscription: Subscription) -> bool {
+    pub(crate) fn add(&mut self, subscription: Subscription) -> bool {
         let room = self.subscriptions.len() < SUBSCRIPTIONS_A_SHARD;
         if room {
             self.subscriptions.push(subscription);
@@ -135,20 +129,20 @@ impl Fanout {
     }
 
     /// Removes one. Its buffer is freed now or, when a read is on its way, at the read's completion.
-    pub fn remove(&mut self, index: usize) {
+    pub(crate) fn remove(&mut self, index: usize) {
         self.release(index);
         self.subscriptions.swap_remove(index);
     }
 
     /// Where to start looking in this turn; moves on by one.
-    pub fn next_turn(&mut self) -> usize {
+    pub(crate) fn next_turn(&mut self) -> usize {
         let next = self.turn.saturating_add(1);
         self.turn = if next < self.subscriptions.len() { next } else { 0 };
         self.turn
     }
 
     /// Gives the buffer of a subscription that does not need it back.
-    pub fn release(&mut self, index: usize) {
+    pub(crate) fn release(&mut self, index: usize) {
         if let Some(buffer) = self.subscriptions[index].cursor.release() {
             self.give_back(buffer);
         }
@@ -156,7 +150,7 @@ impl Fanout {
 
     /// Into which buffer the next read goes; none while all are in use.
     #[must_use]
-    pub fn free_buffer(&self) -> Option<usize> {
+    pub(crate) fn free_buffer(&self) -> Option<usize> {
         self.free_buffers.last().copied()
     }
 
@@ -164,14 +158,14 @@ impl Fanout {
     ///
     /// # Panics
     /// When there is none.
-    pub fn begin_read(&mut self, index: usize) {
+    pub(crate) fn begin_read(&mut self, index: usize) {
         let buffer = self.free_buffers.pop().expect("a buffer is free");
         self.subscriptions[index].cursor.begin_read(buffer);
     }
 
     /// The read into `buffer` brought so many bytes, or failed; which subscription waited for it, unless it has ended
     /// meanwhile.
-    pub fn end_read(&mut self, buffer: usize, bytes: Option<usize>) -> Option<usize> {
+    pub(crate) fn end_read(&mut self, buffer: usize, bytes: Option<usize>) -> Option<usize> {
         let waits = |of: &Subscription| of.cursor.reads_into(buffer);
         let waiting = self.subscriptions.iter().position(waits);
         if let Some(index) = waiting {

@@ -19,7 +19,7 @@ fn host_ns() -> u64 {
 
 /// A history that goes into a file of its own.
 #[derive(Debug)]
-pub struct HistoryFile {
+pub(crate) struct HistoryFile {
     path: PathBuf,
     out: BufWriter<File>,
     /// The first thing that went wrong; nothing is written behind it.
@@ -31,7 +31,7 @@ impl HistoryFile {
     ///
     /// # Errors
     /// Why it cannot be made.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         let out = BufWriter::new(file);
         let mut history = Self { path: path.to_owned(), out, failed: None };
@@ -73,7 +73,7 @@ impl Sink for HistoryFile {
 ///
 /// # Errors
 /// The line that is none, by its number, or why the file cannot be read.
-pub fn read(path: &Path) -> Result<Vec<Entry>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Entry>, String> {
     let say = |what: String| format!("{}: {what}", path.display());
     let file = File::open(path).map_err(|error| say(error.to_string()))?;
     let mut reader = BufReader::new(file);

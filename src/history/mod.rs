@@ -6,16 +6,16 @@
 //! told after it has come: so whatever is written earlier in one history than in another has happened earlier.
 
 mod file;
-pub mod verify;
+pub(crate) mod verify;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{ProducerId, StreamId};
-pub use file::{HistoryFile, read};
+pub(crate) use file::{HistoryFile, read};
 
 /// Version of the lines.
-pub const HISTORY_VERSION: u32 = 1;
+pub(crate) const HISTORY_VERSION: u32 = 1;
 
 /// A payload, as far as it matters whether two are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,7 +139,7 @@ pub enum Fact {
 
 /// A fact and its moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Nanoseconds of the host's monotonic clock.
     pub ns: u64,
     /// What happened.

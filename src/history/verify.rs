@@ -17,7 +17,7 @@ use super::{Entry, Fact, Payload};
 
 /// A line of one of the histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Line {
+pub(crate) struct Line {
     /// Which history, from 0 on.
     pub history: usize,
     /// Its line, from 1 on.
@@ -26,7 +26,7 @@ pub struct Line {
 
 /// Two lines that cannot both be true of one log, or one that cannot be of any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contradiction {
+pub(crate) struct Contradiction {
     /// Which of the checks found it.
     pub check: &'static str,
     /// The later of the lines.
@@ -39,7 +39,7 @@ pub struct Contradiction {
 
 /// What histories come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Messages offered, those offered again counted again.
     pub offered: u64,
     /// Messages acknowledged.
@@ -118,7 +118,7 @@ struct Reading {
 
 /// Looks at histories of one appliance.
 #[must_use]
-pub fn verify(histories: &[Vec<Entry>]) -> Verdict {
+pub(crate) fn verify(histories: &[Vec<Entry>]) -> Verdict {
     let mut check = Check::default();
     for (index, entries) in histories.iter().enumerate() {
         check.take(index, entries);

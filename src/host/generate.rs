@@ -17,7 +17,7 @@ const OWN_THREADS: &str = ".*pmd.*;.*PMD.*;^DPDK;^lcore-slave-.*;^rte_mp_handle$
 const WATCHDOG_SECONDS: u32 = 5;
 
 /// The user of a unit unless another is asked for.
-pub const USER: &str = "buslane";
+pub(crate) const USER: &str = "buslane";
 
 /// Where users' directories are.
 const HOMES: &str = "/home";
@@ -51,7 +51,7 @@ fn shard_cores(needs: &Needs, host: &Topology) -> CpuSet {
 
 /// `/etc/tuned/buslane/tuned.conf`: a child of cpu-partitioning.
 #[must_use]
-pub fn tuned(needs: &Needs, host: &Topology, profile: &str) -> String {
+pub(crate) fn tuned(needs: &Needs, host: &Topology, profile: &str) -> String {
     let cores = shard_cores(needs, host);
     let mut boot = format!(
         "isolcpus=managed_irq,domain,{cores} tsc=reliable rcupdate.rcu_normal_after_boot=1"
@@ -96,7 +96,7 @@ cmdline_buslane={boot}
 
 /// What a unit has to know besides the profile.
 #[derive(Clone, Copy, Debug)]
-pub struct Unit<'a> {
+pub(crate) struct Unit<'a> {
     /// The profile, as `--profile` takes it.
     pub profile: &'a str,
     /// What `--set` is given.
@@ -111,7 +111,7 @@ pub struct Unit<'a> {
 
 impl Unit<'_> {
     /// What its user has to come to, besides the unit's own directories.
-    pub fn paths(&self, needs: &Needs) -> Vec<String> {
+    pub(crate) fn paths(&self, needs: &Needs) -> Vec<String> {
         let mut paths = vec![self.binary.display().to_string(), self.profile.to_owned()];
         paths.extend(Paths::of(needs).all().map(str::to_owned));
         paths
@@ -121,7 +121,7 @@ impl Unit<'_> {
 /// `/etc/systemd/system/buslane.service`.
 #[must_use]
 #[allow(clippy::too_many_lines, reason = "one text, from top to bottom")]
-pub fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
+pub(crate) fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
     let Unit { profile, settings, binary, user, .. } = unit;
     let binary = binary.display().to_string();
     let cores = shard_cores(needs, host);

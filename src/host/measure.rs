@@ -13,10 +13,10 @@ use crate::clock::{Clock, HostClock};
 use crate::cpu;
 
 /// Checks that need it.
-pub const CHECKS: [&str; 4] = ["irq.rate", "jitter", "clock.cost", "core.pingpong"];
+pub(crate) const CHECKS: [&str; 4] = ["irq.rate", "jitter", "clock.cost", "core.pingpong"];
 
 /// How long to look at each core, unless told otherwise.
-pub const NS_DEFAULT: u64 = 1_000_000_000;
+pub(crate) const NS_DEFAULT: u64 = 1_000_000_000;
 
 /// Round trips of a cache line.
 const ROUND_TRIPS: u64 = 20_000;
@@ -44,7 +44,7 @@ pub struct Measured {
 
 /// Whether another appliance's thread is pinned to `core`.
 #[must_use]
-pub fn is_served(tree: &Tree, core: usize) -> bool {
+pub(crate) fn is_served(tree: &Tree, core: usize) -> bool {
     let own = usize::try_from(std::process::id()).ok();
     let mut ids = tree.numbered("proc", "").unwrap_or_default();
     ids.retain(|id| Some(*id) != own);
@@ -64,7 +64,7 @@ pub fn is_served(tree: &Tree, core: usize) -> bool {
 /// Measures for `ns` on each shard's core, one after the other; `None` for a captured tree, and where an
 /// appliance serves, which it would disturb.
 #[must_use]
-pub fn measure(tree: &Tree, needs: &Needs, ns: u64) -> Option<Measured> {
+pub(crate) fn measure(tree: &Tree, needs: &Needs, ns: u64) -> Option<Measured> {
     let served = |shard: &super::needs::Named<usize>| is_served(tree, shard.value);
     if !tree.is_live() || ns == 0 || needs.shards.iter().any(served) {
         return None;

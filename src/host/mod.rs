@@ -15,14 +15,14 @@
 //! good. N-A says that the profile uses nothing of the kind. Checks only read, so they work on a captured
 //! tree (`--root`) as on the host; what has to be measured is measured on the host only.
 
-pub mod needs;
-pub mod topology;
-pub mod tree;
-pub mod tune;
-pub mod measure;
-pub mod verdict;
-pub mod generate;
-pub mod profile;
+pub(crate) mod needs;
+pub(crate) mod topology;
+pub(crate) mod tree;
+pub(crate) mod tune;
+pub(crate) mod measure;
+pub(crate) mod verdict;
+pub(crate) mod generate;
+pub(crate) mod profile;
 pub mod access;
 mod words;
 mod catalogue;

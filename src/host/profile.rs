@@ -22,7 +22,7 @@ const NOT_REQUIRED: [&str; 9] = [
 
 /// The text of a profile called `name`, for the host in `tree`.
 #[must_use]
-pub fn new(tree: &Tree, name: &str) -> String {
+pub(crate) fn new(tree: &Tree, name: &str) -> String {
     let host = Topology::read(tree);
     let assignment = host.propose();
     let shards = CpuSet::parse(&assignment.shards).unwrap_or_default();

@@ -224,7 +224,7 @@ fn cpus(tree: &Tree, nodes: &[Node]) -> Vec<Cpu> {
 /// Processors the scheduler keeps off, by boot parameter or by cgroup partition; `None` where neither
 /// can be read.
 #[must_use]
-pub fn isolated(tree: &Tree) -> Option<CpuSet> {
+pub(crate) fn isolated(tree: &Tree) -> Option<CpuSet> {
     let boot = tree.cpus(&format!("{CPU}/isolated"));
     let mut partitions = tree.cpus("sys/fs/cgroup/cpuset.cpus.isolated");
     for name in tree.names("sys/fs/cgroup").unwrap_or_default() {

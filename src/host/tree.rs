@@ -118,14 +118,14 @@ impl Tree {
 
 /// The word in brackets of `always [madvise] never`, or all of it where there are none.
 #[must_use]
-pub fn chosen(text: &str) -> &str {
+pub(crate) fn chosen(text: &str) -> &str {
     let inner = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     inner.map_or(text, |(word, _)| word)
 }
 
 /// Whether `text` is a full PCI address: `0000:41:00.0`.
 #[must_use]
-pub fn is_pci_address(text: &str) -> bool {
+pub(crate) fn is_pci_address(text: &str) -> bool {
     let hex = |part: &str, digits: usize| {
         part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit())
     };

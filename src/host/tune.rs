@@ -16,14 +16,14 @@ use super::{Finding, Knob};
 use crate::printable::one_line;
 
 /// Where old values are kept, below the root.
-pub const STATE_PATH: &str = "var/lib/buslane/host-tune.json";
+pub(crate) const STATE_PATH: &str = "var/lib/buslane/host-tune.json";
 
 /// The version of the state file.
 const SCHEMA_VERSION: u32 = 1;
 
 /// A file of the kernel to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub(crate) struct Step {
     /// The check that wants it.
     pub check: &'static str,
     /// The file, from `/`.
@@ -36,7 +36,7 @@ pub struct Step {
 
 /// What a person has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Advice {
+pub(crate) struct Advice {
     /// The check that wants it.
     pub check: &'static str,
     /// What to type, or to do.
@@ -45,7 +45,7 @@ pub struct Advice {
 
 /// What would mend the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// At run time, and reversibly.
     pub steps: Vec<Step>,
     /// In the kernel's command line, with a restart.
@@ -56,7 +56,7 @@ pub struct Plan {
 
 /// Makes a plan of what `findings` say is wrong.
 #[must_use]
-pub fn plan(tree: &Tree, findings: &[Finding]) -> Plan {
+pub(crate) fn plan(tree: &Tree, findings: &[Finding]) -> Plan {
     let mut plan = Plan::default();
     for finding in findings.iter().filter(|finding| finding.status.is_bad()) {
         let mend = &finding.mend;
@@ -82,7 +82,7 @@ pub fn plan(tree: &Tree, findings: &[Finding]) -> Plan {
 impl Plan {
     /// A shell script that does the run-time part, with the rest as comments.
     #[must_use]
-    pub fn script(&self, profile: &str) -> String {
+    pub(crate) fn script(&self, profile: &str) -> String {
         let profile = one_line(profile);
         let mut text = format!(
             "#!/bin/sh\n# Written by `buslane host tune` for profile {profile}. Read it before you run it, as root.\n\
@@ -134,7 +134,7 @@ fn quoted(word: &str) -> String {
 
 /// What `apply` or `revert` did with one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Written {
+pub(crate) struct Written {
     /// The file, from `/`.
     pub path: String,
     /// What it held before.
@@ -182,7 +182,7 @@ pub enum TuneError {
 
 /// Where the state file is, unless told otherwise.
 #[must_use]
-pub fn state_path(tree: &Tree) -> PathBuf {
+pub(crate) fn state_path(tree: &Tree) -> PathBuf {
     tree.real(STATE_PATH)
 }
 
@@ -191,7 +191,11 @@ pub fn state_path(tree: &Tree) -> PathBuf {
 ///
 /// # Errors
 /// When the state file cannot be read or written; files that cannot be written are in the result.
-pub fn apply(tree: &Tree, plan: &Plan, state_path: &Path) -> Result<Vec<Written>, TuneError> {
+pub(crate) fn apply(
+    tree: &Tree,
+    plan: &Plan,
+    state_path: &Path,
+) -> Result<Vec<Written>, TuneError> {
     let _lock = lock(state_path)?;
     let boot = boot_id(tree);
     let saved = load(state_path)?.filter(|saved| !is_of_other_boot(saved, &boot));
@@ -240,7 +244,7 @@ pub fn apply(tree: &Tree, plan: &Plan, state_path: &Path) -> Result<Vec<Written>
 ///
 /// # Errors
 /// When there is no state file, or it cannot be read; files that cannot be written are in the result.
-pub fn revert(tree: &Tree, state_path: &Path) -> Result<Vec<Written>, TuneError> {
+pub(crate) fn revert(tree: &Tree, state_path: &Path) -> Result<Vec<Written>, TuneError> {
     let _lock = lock(state_path)?;
     let mut state =
         load(state_path)?.ok_or_else(|| TuneError::NothingSaved(state_path.to_owned()))?;

@@ -7,7 +7,7 @@
 //! believes nothing: a file that ends within a message is an error with the byte offset, not a short
 //! message.
 
-pub mod orders;
+pub(crate) mod orders;
 mod foreign;
 
 use std::ascii::{EscapeDefault, escape_default};
@@ -20,7 +20,7 @@ const TIMESTAMP: std::ops::Range<usize> = 5..11;
 
 /// Why an ITCH file cannot be read further.
 #[derive(Debug, displaydoc::Display, thiserror::Error)]
-pub enum ItchError {
+pub(crate) enum ItchError {
     /// byte 0: this is no ITCH 5.0 file, but {what}
     Foreign {
         /// What it is, and what to do.
@@ -78,7 +78,7 @@ pub enum ItchError {
 
 /// Reads messages one after the other.
 #[derive(Debug)]
-pub struct ItchReader<R> {
+pub(crate) struct ItchReader<R> {
     input: R,
     offset: u64,
     is_ended: bool,
@@ -87,12 +87,12 @@ pub struct ItchReader<R> {
 
 impl<R: Read> ItchReader<R> {
     /// A reader at the beginning of a file; `input` should be buffered.
-    pub fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, offset: 0, is_ended: false, message: Vec::with_capacity(FIRST_BYTES) }
     }
 
     /// What it reads from.
-    pub fn input(&self) -> &R {
+    pub(crate) fn input(&self) -> &R {
         &self.input
     }
 
@@ -100,7 +100,7 @@ impl<R: Read> ItchReader<R> {
     ///
     /// # Errors
     /// `ItchError` with the byte offset of the message.
-    pub fn next_message(&mut self) -> Result<Option<&[u8]>, ItchError> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<&[u8]>, ItchError> {
         let offset = self.offset;
         let mut head = [0; 3];
         let found = self.fill(&mut head)?;
@@ -135,15 +135,9 @@ impl<R: Read> ItchReader<R> {
         Ok(Some(&self.message))
     }
 
-    /// Where the next message's length begins: what was read so far, for progress.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// Whether the end was marked. A file without the mark may have been cut between two messages.
     #[must_use]
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.is_ended
     }
 
@@ -170,6 +164,12 @@ impl<R: Read> ItchReader<R> {
     fn fill(&mut self, room: &mut [u8]) -> Result<usize, ItchError> {
         fill(&mut self.input, room).map_err(|source| ItchError::Io { offset: self.offset, source })
     }
+
+    /// What was read so far, in bytes.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 /// Reads until `room` is full or the input ends, and returns how much there was.
@@ -188,14 +188,14 @@ pub(crate) fn fill(input: &mut impl Read, room: &mut [u8]) -> io::Result<usize> 
 
 /// The time of a message, in nanoseconds since midnight; `None` for one too short to have it.
 #[must_use]
-pub fn timestamp_ns(message: &[u8]) -> Option<u64> {
+pub(crate) fn timestamp_ns(message: &[u8]) -> Option<u64> {
     let bytes = message.get(TIMESTAMP)?;
     Some(bytes.iter().fold(0, |time, byte| time << 8 | u64::from(*byte)))
 }
 
 /// The length that ITCH 5.0 gives messages of this type; `None` for an unknown type.
 #[must_use]
-pub fn message_bytes(kind: u8) -> Option<usize> {
+pub(crate) fn message_bytes(kind: u8) -> Option<usize> {
     Some(match kind {
         b'S' | b'W' => 12,
         b'D' | b'B' => 19,

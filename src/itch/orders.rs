@@ -70,7 +70,7 @@ struct Order {
 
 /// The flow, message by message.
 #[derive(Debug)]
-pub struct OrderFlow {
+pub(crate) struct OrderFlow {
     random: Random,
     count: u64,
     written: u64,
@@ -87,7 +87,7 @@ pub struct OrderFlow {
 impl OrderFlow {
     /// The flow of `count` messages that `seed` names.
     #[must_use]
-    pub fn new(count: u64, seed: u64) -> Self {
+    pub(crate) fn new(count: u64, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let middle = [(); SYMBOLS.len()].map(|()| TICK * (1_000 + below(&mut random, 30_000)));
         Self {
@@ -105,7 +105,7 @@ impl OrderFlow {
     }
 
     /// The next message without its length; `None` after the last.
-    pub fn next_message(&mut self) -> Option<&[u8]> {
+    pub(crate) fn next_message(&mut self) -> Option<&[u8]> {
         if self.written == self.count {
             return None;
         }

@@ -29,7 +29,7 @@ mod housekeeping;
 mod listener;
 mod log_disk;
 mod logfile;
-pub mod notify;
+pub(crate) mod notify;
 mod open;
 mod open_log;
 mod present;

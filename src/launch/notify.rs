@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// The service manager, if there is one.
 #[derive(Debug)]
-pub struct Notify {
+pub(crate) struct Notify {
     to: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
@@ -26,7 +26,7 @@ pub struct Notify {
 impl Notify {
     /// The one the environment names.
     #[must_use]
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
         // The variable is meant for the process it names, not for its children.
         let own = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
@@ -36,7 +36,7 @@ impl Notify {
     }
 
     /// Says `message`, as in `READY=1`. A manager that does not listen is no reason to stop.
-    pub fn say(&self, message: &str) {
+    pub(crate) fn say(&self, message: &str) {
         if let Some((socket, address)) = &self.to {
             let _ = socket.send_to_addr(message.as_bytes(), address);
         }
@@ -45,7 +45,7 @@ impl Notify {
     /// Starts saying that the process is alive, twice per period of the watchdog, whenever all of `beats` have
     /// moved; `None` where nobody asked for it. Call it before the calling thread is pinned.
     #[must_use]
-    pub fn keep_alive(&self, beats: &[Arc<AtomicU64>]) -> Option<Keeper> {
+    pub(crate) fn keep_alive(&self, beats: &[Arc<AtomicU64>]) -> Option<Keeper> {
         let period = self.watchdog? / 2;
         let (socket, address) = self.to.as_ref()?;
         let (socket, address) = (socket.try_clone().ok()?, address.clone());
@@ -81,7 +81,7 @@ fn connect(path: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
 
 /// Says that the process is alive until it is dropped.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }

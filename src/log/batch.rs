@@ -56,7 +56,7 @@ impl BatchKind {
 /// The header, little-endian.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct BatchHeader {
+pub(crate) struct BatchHeader {
     magic: U32,
     /// CRC-32C of the segment's salt and bytes 8..128.
     header_crc: U32,
@@ -81,7 +81,7 @@ pub struct BatchHeader {
 }
 
 /// Size of the header.
-pub const BATCH_HEADER_BYTES: usize = 128;
+pub(crate) const BATCH_HEADER_BYTES: usize = 128;
 const _: () = assert!(size_of::<BatchHeader>() == BATCH_HEADER_BYTES, "no padding in a header");
 
 /// What all batches of one segment share.
@@ -101,7 +101,7 @@ pub struct SegmentKey {
 
 /// What is said of one batch when it is sealed.
 #[derive(Clone, Copy, Debug)]
-pub struct Seal {
+pub(crate) struct Seal {
     /// What it holds.
     pub kind: BatchKind,
     /// Its number.
@@ -126,7 +126,7 @@ pub struct Seal {
 
 /// Bytes of whole blocks that a batch with `body_len` bytes of records takes.
 #[must_use]
-pub const fn batch_bytes(body_len: usize) -> usize {
+pub(crate) const fn batch_bytes(body_len: usize) -> usize {
     (BATCH_HEADER_BYTES + body_len).next_multiple_of(BLOCK_BYTES)
 }
 
@@ -135,7 +135,7 @@ pub const fn batch_bytes(body_len: usize) -> usize {
 ///
 /// # Panics
 /// When `batch` is not as long as the body needs.
-pub fn seal(batch: &mut [u8], key: &SegmentKey, seal: &Seal) -> u64 {
+pub(crate) fn seal(batch: &mut [u8], key: &SegmentKey, seal: &Seal) -> u64 {
     let end = BATCH_HEADER_BYTES + seal.body_len;
     assert_eq!(batch.len(), batch_bytes(seal.body_len), "whole blocks, no more");
     assert!(batch.len() <= BATCH_BYTES_MAX, "one disk command");

@@ -86,7 +86,7 @@ pub enum CopyError {
 
 /// What a copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copied {
+pub(crate) struct Copied {
     /// Segments that hold something.
     pub segments: u64,
     /// Bytes of batches that were copied.
@@ -99,7 +99,7 @@ pub struct Copied {
 
 /// Where and as what a copy is made.
 #[derive(Clone, Copy, Debug)]
-pub struct CopyOptions {
+pub(crate) struct CopyOptions {
     /// Identity of the new leg.
     pub leg: [u8; 16],
     /// Which share of its disk the copy is.
@@ -111,7 +111,7 @@ pub struct CopyOptions {
 ///
 /// # Errors
 /// See [`CopyError`]; what is on `target` then is no log.
-pub fn copy<S: Disk, T: Disk>(
+pub(crate) fn copy<S: Disk, T: Disk>(
     source: &mut S,
     target: &mut T,
     options: &CopyOptions,

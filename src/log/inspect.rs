@@ -11,7 +11,7 @@ use crate::limits::BLOCK_BYTES;
 
 /// What a log is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LogDescription {
+pub(crate) struct LogDescription {
     /// Version of this object.
     pub schema_version: u32,
     /// File or device.
@@ -44,7 +44,7 @@ pub struct LogDescription {
 
 /// What a stream of a log is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StreamDescription {
+pub(crate) struct StreamDescription {
     /// Its number.
     pub id: u32,
     /// Its name.
@@ -63,7 +63,7 @@ pub struct StreamDescription {
 ///
 /// # Errors
 /// When it cannot be opened; damage to acknowledged data included.
-pub fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
+pub(crate) fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
     let read = read_log(disk, &mut |_| {})?;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let superblock = &read.superblock;
@@ -96,7 +96,7 @@ pub fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
 
 /// One batch of a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BatchRow {
+pub(crate) struct BatchRow {
     /// Segment.
     pub segment: u64,
     /// Its number.
@@ -119,7 +119,7 @@ pub struct BatchRow {
 
 /// One message of a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MessageRow {
+pub(crate) struct MessageRow {
     /// Stream; 0 for a control record.
     pub stream: u32,
     /// Its sequence.
@@ -140,7 +140,10 @@ pub struct MessageRow {
 ///
 /// # Errors
 /// When the log cannot be opened or read.
-pub fn dump<D: Disk>(disk: &mut D, row: &mut dyn FnMut(BatchRow) -> bool) -> Result<(), OpenError> {
+pub(crate) fn dump<D: Disk>(
+    disk: &mut D,
+    row: &mut dyn FnMut(BatchRow) -> bool,
+) -> Result<(), OpenError> {
     let read = read_log(disk, &mut |_| {})?;
     let name = disk.info().name.clone();
     let mut go_on = true;

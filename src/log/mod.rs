@@ -25,10 +25,10 @@
 //! rewritten while they count. Order among writes in flight is the disk's affair; the prefix rule makes
 //! it invisible.
 
-pub mod batch;
-pub mod superblock;
-pub mod shares;
-pub mod segment;
+pub(crate) mod batch;
+pub(crate) mod superblock;
+pub(crate) mod shares;
+pub(crate) mod segment;
 mod control;
 mod buffers;
 mod catalog;
@@ -40,13 +40,13 @@ mod commit;
 mod prefix;
 mod segments;
 mod read;
-pub mod trim;
+pub(crate) mod trim;
 mod scan;
 pub mod recovery;
 pub mod create;
-pub mod verify;
-pub mod inspect;
-pub mod copy;
+pub(crate) mod verify;
+pub(crate) mod inspect;
+pub(crate) mod copy;
 
 #[cfg(test)]
 mod again_tests;

@@ -19,16 +19,16 @@ const MAGIC: [u8; 8] = *b"BLSEGMT\x01";
 const CLOSING_MAGIC: [u8; 8] = *b"BLCLOSE\x01";
 
 /// Blocks of the closing index.
-pub const INDEX_BLOCKS: usize = 8;
+pub(crate) const INDEX_BLOCKS: usize = 8;
 /// Bytes of the closing index.
-pub const INDEX_BYTES: usize = INDEX_BLOCKS * BLOCK_BYTES;
+pub(crate) const INDEX_BYTES: usize = INDEX_BLOCKS * BLOCK_BYTES;
 
 /// The header, one block, little-endian.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
-pub struct SegmentHeader {
+pub(crate) struct SegmentHeader {
     magic: [u8; 8],
     checksum: [u8; 16],
     /// Identity of the log.
@@ -69,7 +69,7 @@ const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
 
 /// Where a segment goes on from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Base {
+pub(crate) struct Base {
     /// The last batch before it.
     pub batch_seq: BatchSeq,
     /// Messages before it.
@@ -111,7 +111,7 @@ impl std::fmt::Display for Place {
 
 /// What a segment is when it begins.
 #[derive(Clone, Copy, Debug)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// Its number.
     pub seg_no: SegmentNo,
     /// Where on the disk.
@@ -129,7 +129,7 @@ pub struct Grant {
 impl SegmentHeader {
     /// The header of a new segment.
     #[must_use]
-    pub fn new(superblock: &Superblock, grant: &Grant, created_ns: u64) -> Self {
+    pub(crate) fn new(superblock: &Superblock, grant: &Grant, created_ns: u64) -> Self {
         let Grant { seg_no, place, epoch, base, joins, salt } = *grant;
         let mut header = Self {
             magic: MAGIC,
@@ -158,7 +158,7 @@ impl SegmentHeader {
 
     /// The same with the segment before it, and the place that its epoch takes next.
     #[must_use]
-    pub fn linked(mut self, prev_seg_no: SegmentNo, next: Option<Place>) -> Self {
+    pub(crate) fn linked(mut self, prev_seg_no: SegmentNo, next: Option<Place>) -> Self {
         self.prev_seg_no = prev_seg_no.into();
         self.next_place = next.map_or(0, |place| place.0 + 1).into();
         self.checksum = self.checksum_now();
@@ -167,7 +167,7 @@ impl SegmentHeader {
 
     /// The same segment in a place of another disk, where nothing is known of the next one.
     #[must_use]
-    pub fn at_place(mut self, place: Place) -> Self {
+    pub(crate) fn at_place(mut self, place: Place) -> Self {
         self.phys_index = place.0.into();
         self.next_place = 0.into();
         self.checksum = self.checksum_now();
@@ -177,33 +177,33 @@ impl SegmentHeader {
     /// Its number.
     #[must_use]
     #[inline]
-    pub fn seg_no(&self) -> SegmentNo {
+    pub(crate) fn seg_no(&self) -> SegmentNo {
         SegmentNo::new(self.seg_no.get())
     }
 
     /// Log offset of its first byte.
     #[must_use]
     #[inline]
-    pub fn begin(&self) -> LogOffset {
+    pub(crate) fn begin(&self) -> LogOffset {
         LogOffset::new(self.base_log_off.get())
     }
 
     /// The segment before it in the log, where it says.
     #[must_use]
-    pub fn prev_seg_no(&self) -> Option<SegmentNo> {
+    pub(crate) fn prev_seg_no(&self) -> Option<SegmentNo> {
         let seg_no = SegmentNo::new(self.prev_seg_no.get());
         (seg_no != SegmentNo::NONE).then_some(seg_no)
     }
 
     /// The place that its epoch takes next, where it says.
     #[must_use]
-    pub fn next_place(&self) -> Option<Place> {
+    pub(crate) fn next_place(&self) -> Option<Place> {
         self.next_place.get().checked_sub(1).map(Place)
     }
 
     /// Where on the disk it is.
     #[must_use]
-    pub fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place(self.phys_index.get())
     }
 
@@ -214,7 +214,7 @@ impl SegmentHeader {
 
     /// The header in `bytes`, when it is one of this log for this place.
     #[must_use]
-    pub fn check(bytes: &[u8], superblock: &Superblock, place: Place) -> Option<Self> {
+    pub(crate) fn check(bytes: &[u8], superblock: &Superblock, place: Place) -> Option<Self> {
         let header = Self::read_from_bytes(bytes).ok()?;
         let ours = header.magic == MAGIC
             && header.checksum == header.checksum_now()
@@ -229,14 +229,14 @@ impl SegmentHeader {
 
     /// The last batch of the newest segment before it that holds messages, where it says.
     #[must_use]
-    pub fn joined(&self) -> BatchSeq {
+    pub(crate) fn joined(&self) -> BatchSeq {
         BatchSeq::new(self.joins.get())
     }
 
     /// Whether it may follow a segment with messages that ends here though others were between them: these held
     /// none, and were given back.
     #[must_use]
-    pub fn joins(&self, end: &Base) -> bool {
+    pub(crate) fn joins(&self, end: &Base) -> bool {
         self.joined() != BatchSeq::NONE
             && self.joined() == end.batch_seq
             && self.base_message.get() == end.message
@@ -244,7 +244,7 @@ impl SegmentHeader {
 
     /// Whether the checkpoint that opens it tells all that an earlier segment, without messages, does.
     #[must_use]
-    pub fn supersedes(&self, earlier: &Self) -> bool {
+    pub(crate) fn supersedes(&self, earlier: &Self) -> bool {
         self.joined() != BatchSeq::NONE
             && self.joined() <= earlier.base().batch_seq
             && self.base_message == earlier.base_message
@@ -252,14 +252,14 @@ impl SegmentHeader {
 
     /// The last batch that has to be whole for this segment to count.
     #[must_use]
-    pub fn needs(&self) -> BatchSeq {
+    pub(crate) fn needs(&self) -> BatchSeq {
         let base = self.base().batch_seq;
         if self.joined() == BatchSeq::NONE { base } else { base.min(self.joined()) }
     }
 
     /// What its batches are checked with.
     #[must_use]
-    pub fn key(&self, superblock: &Superblock) -> SegmentKey {
+    pub(crate) fn key(&self, superblock: &Superblock) -> SegmentKey {
         let shard = u64::from(self.shard.get());
         let chain_salt = &superblock.salt[..8];
         SegmentKey {
@@ -273,7 +273,7 @@ impl SegmentHeader {
 
     /// Where it goes on from.
     #[must_use]
-    pub fn base(&self) -> Base {
+    pub(crate) fn base(&self) -> Base {
         Base {
             batch_seq: BatchSeq::new(self.base_batch_seq.get()),
             message: self.base_message.get(),
@@ -389,7 +389,7 @@ impl Geometry {
     Unaligned,
 )]
 #[repr(C)]
-pub struct IndexEntry {
+pub(crate) struct IndexEntry {
     /// Stream.
     pub stream: U32,
     /// Block of the segment where the batch stands.
@@ -403,7 +403,7 @@ pub struct IndexEntry {
 /// Before the entries of a closing index.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct ClosingHead {
+pub(crate) struct ClosingHead {
     magic: [u8; 8],
     /// XXH3-64 of all that follows up to the end of the index blocks, seeded with the segment's salt.
     hash: U64,
@@ -424,12 +424,13 @@ const CLOSING_HEAD_BYTES: usize = size_of::<ClosingHead>();
 const _: () = assert!(CLOSING_HEAD_BYTES == 64 && size_of::<IndexEntry>() == 24);
 
 /// Entries of one segment, at most.
-pub const INDEX_ENTRIES: usize = (INDEX_BYTES - CLOSING_HEAD_BYTES) / size_of::<IndexEntry>();
+pub(crate) const INDEX_ENTRIES: usize =
+    (INDEX_BYTES - CLOSING_HEAD_BYTES) / size_of::<IndexEntry>();
 const _: () = assert!(INDEX_ENTRIES > STREAMS_MAX + 128, "every stream and some granules");
 
 /// Where a closed segment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub(crate) struct End {
     /// Offset in the segment behind the last batch.
     pub off: u64,
     /// The last batch, messages up to it, chain value after it.
@@ -437,7 +438,12 @@ pub struct End {
 }
 
 /// Writes a closing index into `bytes`, [`INDEX_BYTES`] long.
-pub fn write_closing(bytes: &mut [u8], header: &SegmentHeader, end: &End, entries: &[IndexEntry]) {
+pub(crate) fn write_closing(
+    bytes: &mut [u8],
+    header: &SegmentHeader,
+    end: &End,
+    entries: &[IndexEntry],
+) {
     assert!(bytes.len() == INDEX_BYTES && entries.len() <= INDEX_ENTRIES);
     let mut head = ClosingHead {
         magic: CLOSING_MAGIC,
@@ -460,7 +466,7 @@ pub fn write_closing(bytes: &mut [u8], header: &SegmentHeader, end: &End, entrie
 
 /// The closing index in `bytes`, when it is this segment's and whole.
 #[must_use]
-pub fn read_closing<'a>(
+pub(crate) fn read_closing<'a>(
     bytes: &'a [u8],
     header: &SegmentHeader,
 ) -> Option<(End, &'a [IndexEntry])> {

@@ -28,19 +28,19 @@ type HeadCopy = Result<Superblock, CopyDamage>;
 
 /// A number of shards, for people.
 #[must_use]
-pub fn shards(count: u32) -> String {
+pub(crate) fn shards(count: u32) -> String {
     if count == 1 { "1 shard".to_owned() } else { format!("{count} shards") }
 }
 
 /// Size of each share of a disk of `disk_bytes`.
 #[must_use]
-pub fn share_bytes(disk_bytes: u64, count: u32) -> u64 {
+pub(crate) fn share_bytes(disk_bytes: u64, count: u32) -> u64 {
     disk_bytes / u64::from(count) / ALIGNMENT * ALIGNMENT
 }
 
 /// Bytes a disk needs at least for so many shards with segments of this size.
 #[must_use]
-pub fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
+pub(crate) fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
     disk_bytes_min(segment_bytes).next_multiple_of(ALIGNMENT) * u64::from(count)
 }
 
@@ -51,7 +51,7 @@ pub fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
 ///
 /// # Panics
 /// When the number of shards is out of range: whoever asks has checked it.
-pub fn format_shares<D: Disk>(
+pub(crate) fn format_shares<D: Disk>(
     disk: &mut D,
     options: &FormatOptions,
     count: u32,
@@ -87,7 +87,7 @@ pub fn format_shares<D: Disk>(
 ///
 /// # Errors
 /// What the device said.
-pub fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
+pub(crate) fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
     let bytes = disk.info().bytes;
     clear(disk, DiskOffset::START, AREA_START)?;
     clear(disk, DiskOffset::new(bytes - END_BYTES), DiskOffset::new(bytes))
@@ -157,7 +157,7 @@ fn are_no_log(copies: &[HeadCopy]) -> bool {
 ///
 /// # Errors
 /// What the device said.
-pub fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFault> {
+pub(crate) fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFault> {
     Ok(first_of(head_copies(disk)?.as_ref().map(|copies| copies.as_slice())))
 }
 
@@ -165,7 +165,7 @@ pub fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFault> {
 ///
 /// # Errors
 /// What the device said, or that the log is of another release.
-pub fn shard_count<D: Disk>(disk: &mut D) -> Result<Option<u32>, OpenError> {
+pub(crate) fn shard_count<D: Disk>(disk: &mut D) -> Result<Option<u32>, OpenError> {
     Ok(known_head(disk)?.0.map(|head| head.share().count))
 }
 
@@ -189,7 +189,7 @@ fn known_head<D: Disk>(disk: &mut D) -> Result<(Option<Superblock>, Vec<HeadCopy
 ///
 /// # Errors
 /// `OpenError`: the disk was formatted for another number of shards, or by another release, or the share is another's.
-pub fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Extent, OpenError> {
+pub(crate) fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Extent, OpenError> {
     let name = disk.info().name.clone();
     let (head, head_copies) = known_head(disk)?;
     if let Some(head) = head

@@ -15,26 +15,26 @@ const MAGIC: [u8; 8] = *b"BUSLANE\x01";
 
 /// The only format that is read and written. A later one need have no more than magic, checksum and number in common
 /// with it, so that it is refused by its number.
-pub const FORMAT: u16 = 3;
+pub(crate) const FORMAT: u16 = 3;
 
 /// Bits of features a reader must know to read the log: there is none yet.
 const INCOMPAT_KNOWN: u32 = 0;
 
 /// Copies on a disk.
-pub const COPIES: usize = 4;
+pub(crate) const COPIES: usize = 4;
 
 /// What is kept free before the segments for the banner and the first two copies.
-pub const HEAD_BYTES: u64 = 2 << 20;
+pub(crate) const HEAD_BYTES: u64 = 2 << 20;
 
 /// Where the segments begin.
-pub const AREA_START: DiskOffset = DiskOffset::new(HEAD_BYTES);
+pub(crate) const AREA_START: DiskOffset = DiskOffset::new(HEAD_BYTES);
 
 /// Binary logarithms of the least and the largest segment.
 const SEGMENT_LOG2_MIN: u32 = SEGMENT_BYTES_MIN.trailing_zeros();
 const SEGMENT_LOG2_MAX: u32 = SEGMENT_BYTES_MAX.trailing_zeros();
 
 /// What is kept free behind the segments for the last two copies.
-pub const END_BYTES: u64 = 1 << 20;
+pub(crate) const END_BYTES: u64 = 1 << 20;
 
 /// A share of a disk: the shard it belongs to, and of how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +52,13 @@ impl ShareId {
 
 /// Where the copies stand on a disk of `disk_bytes`.
 #[must_use]
-pub fn copy_offsets(disk_bytes: u64) -> [DiskOffset; COPIES] {
+pub(crate) fn copy_offsets(disk_bytes: u64) -> [DiskOffset; COPIES] {
     [64 << 10, 1 << 20, disk_bytes - END_BYTES, disk_bytes - (64 << 10)].map(DiskOffset::new)
 }
 
 /// Whether bytes begin as a superblock does.
 #[must_use]
-pub fn is_superblock(bytes: &[u8]) -> bool {
+pub(crate) fn is_superblock(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
@@ -355,14 +355,17 @@ pub(super) fn read_copy<D: Disk>(
 
 /// Reads all copies, each by itself.
 #[allow(clippy::large_stack_arrays, reason = "four blocks, at start and in tools only")]
-pub fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
+pub(crate) fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
     let offsets = copy_offsets(disk.info().bytes);
     std::array::from_fn(|copy| read_copy(disk, copy, offsets[copy]))
 }
 
 /// The format that copies are in which are of another release; `needed` of them have to say so.
 #[must_use]
-pub fn other_release(copies: &[Result<Superblock, CopyDamage>], needed: usize) -> Option<u16> {
+pub(crate) fn other_release(
+    copies: &[Result<Superblock, CopyDamage>],
+    needed: usize,
+) -> Option<u16> {
     let format = |copy: &Result<Superblock, CopyDamage>| match copy {
         Err(CopyDamage::Earlier(format) | CopyDamage::Later(format)) => Some(*format),
         Ok(_)
@@ -375,7 +378,7 @@ pub fn other_release(copies: &[Result<Superblock, CopyDamage>], needed: usize) -
 
 /// What a log is, as its superblock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identities {
+pub(crate) struct Identities {
     /// This copy of the log.
     pub leg: [u8; 16],
     /// It was stopped in order.
@@ -384,7 +387,7 @@ pub struct Identities {
 
 impl Identities {
     /// Reads them; `None` where there is no log, or none that can be told.
-    pub fn read<D: Disk>(disk: &mut D) -> Option<Self> {
+    pub(crate) fn read<D: Disk>(disk: &mut D) -> Option<Self> {
         let superblock = quorum(&read_copies(disk))?;
         Some(Self { leg: superblock.leg, clean: superblock.clean.get() == 1 })
     }
@@ -393,7 +396,7 @@ impl Identities {
 /// The superblock that counts: of those with at least two equal copies the newest. `None` when no two
 /// agree.
 #[must_use]
-pub fn quorum(copies: &[Result<Superblock, CopyDamage>; COPIES]) -> Option<Superblock> {
+pub(crate) fn quorum(copies: &[Result<Superblock, CopyDamage>; COPIES]) -> Option<Superblock> {
     let valid = || copies.iter().flatten();
     let agreeing =
         |block: &&Superblock| valid().filter(|other| other.checksum == block.checksum).count() >= 2;

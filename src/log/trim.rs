@@ -46,7 +46,7 @@ impl Log {
     /// they are gone already. A full log takes it too.
     ///
     /// # Errors
-    /// See [`TrimError`]; nothing was changed.
+    /// `TrimError` says what; nothing was changed.
     pub fn trim_stream(
         &mut self,
         memory: &mut Memory,

@@ -21,7 +21,7 @@ use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
 /// One thing that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Whether data or what protects it is hurt; otherwise it is worth knowing only.
     pub is_damage: bool,
     /// What, for people.
@@ -34,7 +34,7 @@ pub struct Finding {
 
 /// What a verification read and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct VerifyReport {
+pub(crate) struct VerifyReport {
     /// Segments that count.
     pub segments: u64,
     /// Those of them at the end in which nothing stands yet but their opening.
@@ -49,8 +49,9 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Whether anything is damaged.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
-    pub fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.findings.iter().any(|finding| finding.is_damage)
     }
 }
@@ -59,7 +60,7 @@ impl VerifyReport {
 ///
 /// # Errors
 /// When it cannot even be told where the log is, or the device fails.
-pub fn verify<D: Disk>(
+pub(crate) fn verify<D: Disk>(
     disk: &mut D,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<VerifyReport, OpenError> {

@@ -22,7 +22,7 @@ const PATIENCE_NS: u64 = 20_000_000_000;
 
 /// Sends every datagram back to where it came from, until `stop` says so. What the port has no room
 /// for is dropped: a ping is repeated.
-pub fn echo<P: Port>(port: &mut P, mut stop: impl FnMut() -> bool) {
+pub(crate) fn echo<P: Port>(port: &mut P, mut stop: impl FnMut() -> bool) {
     let mut copy = vec![0; port.datagram_bytes()];
     let mut turns = 0u32;
     loop {
@@ -35,7 +35,7 @@ pub fn echo<P: Port>(port: &mut P, mut stop: impl FnMut() -> bool) {
 }
 
 /// One turn of [`echo`]; `copy` has room for a datagram.
-pub fn echo_turn<P: Port>(port: &mut P, copy: &mut [u8]) {
+pub(crate) fn echo_turn<P: Port>(port: &mut P, copy: &mut [u8]) {
     for index in 0..port.receive() {
         let (peer, bytes) = port.datagram(index);
         let len = bytes.len();
@@ -50,7 +50,7 @@ pub fn echo_turn<P: Port>(port: &mut P, copy: &mut [u8]) {
 
 /// How fast a floor is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Operations a second.
     pub rate: f64,
     /// Operations in all.
@@ -61,7 +61,7 @@ pub struct Pace {
 ///
 /// # Errors
 /// When the other end does not answer; the text says which address.
-pub fn port_round_trips<P: Port, C: Clock>(
+pub(crate) fn port_round_trips<P: Port, C: Clock>(
     port: &mut P,
     clock: &C,
     server: SocketAddrV4,
@@ -142,7 +142,7 @@ fn ping<P: Port, C: Clock>(
 ///
 /// # Errors
 /// What the device said.
-pub fn disk_writes<D: Disk, C: Clock>(
+pub(crate) fn disk_writes<D: Disk, C: Clock>(
     disk: &mut D,
     clock: &C,
     pace: Pace,

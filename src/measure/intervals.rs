@@ -10,7 +10,7 @@ const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Latencies of the messages that were acknowledged in some time.
 #[derive(Clone, Debug)]
-pub struct Latencies {
+pub(crate) struct Latencies {
     /// Acknowledgement minus intended send.
     pub response: LatencyHistogram,
     /// Acknowledgement minus actual send.
@@ -43,7 +43,7 @@ impl Latencies {
 
     /// All, each with its name.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, &LatencyHistogram); 5] {
+    pub(crate) fn named(&self) -> [(&'static str, &LatencyHistogram); 5] {
         [
             ("response", &self.response),
             ("service", &self.service),
@@ -67,7 +67,7 @@ impl Latencies {
 
 /// A stretch of the run.
 #[derive(Clone, Debug)]
-pub struct LoadInterval {
+pub(crate) struct LoadInterval {
     /// Unix time of its start, in nanoseconds.
     pub start_unix_ns: u64,
     /// How long it was.

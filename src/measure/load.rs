@@ -22,7 +22,7 @@ const WINDOW: u32 = 8192;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+pub(crate) struct LoadOptions {
     /// Tells the messages of this run from others.
     pub run: u32,
     /// Bytes of a message.
@@ -44,7 +44,7 @@ pub struct LoadOptions {
 
 /// What came out.
 #[derive(Clone, Debug)]
-pub struct LoadResult {
+pub(crate) struct LoadResult {
     /// Of all intervals together.
     pub latencies: Latencies,
     /// The run over time; the last takes what is left.
@@ -72,7 +72,7 @@ impl LoadResult {
     }
 
     /// Adds what another round of the same run brought.
-    pub fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.latencies.merge(&other.latencies);
         self.intervals.extend(other.intervals);
         self.messages += other.messages;
@@ -98,7 +98,7 @@ pub enum LoadError {
 
 /// A stream of the load, and where it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub(crate) struct Placed {
     /// Its number on its shard.
     pub id: StreamId,
     /// Where its shard listens.
@@ -110,7 +110,7 @@ pub struct Placed {
 /// One client of the load: a session with one shard, and what it does with which streams there, by their places
 /// in the list of all.
 #[derive(Debug)]
-pub struct Participant<P: Port, C: Clock> {
+pub(crate) struct Participant<P: Port, C: Clock> {
     /// Its session.
     pub client: Client<P, C>,
     /// It publishes to these in turn.
@@ -169,7 +169,7 @@ impl Lane {
 ///
 /// # Errors
 /// When the session ends or a stream is refused.
-pub fn place<P: Port, C: Clock>(
+pub(crate) fn place<P: Port, C: Clock>(
     client: &mut Client<P, C>,
     names: &[String],
 ) -> Result<Vec<Placed>, LoadError> {
@@ -185,7 +185,7 @@ pub fn place<P: Port, C: Clock>(
 ///
 /// # Errors
 /// When a session ends or something is refused; what was measured is then worthless.
-pub fn run<P: Port, C: Clock>(
+pub(crate) fn run<P: Port, C: Clock>(
     participants: &mut [Participant<P, C>],
     streams: &[Placed],
     options: &LoadOptions,

@@ -5,14 +5,14 @@
 //! acknowledgement minus actual send; *delay* is actual minus intended send. A load that cannot keep
 //! its schedule shows it in the response and in the achieved rate; nothing is corrected by formula.
 
-pub mod floor;
-pub mod intervals;
-pub mod load;
-pub mod verify;
+pub(crate) mod floor;
+pub(crate) mod intervals;
+pub(crate) mod load;
+pub(crate) mod verify;
 
 /// The times of a fixed schedule: `count` messages, `batch` at once, evenly spread.
 #[derive(Clone, Copy, Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     start_ns: u64,
     /// Messages a second, all publishers together; `None` sends as fast as the credit allows.
     rate: Option<f64>,
@@ -22,7 +22,7 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule that starts at `start_ns`.
     #[must_use]
-    pub fn new(start_ns: u64, rate: Option<f64>, batch: u64) -> Self {
+    pub(crate) fn new(start_ns: u64, rate: Option<f64>, batch: u64) -> Self {
         Self { start_ns, rate, batch: batch.max(1) }
     }
 
@@ -34,7 +34,7 @@ impl Schedule {
         clippy::cast_precision_loss,
         reason = "a schedule is positive and shorter than 2^53 ns, 104 days"
     )]
-    pub fn intended_ns(&self, index: u64) -> Option<u64> {
+    pub(crate) fn intended_ns(&self, index: u64) -> Option<u64> {
         let rate = self.rate?;
         let batch = index / self.batch * self.batch;
         Some(self.start_ns + (batch as f64 * 1e9 / rate) as u64)

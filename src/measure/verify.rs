@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 /// Bytes of the stamp at the start of each payload; a benchmark's message is at least so long.
-pub const STAMP_BYTES: usize = 16;
+pub(crate) const STAMP_BYTES: usize = 16;
 
 /// Writes the stamp of message `number` of `publisher` in run `run`.
 ///
 /// # Panics
 /// When the payload is shorter than a stamp.
 #[inline]
-pub fn stamp(payload: &mut [u8], run: u32, publisher: u32, number: u64) {
+pub(crate) fn stamp(payload: &mut [u8], run: u32, publisher: u32, number: u64) {
     payload[..4].copy_from_slice(&run.to_le_bytes());
     payload[4..8].copy_from_slice(&publisher.to_le_bytes());
     payload[8..STAMP_BYTES].copy_from_slice(&number.to_le_bytes());
@@ -19,7 +19,7 @@ pub fn stamp(payload: &mut [u8], run: u32, publisher: u32, number: u64) {
 
 /// What one consumer has seen.
 #[derive(Clone, Debug)]
-pub struct Checker {
+pub(crate) struct Checker {
     run: u32,
     publishers: Vec<Seen>,
     duplicated: u64,
@@ -37,14 +37,14 @@ struct Seen {
 impl Checker {
     /// A checker for the messages of `publishers` publishers in run `run`.
     #[must_use]
-    pub fn new(run: u32, publishers: usize) -> Self {
+    pub(crate) fn new(run: u32, publishers: usize) -> Self {
         let publishers = vec![Seen::default(); publishers];
         Self { run, publishers, duplicated: 0, reordered: 0, foreign: 0 }
     }
 
     /// Takes a message in.
     #[inline]
-    pub fn take(&mut self, payload: &[u8]) {
+    pub(crate) fn take(&mut self, payload: &[u8]) {
         let Some((run, publisher, number)) = read_stamp(payload) else {
             self.foreign += 1;
             return;
@@ -68,13 +68,13 @@ impl Checker {
 
     /// Messages seen, each once.
     #[must_use]
-    pub fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.publishers.iter().map(|seen| seen.next - seen.missing.len() as u64).sum()
     }
 
     /// Lost, duplicated and reordered messages, when each publisher had so many acknowledged.
     #[must_use]
-    pub fn verdict(&self, acknowledged: &[u64]) -> (u64, u64, u64) {
+    pub(crate) fn verdict(&self, acknowledged: &[u64]) -> (u64, u64, u64) {
         let lost = |(seen, &acknowledged): (&Seen, &u64)| {
             seen.missing.range(..acknowledged).count() as u64
                 + acknowledged.saturating_sub(seen.next)

@@ -18,7 +18,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use super::latency::LatencyHistogram;
 
 /// What a line without a tag is called.
-pub const NO_TAG: &str = "untagged";
+pub(crate) const NO_TAG: &str = "untagged";
 
 /// What the comment of our files says about their numbers.
 const NANOSECONDS: &[u8] = b"latencies in nanoseconds";
@@ -41,7 +41,7 @@ const YEAR_NS: u64 = 365 * 24 * 3600 * 1_000_000_000;
 /// line {line}: {says}
 #[derive(Clone, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 #[ignore_extra_doc_attributes]
-pub struct HlogError {
+pub(crate) struct HlogError {
     /// Number of the line, from 1.
     pub line: usize,
     /// What is wrong, and what to do.
@@ -54,7 +54,7 @@ fn wrong<T>(line: usize, says: impl Into<String>) -> Result<T, HlogError> {
 
 /// One line: what one tag did in one interval.
 #[derive(Clone, Copy, Debug)]
-pub struct Interval<'a> {
+pub(crate) struct Interval<'a> {
     /// Its tag; [`NO_TAG`] without one.
     pub tag: &'a str,
     /// Unix time of its start, in nanoseconds, if the file says what its times count from.
@@ -69,13 +69,13 @@ pub struct Interval<'a> {
 impl Interval<'_> {
     /// When it ended.
     #[must_use]
-    pub fn end_ns(&self) -> u64 {
+    pub(crate) fn end_ns(&self) -> u64 {
         self.start_ns.saturating_add(self.duration_ns)
     }
 
     /// Where it is when it has to be in one place.
     #[must_use]
-    pub fn middle_ns(&self) -> u64 {
+    pub(crate) fn middle_ns(&self) -> u64 {
         self.start_ns.saturating_add(self.duration_ns / 2)
     }
 
@@ -83,7 +83,7 @@ impl Interval<'_> {
     ///
     /// # Errors
     /// When the line does not hold one.
-    pub fn histogram(&self) -> Result<LatencyHistogram, HlogError> {
+    pub(crate) fn histogram(&self) -> Result<LatencyHistogram, HlogError> {
         let says = |what: &str| HlogError {
             line: self.line,
             says: format!(
@@ -177,7 +177,7 @@ fn check_counts(mut counts: &[u8]) -> Result<(), &'static str> {
 
 /// The lines of a file.
 #[derive(Debug)]
-pub struct Hlog<'a> {
+pub(crate) struct Hlog<'a> {
     /// In the order of their middles; those of one in the order of the file.
     pub intervals: Vec<Interval<'a>>,
     /// What was left out or assumed, a sentence each.
@@ -199,7 +199,7 @@ struct Reader<'a> {
 /// # Errors
 /// When it is no interval log, or a line of it cannot be read. A last line without an end that cannot be
 /// read is left out with a warning: that is how a killed process leaves its file.
-pub fn parse(text: &[u8]) -> Result<Hlog<'_>, HlogError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Hlog<'_>, HlogError> {
     let mut reader = Reader {
         intervals: Vec::new(),
         warnings: Vec::new(),

@@ -165,7 +165,7 @@ impl LatencyHistogram {
 ///
 /// # Panics
 /// When a name holds a comma, a space or a line break.
-pub fn write_hlog(
+pub(crate) fn write_hlog(
     out: &mut dyn Write,
     start: SystemTime,
     duration: Duration,
@@ -179,7 +179,7 @@ pub fn write_hlog(
 ///
 /// # Errors
 /// What the writer said.
-pub fn write_hlog_header(out: &mut dyn Write, start: SystemTime) -> io::Result<()> {
+pub(crate) fn write_hlog_header(out: &mut dyn Write, start: SystemTime) -> io::Result<()> {
     let mut out = out;
     let mut serializer = V2DeflateSerializer::new();
     IntervalLogWriterBuilder::new()
@@ -198,7 +198,7 @@ pub fn write_hlog_header(out: &mut dyn Write, start: SystemTime) -> io::Result<(
 ///
 /// # Panics
 /// When a name holds a comma, a space or a line break.
-pub fn hlog_lines(
+pub(crate) fn hlog_lines(
     start: SystemTime,
     duration: Duration,
     tagged: &[(&str, &LatencyHistogram)],

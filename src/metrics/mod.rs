@@ -1,10 +1,10 @@
 //! What happened: counters of one writer, and histograms of latency.
 
-pub mod hlog;
-pub mod latency;
+pub(crate) mod hlog;
+pub(crate) mod latency;
 pub mod recorder;
 pub mod snapshot;
-pub mod stages;
+pub(crate) mod stages;
 
 macro_rules! counters {
     ($(#[doc = $doc:literal] $name:ident => $text:literal,)*) => {

@@ -15,12 +15,12 @@ use crate::port::PortError;
 const SOCKET_BYTES_MAX: usize = 107;
 
 /// Largest buffer of a memif ring: the driver keeps its size in 16 bits, and a mbuf adds 128 bytes.
-pub const MEMIF_BUFFER_BYTES_MAX: usize = 32 << 10;
+pub(crate) const MEMIF_BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// Where a memif server is called, and where its driver listens: a gate of ours stands between, since the driver
 /// trusts whoever calls it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// What the arguments name: a file, or an abstract name.
     pub address: String,
     /// Whether it is a name.
@@ -31,7 +31,7 @@ pub struct Gate {
 
 /// The gate of `device`, or of the first memif server where a number names the device.
 #[must_use]
-pub fn gate(given: &[String], device: &str) -> Option<Gate> {
+pub(crate) fn gate(given: &[String], device: &str) -> Option<Gate> {
     let of = |argument: &&String| {
         let name = argument.trim_start_matches("--vdev=").split(',').next();
         is_memif_server(argument) && (name == Some(device) || device.parse::<u16>().is_ok())
@@ -50,7 +50,7 @@ pub fn gate(given: &[String], device: &str) -> Option<Gate> {
 ///
 /// # Errors
 /// `PortError::Device` for arguments that would end the process, do not fit, or cannot be passed.
-pub fn complete(
+pub(crate) fn complete(
     given: &[String],
     device: &str,
     frame_bytes: usize,
@@ -84,7 +84,7 @@ pub fn complete(
 
 /// The `bsize` of the first memif device among `arguments`.
 #[must_use]
-pub fn memif_buffer_bytes(arguments: &[CString]) -> Option<usize> {
+pub(crate) fn memif_buffer_bytes(arguments: &[CString]) -> Option<usize> {
     arguments
         .iter()
         .filter_map(|argument| argument.to_str().ok())
@@ -116,7 +116,10 @@ fn behind(argument: &str, gate: &Gate) -> Result<String, PortError> {
 ///
 /// # Errors
 /// `PortError::Device` when another process serves on it, or its place is not fit for a socket.
-pub fn clear_stale_sockets(arguments: &[String], gate: Option<&Gate>) -> Result<(), PortError> {
+pub(crate) fn clear_stale_sockets(
+    arguments: &[String],
+    gate: Option<&Gate>,
+) -> Result<(), PortError> {
     if let Some(gate) = gate {
         clear_stale_socket(Path::new(&gate.behind))?;
     }

@@ -19,24 +19,24 @@ use smoltcp::wire::{
 use crate::ids::Peer;
 
 /// Ethernet header.
-pub const ETHERNET_BYTES: usize = 14;
+pub(crate) const ETHERNET_BYTES: usize = 14;
 /// VLAN tag, between the addresses and the type of an Ethernet header.
-pub const VLAN_BYTES: usize = 4;
+pub(crate) const VLAN_BYTES: usize = 4;
 /// IPv4 header without options, as we send it.
-pub const IPV4_BYTES: usize = 20;
+pub(crate) const IPV4_BYTES: usize = 20;
 /// UDP header.
-pub const UDP_BYTES: usize = 8;
+pub(crate) const UDP_BYTES: usize = 8;
 /// All headers before the payload of a datagram we send, without a VLAN tag.
-pub const HEADER_BYTES: usize = ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES;
+pub(crate) const HEADER_BYTES: usize = ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES;
 /// An ARP packet for IPv4 over Ethernet, with its Ethernet header.
-pub const ARP_FRAME_BYTES: usize = ETHERNET_BYTES + 28;
+pub(crate) const ARP_FRAME_BYTES: usize = ETHERNET_BYTES + 28;
 
 const VLAN_TYPE: u16 = 0x8100;
 const HOP_LIMIT: u8 = 64;
 
 /// Who we are on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Local {
+pub(crate) struct Local {
     /// Our Ethernet address.
     pub mac: [u8; 6],
     /// Our IPv4 address and UDP port.
@@ -45,7 +45,7 @@ pub struct Local {
 
 /// What of an arriving frame's checksums is still to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
+pub(crate) enum Check {
     /// All of them; a UDP checksum of 0 means that the sender made none.
     All,
     /// As `All`, and a UDP checksum that covers the pseudo-header only is right: a kernel that leaves
@@ -57,7 +57,7 @@ pub enum Check {
 
 /// How the UDP checksum of a frame we send comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UdpChecksum {
+pub(crate) enum UdpChecksum {
     /// We sum the payload.
     Software,
     /// The device does; we write the sum of the pseudo-header where it expects it.
@@ -68,7 +68,7 @@ pub enum UdpChecksum {
 
 /// What a frame turned out to be. Ranges count from the start of the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub(crate) enum Parsed {
     /// A datagram for our address and port.
     Udp {
         /// Its sender, by way of the neighbour the frame came from.
@@ -102,7 +102,7 @@ pub enum Parsed {
 
 /// Why a frame is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// Shorter than its headers, or than they say.
     Short,
     /// Another Ethernet address, IPv4 address or VLAN.
@@ -120,7 +120,7 @@ pub enum Reason {
 /// What `frame` is to `local`. Any bytes will do.
 #[must_use]
 #[inline]
-pub fn parse(frame: &[u8], local: &Local, check: Check) -> Parsed {
+pub(crate) fn parse(frame: &[u8], local: &Local, check: Check) -> Parsed {
     match parse_frame(frame, local, check) {
         Ok(parsed) => parsed,
         Err(reason) => Parsed::Drop(reason),
@@ -287,7 +287,7 @@ impl Peer {
 /// # Panics
 /// When the frame is shorter than the headers, or its payload longer than a datagram can be.
 #[inline]
-pub fn emit_udp(frame: &mut [u8], local: &Local, peer: Peer, checksum: UdpChecksum) {
+pub(crate) fn emit_udp(frame: &mut [u8], local: &Local, peer: Peer, checksum: UdpChecksum) {
     emit_ipv4(frame, local, peer.mac, *peer.addr.ip(), IpProtocol::Udp);
     let mut udp = UdpPacket::new_unchecked(&mut frame[ETHERNET_BYTES + IPV4_BYTES..]);
     let len = u16::try_from(udp.as_ref().len()).expect("emit_ipv4 has checked the length");
@@ -351,7 +351,7 @@ fn fold(total: u64) -> u16 {
 ///
 /// # Panics
 /// When the frame is shorter than the headers.
-pub fn emit_echo_reply(frame: &mut [u8], local: &Local, mac: [u8; 6], ip: Ipv4Addr) {
+pub(crate) fn emit_echo_reply(frame: &mut [u8], local: &Local, mac: [u8; 6], ip: Ipv4Addr) {
     emit_ipv4(frame, local, mac, ip, IpProtocol::Icmp);
     let mut icmp = Icmpv4Packet::new_unchecked(&mut frame[ETHERNET_BYTES + IPV4_BYTES..]);
     icmp.set_msg_type(Icmpv4Message::EchoReply);
@@ -363,7 +363,7 @@ pub fn emit_echo_reply(frame: &mut [u8], local: &Local, mac: [u8; 6], ip: Ipv4Ad
 ///
 /// # Panics
 /// When the frame is shorter than that.
-pub fn emit_arp(frame: &mut [u8], local: &Local, mac: Option<[u8; 6]>, ip: Ipv4Addr) {
+pub(crate) fn emit_arp(frame: &mut [u8], local: &Local, mac: Option<[u8; 6]>, ip: Ipv4Addr) {
     let to = mac.map_or(EthernetAddress::BROADCAST, EthernetAddress);
     emit_ethernet(frame, local.mac, to, EthernetProtocol::Arp);
     let repr = ArpRepr::EthernetIpv4 {

@@ -14,13 +14,14 @@ use crate::clock::{Clock, ManualClock};
 use crate::ids::Peer;
 use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
 use crate::random::Random;
+#[cfg(feature = "sim")]
 use crate::wire::control::ErrorCode;
 use crate::wire::{Frame, parse};
-pub use frames::FrameHits;
+pub(crate) use frames::FrameHits;
 
 /// What may happen to a datagram, in thousandths, and how long it travels.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// It is lost.
     pub loss: u64,
     /// It arrives twice.
@@ -51,7 +52,7 @@ struct Packet {
 
 /// What has happened to datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetHits {
+pub(crate) struct NetHits {
     /// Sent.
     pub sent: u64,
     /// Lost.
@@ -74,7 +75,7 @@ pub struct NetHits {
 
 /// Bytes that went from an address, and to it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// From there.
     pub sent: u64,
     /// To there.
@@ -106,12 +107,12 @@ struct Net {
 
 /// The network; clones are the same one.
 #[derive(Clone, Debug)]
-pub struct MemoryNet(Rc<RefCell<Net>>);
+pub(crate) struct MemoryNet(Rc<RefCell<Net>>);
 
 impl MemoryNet {
     /// A network whose faults follow from a seed.
     #[must_use]
-    pub fn new(clock: ManualClock, seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(clock: ManualClock, seed: u64, faults: Faults) -> Self {
         Self(Rc::new(RefCell::new(Net {
             clock,
             random: Random::new(seed),
@@ -129,7 +130,7 @@ impl MemoryNet {
     }
 
     /// Cuts an address off, or joins it again.
-    pub fn set_cut(&self, addr: SocketAddrV4, is_cut: bool) {
+    pub(crate) fn set_cut(&self, addr: SocketAddrV4, is_cut: bool) {
         let cut = &mut self.0.borrow_mut().cut;
         cut.retain(|other| *other != addr);
         if is_cut {
@@ -138,55 +139,60 @@ impl MemoryNet {
     }
 
     /// From now on frames are counted: those to this address, and those from it.
-    pub fn watch(&self, server: SocketAddrV4) {
+    #[cfg(feature = "sim")]
+    pub(crate) fn watch(&self, server: SocketAddrV4) {
         self.0.borrow_mut().server = Some(server);
     }
 
     /// What has happened so far.
     #[must_use]
-    pub fn hits(&self) -> NetHits {
+    pub(crate) fn hits(&self) -> NetHits {
         self.0.borrow().hits
     }
 
     /// How often the server told this error.
+    #[cfg(feature = "sim")]
     #[must_use]
-    pub fn errors(&self, code: ErrorCode) -> u64 {
+    pub(crate) fn errors(&self, code: ErrorCode) -> u64 {
         self.0.borrow().hits.frames.errors[usize::from(code.code())]
     }
 
     /// A digest of all datagrams sent, in order.
+    #[cfg(feature = "sim")]
     #[must_use]
-    pub fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         self.0.borrow().digest
     }
 
     /// Whether the first datagrams sent are kept.
-    pub fn keep_datagrams(&self, keep: bool) {
+    pub(crate) fn keep_datagrams(&self, keep: bool) {
         self.0.borrow_mut().kept = keep.then(Vec::new);
     }
 
     /// The datagrams that were kept.
     #[must_use]
-    pub fn kept(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn kept(&self) -> Vec<Vec<u8>> {
         self.0.borrow().kept.clone().unwrap_or_default()
     }
 
     /// Whether nothing arrives within so long a time.
+    #[cfg(feature = "sim")]
     #[must_use]
-    pub fn is_quiet_for(&self, ns: u64) -> bool {
+    pub(crate) fn is_quiet_for(&self, ns: u64) -> bool {
         let net = self.0.borrow();
         let until_ns = net.clock.now_ns() + ns;
         !net.packets.keys().any(|(_, arrives_ns, _)| *arrives_ns <= until_ns)
     }
 
     /// Changes what happens from now on.
-    pub fn set_faults(&self, faults: Faults) {
+    #[cfg(feature = "sim")]
+    pub(crate) fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
     }
 
     /// A port at an address.
     #[must_use]
-    pub fn port(&self, local: SocketAddrV4, datagram_bytes: usize) -> MemoryPort {
+    pub(crate) fn port(&self, local: SocketAddrV4, datagram_bytes: usize) -> MemoryPort {
         self.0.borrow_mut().open.insert(local);
         MemoryPort {
             net: self.clone(),
@@ -201,23 +207,26 @@ impl MemoryNet {
     }
 
     /// Puts bytes on the network as if somebody at `from` had sent them.
-    pub fn inject(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
+    pub(crate) fn inject(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
         self.0.borrow_mut().send(from, to, bytes, true);
     }
 
     /// From now on what is sent to this address is held against what came from it.
-    pub fn watch_stranger(&self, address: SocketAddrV4) {
+    #[cfg(feature = "sim")]
+    pub(crate) fn watch_stranger(&self, address: SocketAddrV4) {
         self.0.borrow_mut().strangers.insert(address, Traffic::default());
     }
 
     /// Puts bytes on the network in somebody's name; their frames are not among those counted.
-    pub fn forge(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
+    #[cfg(feature = "sim")]
+    pub(crate) fn forge(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
         self.0.borrow_mut().send(from, to, bytes, false);
     }
 
     /// An address of a stranger that was sent more than came from it, and how many bytes.
+    #[cfg(feature = "sim")]
     #[must_use]
-    pub fn flooded(&self) -> Option<(SocketAddrV4, Traffic)> {
+    pub(crate) fn flooded(&self) -> Option<(SocketAddrV4, Traffic)> {
         let net = self.0.borrow();
         let flooded = net.strangers.iter().find(|(_, traffic)| traffic.got > traffic.sent);
         flooded.map(|(address, traffic)| (*address, *traffic))
@@ -293,7 +302,7 @@ fn is_lone_publish(bytes: &[u8]) -> bool {
 
 /// A port of a [`MemoryNet`].
 #[derive(Debug)]
-pub struct MemoryPort {
+pub(crate) struct MemoryPort {
     net: MemoryNet,
     local: SocketAddrV4,
     datagram_bytes: usize,

@@ -6,12 +6,14 @@
 //! what is damaged or not for it; the payload is the wire module's business.
 
 pub mod udp;
-pub mod inet;
-pub mod memory;
+#[cfg(any(test, feature = "dpdk"))]
+pub(crate) mod inet;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod memory;
 #[cfg(feature = "dpdk")]
-pub mod neighbours;
+pub(crate) mod neighbours;
 #[cfg(feature = "dpdk")]
-pub mod eal;
+pub(crate) mod eal;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 

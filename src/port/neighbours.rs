@@ -23,7 +23,7 @@ struct Neighbour {
 
 /// The table; time is passed in, in milliseconds from any start.
 #[derive(Debug, Default)]
-pub struct Neighbours {
+pub(crate) struct Neighbours {
     entries: [Option<Neighbour>; NEIGHBOURS_MAX],
     /// The next entry to give up when all are taken.
     oldest: usize,
@@ -31,7 +31,7 @@ pub struct Neighbours {
 
 /// What `Neighbours::find` knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// The neighbour's Ethernet address.
     Known([u8; 6]),
     /// Unknown, and it is time to ask.
@@ -42,7 +42,7 @@ pub enum Found {
 
 impl Neighbours {
     /// The address of `ip`; after `Ask` the question counts as asked.
-    pub fn find(&mut self, ip: Ipv4Addr, now_ms: u64) -> Found {
+    pub(crate) fn find(&mut self, ip: Ipv4Addr, now_ms: u64) -> Found {
         let Some(entry) = self.entries.iter_mut().flatten().find(|entry| entry.ip == ip) else {
             self.entries[self.oldest] = Some(Neighbour { ip, asked_ms: now_ms, heard: None });
             self.oldest = (self.oldest + 1) % NEIGHBOURS_MAX;
@@ -61,14 +61,14 @@ impl Neighbours {
     }
 
     /// Somebody said that `ip` is at `mac`.
-    pub fn hear(&mut self, ip: Ipv4Addr, mac: [u8; 6], now_ms: u64) {
+    pub(crate) fn hear(&mut self, ip: Ipv4Addr, mac: [u8; 6], now_ms: u64) {
         if let Some(entry) = self.entries.iter_mut().flatten().find(|entry| entry.ip == ip) {
             entry.heard = Some((mac, now_ms));
         }
     }
 
     /// Forgets all: the link was down, and who is there now may be somebody else.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.entries = [None; NEIGHBOURS_MAX];
     }
 }

@@ -202,7 +202,7 @@ fn differing(one: &Table, other: &Table, above: &str, keys: &mut Vec<String>) {
 ///
 /// # Errors
 /// `ProfileError` when it is not.
-pub fn check_new(text: &str) -> Result<(), ProfileError> {
+pub(crate) fn check_new(text: &str) -> Result<(), ProfileError> {
     read("the new profile", text, &[]).map(|_| ())
 }
 

@@ -8,9 +8,9 @@
 //! range, [`Profile::check_serve`] and [`Profile::check_client`] whether this host and this binary have
 //! what it asks for. Every answer is one line: where, what was found, what is wanted, how to mend it.
 
-pub mod file;
-pub mod runtime;
-pub mod units;
+pub(crate) mod file;
+pub(crate) mod runtime;
+pub(crate) mod units;
 mod check;
 mod shards;
 mod values;

@@ -18,7 +18,7 @@ use super::{Profile, ProfileError};
 ///
 /// # Errors
 /// `ProfileError::Host` when it cannot be made or does not belong to this user alone.
-pub fn directory() -> Result<PathBuf, ProfileError> {
+pub(crate) fn directory() -> Result<PathBuf, ProfileError> {
     let user = own_user()?;
     let path = choose(std::env::var_os("XDG_RUNTIME_DIR"), user);
     claim(&path, user)?;

@@ -34,7 +34,7 @@ const COUNT_UNITS: [(&str, u64); 4] =
 ///
 /// # Errors
 /// What a size looks like, when it does not look like one.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     scaled(text, &BYTE_UNITS)
         .ok_or_else(|| format!("`{text}` is not a size: write one like 4096, 128B, 64KiB or 1GB"))
 }
@@ -43,7 +43,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What a duration looks like, when it does not look like one.
-pub fn parse_duration_ns(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_duration_ns(text: &str) -> Result<u64, String> {
     scaled(text, &DURATION_UNITS)
         .ok_or_else(|| format!("`{text}` is not a duration: write one like 100us, 5s or 2m"))
 }
@@ -52,7 +52,7 @@ pub fn parse_duration_ns(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What a count looks like, when it does not look like one.
-pub fn parse_count(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
     scaled(text, &COUNT_UNITS)
         .ok_or_else(|| format!("`{text}` is not a count: write one like 1000, 10k or 1.5M"))
 }
@@ -61,7 +61,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What a rate looks like, when it does not look like one.
-pub fn parse_rate(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).trim_end();
     let (digits, unit) = split(number);
     let factor = COUNT_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
@@ -80,7 +80,7 @@ pub fn parse_rate(text: &str) -> Result<f64, String> {
 
 /// The shortest exact notation of a size: `16MiB`, `1500B`.
 #[must_use]
-pub fn format_bytes(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     for (unit, factor) in BYTE_UNITS[2..6].iter().rev() {
         if bytes >= *factor && bytes.is_multiple_of(*factor) {
             return format!("{}{unit}", bytes / factor);

@@ -10,7 +10,7 @@ use super::{BenchReport, Percentiles, SCHEMA_VERSION, micros, thousands};
 
 /// One interval log.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its file's name without the ending.
     pub name: String,
     /// The file.
@@ -25,7 +25,7 @@ pub struct Source {
 
 /// Everything a report is made of.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// The files, in the order they were given.
     pub sources: Vec<Source>,
     /// Their series, file by file.
@@ -43,7 +43,7 @@ struct Row<'a> {
 
 /// What `bench report -o json` prints.
 #[derive(Debug, Serialize)]
-pub struct EvidenceObject<'a> {
+pub(crate) struct EvidenceObject<'a> {
     schema_version: u32,
     series: Vec<Row<'a>>,
     warnings: Vec<String>,
@@ -52,7 +52,7 @@ pub struct EvidenceObject<'a> {
 impl Evidence {
     /// What was left out or assumed, with the file it is about.
     #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let each = |source: &Source| {
             let path = source.path.clone();
             source.warnings.clone().into_iter().map(move |warning| format!("{path}: {warning}"))
@@ -62,7 +62,7 @@ impl Evidence {
 
     /// What a series is called: its tag, after its file where there are several.
     #[must_use]
-    pub fn name(&self, series: &Series) -> String {
+    pub(crate) fn name(&self, series: &Series) -> String {
         self.in_source(series.source, &series.tag())
     }
 
@@ -77,7 +77,7 @@ impl Evidence {
 
     /// The percentiles as people read them.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let names: Vec<String> = self.series.iter().map(|series| self.name(series)).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(12);
         let mut text = format!("{:<width$} {:>13}", "LATENCY (us)", "COUNT");
@@ -98,7 +98,7 @@ impl Evidence {
 
     /// The percentiles as programs read them.
     #[must_use]
-    pub fn object(&self) -> EvidenceObject<'_> {
+    pub(crate) fn object(&self) -> EvidenceObject<'_> {
         let row = |series: &Series| Row {
             file: &self.sources[series.source].path,
             tag: series.tag(),

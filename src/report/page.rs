@@ -36,7 +36,7 @@ const WORDS: [(&str, &str); 12] = [
 
 /// The page of some evidence.
 #[must_use]
-pub fn page(evidence: &Evidence) -> String {
+pub(crate) fn page(evidence: &Evidence) -> String {
     let groups = charts::groups(evidence);
     let mut body = String::new();
     body.push_str(&facts::header(evidence));

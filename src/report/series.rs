@@ -12,13 +12,13 @@ use crate::metrics::hlog::{Hlog, HlogError, Interval};
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
 
 /// Points over time of one series at most.
-pub const POINTS_MAX: usize = 240;
+pub(crate) const POINTS_MAX: usize = 240;
 
 /// Points over time of all series together, about: what keeps a page below a megabyte.
 const POINTS_TOTAL: usize = 8_000;
 
 /// Tags of a report at most; more come of tags that hold numbers or times.
-pub const SERIES_MAX: usize = 600;
+pub(crate) const SERIES_MAX: usize = 600;
 
 /// Steps of a percentile curve for each factor of ten in 1/(1-q).
 const CURVE_STEPS: u32 = 25;
@@ -31,7 +31,7 @@ const NAME_CHARS: usize = 60;
 
 /// A moment of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Point {
+pub(crate) struct Point {
     /// Middle of its bucket, in seconds since the file's first interval.
     pub at_s: f64,
     /// Messages a second.
@@ -42,7 +42,7 @@ pub struct Point {
 
 /// What a tag of a file did.
 #[derive(Clone, Debug)]
-pub struct Series {
+pub(crate) struct Series {
     /// Which of the files, from 0.
     pub source: usize,
     /// The part of the tag before its last point, as in `shard0.whole`; empty without.
@@ -60,15 +60,9 @@ pub struct Series {
 }
 
 impl Series {
-    /// Whether it measures what lies below the engine, and not messages.
-    #[must_use]
-    pub fn is_floor(&self) -> bool {
-        is_floor(&self.stage)
-    }
-
     /// The tag as it was.
     #[must_use]
-    pub fn tag(&self) -> String {
+    pub(crate) fn tag(&self) -> String {
         if self.group.is_empty() {
             return self.stage.clone();
         }
@@ -82,7 +76,7 @@ fn is_floor(stage: &str) -> bool {
 
 /// What is shown of a name that somebody else chose.
 #[must_use]
-pub fn shortened(name: &str) -> String {
+pub(crate) fn shortened(name: &str) -> String {
     if name.chars().count() <= NAME_CHARS {
         return name.to_owned();
     }
@@ -91,7 +85,7 @@ pub fn shortened(name: &str) -> String {
 
 /// How time is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
+pub(crate) struct Grid {
     /// Unix time of the first interval's start, in nanoseconds.
     pub start_ns: u64,
     /// End of the last interval.
@@ -160,13 +154,13 @@ fn buckets(range_ns: u64, length_ns: u64) -> u64 {
 
 /// Points of a series when there are so many.
 #[must_use]
-pub fn points_max(series: usize) -> usize {
+pub(crate) fn points_max(series: usize) -> usize {
     (POINTS_TOTAL / series.max(1)).clamp(12, POINTS_MAX)
 }
 
 /// Tags of a file.
 #[must_use]
-pub fn tags(hlog: &Hlog<'_>) -> usize {
+pub(crate) fn tags(hlog: &Hlog<'_>) -> usize {
     let mut tags: Vec<&str> = hlog.intervals.iter().map(|interval| interval.tag).collect();
     tags.sort_unstable();
     tags.dedup();
@@ -177,7 +171,7 @@ pub fn tags(hlog: &Hlog<'_>) -> usize {
 ///
 /// # Errors
 /// When the histogram of a line cannot be read.
-pub fn read(
+pub(crate) fn read(
     hlog: &Hlog<'_>,
     source: usize,
     points_max: usize,
@@ -445,7 +439,7 @@ mod tests {
         let tagged = [("floor-disk", &histogram)];
         text.extend(hlog_lines(UNIX_EPOCH, Duration::from_secs(9), &tagged).unwrap());
         let (series, grid) = read(&parse(&text).unwrap(), 0, 10).unwrap();
-        assert!(grid.is_none() && series[0].is_floor() && series[0].points.is_empty());
+        assert!(grid.is_none() && is_floor(&series[0].stage) && series[0].points.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ const TELL_NS: u64 = 50_000_000;
 
 /// One subscription as the consumer sees it.
 #[derive(Clone, Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// Stream.
     pub stream: StreamId,
     request: u32,
@@ -61,7 +61,7 @@ struct Credit {
 
 /// A record arrives damaged again and again: it is damaged where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damaged {
+pub(crate) struct Damaged {
     /// Its sequence.
     pub sequence: u64,
 }
@@ -69,7 +69,13 @@ pub struct Damaged {
 impl Subscription {
     /// A subscription that is still to be asked for; its owner waits for it from now on.
     #[must_use]
-    pub fn new(stream: StreamId, request: u32, from: StartFrom, window: u32, now_ns: u64) -> Self {
+    pub(crate) fn new(
+        stream: StreamId,
+        request: u32,
+        from: StartFrom,
+        window: u32,
+        now_ns: u64,
+    ) -> Self {
         Self {
             stream,
             request,
@@ -88,47 +94,47 @@ impl Subscription {
 
     /// Of its SUBSCRIBE.
     #[must_use]
-    pub fn request(&self) -> u32 {
+    pub(crate) fn request(&self) -> u32 {
         self.request
     }
 
     /// The next sequence wanted; 0 before the subscription stands.
     #[must_use]
-    pub fn expected(&self) -> u64 {
+    pub(crate) fn expected(&self) -> u64 {
         self.expected
     }
 
     /// The last sequence that came; 0 before any.
     #[must_use]
-    pub fn delivered_to(&self) -> u64 {
+    pub(crate) fn delivered_to(&self) -> u64 {
         self.delivered_to
     }
 
     /// Whether there are messages, as the server said, that have not come.
     #[must_use]
-    pub fn lacks(&self) -> bool {
+    pub(crate) fn lacks(&self) -> bool {
         self.open && self.durable_next > self.expected
     }
 
     /// Whether the server has said that it stands.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open
     }
 
     /// Says how many messages were taken from it and not looked at.
-    pub fn hold_back(&mut self, messages: u64) {
+    pub(crate) fn hold_back(&mut self, messages: u64) {
         self.held_back = messages;
     }
 
     /// Since when it is waited for and does not stand.
     #[must_use]
-    pub fn asked_since_ns(&self) -> Option<u64> {
+    pub(crate) fn asked_since_ns(&self) -> Option<u64> {
         self.asking.since_ns
     }
 
     /// The session was lost: ask again, from where we are.
-    pub fn restart(&mut self, request: u32) {
+    pub(crate) fn restart(&mut self, request: u32) {
         if self.open {
             self.from = StartFrom::Sequence(self.expected);
         }
@@ -139,7 +145,7 @@ impl Subscription {
     }
 
     /// The SUBSCRIBE to send now, if one is due.
-    pub fn ask(&mut self, now_ns: u64) -> Option<Subscribe> {
+    pub(crate) fn ask(&mut self, now_ns: u64) -> Option<Subscribe> {
         if self.open || now_ns.saturating_sub(self.asking.asked_ns) < self.asking.wait_ns {
             return None;
         }
@@ -160,7 +166,7 @@ impl Subscription {
     }
 
     /// The server says where delivery starts; `true` the first time.
-    pub fn on_subscribed(&mut self, start: u64) -> bool {
+    pub(crate) fn on_subscribed(&mut self, start: u64) -> bool {
         if self.open {
             return false;
         }
@@ -176,7 +182,7 @@ impl Subscription {
     /// # Errors
     /// When the same record has come damaged several times.
     #[inline]
-    pub fn on_data(
+    pub(crate) fn on_data(
         &mut self,
         data: &Data<'_>,
         sink: &mut dyn FnMut(&Record<'_>),
@@ -210,7 +216,7 @@ impl Subscription {
     }
 
     /// The server says where the durable end is: what we lack below it was lost.
-    pub fn on_heartbeat(&mut self, durable_next: u64) {
+    pub(crate) fn on_heartbeat(&mut self, durable_next: u64) {
         self.durable_next = durable_next;
         if self.open && durable_next > self.expected && self.credit.limit > self.expected {
             self.credit.rewind_due = true;
@@ -218,7 +224,7 @@ impl Subscription {
     }
 
     /// The STATUS to send now, if one is due.
-    pub fn status(&mut self, now_ns: u64) -> Option<Status> {
+    pub(crate) fn status(&mut self, now_ns: u64) -> Option<Status> {
         if !self.open {
             return None;
         }

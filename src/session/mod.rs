@@ -14,8 +14,8 @@
 //! nobody is stopped by arithmetic.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
-pub mod receive;
-pub mod receipts;
-pub mod table;
-pub mod send;
-pub mod consume;
+pub(crate) mod receive;
+pub(crate) mod receipts;
+pub(crate) mod table;
+pub(crate) mod send;
+pub(crate) mod consume;

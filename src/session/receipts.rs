@@ -57,7 +57,7 @@ impl Run {
 
 /// The ring of runs of one session. Marks count runs since the session began.
 #[derive(Clone, Debug)]
-pub struct Receipts {
+pub(crate) struct Receipts {
     runs: Box<[Run]>,
     start: usize,
     told: usize,
@@ -70,26 +70,26 @@ pub struct Receipts {
 impl Receipts {
     /// An empty ring; allocates what it will ever need.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runs = vec![Run::default(); RUNS_MAX].into_boxed_slice();
         Self { runs, start: 0, told: 0, durable: 0, end: 0, durable_to: 0 }
     }
 
     /// Forgets everything; numbers up to `durable_to` are durable.
-    pub fn reset(&mut self, durable_to: u64) {
+    pub(crate) fn reset(&mut self, durable_to: u64) {
         (self.start, self.told, self.durable, self.end) = (0, 0, 0, 0);
         self.durable_to = durable_to;
     }
 
     /// All producer numbers up to this one are durable.
     #[must_use]
-    pub fn durable_to(&self) -> u64 {
+    pub(crate) fn durable_to(&self) -> u64 {
         self.durable_to
     }
 
     /// The lowest producer number whose receipt is still here; the next to come when there is none.
     #[must_use]
-    pub fn held_from(&self) -> u64 {
+    pub(crate) fn held_from(&self) -> u64 {
         if self.start == self.end {
             self.durable_to.saturating_add(1)
         } else {
@@ -100,13 +100,13 @@ impl Receipts {
     /// Whether another run can be taken: not when the ring is full of runs in flight.
     #[must_use]
     #[inline]
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.end.saturating_sub(self.durable) < RUNS_MAX
     }
 
     /// Whether messages are in flight.
     #[must_use]
-    pub fn in_flight(&self) -> bool {
+    pub(crate) fn in_flight(&self) -> bool {
         self.durable < self.end
     }
 
@@ -115,7 +115,7 @@ impl Receipts {
     /// # Panics
     /// When there is no room: the caller asks first.
     #[inline]
-    pub fn append(&mut self, run: Run) {
+    pub(crate) fn append(&mut self, run: Run) {
         if self.end > self.durable {
             let last = &mut self.runs[self.end.saturating_sub(1) % RUNS_MAX];
             if last.is_continued_by(&run) {
@@ -133,7 +133,7 @@ impl Receipts {
     }
 
     /// Adds a run found by recovery: durable already.
-    pub fn append_recovered(&mut self, run: Run) {
+    pub(crate) fn append_recovered(&mut self, run: Run) {
         self.append(run);
         self.durable = self.end;
         self.durable_to = self.durable_to.max(run.end_seq().saturating_sub(1));
@@ -141,7 +141,12 @@ impl Receipts {
 
     /// Counts all runs of batches up to `batch_seq` as durable; `true` when there were any.
     #[inline]
-    pub fn complete(&mut self, batch_seq: BatchSeq, durable_ns: u64, device_ns: u64) -> bool {
+    pub(crate) fn complete(
+        &mut self,
+        batch_seq: BatchSeq,
+        durable_ns: u64,
+        device_ns: u64,
+    ) -> bool {
         let before = self.durable;
         while self.durable < self.end {
             let run = &mut self.runs[self.durable % RUNS_MAX];
@@ -157,7 +162,7 @@ impl Receipts {
     }
 
     /// Makes receipts of numbers above `seq` untold again.
-    pub fn rewind_to(&mut self, seq: u64) {
+    pub(crate) fn rewind_to(&mut self, seq: u64) {
         while self.told > self.start {
             let before = self.told.saturating_sub(1);
             if self.run(before).end_seq() <= seq.saturating_add(1) {
@@ -168,7 +173,7 @@ impl Receipts {
     }
 
     /// The next untold receipts, at most `max`, counted as told; each is given to `emit`.
-    pub fn tell(&mut self, max: usize, mut emit: impl FnMut(&ReceiptRun)) -> usize {
+    pub(crate) fn tell(&mut self, max: usize, mut emit: impl FnMut(&ReceiptRun)) -> usize {
         let end = self.durable.min(self.told.saturating_add(max));
         let count = end.saturating_sub(self.told);
         for index in self.told..end {
@@ -180,7 +185,7 @@ impl Receipts {
 
     /// Durable receipts that are not told yet.
     #[must_use]
-    pub fn untold(&self) -> usize {
+    pub(crate) fn untold(&self) -> usize {
         self.durable.saturating_sub(self.told)
     }
 

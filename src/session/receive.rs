@@ -18,7 +18,7 @@ const NAK_REPEAT_NS: u64 = 200_000;
 
 /// What a PUBLISH frame is to a receiver that has accepted up to some number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// All of it was accepted before: acknowledge again.
     Duplicate,
     /// Accept all but the first `skip` messages, which were accepted before.
@@ -34,7 +34,7 @@ pub enum Verdict {
 
 /// State of one publisher's receiving half.
 #[derive(Clone, Debug)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     /// All producer numbers up to this one are accepted.
     accepted_to: u64,
     /// The highest number that is known to have been sent.
@@ -65,7 +65,7 @@ struct Gap {
 impl Receiver {
     /// An idle receiver; allocates what it will ever need.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             accepted_to: 0,
             sent_to: 0,
@@ -75,7 +75,7 @@ impl Receiver {
     }
 
     /// Starts over behind `accepted_to`, giving held frames back to the pool.
-    pub fn reset(&mut self, accepted_to: u64, pool: &mut HoldPool) {
+    pub(crate) fn reset(&mut self, accepted_to: u64, pool: &mut HoldPool) {
         for held in self.held.drain(..) {
             pool.free.push(held.slot);
         }
@@ -86,14 +86,14 @@ impl Receiver {
 
     /// All producer numbers up to this one are accepted.
     #[must_use]
-    pub fn accepted_to(&self) -> u64 {
+    pub(crate) fn accepted_to(&self) -> u64 {
         self.accepted_to
     }
 
     /// What to do with a frame of `count` messages from `first_seq` on.
     #[must_use]
     #[inline]
-    pub fn classify(&self, first_seq: u64, count: u64) -> Verdict {
+    pub(crate) fn classify(&self, first_seq: u64, count: u64) -> Verdict {
         assert!(first_seq > 0 && count > 0, "the wire module lets only such frames through");
         let last_seq = last_of(first_seq, count);
         let next = next_after(self.accepted_to);
@@ -111,7 +111,7 @@ impl Receiver {
 
     /// Counts `count` more messages as accepted.
     #[inline]
-    pub fn accept(&mut self, count: u64) {
+    pub(crate) fn accept(&mut self, count: u64) {
         self.accepted_to = self.accepted_to.saturating_add(count);
         self.sent_to = self.sent_to.max(self.accepted_to);
         self.gap = Gap::default();
@@ -119,7 +119,7 @@ impl Receiver {
 
     /// Holds a frame behind a gap; `false` when there is no room and the client has to send it again.
     /// `body` is the frame's body as it came.
-    pub fn hold(
+    pub(crate) fn hold(
         &mut self,
         pool: &mut HoldPool,
         first_seq: u64,
@@ -144,25 +144,25 @@ impl Receiver {
     /// Whether a held frame waits for nothing any more.
     #[must_use]
     #[inline]
-    pub fn has_ready(&self) -> bool {
+    pub(crate) fn has_ready(&self) -> bool {
         self.held.first().is_some_and(|first| first.first_seq <= next_after(self.accepted_to))
     }
 
     /// How many frames it holds.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
 
     /// The slot of a held frame that can be looked at again now that the gap before it is filled, taken
     /// out of the list. The caller reads it from the pool and then gives it back with `HoldPool::release`.
-    pub fn take_ready(&mut self) -> Option<u16> {
+    pub(crate) fn take_ready(&mut self) -> Option<u16> {
         self.has_ready().then(|| self.held.remove(0).slot)
     }
 
     /// Notes that numbers up to `sent_to` were sent (a PROBE says so), so that the end of a burst is
     /// missed too.
-    pub fn saw_sent_to(&mut self, sent_to: u64, now_ns: u64) {
+    pub(crate) fn saw_sent_to(&mut self, sent_to: u64, now_ns: u64) {
         let window_end = self.accepted_to.saturating_add(WINDOW_MESSAGES_MAX as u64);
         if sent_to > self.accepted_to {
             self.saw_gap(sent_to.min(window_end), now_ns);
@@ -179,7 +179,7 @@ impl Receiver {
     }
 
     /// Whether numbers are missing after some were accepted; if so, the gap counts from now.
-    pub fn still_missing(&mut self, now_ns: u64) -> bool {
+    pub(crate) fn still_missing(&mut self, now_ns: u64) -> bool {
         let missing = self.sent_to > self.accepted_to;
         if missing && self.gap.since_ns == 0 {
             self.gap.since_ns = now_ns.max(1);
@@ -189,12 +189,12 @@ impl Receiver {
 
     /// Whether numbers are missing.
     #[must_use]
-    pub fn has_gap(&self) -> bool {
+    pub(crate) fn has_gap(&self) -> bool {
         self.gap.since_ns != 0
     }
 
     /// Whether the gap is to be reported now; if so, counts it as reported.
-    pub fn nak_due(&mut self, now_ns: u64) -> bool {
+    pub(crate) fn nak_due(&mut self, now_ns: u64) -> bool {
         let gap = &mut self.gap;
         if gap.since_ns == 0 {
             return false;
@@ -219,7 +219,7 @@ impl Receiver {
     /// Writes the missing ranges, ascending, and returns how many there are. A held frame that begins
     /// with what comes next is missing too: it was not taken because the log was busy, and is looked at
     /// again only when a frame before it is accepted.
-    pub fn missing(&self, ranges: &mut [SeqRange; NAK_RANGES_MAX]) -> usize {
+    pub(crate) fn missing(&self, ranges: &mut [SeqRange; NAK_RANGES_MAX]) -> usize {
         let mut count = 0;
         let mut note = |first: u64, last: u64| {
             if let Some(range) = ranges.get_mut(count).filter(|_| first <= last) {
@@ -238,7 +238,7 @@ impl Receiver {
 
     /// The selective acknowledgement: bit `i` says that `accepted_to + 2 + i` has arrived.
     #[must_use]
-    pub fn sack(&self) -> [u64; 4] {
+    pub(crate) fn sack(&self) -> [u64; 4] {
         let mut bits = [0; 4];
         let base = self.accepted_to.saturating_add(2);
         for held in &self.held {
@@ -268,7 +268,7 @@ fn next_after(seq: u64) -> u64 {
 
 /// Buffers for held frames, shared by the sessions of a shard.
 #[derive(Debug)]
-pub struct HoldPool {
+pub(crate) struct HoldPool {
     bytes: Vec<[u8; DATAGRAM_BYTES_MAX]>,
     len: Vec<u16>,
     free: Vec<u16>,
@@ -277,7 +277,7 @@ pub struct HoldPool {
 impl HoldPool {
     /// A pool of `slots` buffers.
     #[must_use]
-    pub fn new(slots: u16) -> Self {
+    pub(crate) fn new(slots: u16) -> Self {
         Self {
             bytes: vec![[0; DATAGRAM_BYTES_MAX]; usize::from(slots)],
             len: vec![0; usize::from(slots)],
@@ -298,19 +298,19 @@ impl HoldPool {
 
     /// The frame body in a slot.
     #[must_use]
-    pub fn body(&self, slot: u16) -> &[u8] {
+    pub(crate) fn body(&self, slot: u16) -> &[u8] {
         &self.bytes[usize::from(slot)][..usize::from(self.len[usize::from(slot)])]
     }
 
     /// Gives a slot back.
-    pub fn release(&mut self, slot: u16) {
+    pub(crate) fn release(&mut self, slot: u16) {
         debug_assert!(!self.free.contains(&slot), "slot {slot} was released before");
         self.free.push(slot);
     }
 
     /// Slots in use.
     #[must_use]
-    pub fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.bytes.len().saturating_sub(self.free.len())
     }
 }

@@ -29,7 +29,7 @@ const MESSAGE_BYTES_MIN: usize = PUBLISH_HEAD_BYTES + MESSAGE_HEAD_BYTES;
 
 /// A message that is durable, and what the server said of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// The producer's number.
     pub producer_seq: u64,
     /// Stream.
@@ -48,7 +48,7 @@ pub struct Sent {
 
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocked {
+pub(crate) enum Blocked {
     /// As many messages or bytes as fit wait for their acknowledgement.
     Window,
     /// The server gives no credit.
@@ -57,7 +57,7 @@ pub enum Blocked {
 
 /// What the server lets a session send.
 #[derive(Clone, Copy, Debug)]
-pub struct Credit {
+pub(crate) struct Credit {
     /// Numbers up to this one.
     pub seq_max: u64,
     /// Payload bytes of the session, at most.
@@ -73,7 +73,7 @@ struct Lost {
 
 /// The sending half.
 #[derive(Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     producer_id: ProducerId,
     store: Store,
     /// The next number to send.
@@ -98,7 +98,7 @@ impl Sender {
     /// # Panics
     /// When `messages` is not a power of two.
     #[must_use]
-    pub fn new(messages: usize, bytes: usize) -> Self {
+    pub(crate) fn new(messages: usize, bytes: usize) -> Self {
         Self {
             producer_id: ProducerId(0),
             store: Store::new(messages, bytes),
@@ -116,7 +116,13 @@ impl Sender {
     }
 
     /// A session began (again): everything up to `durable_to` is durable, the rest is sent again.
-    pub fn begin(&mut self, producer_id: ProducerId, durable_to: u64, credit: Credit, now_ns: u64) {
+    pub(crate) fn begin(
+        &mut self,
+        producer_id: ProducerId,
+        durable_to: u64,
+        credit: Credit,
+        now_ns: u64,
+    ) {
         self.producer_id = producer_id;
         if self.store.next() == 1 && durable_to > 0 {
             // Another life of this producer published these.
@@ -137,32 +143,32 @@ impl Sender {
 
     /// Messages that are not completed.
     #[must_use]
-    pub fn outstanding(&self) -> u64 {
+    pub(crate) fn outstanding(&self) -> u64 {
         self.store.count()
     }
 
     /// All numbers up to this one were said to be durable.
     #[must_use]
-    pub fn durable_to(&self) -> u64 {
+    pub(crate) fn durable_to(&self) -> u64 {
         self.durable_to
     }
 
     /// The number the next message gets.
     #[must_use]
-    pub fn next_seq(&self) -> u64 {
+    pub(crate) fn next_seq(&self) -> u64 {
         self.store.next()
     }
 
     /// Since when nothing that waits became durable, where something waits and the server has not said why.
     #[must_use]
-    pub fn stalled_since_ns(&self) -> Option<u64> {
+    pub(crate) fn stalled_since_ns(&self) -> Option<u64> {
         let waits = self.store.next() > self.durable_to.saturating_add(1);
         (waits && self.state == PublishState::Open).then_some(self.waits_since_ns)
     }
 
     /// The longest payload that is not durable yet.
     #[must_use]
-    pub fn longest_payload(&self) -> usize {
+    pub(crate) fn longest_payload(&self) -> usize {
         let first = self.store.first().max(self.durable_to.saturating_add(1));
         let waiting = first..self.store.next();
         waiting.map(|seq| self.store.slot(seq).len as usize).max().unwrap_or(0)
@@ -170,7 +176,7 @@ impl Sender {
 
     /// What the server last said of publishing.
     #[must_use]
-    pub fn state(&self) -> PublishState {
+    pub(crate) fn state(&self) -> PublishState {
         self.state
     }
 
@@ -179,7 +185,12 @@ impl Sender {
     /// # Errors
     /// Why there is no room for it now; nothing was changed.
     #[inline]
-    pub fn offer(&mut self, stream: StreamId, payload: &[u8], now_ns: u64) -> Result<u64, Blocked> {
+    pub(crate) fn offer(
+        &mut self,
+        stream: StreamId,
+        payload: &[u8],
+        now_ns: u64,
+    ) -> Result<u64, Blocked> {
         let seq = self.store.next();
         if seq > self.credit.seq_max {
             // The credit of a healthy server moves with every ACK.
@@ -209,19 +220,19 @@ impl Sender {
 
     /// The longest payload there is room for once nothing else waits.
     #[must_use]
-    pub fn payload_bytes_max(&self) -> usize {
+    pub(crate) fn payload_bytes_max(&self) -> usize {
         self.store.bytes_max()
     }
 
     /// Whether something waits to be sent and may be.
     #[must_use]
     #[inline]
-    pub fn has_unsent(&self) -> bool {
+    pub(crate) fn has_unsent(&self) -> bool {
         self.unsent < self.end_of_credit() || !self.resend.is_empty()
     }
 
     /// Writes what is to be sent, first what was lost; `false` when there was nothing.
-    pub fn pack(&mut self, writer: &mut DatagramWriter<'_>, now_ns: u64) -> bool {
+    pub(crate) fn pack(&mut self, writer: &mut DatagramWriter<'_>, now_ns: u64) -> bool {
         let mut wrote = false;
         while let Some(Lost { first, last }) = self.resend.pop_front() {
             let first = first.max(self.received_to.saturating_add(1));
@@ -312,7 +323,7 @@ impl Sender {
     }
 
     /// Takes an ACK in.
-    pub fn on_ack(&mut self, ack: &Ack<'_>, now_ns: u64) {
+    pub(crate) fn on_ack(&mut self, ack: &Ack<'_>, now_ns: u64) {
         let head = ack.head;
         let (received_to, durable_to) = (head.received_to.get(), head.durable_to.get());
         if received_to >= self.store.next() || durable_to > received_to {
@@ -339,7 +350,7 @@ impl Sender {
     }
 
     /// Takes a NAK in: these numbers are sent again.
-    pub fn on_nak(&mut self, nak: &Nak<'_>, now_ns: u64) {
+    pub(crate) fn on_nak(&mut self, nak: &Nak<'_>, now_ns: u64) {
         self.resend.clear();
         let recent_ns = self.probing.recent_ns();
         for range in nak.ranges {
@@ -358,7 +369,7 @@ impl Sender {
     }
 
     /// Whether the server is to be asked where we are; if so, counts it as asked.
-    pub fn probe(&mut self, now_ns: u64) -> Option<Probe> {
+    pub(crate) fn probe(&mut self, now_ns: u64) -> Option<Probe> {
         let waiting =
             self.unsent > self.durable_to.saturating_add(1) || self.durable_to > self.receipts.to();
         let blocked = self.store.next() > self.unsent || self.state != PublishState::Open;
@@ -370,7 +381,7 @@ impl Sender {
 
     /// The next message that is durable and has its receipt, in order.
     #[inline]
-    pub fn next_sent(&mut self) -> Option<Sent> {
+    pub(crate) fn next_sent(&mut self) -> Option<Sent> {
         let seq = self.store.first();
         if seq > self.durable_to.min(self.receipts.to()) || seq == self.store.next() {
             return None;

@@ -13,7 +13,7 @@ use super::receive::{HoldPool, Receiver};
 
 /// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Nobody uses this place.
     Free,
     /// Waits until its registration is durable.
@@ -27,7 +27,7 @@ pub enum Phase {
 
 /// The producer a session publishes as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Producer {
+pub(crate) struct Producer {
     /// Its identity across sessions.
     pub id: ProducerId,
     /// Its epoch; an older one is fenced.
@@ -36,7 +36,7 @@ pub struct Producer {
 
 /// Who asks for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Requester {
+pub(crate) struct Requester {
     /// From where.
     pub peer: Peer,
     /// The nonce of its REGISTER.
@@ -45,7 +45,7 @@ pub struct Requester {
 
 /// Which life of a client asked, and with which request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub(crate) struct Life {
     /// Of the REGISTER that opened the session; another session has another.
     pub nonce: u64,
     /// The same over the life of the client.
@@ -54,7 +54,7 @@ pub struct Life {
 
 /// What a publisher was allowed in its session; it is never allowed less than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Granted {
+pub(crate) struct Granted {
     bytes_accepted: u64,
     seq_max: u64,
     bytes_max: u64,
@@ -62,32 +62,32 @@ pub struct Granted {
 
 impl Granted {
     /// Its payload was taken.
-    pub fn accept(&mut self, bytes: usize) {
+    pub(crate) fn accept(&mut self, bytes: usize) {
         self.bytes_accepted = self.bytes_accepted.saturating_add(bytes as u64);
     }
 
     /// Allows numbers up to `seq`, and so many bytes more than were taken.
-    pub fn allow(&mut self, seq: u64, bytes: u64) {
+    pub(crate) fn allow(&mut self, seq: u64, bytes: u64) {
         self.seq_max = self.seq_max.max(seq);
         self.bytes_max = self.bytes_max.max(self.bytes_accepted.saturating_add(bytes));
     }
 
     /// The highest producer number it was ever allowed.
     #[must_use]
-    pub fn seq_max(&self) -> u64 {
+    pub(crate) fn seq_max(&self) -> u64 {
         self.seq_max
     }
 
     /// The most payload bytes it was ever allowed.
     #[must_use]
-    pub fn bytes_max(&self) -> u64 {
+    pub(crate) fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
 }
 
 /// One session.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// How far it has come.
     pub phase: Phase,
     /// As the client names it.
@@ -140,7 +140,7 @@ impl Session {
     }
 
     /// The number for the next datagram to this session's client.
-    pub fn next_packet_no(&mut self) -> u64 {
+    pub(crate) fn next_packet_no(&mut self) -> u64 {
         self.packet_no = self.packet_no.saturating_add(1);
         self.packet_no
     }
@@ -165,7 +165,7 @@ const UNUSED: u16 = u16::MAX;
 /// received what was sent to the address it was given to. It is found by its lowest bits, and was chosen so that
 /// no other session has the same.
 #[derive(Debug)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     slots: Vec<Session>,
     free: Vec<SessionSlot>,
     /// Sessions in use by nonce and address, ascending.
@@ -189,7 +189,7 @@ impl Sessions {
     /// An empty table within these limits; allocates what all sessions will ever need. Ids follow from the epoch and
     /// a secret that nobody else knows.
     #[must_use]
-    pub fn new(epoch: Epoch, secret: u64, limits: &Limits) -> Self {
+    pub(crate) fn new(epoch: Epoch, secret: u64, limits: &Limits) -> Self {
         let places = limits.sessions;
         let mut key = [0; 16];
         key[..8].copy_from_slice(&secret.to_le_bytes());
@@ -210,43 +210,43 @@ impl Sessions {
     }
 
     /// A turn begins.
-    pub fn begin_turn(&mut self) {
+    pub(crate) fn begin_turn(&mut self) {
         self.evictions_left = EVICTIONS_A_TURN;
     }
 
     /// Whether there is a place for another session, or one can be made: not where all are taken by clients that are
     /// there, or as many had to go in this turn as one can bear.
     #[must_use]
-    pub fn has_place(&self) -> bool {
+    pub(crate) fn has_place(&self) -> bool {
         !self.is_full() || (self.evictions_left > 0 && self.longest_unproven().is_some())
     }
 
     /// The session that has to end for another one, where one can.
-    pub fn evict(&mut self) -> Option<SessionSlot> {
+    pub(crate) fn evict(&mut self) -> Option<SessionSlot> {
         let oldest = self.longest_unproven()?;
         self.evictions_left = self.evictions_left.checked_sub(1)?;
         Some(oldest)
     }
 
     /// The place whose timers are to be looked at next.
-    pub fn next_in_turn(&mut self) -> SessionSlot {
+    pub(crate) fn next_in_turn(&mut self) -> SessionSlot {
         self.hand = SessionSlot::new(self.hand.index().wrapping_add(1) % SESSIONS_MAX);
         self.hand
     }
 
     /// The place whose timers were looked at last.
     #[must_use]
-    pub fn last_in_turn(&self) -> SessionSlot {
+    pub(crate) fn last_in_turn(&self) -> SessionSlot {
         self.hand
     }
 
     /// A session receives what follows a producer's number; nothing of it is held.
-    pub fn receive_from(&mut self, slot: SessionSlot, last_seq: u64) {
+    pub(crate) fn receive_from(&mut self, slot: SessionSlot, last_seq: u64) {
         self.slots[slot.index()].receiver.reset(last_seq, &mut self.pool);
     }
 
     /// Holds a frame back until those before it have come; `false` where there is no room.
-    pub fn hold(
+    pub(crate) fn hold(
         &mut self,
         slot: SessionSlot,
         first_seq: u64,
@@ -259,7 +259,7 @@ impl Sessions {
 
     /// The next frame that was held back and waits for nothing any more: its bytes are copied, and it is not held any
     /// more.
-    pub fn take_ready(
+    pub(crate) fn take_ready(
         &mut self,
         slot: SessionSlot,
         body: &mut [u8; DATAGRAM_BYTES_MAX],
@@ -290,7 +290,7 @@ impl Sessions {
     ///
     /// # Panics
     /// When the client has a session under this nonce.
-    pub fn open(&mut self, requester: Requester, now_ns: u64) -> Option<SessionSlot> {
+    pub(crate) fn open(&mut self, requester: Requester, now_ns: u64) -> Option<SessionSlot> {
         let slot = self.free.pop()?;
         self.slots[slot.index()].receipts.reset(0);
         self.begin(slot, requester, now_ns);
@@ -302,7 +302,13 @@ impl Sessions {
     ///
     /// # Panics
     /// When there is no such session.
-    pub fn succeed(&mut self, slot: SessionSlot, requester: Requester, fence: bool, now_ns: u64) {
+    pub(crate) fn succeed(
+        &mut self,
+        slot: SessionSlot,
+        requester: Requester,
+        fence: bool,
+        now_ns: u64,
+    ) {
         let old = &self.slots[slot.index()];
         // Nothing is sent that was not asked for to where nobody has shown to receive.
         let fence = fence && old.proven;
@@ -335,19 +341,19 @@ impl Sessions {
 
     /// A session is open, and its client has not shown yet that it knows of it: it stands behind all others of which
     /// that is true.
-    pub fn await_proof(&mut self, slot: SessionSlot) {
+    pub(crate) fn await_proof(&mut self, slot: SessionSlot) {
         self.unproven.push(slot);
     }
 
     /// The open session that has waited for longest for a word of its client.
     #[must_use]
-    pub fn longest_unproven(&self) -> Option<SessionSlot> {
+    pub(crate) fn longest_unproven(&self) -> Option<SessionSlot> {
         self.unproven.first()
     }
 
     /// A datagram of a session has come: its client knows of it. Says whether it shows that for the first time.
     #[inline]
-    pub fn hear(&mut self, slot: SessionSlot, now_ns: u64) -> bool {
+    pub(crate) fn hear(&mut self, slot: SessionSlot, now_ns: u64) -> bool {
         let session = &mut self.slots[slot.index()];
         session.last_received_ns = now_ns;
         let is_first = !session.proven;
@@ -365,7 +371,7 @@ impl Sessions {
 
     /// The session a client asked for with this nonce.
     #[must_use]
-    pub fn asked_by(&self, requester: Requester) -> Option<SessionSlot> {
+    pub(crate) fn asked_by(&self, requester: Requester) -> Option<SessionSlot> {
         self.asked_at(requester).ok().map(|at| self.asked[at].slot)
     }
 
@@ -373,7 +379,7 @@ impl Sessions {
     ///
     /// # Panics
     /// When the place is free already.
-    pub fn close(&mut self, slot: SessionSlot) {
+    pub(crate) fn close(&mut self, slot: SessionSlot) {
         let session = &mut self.slots[slot.index()];
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
@@ -389,7 +395,7 @@ impl Sessions {
 
     /// Whether the lists of free places, of nonces and of held frames agree with the places.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let asked = |&Asked { nonce, addr, slot }: &Asked| {
             let session = &self.slots[slot.index()];
             session.phase != Phase::Free
@@ -409,7 +415,7 @@ impl Sessions {
     /// The slot a connection id names, when it is in use under just that id.
     #[must_use]
     #[inline]
-    pub fn find(&self, conn_id: ConnId) -> Option<SessionSlot> {
+    pub(crate) fn find(&self, conn_id: ConnId) -> Option<SessionSlot> {
         let slot = SessionSlot::new(usize::from(self.index[place(conn_id)]));
         let session = self.slots.get(slot.index())?;
         (session.conn_id == conn_id && session.phase != Phase::Free).then_some(slot)
@@ -418,38 +424,32 @@ impl Sessions {
     /// The session at a slot, in use or not.
     #[must_use]
     #[inline]
-    pub fn get(&self, slot: SessionSlot) -> &Session {
+    pub(crate) fn get(&self, slot: SessionSlot) -> &Session {
         &self.slots[slot.index()]
     }
 
     /// The same, to change.
     #[must_use]
     #[inline]
-    pub fn get_mut(&mut self, slot: SessionSlot) -> &mut Session {
+    pub(crate) fn get_mut(&mut self, slot: SessionSlot) -> &mut Session {
         &mut self.slots[slot.index()]
     }
 
     /// The slots in use.
-    pub fn in_use(&self) -> impl Iterator<Item = (SessionSlot, &Session)> {
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (SessionSlot, &Session)> {
         SessionSlot::all().zip(&self.slots).filter(|(_, session)| session.phase != Phase::Free)
     }
 
     /// How many are in use.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.saturating_sub(self.free.len())
     }
 
     /// Whether all are in use.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.free.is_empty()
-    }
-
-    /// Whether none is in use.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

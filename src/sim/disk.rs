@@ -32,7 +32,7 @@ const EIO: i32 = 5;
 
 /// What may happen to an operation, in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DiskFaults {
+pub(crate) struct DiskFaults {
     /// Takes up to a hundred times as long.
     pub slow: u64,
     /// A write answers with an error and stores nothing, or a part; from then on the device loses what
@@ -52,7 +52,7 @@ pub struct DiskFaults {
 
 /// What a device has done, for the coverage report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskHits {
+pub(crate) struct DiskHits {
     /// Completed after one that was submitted later.
     pub out_of_order: u64,
     /// Slow.
@@ -108,7 +108,7 @@ type Block = Rc<[u8; BLOCK_BYTES]>;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
+pub(crate) enum Crash {
     /// The process is killed: each write in flight is done or was never begun.
     Kill,
     /// The power goes: of each write in flight any blocks may have been stored.

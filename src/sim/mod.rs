@@ -20,11 +20,11 @@ mod server;
 mod trace;
 mod world;
 
-pub use disk::{Crash, DiskFaults, DiskHits};
-pub use oracle::{Journal, Oracle, Violation};
-pub use plan::{Feature, Plan};
-pub use server::{EDGES, ServerHits};
-pub use trace::Event;
+pub(crate) use disk::DiskHits;
+pub(crate) use oracle::Violation;
+pub(crate) use plan::{Feature, Plan};
+pub(crate) use server::{EDGES, ServerHits};
+pub(crate) use trace::Event;
 
 use crate::fired::Fired;
 use crate::metrics::Counters;
@@ -32,7 +32,7 @@ use crate::port::memory::NetHits;
 
 /// How a run ended that broke no promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Everything was acknowledged, consumed and read back.
     Whole,
     /// The log was full: what was acknowledged was read back, and when all was trimmed it took messages again.
@@ -43,9 +43,7 @@ pub enum End {
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The seed.
-    pub seed: u64,
+pub(crate) struct Outcome {
     /// How it ended, or what it broke.
     pub end: Result<End, Violation>,
     /// Of everything that happened.
@@ -70,15 +68,9 @@ pub struct Outcome {
     pub fired: Fired,
 }
 
-/// Runs one seed.
-#[must_use]
-pub fn run(seed: u64) -> Outcome {
-    run_plan(&Plan::of(seed))
-}
-
 /// Runs one plan.
 #[must_use]
-pub fn run_plan(plan: &Plan) -> Outcome {
+pub(crate) fn run_plan(plan: &Plan) -> Outcome {
     let mut world = world::World::new(plan);
     let end = world.run();
     world.outcome(end)

@@ -18,7 +18,7 @@ const DATA_BYTES_MIN: usize = DATAGRAM_HEADER_BYTES + DATA_FRAME_BYTES_MIN;
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 #[ignore_extra_doc_attributes]
-pub struct Violation {
+pub(crate) struct Violation {
     /// `O1` to `O26`.
     pub oracle: &'static str,
     /// What was found.
@@ -33,7 +33,7 @@ fn violation(oracle: &'static str, what: impl Into<String>) -> Checked {
 
 /// What one producer was given to publish, in order: message `n` has producer number `n + 1`.
 #[derive(Clone, Debug, Default)]
-pub struct Journal {
+pub(crate) struct Journal {
     /// Known once the server has given it.
     pub producer: Option<ProducerId>,
     /// What is published, in order.
@@ -54,7 +54,7 @@ pub(super) type Row = (u64, u64);
 
 /// Judges a run as it goes.
 #[derive(Debug, Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     /// Per producer.
     pub journals: Vec<Journal>,
     /// What is known to stand under a sequence, from receipts and from deliveries.
@@ -85,7 +85,7 @@ impl Oracle {
     /// # Errors
     /// O1 when it was not in order; O2 when its sequence is another message's; O5 when its epoch is of
     /// the future.
-    pub fn acknowledged(&mut self, journal: usize, seq: u64, receipt: &Receipt) -> Checked {
+    pub(crate) fn acknowledged(&mut self, journal: usize, seq: u64, receipt: &Receipt) -> Checked {
         let entry = &mut self.journals[journal];
         if seq != entry.acked_to + 1 {
             let what = format!("journal {journal}: {seq} acknowledged after {}", entry.acked_to);
@@ -112,7 +112,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O1 when the server does not know what it has acknowledged, or knows what was never published.
-    pub fn resumed(&mut self, journal: usize, producer: ProducerId, seq: u64) -> Checked {
+    pub(crate) fn resumed(&mut self, journal: usize, producer: ProducerId, seq: u64) -> Checked {
         let entry = &mut self.journals[journal];
         entry.producer = Some(producer);
         if seq < entry.acked_to {
@@ -130,7 +130,12 @@ impl Oracle {
     ///
     /// # Errors
     /// O4 when it has another sequence; O3 when nobody published it; O2 when another was seen there.
-    pub fn delivered(&mut self, stream: StreamId, expected: u64, record: &Record<'_>) -> Checked {
+    pub(crate) fn delivered(
+        &mut self,
+        stream: StreamId,
+        expected: u64,
+        record: &Record<'_>,
+    ) -> Checked {
         let header = record.header;
         let (sequence, producer) = (header.sequence.get(), header.producer_id.get());
         let producer_seq = header.producer_seq.get();
@@ -159,7 +164,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O21 when it takes as large ones as the server, or the message is small enough.
-    pub fn too_large(
+    pub(crate) fn too_large(
         &self,
         stream: StreamId,
         sequence: u64,
@@ -184,7 +189,7 @@ impl Oracle {
     }
 
     /// An operator asks for a trim; it may take effect from now on, even if the answer never comes.
-    pub fn trim_asked(&mut self, stream: StreamId, first: u64) {
+    pub(crate) fn trim_asked(&mut self, stream: StreamId, first: u64) {
         let (asked, _) = self.trims.entry(stream).or_insert((1, 1));
         *asked = first.max(*asked);
     }
@@ -193,7 +198,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O4 when less is kept than has to be.
-    pub fn told_begin(&self, stream: StreamId, first: u64) -> Checked {
+    pub(crate) fn told_begin(&self, stream: StreamId, first: u64) -> Checked {
         let asked = self.trims.get(&stream).map_or(1, |(asked, _)| *asked);
         if first > asked {
             let what = format!("stream {stream} begins at {first}, trimmed to {asked} at most");
@@ -206,7 +211,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O4 when it keeps less than it has to; O1 when what was trimmed is back.
-    pub fn begins(&mut self, stream: StreamId, first: u64) -> Checked {
+    pub(crate) fn begins(&mut self, stream: StreamId, first: u64) -> Checked {
         self.told_begin(stream, first)?;
         let (_, confirmed) = self.trims.entry(stream).or_insert((1, 1));
         let before = std::mem::replace(confirmed, first);
@@ -221,7 +226,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O5 when either goes back.
-    pub fn serves(&mut self, epoch: u64, durable_end: LogOffset) -> Checked {
+    pub(crate) fn serves(&mut self, epoch: u64, durable_end: LogOffset) -> Checked {
         if epoch < self.epoch || (epoch == self.epoch && durable_end < self.durable_end) {
             let before = (self.epoch, self.durable_end.get());
             let now = (epoch, durable_end.get());
@@ -235,7 +240,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O5 when its epoch is not above all before it.
-    pub fn opened(&mut self, epoch: u64) -> Checked {
+    pub(crate) fn opened(&mut self, epoch: u64) -> Checked {
         if epoch <= self.epoch {
             return violation("O5", format!("epoch {epoch} opened after {}", self.epoch));
         }
@@ -293,7 +298,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O8 when it is exceeded.
-    pub fn within(what: &'static str, value: u64, limit: u64) -> Checked {
+    pub(crate) fn within(what: &'static str, value: u64, limit: u64) -> Checked {
         if value > limit {
             return violation("O8", format!("{what}: {value} of {limit}"));
         }
@@ -304,7 +309,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O9 when the two openings found different things.
-    pub fn same(one: &str, two: &str) -> Checked {
+    pub(crate) fn same(one: &str, two: &str) -> Checked {
         if one != two {
             return violation("O9", format!("opened once: {one}; again: {two}"));
         }
@@ -315,7 +320,7 @@ impl Oracle {
     ///
     /// # Errors
     /// `oracle` when there are any.
-    pub fn settled(oracle: &'static str, what: &str, waiting: u64) -> Checked {
+    pub(crate) fn settled(oracle: &'static str, what: &str, waiting: u64) -> Checked {
         if waiting > 0 {
             return violation(oracle, format!("{waiting} {what} long after the last fault"));
         }
@@ -326,7 +331,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O26 when that is another.
-    pub fn sought(stream: StreamId, sought_ns: u64, wanted: u64, start: u64) -> Checked {
+    pub(crate) fn sought(stream: StreamId, sought_ns: u64, wanted: u64, start: u64) -> Checked {
         if start != wanted {
             let what = format!(
                 "stream {stream} from time {sought_ns}: begins at {start}, not at {wanted}"
@@ -340,7 +345,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O26 when it leaves a message out.
-    pub fn begins_by(stream: StreamId, start: u64, durable_next: u64) -> Checked {
+    pub(crate) fn begins_by(stream: StreamId, start: u64, durable_next: u64) -> Checked {
         if start > durable_next {
             let what = format!("stream {stream}: begins at {start}, and {durable_next} is next");
             return violation("O26", what);
@@ -349,7 +354,7 @@ impl Oracle {
     }
 
     /// Somebody was told of a stream.
-    pub fn told_stream(&mut self, stream: StreamId, name: &str) {
+    pub(crate) fn told_stream(&mut self, stream: StreamId, name: &str) {
         self.streams.insert(name.to_owned(), stream);
     }
 
@@ -357,7 +362,10 @@ impl Oracle {
     ///
     /// # Errors
     /// O20 when one is not there that somebody was told of.
-    pub fn has_streams<'a>(&self, streams: impl Iterator<Item = (StreamId, &'a str)>) -> Checked {
+    pub(crate) fn has_streams<'a>(
+        &self,
+        streams: impl Iterator<Item = (StreamId, &'a str)>,
+    ) -> Checked {
         let found: BTreeMap<&str, StreamId> = streams.map(|(id, name)| (name, id)).collect();
         let missing = |(name, id): &(&String, &StreamId)| found.get(name.as_str()) != Some(id);
         match self.streams.iter().find(missing) {
@@ -372,7 +380,7 @@ impl Oracle {
     ///
     /// # Errors
     /// O18 when it says more than the device grants; O19 when a time is longer than it was.
-    pub fn receipt(receipt: &Receipt, granted: Durability, since_ns: u64) -> Checked {
+    pub(crate) fn receipt(receipt: &Receipt, granted: Durability, since_ns: u64) -> Checked {
         if receipt.durability != granted {
             let what = format!("{:?} of a device that is {granted:?}", receipt.durability);
             return violation("O18", what);

@@ -10,7 +10,7 @@ use crate::limits::{
 use crate::port::memory::Faults;
 use crate::random::Random;
 use feature::Dice;
-pub use feature::Feature;
+pub(crate) use feature::Feature;
 pub(super) use feature::log_uniform;
 
 /// A turn takes at most so long where a run has no pace of its own.
@@ -19,7 +19,7 @@ const PACE_NS: u64 = 30_000;
 /// A run's settings, all drawn from its seed. Each feature is off in half of the runs, so that one does not hide
 /// another; where it is on, its rate is as often small as large.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The seed.
     pub seed: u64,
     /// Features that are on.
@@ -88,14 +88,15 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a seed.
+    #[cfg(test)]
     #[must_use]
-    pub fn of(seed: u64) -> Self {
+    pub(crate) fn of(seed: u64) -> Self {
         Self::without(seed, &[])
     }
 
     /// The plan of a seed, these features left out; the others are as they were.
     #[must_use]
-    pub fn without(seed: u64, left_out: &[Feature]) -> Self {
+    pub(crate) fn without(seed: u64, left_out: &[Feature]) -> Self {
         let dice = Dice::new(seed, left_out);
         let rate = |feature| dice.rate(feature);
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
@@ -152,30 +153,30 @@ impl Plan {
 
     /// A plan in which nothing goes wrong.
     #[must_use]
-    pub fn quiet() -> Self {
+    pub(crate) fn quiet() -> Self {
         Self::without(0, &Feature::ALL)
     }
 
     /// The features that are on.
-    pub fn features(&self) -> impl Iterator<Item = Feature> {
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
         self.dice.features()
     }
 
     /// Whether a consumer may be told that a message cannot be read.
     #[must_use]
-    pub fn may_lose(&self) -> bool {
+    pub(crate) fn may_lose(&self) -> bool {
         self.disk_lies() || self.disk.read_error > 0
     }
 
     /// Whether the disk may give back other bytes than it was given: then the server may halt.
     #[must_use]
-    pub fn disk_lies(&self) -> bool {
+    pub(crate) fn disk_lies(&self) -> bool {
         self.rot > 0 || self.rot_anywhere > 0 || self.disk.bad_read > 0
     }
 
     /// How long a datagram may be on its way.
     #[must_use]
-    pub fn travel_ns_max(&self) -> u64 {
+    pub(crate) fn travel_ns_max(&self) -> u64 {
         let times = if self.net.reordering > 0 { 10 } else { 1 };
         self.net.delay_ns * times + self.net.late_ns
     }

@@ -31,7 +31,7 @@ const MARKED_NS: u64 = 1_000_000;
 const RING: usize = RING_BYTES_MIN;
 
 /// Changes of a shard's condition that runs have to see. The disk of the simulator never leaves its service.
-pub const EDGES: [(&str, &str); 6] = [
+pub(crate) const EDGES: [(&str, &str); 6] = [
     ("serving", "full"),
     ("full", "serving"),
     ("serving", "failed"),
@@ -52,7 +52,7 @@ fn name_of(condition: Condition) -> &'static str {
 
 /// What happened to the processes, for the coverage report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerHits {
+pub(crate) struct ServerHits {
     /// Kills.
     pub kills: u64,
     /// Power cuts.

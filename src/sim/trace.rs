@@ -15,7 +15,7 @@ use crate::clock::{Clock, ManualClock};
 const KEPT: usize = 400;
 
 /// One event: when, what, and two numbers that belong to it.
-pub type Event = (u64, &'static str, u64, u64);
+pub(crate) type Event = (u64, &'static str, u64, u64);
 
 #[derive(Default)]
 struct Inner {

@@ -145,7 +145,6 @@ impl World {
         self.trace.note("end", self.net.digest(), self.oracle.delivered);
         let disk = self.server.device.borrow().hits;
         Outcome {
-            seed: self.plan.seed,
             end,
             digest: self.trace.value(),
             events: self.trace.events(),

@@ -41,7 +41,7 @@ pub mod control;
 mod writer;
 #[cfg(any(test, feature = "sim"))]
 #[allow(clippy::arithmetic_side_effects, reason = "numbers of its own")]
-pub mod samples;
+pub(crate) mod samples;
 
 pub use frame::{Frame, Frames};
 pub use writer::DatagramWriter;

@@ -19,7 +19,7 @@ const NAME: &[u8] = b"orders";
 
 /// A frame that parses, and where its numbers are.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Its kind.
     pub kind: Kind,
     /// Its body.
@@ -38,7 +38,7 @@ impl Sample {
     /// # Panics
     /// When it does not fit: none is that long.
     #[must_use]
-    pub fn datagram(&self, conn_id: ConnId) -> Vec<u8> {
+    pub(crate) fn datagram(&self, conn_id: ConnId) -> Vec<u8> {
         let mut room = vec![0; DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + self.body.len()];
         let mut writer = DatagramWriter::new(&mut room, conn_id, 1);
         assert!(writer.frame(self.kind, &self.body, &[]), "there is just the room for it");
@@ -46,7 +46,8 @@ impl Sample {
     }
 
     /// The same with each number in turn at each of its edges.
-    pub fn at_edges(&self) -> impl Iterator<Item = Self> + '_ {
+    #[cfg(test)]
+    pub(crate) fn at_edges(&self) -> impl Iterator<Item = Self> + '_ {
         let mut at = 0;
         let places = self.widths.iter().map(move |&width| {
             let place = (at, width);
@@ -65,7 +66,7 @@ impl Sample {
 
 /// The numbers of so many bytes where something may begin or end.
 #[must_use]
-pub fn edges(bytes: usize) -> Vec<u64> {
+pub(crate) fn edges(bytes: usize) -> Vec<u64> {
     let bits = u32::try_from(8 * bytes).expect("8 bytes at most");
     let max = u64::MAX >> (64 - bits);
     let mut edges = vec![0, 1, 2, max - 1, max];
@@ -79,7 +80,7 @@ pub fn edges(bytes: usize) -> Vec<u64> {
 
 /// One frame of every kind, in the order of their codes, about this stream and producer.
 #[must_use]
-pub fn all(stream: u32, producer_id: u64) -> Vec<Sample> {
+pub(crate) fn all(stream: u32, producer_id: u64) -> Vec<Sample> {
     let mut all = of_sessions(producer_id);
     all.extend(of_messages(stream, producer_id));
     all.extend(of_subscriptions(stream));

@@ -8,7 +8,7 @@ use crate::metrics::latency::Percentiles;
 
 /// A stage of an interval, or since launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct StageView {
+pub(crate) struct StageView {
     /// Messages.
     pub count: u64,
     /// Their latencies.
@@ -18,7 +18,7 @@ pub struct StageView {
 
 /// A turn that took too long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct StallView {
+pub(crate) struct StallView {
     /// Unix time of its end, in nanoseconds.
     pub unix_ns: u64,
     /// How long it took.
@@ -29,7 +29,7 @@ pub struct StallView {
 
 /// A shard.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ShardView {
+pub(crate) struct ShardView {
     /// Its number.
     pub shard: usize,
     /// `serving`, `full`, `failed`, `disk lost`, `draining`, or `opening`.
@@ -83,7 +83,7 @@ pub struct ShardView {
 
 /// All shards.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ShardsView {
+pub(crate) struct ShardsView {
     /// [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
     pub schema_version: u32,
     /// One each.
@@ -92,7 +92,7 @@ pub struct ShardsView {
 
 /// A session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SessionView {
+pub(crate) struct SessionView {
     /// Its shard.
     pub shard: usize,
     /// Its connection id.
@@ -116,7 +116,7 @@ pub struct SessionView {
 
 /// A subscription of a session.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct SubscriptionView {
+pub(crate) struct SubscriptionView {
     /// The stream's name.
     pub stream: String,
     /// The sequence it is sent next.
@@ -132,7 +132,7 @@ pub struct SubscriptionView {
 /// A subscription whose consumer fell silent, so that its session was dropped. It goes when the consumer, or another
 /// of its host, subscribes again, or after a day.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct LostView {
+pub(crate) struct LostView {
     /// Its shard.
     pub shard: usize,
     /// The connection id it had.
@@ -149,7 +149,7 @@ pub struct LostView {
 impl LostView {
     /// The session it had, as it would be listed.
     #[must_use]
-    pub fn as_session(&self) -> SessionView {
+    pub(crate) fn as_session(&self) -> SessionView {
         SessionView {
             shard: self.shard,
             connection: self.connection,
@@ -167,14 +167,14 @@ impl LostView {
 impl SessionView {
     /// Whether it is one that was lost.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.subscriptions == 0 && !self.subscribed.is_empty()
     }
 }
 
 /// A producer that the log knows, or that published since the appliance was started.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct ProducerView {
+pub(crate) struct ProducerView {
     /// Its shard.
     pub shard: usize,
     /// Its number.
@@ -195,7 +195,7 @@ pub struct ProducerView {
 impl ProducerView {
     /// How it stands, in a word: connected, ended (it will not return), or gone (it may).
     #[must_use]
-    pub fn session(&self) -> &'static str {
+    pub(crate) fn session(&self) -> &'static str {
         match (self.connected, self.ended) {
             (true, _) => "connected",
             (false, true) => "ended",
@@ -206,7 +206,7 @@ impl ProducerView {
 
 /// All producers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ProducersView {
+pub(crate) struct ProducersView {
     /// [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
     pub schema_version: u32,
     /// One each.
@@ -215,7 +215,7 @@ pub struct ProducersView {
 
 /// All sessions.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SessionsView {
+pub(crate) struct SessionsView {
     /// [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
     pub schema_version: u32,
     /// One each.
@@ -227,7 +227,7 @@ pub struct SessionsView {
 
 /// A stream.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StreamView {
+pub(crate) struct StreamView {
     /// Its shard.
     pub shard: usize,
     /// Its number.
@@ -247,7 +247,7 @@ pub struct StreamView {
 
 /// All streams.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StreamsView {
+pub(crate) struct StreamsView {
     /// [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
     pub schema_version: u32,
     /// One each.

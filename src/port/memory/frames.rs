@@ -8,7 +8,7 @@ const CODES: usize = 32;
 
 /// Frames by the code of their kind, and errors by theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FrameHits {
+pub(crate) struct FrameHits {
     /// Sent to the server.
     pub to_server: [u64; CODES],
     /// Sent by the server.
