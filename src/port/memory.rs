@@ -138,30 +138,10 @@ impl MemoryNet {
         }
     }
 
-    /// From now on frames are counted: those to this address, and those from it.
-    #[cfg(feature = "sim")]
-    pub(crate) fn watch(&self, server: SocketAddrV4) {
-        self.0.borrow_mut().server = Some(server);
-    }
-
     /// What has happened so far.
     #[must_use]
     pub(crate) fn hits(&self) -> NetHits {
         self.0.borrow().hits
-    }
-
-    /// How often the server told this error.
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub(crate) fn errors(&self, code: ErrorCode) -> u64 {
-        self.0.borrow().hits.frames.errors[usize::from(code.code())]
-    }
-
-    /// A digest of all datagrams sent, in order.
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub(crate) fn digest(&self) -> u64 {
-        self.0.borrow().digest
     }
 
     /// Whether the first datagrams sent are kept.
@@ -173,21 +153,6 @@ impl MemoryNet {
     #[must_use]
     pub(crate) fn kept(&self) -> Vec<Vec<u8>> {
         self.0.borrow().kept.clone().unwrap_or_default()
-    }
-
-    /// Whether nothing arrives within so long a time.
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub(crate) fn is_quiet_for(&self, ns: u64) -> bool {
-        let net = self.0.borrow();
-        let until_ns = net.clock.now_ns() + ns;
-        !net.packets.keys().any(|(_, arrives_ns, _)| *arrives_ns <= until_ns)
-    }
-
-    /// Changes what happens from now on.
-    #[cfg(feature = "sim")]
-    pub(crate) fn set_faults(&self, faults: Faults) {
-        self.0.borrow_mut().faults = faults;
     }
 
     /// A port at an address.
@@ -210,21 +175,52 @@ impl MemoryNet {
     pub(crate) fn inject(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
         self.0.borrow_mut().send(from, to, bytes, true);
     }
+}
+
+/// What only the simulator asks of it.
+#[cfg(feature = "sim")]
+impl MemoryNet {
+    /// From now on frames are counted: those to this address, and those from it.
+    pub(crate) fn watch(&self, server: SocketAddrV4) {
+        self.0.borrow_mut().server = Some(server);
+    }
+
+    /// How often the server told this error.
+    #[must_use]
+    pub(crate) fn errors(&self, code: ErrorCode) -> u64 {
+        self.0.borrow().hits.frames.errors[usize::from(code.code())]
+    }
+
+    /// A digest of all datagrams sent, in order.
+    #[must_use]
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.borrow().digest
+    }
+
+    /// Whether nothing arrives within so long a time.
+    #[must_use]
+    pub(crate) fn is_quiet_for(&self, ns: u64) -> bool {
+        let net = self.0.borrow();
+        let until_ns = net.clock.now_ns() + ns;
+        !net.packets.keys().any(|(_, arrives_ns, _)| *arrives_ns <= until_ns)
+    }
+
+    /// Changes what happens from now on.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        self.0.borrow_mut().faults = faults;
+    }
 
     /// From now on what is sent to this address is held against what came from it.
-    #[cfg(feature = "sim")]
     pub(crate) fn watch_stranger(&self, address: SocketAddrV4) {
         self.0.borrow_mut().strangers.insert(address, Traffic::default());
     }
 
     /// Puts bytes on the network in somebody's name; their frames are not among those counted.
-    #[cfg(feature = "sim")]
     pub(crate) fn forge(&self, from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) {
         self.0.borrow_mut().send(from, to, bytes, false);
     }
 
     /// An address of a stranger that was sent more than came from it, and how many bytes.
-    #[cfg(feature = "sim")]
     #[must_use]
     pub(crate) fn flooded(&self) -> Option<(SocketAddrV4, Traffic)> {
         let net = self.0.borrow();
