@@ -46,6 +46,7 @@ mod retry;
 mod memory;
 mod cpu;
 mod printable;
+mod whole;
 pub mod metrics;
 pub mod mutant;
 pub mod fired;

@@ -34,6 +34,7 @@ const LAYERS: [&[&str]; 8] = [
         "memory",
         "cpu",
         "printable",
+        "whole",
         "metrics",
         "mutant",
         "fired",

@@ -32,7 +32,6 @@ mod sim;
 mod fuzz;
 mod verify_history;
 mod version;
-mod whole;
 
 use std::io::{self, Write};
 use std::path::Path;

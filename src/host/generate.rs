@@ -105,8 +105,6 @@ pub(crate) struct Unit<'a> {
     pub binary: &'a Path,
     /// The user it runs as.
     pub user: &'a str,
-    /// What keeps that user from what the unit uses.
-    pub closed: &'a [String],
 }
 
 impl Unit<'_> {
@@ -121,8 +119,13 @@ impl Unit<'_> {
 /// `/etc/systemd/system/buslane.service`.
 #[must_use]
 #[allow(clippy::too_many_lines, reason = "one text, from top to bottom")]
-pub(crate) fn systemd(needs: &Needs, host: &Topology, unit: &Unit<'_>) -> String {
-    let Unit { profile, settings, binary, user, .. } = unit;
+pub(crate) fn systemd(
+    needs: &Needs,
+    host: &Topology,
+    unit: &Unit<'_>,
+    closed: &[String],
+) -> String {
+    let Unit { profile, settings, binary, user } = unit;
     let binary = binary.display().to_string();
     let cores = shard_cores(needs, host);
     let paths = Paths::of(needs);
@@ -190,7 +193,7 @@ DevicePolicy=closed
 WantedBy=multi-user.target
 ",
         name = one_line(profile),
-        closed = notes(unit.closed),
+        closed = notes(closed),
         description = one_line(&needs.profile).replace('%', "%%"),
         install = install(unit, &paths, needs.disk_path.as_deref()),
         mounts = list(&paths.mounts()),
@@ -348,8 +351,8 @@ mod tests {
 
     fn unit_of(needs: &Needs, profile: &str, settings: &[String]) -> String {
         let binary = Path::new("/usr/bin/buslane");
-        let unit = Unit { profile, settings, binary, user: "buslane", closed: &[] };
-        systemd(needs, &Topology::default(), &unit)
+        let unit = Unit { profile, settings, binary, user: "buslane" };
+        systemd(needs, &Topology::default(), &unit, &[])
     }
 
     fn has(text: &str, line: &str) {
@@ -390,8 +393,8 @@ mod tests {
     #[test]
     fn the_unit_of_another_user_is_installed_as_that_user_s() {
         let (needs, binary) = (needs(), Path::new("/usr/bin/buslane"));
-        let unit = Unit { profile: "/x.toml", settings: &[], binary, user: "desk", closed: &[] };
-        let text = systemd(&needs, &Topology::default(), &unit);
+        let unit = Unit { profile: "/x.toml", settings: &[], binary, user: "desk" };
+        let text = systemd(&needs, &Topology::default(), &unit, &[]);
         assert!(text.contains("--profile /x.toml --user desk --out /etc/systemd"), "{text}");
         assert!(!self::unit(&needs).contains("--user"), "it is the default");
     }

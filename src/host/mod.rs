@@ -23,7 +23,7 @@ pub(crate) mod measure;
 pub(crate) mod verdict;
 pub(crate) mod generate;
 pub(crate) mod profile;
-pub mod access;
+pub(crate) mod access;
 mod words;
 mod catalogue;
 mod checks;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::tree::Tree;
 use super::{Finding, Knob};
 use crate::printable::one_line;
+use crate::whole;
 
 /// Where old values are kept, below the root.
 pub(crate) const STATE_PATH: &str = "var/lib/buslane/host-tune.json";
@@ -333,17 +334,8 @@ fn save(path: &Path, state: &State) -> Result<(), TuneError> {
     let (boot, saved) = (state.boot.clone(), state.saved.clone());
     let state = State { schema_version: SCHEMA_VERSION, boot, saved };
     let text = serde_json::to_string_pretty(&state).expect("strings and numbers");
-    let draft = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let mut file = fs::File::create(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    };
-    write().map_err(|error| wrong(path, &error))
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| whole::replace(path, text.as_bytes())).map_err(|error| wrong(path, &error))
 }
 
 #[cfg(test)]

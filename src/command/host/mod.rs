@@ -6,7 +6,7 @@ mod tune;
 
 use std::path::Path;
 
-use super::{CommandError, Out, whole};
+use super::{CommandError, Out};
 use crate::cli::host::{HostArgs, HostCommand, HostGenerateCommand, HostProfileCommand};
 use crate::cli::host::{HostOutArgs, HostProfileNewArgs, HostSystemdArgs, HostTunedArgs};
 use crate::cli::{Globals, Output};
@@ -15,6 +15,7 @@ use crate::host::generate::{self, Unit};
 use crate::host::{CATALOGUE, Needs, Topology, Tree, access, profile as new_profile};
 use crate::printable::one_line;
 use crate::profile::{self, Profile};
+use crate::whole;
 
 pub(super) fn host(globals: &Globals, command: &HostCommand) -> Result<(), CommandError> {
     match command {
@@ -90,23 +91,13 @@ fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError
     let binary =
         args.binary.clone().or_else(|| own.ok()).unwrap_or_else(|| "/usr/bin/buslane".into());
     let profile = profile_word(globals);
-    let mut unit = Unit {
-        profile: &profile,
-        settings: &globals.set,
-        binary: &binary,
-        user: &args.user,
-        closed: &[],
-    };
+    let unit =
+        Unit { profile: &profile, settings: &globals.set, binary: &binary, user: &args.user };
     // Only of this host is it known who may pass.
     let closed =
         if tree.is_live() { access::closed(&args.user, &unit.paths(&needs)) } else { Vec::new() };
-    unit.closed = &closed;
-    write(
-        globals,
-        "host generate",
-        &args.to,
-        &generate::systemd(&needs, &Topology::read(&tree), &unit),
-    )?;
+    let text = generate::systemd(&needs, &Topology::read(&tree), &unit, &closed);
+    write(globals, "host generate", &args.to, &text)?;
     for what in closed.iter().filter(|_| !globals.quiet) {
         eprintln!("warning: {}", one_line(what));
     }
@@ -133,13 +124,21 @@ fn write(
         return Err(CommandError::Usage(what));
     }
     if to.out == Path::new("-") {
-        let mut out = Out::stdout();
-        out.bytes(text.as_bytes())?;
-        return out.finish();
+        return print(Out::stdout(), text);
     }
     if to.out.exists() && !globals.yes {
         let what = format!("{} exists already; overwrite it with --yes", to.out.display());
         return Err(CommandError::Failed(what));
     }
-    whole::write(&to.out, text.as_bytes())
+    if to.out.exists() && !to.out.is_file() {
+        // A pipe or a device takes it as it comes.
+        return print(Out::file(&to.out)?, text);
+    }
+    let failed = |error| CommandError::Failed(format!("{}: {error}", to.out.display()));
+    whole::replace_target(&to.out, text.as_bytes()).map_err(failed)
+}
+
+fn print(mut out: Out, text: &str) -> Result<(), CommandError> {
+    out.bytes(text.as_bytes())?;
+    out.finish()
 }
