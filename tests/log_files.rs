@@ -233,4 +233,12 @@ fn copies_to_one_name_leave_one_whole_copy_however_they_end() {
     let (code, said) = end(&mut copying(&log, &other, &["--size", "1MiB"]));
     assert!(code == Some(1) && said.contains(&format!("{} has ", other.display())), "{said}");
     assert_eq!(names(place.path()), ["copy"]);
+
+    // What is no log is told of itself, not of the place for its copy.
+    let nothing = place.path().join("nothing");
+    let (code, said) = end(&mut copying(&nothing, &other, &[]));
+    assert!(code == Some(1) && said.contains("/nothing: No such file"), "{said}");
+    fs::write(&nothing, vec![7; 16 << 20]).unwrap();
+    let (code, said) = end(&mut copying(&nothing, Path::new("/proc/x"), &[]));
+    assert!(code == Some(1) && said.contains("/nothing holds no Buslane log"), "{said}");
 }

@@ -329,7 +329,7 @@ pub enum ClientError {
 /// What tells a client that its log is not what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display)]
 pub enum Compared {
-    /// The epoch of the writer.
+    /// the epoch of its writer
     Epoch,
     /// producer
     Producer,

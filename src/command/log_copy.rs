@@ -22,7 +22,7 @@ use crate::limits::SEGMENT_BYTES_MIN;
 use crate::log::copy::{CopyError, CopyOptions, copy};
 use crate::log::create::{FormatError, occupant};
 use crate::log::inspect::{LogDescription, describe};
-use crate::log::shares::{bytes_needed, clear_ends, head, shard_count, share_bytes};
+use crate::log::shares::{self, bytes_needed, clear_ends, head, shard_count, share_bytes};
 use crate::log::superblock::ShareId;
 use crate::log::verify::{VerifyReport, verify};
 use crate::profile::Profile;
@@ -50,6 +50,10 @@ pub(super) fn copy_log(
     // What a damaged head does not say, is found to be too small later.
     let segment_bytes = said.map_or(SEGMENT_BYTES_MIN as u64, |head| head.segment_bytes());
     let from_bytes = source.info().bytes;
+    // Before anything is made at TO: what is no log is told of FROM.
+    for index in 0..count {
+        shares::find(&mut source, ShareId { index, count })?;
+    }
     drop(source);
     let (profile, from, rate, quiet) = (profile, args.from.as_path(), args.rate, globals.quiet);
     let job = Job { profile, from, count, segment_bytes, rate, stop: &stop, quiet };

@@ -357,7 +357,9 @@ fn uring_error(path: &Path, error: &io::Error) -> DiskError {
 
 fn open_error(path: &Path, error: &io::Error) -> DiskError {
     let mend = match error.raw_os_error() {
-        Some(libc::ENOENT) => "make it with: buslane log format, or let serve create it",
+        Some(libc::ENOENT) => {
+            "name the file of a log, or a block device; a new log is made by serve, or by buslane log format"
+        }
         Some(libc::EACCES | libc::EPERM) => "give this user the right to read and write it",
         Some(libc::EROFS) => "mount the file system for writing, or choose another disk.path",
         Some(libc::EINVAL) => {

@@ -19,6 +19,9 @@ const WATCHDOG_SECONDS: u32 = 5;
 /// The user of a unit unless another is asked for.
 pub(crate) const USER: &str = "buslane";
 
+/// Where a package puts the binary.
+pub(crate) const BINARY: &str = "/usr/bin/buslane";
+
 /// Where users' directories are.
 const HOMES: &str = "/home";
 
@@ -251,9 +254,9 @@ impl Paths {
 
 /// The lines that install the unit, as comments.
 fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
-    let Unit { profile, settings, user, .. } = unit;
+    let Unit { profile, settings, binary, user } = unit;
     let mut lines = vec![format!(
-        "useradd --system --home-dir /var/lib/buslane --shell /usr/sbin/nologin {user}"
+        "useradd --system --user-group --home-dir /var/lib/buslane --shell /usr/sbin/nologin {user}"
     )];
     for path in paths.all() {
         // Whoever made it, the appliance has to own it.
@@ -269,8 +272,11 @@ fn install(unit: &Unit<'_>, paths: &Paths, log: Option<&str>) -> String {
     // Without it the line would write a unit of another user than the one above it makes.
     let as_user =
         if *user == USER { String::new() } else { format!(" --user {}", shell_word(user)) };
+    let binary = binary.display().to_string();
+    let of_binary =
+        if binary == BINARY { String::new() } else { format!(" --binary {}", shell_word(&binary)) };
     lines.push(format!(
-        "buslane host generate systemd --profile {profile}{settings}{as_user} --out /etc/systemd/system/buslane.service"
+        "buslane host generate systemd --profile {profile}{settings}{as_user}{of_binary} --out /etc/systemd/system/buslane.service"
     ));
     lines.push("systemctl daemon-reload && systemctl enable --now buslane".to_owned());
     lines.iter().map(|line| format!("#           {}\n", one_line(line))).collect()
@@ -301,6 +307,11 @@ fn pinning(cores: &CpuSet) -> String {
     if cores.is_empty() {
         return "# The profile pins no shard to a core: where they run is the scheduler's."
             .to_owned();
+    }
+    if cores.len() == 1 {
+        return format!(
+            "# Shards pin themselves to core {cores}; an isolated core takes nothing else by itself."
+        );
     }
     format!(
         "# Shards pin themselves to cores {cores}; isolated cores take nothing else by themselves."
@@ -391,12 +402,14 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_of_another_user_is_installed_as_that_user_s() {
-        let (needs, binary) = (needs(), Path::new("/usr/bin/buslane"));
+    fn the_unit_of_another_user_or_binary_is_installed_as_that_one_s() {
+        let (needs, binary) = (needs(), Path::new("/opt/buslane"));
         let unit = Unit { profile: "/x.toml", settings: &[], binary, user: "desk" };
         let text = systemd(&needs, &Topology::default(), &unit, &[]);
-        assert!(text.contains("--profile /x.toml --user desk --out /etc/systemd"), "{text}");
-        assert!(!self::unit(&needs).contains("--user"), "it is the default");
+        let wanted = "--profile /x.toml --user desk --binary /opt/buslane --out /etc/systemd";
+        assert!(text.contains(wanted), "{text}");
+        let plain = self::unit(&needs);
+        assert!(!plain.contains("--user ") && !plain.contains("--binary"), "they are the default");
     }
 
     #[test]
@@ -443,7 +456,7 @@ mod tests {
             "LimitMEMLOCK=infinity",
             "OOMScoreAdjust=-900",
             "CPUAffinity=3",
-            "# Shards pin themselves to cores 3; isolated cores take nothing else by themselves.",
+            "# Shards pin themselves to core 3; an isolated core takes nothing else by itself.",
             "ExecStart=/usr/bin/buslane serve --profile /etc/buslane/lab.toml",
             "RestrictAddressFamilies=AF_INET AF_UNIX AF_NETLINK AF_PACKET",
         ] {

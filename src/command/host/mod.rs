@@ -11,7 +11,7 @@ use crate::cli::host::{HostArgs, HostCommand, HostGenerateCommand, HostProfileCo
 use crate::cli::host::{HostOutArgs, HostProfileNewArgs, HostSystemdArgs, HostTunedArgs};
 use crate::cli::{Globals, Output};
 use crate::cpu;
-use crate::host::generate::{self, Unit};
+use crate::host::generate::{self, BINARY, Unit};
 use crate::host::{CATALOGUE, Needs, Topology, Tree, access, profile as new_profile};
 use crate::printable::one_line;
 use crate::profile::{self, Profile};
@@ -88,8 +88,7 @@ fn systemd(globals: &Globals, args: &HostSystemdArgs) -> Result<(), CommandError
     let tree = tree(&args.host)?;
     let (_, needs) = needs(globals, &tree)?;
     let own = std::env::current_exe();
-    let binary =
-        args.binary.clone().or_else(|| own.ok()).unwrap_or_else(|| "/usr/bin/buslane".into());
+    let binary = args.binary.clone().or_else(|| own.ok()).unwrap_or_else(|| BINARY.into());
     let profile = profile_word(globals);
     let unit =
         Unit { profile: &profile, settings: &globals.set, binary: &binary, user: &args.user };
