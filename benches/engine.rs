@@ -23,7 +23,6 @@ use buslane::disk::Disk;
 use buslane::disk::ram::RamDisk;
 use buslane::disk::share::{Extent, Share};
 use buslane::ids::{ConnId, Peer, StreamId};
-use buslane::launch::{AnyDisk, AnyPort};
 use buslane::limits::RECEIVE_BURST;
 use buslane::log::Log;
 use buslane::log::create::{FormatOptions, format};
@@ -126,21 +125,22 @@ impl Port for WirePort {
 }
 
 /// A shard on a log in memory, and a publisher.
-struct Scene<P = AnyPort, D = AnyDisk> {
-    shard: Shard<P, D, HostClock>,
+struct Scene {
+    shard: Shard<HostClock>,
     client: Client<WirePort, HostClock>,
     stream: StreamId,
 }
 
-impl<P: Port, D: Disk> Scene<P, D> {
-    fn new(clock: &HostClock, form: Form<P, D>) -> Self {
+impl Scene {
+    fn new(clock: &HostClock) -> Self {
         let mut disk = RamDisk::new(DISK, Log::memory_bytes(RING), 8).unwrap();
         format(&mut disk, &FormatOptions { segment_bytes: 4 << 20, force: false }).unwrap();
         let options = OpenOptions { queue_depth: 8, ring_bytes: RING, unix_ns: 1 };
         let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
         let (server, client) = wire();
         let address = server.local();
-        let (server, disk) = form(server, disk);
+        let bytes = disk.info().bytes;
+        let (server, disk) = (Box::new(server), Box::new(Share::new(disk, Extent::nth(0, bytes))));
         let shard_options = ShardOptions::default();
         let mut shard =
             Shard::new(server, disk, clock.clone(), log, BTreeMap::new(), shard_options);
@@ -175,40 +175,22 @@ impl<P: Port, D: Disk> Scene<P, D> {
     }
 }
 
-/// How a shard holds its port and its disk.
-type Form<P, D> = fn(WirePort, RamDisk) -> (P, D);
-
-/// As an appliance does, which learns at launch of what kind they are.
-fn shipped(port: WirePort, disk: RamDisk) -> (AnyPort, AnyDisk) {
-    let bytes = disk.info().bytes;
-    (Box::new(port), Box::new(Share::new(disk, Extent::nth(0, bytes))))
-}
-
-/// As a program would that knows.
-fn known(port: WirePort, disk: RamDisk) -> (WirePort, Share<RamDisk>) {
-    let bytes = disk.info().bytes;
-    (port, Share::new(disk, Extent::nth(0, bytes)))
-}
-
 /// Shards side by side, renewed before their logs are full.
-struct Appliance<P = AnyPort, D = AnyDisk> {
+struct Appliance {
     clock: HostClock,
-    form: Form<P, D>,
-    scenes: Vec<Scene<P, D>>,
+    scenes: Vec<Scene>,
     left: u64,
 }
 
 impl Appliance {
     fn new(shards: usize) -> Self {
-        Self::with(HostClock::new(), shards, shipped)
+        Self::with(HostClock::new(), shards)
     }
-}
 
-impl<P: Port, D: Disk> Appliance<P, D> {
     /// A clock is compared with the system's for a while when it is made: there is one.
-    fn with(clock: HostClock, shards: usize, form: Form<P, D>) -> Self {
-        let scenes = (0..shards).map(|_| Scene::new(&clock, form)).collect();
-        Self { clock, form, scenes, left: ROUNDS }
+    fn with(clock: HostClock, shards: usize) -> Self {
+        let scenes = (0..shards).map(|_| Scene::new(&clock)).collect();
+        Self { clock, scenes, left: ROUNDS }
     }
 
     /// Time of so many rounds on each shard, one shard after the other.
@@ -216,7 +198,7 @@ impl<P: Port, D: Disk> Appliance<P, D> {
         let (mut time, mut todo) = (Duration::ZERO, iterations);
         while todo > 0 {
             if self.left == 0 {
-                *self = Self::with(self.clock.clone(), self.scenes.len(), self.form);
+                *self = Self::with(self.clock.clone(), self.scenes.len());
             }
             let now = todo.min(self.left);
             let begin = Instant::now();
@@ -311,23 +293,5 @@ fn shards(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What it costs that the kinds of port and disk are known at launch only.
-fn seam(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("seam");
-    let clock = HostClock::new();
-    for count in [1, WINDOW] {
-        group.throughput(Throughput::Elements(count));
-        let mut appliance = Appliance::with(clock.clone(), 1, known);
-        group.bench_function(BenchmarkId::new("known when built", count), |b| {
-            b.iter_custom(|iterations| appliance.rounds(count, iterations));
-        });
-        let mut appliance = Appliance::with(clock.clone(), 1, shipped);
-        group.bench_function(BenchmarkId::new("known at launch", count), |b| {
-            b.iter_custom(|iterations| appliance.rounds(count, iterations));
-        });
-    }
-    group.finish();
-}
-
-criterion_group!(benches, codec, turn, seam, shards);
+criterion_group!(benches, codec, turn, shards);
 criterion_main!(benches);

@@ -60,14 +60,21 @@ static ALLOCATOR: Watching = Watching;
 const RING: usize = 4 << 20;
 const MESSAGES: u64 = 60_000;
 
-fn run<D: Disk>(mut disk: D) {
+fn run<D: Disk + 'static>(mut disk: D) {
     format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
     let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
     let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
     let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
     let server = port.local();
     let clock = HostClock::new();
-    let mut shard = Shard::new(port, disk, clock, log, BTreeMap::new(), ShardOptions::default());
+    let mut shard = Shard::new(
+        Box::new(port),
+        Box::new(disk),
+        clock,
+        log,
+        BTreeMap::new(),
+        ShardOptions::default(),
+    );
     // Every turn with work is a stall, so that these are recorded too.
     let (reporter, mut collector) = exchange();
     shard.observe(Observer::new(reporter, Arc::new(Recorder::new(1, true))));

@@ -11,8 +11,8 @@ use crate::client::blocking::{Client, Error};
 use crate::client::{ClientError, ClientOptions, Publisher, StreamDescription, polled};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
-use crate::launch::{AnyPort, LaunchError, open_port};
-use crate::port::PortError;
+use crate::launch::{LaunchError, open_port};
+use crate::port::{AnyPort, PortError};
 use crate::profile::{self, Profile};
 use crate::wire::control::{ErrorCode, STARTING};
 

@@ -1,5 +1,6 @@
 //! `buslane consume`: a stream to stdout, from anywhere on.
 
+use crate::port::AnyPort;
 use std::sync::atomic::Ordering;
 
 use base64::Engine;
@@ -18,7 +19,6 @@ use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::StreamId;
-use crate::launch::AnyPort;
 use crate::report::thousands;
 
 #[derive(Serialize)]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::CommandError;
 use super::log::{MEMORY_BYTES, open};
-use crate::disk::DiskError;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};
-use crate::launch::{AnyDisk, LaunchError};
+use crate::disk::{AnyDisk, DiskError};
+use crate::launch::LaunchError;
 use crate::profile::Profile;
 
 /// What a copy is written to.

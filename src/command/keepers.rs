@@ -8,7 +8,7 @@ use crate::client::blocking::Client;
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::StreamId;
-use crate::launch::AnyPort;
+use crate::port::AnyPort;
 use crate::report::{count_of, thousands};
 
 /// So long a stream's oldest message is waited for: it may be trimmed or damaged meanwhile.

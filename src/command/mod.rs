@@ -33,6 +33,7 @@ mod fuzz;
 mod verify_history;
 mod version;
 
+use crate::port::AnyPort;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ use crate::cli::arguments::SampleCommand;
 use crate::cli::{Cli, Command, Globals, Output};
 use crate::client::blocking::Client;
 use crate::history::{History, HistoryFile};
-use crate::launch::{AnyPort, LaunchError, catch_signals};
+use crate::launch::{LaunchError, catch_signals};
 use crate::profile::ProfileError;
 
 pub use out::Out;

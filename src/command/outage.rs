@@ -3,7 +3,7 @@
 use super::note;
 use crate::client::polled::Client;
 use crate::clock::{Clock, HostClock};
-use crate::launch::AnyPort;
+use crate::port::AnyPort;
 use crate::report::thousands;
 use crate::wire::publish::PublishState;
 

@@ -3,6 +3,7 @@
 //! However it ends, it says how far it came: acknowledged are always the first messages of the input, so that
 //! `--skip` with their number goes on behind them.
 
+use crate::port::AnyPort;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,7 +22,6 @@ use crate::client::{Completion, OfferError};
 use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::itch::timestamp_ns;
-use crate::launch::AnyPort;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
 use crate::report::{count_of, micros, thousands};

@@ -200,6 +200,15 @@ pub trait Disk {
     }
 }
 
+/// A disk of any kind, known at launch.
+pub type AnyDisk = Box<dyn Disk>;
+
+impl fmt::Debug for dyn Disk + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("info", self.info()).finish_non_exhaustive()
+    }
+}
+
 /// A disk behind a pointer is a disk.
 macro_rules! forward {
     ($($pointer:ty),*) => {

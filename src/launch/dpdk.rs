@@ -1,8 +1,7 @@
 //! Opening a DPDK port from a profile.
 
-use crate::launch::AnyPort;
 use crate::port::dpdk::{DpdkConfig, DpdkPort};
-use crate::port::{Port, PortError, Steering};
+use crate::port::{AnyPort, Port, PortError, Steering};
 use crate::profile::{PortProfile, Profile};
 
 /// Starts DPDK's environment for a port that is opened later.

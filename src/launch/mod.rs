@@ -55,14 +55,6 @@ pub use progress::Progress;
 pub use serve::serve;
 pub use stop::catch_signals;
 
-use crate::disk::Disk;
-use crate::port::Port;
-
-/// A port of any kind.
-pub type AnyPort = Box<dyn Port>;
-/// A disk of any kind.
-pub type AnyDisk = Box<dyn Disk>;
-
 /// Memory to format a disk in.
 const FORMAT_MEMORY_BYTES: usize = 2 << 20;
 

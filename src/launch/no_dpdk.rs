@@ -1,7 +1,6 @@
 //! In a binary without DPDK: say so.
 
-use crate::launch::AnyPort;
-use crate::port::{Port, PortError};
+use crate::port::{AnyPort, Port, PortError};
 use crate::profile::{PortProfile, Profile};
 
 pub(super) fn start(profile: &PortProfile) -> Result<(), PortError> {

@@ -1,7 +1,7 @@
 //! In a binary without SPDK: say so.
 
-use crate::disk::DiskError;
-use crate::launch::{AnyDisk, LaunchError};
+use crate::disk::{AnyDisk, DiskError};
+use crate::launch::LaunchError;
 use crate::log::superblock::ShareId;
 use crate::profile::DiskProfile;
 

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::log_disk::LogDisk;
-use super::{AnyDisk, AnyPort, LaunchError, dpdk_port, spdk_disk};
+use super::{LaunchError, dpdk_port, spdk_disk};
 use crate::disk::share::Share;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};
-use crate::disk::{Disk, DiskError, is_transport_id};
+use crate::disk::{AnyDisk, Disk, DiskError, is_transport_id};
 use crate::log::shares;
 use crate::log::superblock::ShareId;
-use crate::port::PortError;
 use crate::port::udp::UdpPort;
+use crate::port::{AnyPort, PortError};
 use crate::profile::{DiskProfile, PortDriver, PortProfile, Profile};
 
 /// Opens the port a profile names.

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::shard_thread::ShardThread;
-use super::{AnyDisk, LaunchError, Progress};
+use super::{LaunchError, Progress};
 use crate::clock::Clock;
 use crate::disk::lock::Lock;
-use crate::disk::{Disk, DiskError, DiskFault};
+use crate::disk::{AnyDisk, Disk, DiskError, DiskFault};
 use crate::log::recovery::{OpenError, OpenOptions};
 use crate::log::superblock::Identities;
 use crate::log::{Log, Witness};

@@ -11,7 +11,7 @@ use super::housekeeping::Reports;
 use super::listener::Event;
 use super::log_disk::LogDisk;
 use super::open_log::Opened;
-use super::{AnyDisk, AnyPort, DRAIN_NS, LaunchError, Progress, pin_to};
+use super::{DRAIN_NS, LaunchError, Progress, pin_to};
 use crate::admin::state::ShardFacts;
 use crate::clock::{Clock, FollowingClock};
 use crate::disk::lock::Lock;
@@ -19,7 +19,7 @@ use crate::disk::uring::UringFile;
 use crate::disk::{Disk, DiskFault};
 use crate::limits::Limits;
 use crate::log::superblock::ShareId;
-use crate::port::Port;
+use crate::port::AnyPort;
 use crate::profile::Profile;
 use crate::shard::{Condition, Shard, ShardOptions, Siblings};
 use crate::wire::control::ErrorCode;
@@ -145,7 +145,7 @@ impl ShardThread<'_> {
     /// Turns until it is told to stop (`None`), or the disk is lost.
     fn turns<C: Clock>(
         &self,
-        shard: &mut Shard<AnyPort, AnyDisk, C>,
+        shard: &mut Shard<C>,
         watch: &mut dyn FnMut(Progress),
     ) -> Option<DiskFault> {
         // A log may be full from the beginning.
@@ -217,11 +217,7 @@ fn close(opened: Opened) -> Result<(), LaunchError> {
     log.close(&mut disk).map_err(|error| LaunchError::Failed(error.to_string()))
 }
 
-fn failure<P: Port, D: Disk, C: Clock>(
-    shard: &Shard<P, D, C>,
-    code: ErrorCode,
-    misplaced: Option<&str>,
-) -> String {
+fn failure<C: Clock>(shard: &Shard<C>, code: ErrorCode, misplaced: Option<&str>) -> String {
     if let Some(open) = misplaced {
         let fault = DiskFault::Misplaced;
         return format!(
@@ -244,7 +240,7 @@ fn failure<P: Port, D: Disk, C: Clock>(
 }
 
 fn stop_shard<C: Clock>(
-    mut shard: Shard<AnyPort, AnyDisk, C>,
+    mut shard: Shard<C>,
     clock: &C,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
@@ -261,7 +257,7 @@ fn stop_shard<C: Clock>(
             DRAIN_NS / 1_000_000_000
         )));
     }
-    shard.close().map(|_| ()).map_err(LaunchError::Failed)
+    shard.close().map_err(LaunchError::Failed)
 }
 
 #[cfg(test)]

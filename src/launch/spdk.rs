@@ -1,9 +1,10 @@
 //! Opening an SPDK disk from a profile.
 
+use crate::disk::AnyDisk;
 use std::sync::Arc;
 
 use crate::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
-use crate::launch::{AnyDisk, LaunchError};
+use crate::launch::LaunchError;
 use crate::log::superblock::ShareId;
 use crate::profile::DiskProfile;
 

@@ -17,6 +17,7 @@ pub(crate) mod eal;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 
+use std::fmt;
 use std::net::SocketAddrV4;
 use std::os::fd::BorrowedFd;
 
@@ -67,6 +68,15 @@ pub trait Port {
     /// What becomes readable when a datagram arrives, for those who may sleep; `None` where only polling tells.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+/// A port of any kind, known at launch.
+pub type AnyPort = Box<dyn Port>;
+
+impl fmt::Debug for dyn Port + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port").field("local", &self.local()).finish_non_exhaustive()
     }
 }
 

@@ -2,7 +2,6 @@
 //! time, which is in tests and in the simulator.
 
 use super::Stations;
-use crate::disk::Disk;
 use crate::position::SessionSlot;
 use crate::session::table::Phase;
 
@@ -13,7 +12,7 @@ fn agree(agrees: bool, what: impl FnOnce() -> String) -> Audited {
     if agrees { Ok(()) } else { Err(what()) }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     /// Looks at everything.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub(super) fn new_completions() -> Vec<Completion> {
     vec![Completion::NONE; COMPLETIONS_A_TURN]
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
         let mut work = 0_usize;
         if !self.condition().is_over() {

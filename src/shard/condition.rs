@@ -2,7 +2,7 @@
 //! left out.
 
 use super::{Reply, Siblings, Stations};
-use crate::disk::{Disk, DiskFault};
+use crate::disk::DiskFault;
 use crate::ids::StreamId;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
@@ -119,7 +119,7 @@ impl Service {
     }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn condition(&self) -> Condition {
         self.service.condition()
     }

@@ -34,7 +34,7 @@ fn end_of(stream: &StreamFacts) -> u64 {
     if skips { stream.next_sequence } else { stream.durable_next }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn on_register(&mut self, peer: Peer, register: &Register) {
         let requester = Requester { peer, nonce: register.nonce.get() };
         let known = self.sessions.asked_by(requester);

@@ -46,8 +46,8 @@ enum Served {
     TooLarge { needs: usize, takes: usize },
 }
 
-impl<D: Disk> Stations<D> {
-    pub(super) fn deliver<P: Port>(&mut self, port: &mut P) -> usize {
+impl Stations {
+    pub(super) fn deliver(&mut self, port: &mut dyn Port) -> usize {
         let count = self.fanout.len();
         if count == 0 {
             return 0;
@@ -61,7 +61,7 @@ impl<D: Disk> Stations<D> {
         work
     }
 
-    fn serve<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
+    fn serve(&mut self, index: usize, port: &mut dyn Port) -> usize {
         let cursor = &self.fanout.get(index).cursor;
         let Some(facts) = self.log.stream(cursor.stream()) else { return 0 };
         let (first, durable_next) = (facts.first_sequence, facts.durable_next);
@@ -135,7 +135,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Tells a consumer that was sent all it may have where the end is, so that it sees a lost tail.
-    fn heartbeat<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> usize {
+    fn heartbeat(&mut self, index: usize, durable_next: u64, port: &mut dyn Port) -> usize {
         let subscription = self.fanout.get_mut(index);
         if !subscription.beat_is_due(self.now.monotonic_ns) {
             return 0;
@@ -159,7 +159,7 @@ impl<D: Disk> Stations<D> {
         usize::from(sent)
     }
 
-    fn send_data<P: Port>(&mut self, index: usize, durable_next: u64, port: &mut P) -> Served {
+    fn send_data(&mut self, index: usize, durable_next: u64, port: &mut dyn Port) -> Served {
         let memory = self.disk.memory();
         let subscription = self.fanout.get_mut(index);
         let session = self.sessions.get_mut(subscription.session());
@@ -285,7 +285,7 @@ impl<D: Disk> Stations<D> {
     }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     /// Says why a subscription gets no more.
     pub(super) fn tell_stopped(&mut self, index: usize) {
         let subscription = self.fanout.get(index);

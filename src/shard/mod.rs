@@ -44,7 +44,7 @@ mod turn_tests;
 use std::collections::BTreeMap;
 
 use crate::clock::{Clock, Now};
-use crate::disk::{Completion, Disk, DiskFault};
+use crate::disk::{AnyDisk, Completion, Disk, DiskFault};
 use crate::fanout::Fanout;
 use crate::ids::{Durability, Epoch};
 use crate::limits::{CREDIT_BYTES_MIN, DATAGRAM_BYTES_MIN, Limits, RUNS_MAX, WINDOW_MESSAGES_MAX};
@@ -52,7 +52,7 @@ use crate::log::Log;
 use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
 use crate::mutant::Mutant;
-use crate::port::Port;
+use crate::port::{AnyPort, Port};
 use crate::session::receipts::Run;
 use crate::session::table::Sessions;
 use crate::wire::control::ErrorCode;
@@ -115,8 +115,8 @@ struct Settings {
 /// Everything of a shard but its port and clock, so that a received datagram can be read in place while
 /// the rest changes.
 #[derive(Debug)]
-struct Stations<D> {
-    disk: D,
+struct Stations {
+    disk: AnyDisk,
     log: Log,
     sessions: Sessions,
     fanout: Fanout,
@@ -161,18 +161,18 @@ pub fn recovered_run(runs: &mut BTreeMap<u64, Vec<Run>>, message: &RecoveredMess
 
 /// One shard.
 #[derive(Debug)]
-pub struct Shard<P, D, C> {
-    port: P,
+pub struct Shard<C> {
+    port: AnyPort,
     clock: C,
-    stations: Stations<D>,
+    stations: Stations,
 }
 
-impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
+impl<C: Clock> Shard<C> {
     /// Puts a shard together from an open log; `runs` are the messages recovery has seen, by producer.
     /// Allocates what the shard will ever need.
     pub fn new(
-        port: P,
-        disk: D,
+        port: AnyPort,
+        disk: AnyDisk,
         clock: C,
         mut log: Log,
         runs: BTreeMap<u64, Vec<Run>>,
@@ -240,13 +240,13 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
         }
         let committed = self.stations.commit(&self.clock);
         // Publishers wait for their acknowledgements: these leave before consumers are served.
-        let transmitted = self.stations.transmit(&mut self.port);
+        let transmitted = self.stations.transmit(&mut *self.port);
         let mut flushed = if transmitted > 0 { self.port.flush() } else { 0 };
         self.stations.note_told(&self.clock);
-        let delivered = self.stations.deliver(&mut self.port);
+        let delivered = self.stations.deliver(&mut *self.port);
         flushed = flushed.saturating_add(self.port.flush());
         self.stations.keep();
-        self.stations.report(&self.port);
+        self.stations.report(&*self.port);
         let work = [received, committed, delivered, transmitted, flushed];
         let work = work.into_iter().fold(0, usize::saturating_add);
         self.stations.note_work(work);
@@ -273,31 +273,24 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
             && stations.publishers.none_is_due()
     }
 
-    /// Closes the log and gives the port and disk back. Nobody is told: the appliance may be back in a moment, and
+    /// Closes the log and lets go of port and disk. Nobody is told: the appliance may be back in a moment, and
     /// clients wait for it as they do for one that was killed.
     ///
     /// # Errors
     /// What kept the log from being closed; it is then recovered at the next start.
-    pub fn close(self) -> Result<(P, D), String> {
+    pub fn close(self) -> Result<(), String> {
         let Stations { mut disk, log, service, .. } = self.stations;
         match service.condition() {
             Condition::Failed(code) => return Err(code.to_string()),
             Condition::DiskLost(fault) => return Err(fault.to_string()),
             Condition::Serving | Condition::Full | Condition::Draining => {}
         }
-        log.close(&mut disk).map_err(|error| error.to_string())?;
-        Ok((self.port, disk))
+        log.close(&mut disk).map_err(|error| error.to_string())
     }
 
     /// Lets go of disk and log as they are, and gives the port back; the log is recovered at its next opening.
-    pub fn abandon(self) -> P {
+    pub fn abandon(self) -> AnyPort {
         self.port
-    }
-
-    /// The disk as it is.
-    #[cfg(test)]
-    pub(crate) fn into_disk(self) -> D {
-        self.stations.disk
     }
 
     /// What the shard does for publishers now.
@@ -326,8 +319,8 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
 
     /// The port, to look at.
     #[must_use]
-    pub fn port(&self) -> &P {
-        &self.port
+    pub fn port(&self) -> &dyn Port {
+        &*self.port
     }
 
     /// Sessions open now.
@@ -337,7 +330,7 @@ impl<P: Port, D: Disk, C: Clock> Shard<P, D, C> {
     }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     fn begin_turn<C: Clock>(&mut self, clock: &C) {
         self.now = clock.now();
         self.sessions.begin_turn();

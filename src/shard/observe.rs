@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::disk::Disk;
 use crate::limits::{ROWS_A_TURN, SESSIONS_MAX, STREAMS_MAX, TIMES_WAITING_MAX};
 use crate::metrics::recorder::{MARKS, Recorder, Turn};
 use crate::metrics::snapshot::{Reporter, Snapshot};
@@ -179,7 +178,7 @@ impl Condition {
     }
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn observe_turn(&mut self) {
         if let Some(observer) = &mut self.observer {
             observer.begin_turn(self.now.monotonic_ns, self.now.unix_ns);
@@ -202,7 +201,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Takes a snapshot when it is time, a few rows a turn.
-    pub(super) fn report<P: Port>(&mut self, port: &P) {
+    pub(super) fn report(&mut self, port: &dyn Port) {
         let Some(observer) = &mut self.observer else { return };
         if let Some((mut snapshot, filling)) = observer.filling.take() {
             let filled = self.fill(&mut snapshot, filling);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::directory::{Directory, Placer};
 use super::requests::RequestOf;
 use super::{Reply, Stations};
-use crate::disk::Disk;
 use crate::limits::STREAMS_MAX;
 use crate::wire::control::{ErrorCode, Redirect};
 
@@ -55,7 +54,7 @@ pub(super) struct OwnShard {
     pub(super) of: u32,
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     /// Which shard this is.
     pub(super) fn own_shard(&self) -> OwnShard {
         let all = self.siblings.as_ref();

@@ -14,7 +14,7 @@ use crate::wire::control::{CodedError, NameRequest, Subscribe};
 const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
 
 impl Rig {
-    fn stations(&mut self) -> &mut Stations<TestDisk> {
+    fn stations(&mut self) -> &mut Stations {
         &mut self.shards[0].stations
     }
 
@@ -445,8 +445,8 @@ fn an_appliance_that_is_stopped_in_order_and_started_again_ends_nobody() {
             rig.clock.advance_ns(10_000);
             shard.turn();
         }
-        let (port, disk) = shard.close().unwrap();
-        drop(port);
+        shard.close().unwrap();
+        let disk = rig.left_disk();
         for _ in 0..1_000 {
             rig.turn();
         }

@@ -30,7 +30,7 @@ enum Outcome {
     NoStream,
 }
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn on_publish(&mut self, slot: SessionSlot, publish: &Publish<'_>) {
         let session = self.sessions.get_mut(slot);
         if session.producer.is_none() {

@@ -1,6 +1,5 @@
 //! The receive station: what a datagram says, and to whom.
 
-use crate::disk::Disk;
 use crate::ids::Peer;
 use crate::metrics::Counter;
 use crate::position::SessionSlot;
@@ -17,7 +16,7 @@ pub const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size
 /// Length of the datagram that answers a registration.
 const REGISTERED_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<Registered>();
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.
     pub(super) fn on_datagram(&mut self, peer: Peer, bytes: &[u8]) {
         self.counters.add(Counter::DatagramsReceived, 1);

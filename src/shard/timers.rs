@@ -14,7 +14,7 @@ const SILENCE_NS: u64 = 10_000_000_000;
 /// The same for one whose client has not named its connection id yet; a client does at once.
 const UNPROVEN_NS: u64 = 3_000_000_000;
 
-impl<D: Disk> Stations<D> {
+impl Stations {
     pub(super) fn keep(&mut self) {
         if self.condition().is_over() {
             self.refuse_waiting();

@@ -2,7 +2,6 @@
 
 use zerocopy::IntoBytes;
 
-use crate::disk::Disk;
 use crate::ids::{ConnId, Peer};
 use crate::limits::{
     CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, TRANSMIT_BURST,
@@ -23,14 +22,14 @@ use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES};
 use super::placement::OwnShard;
 use super::{Reply, Stations};
 
-impl<D: Disk> Stations<D> {
-    pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
+impl Stations {
+    pub(super) fn transmit(&mut self, port: &mut dyn Port) -> usize {
         let acknowledged = self.acknowledge_due(port);
         let reported = self.report_gaps(port);
         acknowledged.saturating_add(reported).saturating_add(self.answer(port))
     }
 
-    fn acknowledge_due<P: Port>(&mut self, port: &mut P) -> usize {
+    fn acknowledge_due(&mut self, port: &mut dyn Port) -> usize {
         let mut sent = 0_usize;
         while sent < TRANSMIT_BURST {
             let Some(slot) = self.publishers.due() else { break };
@@ -46,7 +45,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one ACK with as many receipts as fit; `false` when the port has no room.
-    fn send_ack<P: Port>(&mut self, slot: SessionSlot, port: &mut P) -> bool {
+    fn send_ack(&mut self, slot: SessionSlot, port: &mut dyn Port) -> bool {
         let mut head = self.ack_head(slot);
         let session = self.sessions.get_mut(slot);
         let Some(buffer) = port.reserve(session.peer) else { return false };
@@ -112,7 +111,7 @@ impl<D: Disk> Stations<D> {
         session.credit
     }
 
-    fn report_gaps<P: Port>(&mut self, port: &mut P) -> usize {
+    fn report_gaps(&mut self, port: &mut dyn Port) -> usize {
         if self.condition() != super::Condition::Serving {
             // Nothing would be taken: nothing is asked for.
             return 0;
@@ -152,7 +151,7 @@ impl<D: Disk> Stations<D> {
         sent
     }
 
-    fn answer<P: Port>(&mut self, port: &mut P) -> usize {
+    fn answer(&mut self, port: &mut dyn Port) -> usize {
         let mut done = 0_usize;
         while let Some(reply) = self.outbox.get(done) {
             if !self.send_reply(reply, port) {
@@ -165,7 +164,7 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one reply; `false` when the port has no room. A reply whose session is gone is forgotten.
-    fn send_reply<P: Port>(&mut self, reply: Reply, port: &mut P) -> bool {
+    fn send_reply(&mut self, reply: Reply, port: &mut dyn Port) -> bool {
         let (kind, slot) = match reply {
             Reply::Refuse { peer, conn_id, code, detail } => {
                 return refuse(port, peer, conn_id, code, detail);
@@ -231,10 +230,10 @@ impl<D: Disk> Stations<D> {
         }
     }
 
-    fn send_frame<P: Port>(
+    fn send_frame(
         &mut self,
         slot: SessionSlot,
-        port: &mut P,
+        port: &mut dyn Port,
         kind: Kind,
         head: &[u8],
         tail: &[u8],
@@ -288,10 +287,10 @@ impl<D: Disk> Stations<D> {
         })
     }
 
-    fn send_info<P: Port>(
+    fn send_info(
         &mut self,
         slot: SessionSlot,
-        port: &mut P,
+        port: &mut dyn Port,
         request: u32,
         stream: crate::ids::StreamId,
     ) -> bool {
@@ -304,10 +303,10 @@ impl<D: Disk> Stations<D> {
     }
 
     /// Sends one datagram of STREAM_INFO frames and a LIST_END that says where to go on.
-    fn send_list<P: Port>(
+    fn send_list(
         &mut self,
         slot: SessionSlot,
-        port: &mut P,
+        port: &mut dyn Port,
         request: u32,
         after: u32,
     ) -> bool {
@@ -358,9 +357,9 @@ fn error_head(code: ErrorCode, request: u32, detail: u64) -> ErrorHead {
 }
 
 /// Sends one datagram to a session's client; `false` when the port has no room.
-pub(super) fn send<P: Port>(
+pub(super) fn send(
     session: &mut Session,
-    port: &mut P,
+    port: &mut dyn Port,
     fill: impl FnOnce(&mut DatagramWriter<'_>),
 ) -> bool {
     let Some(buffer) = port.reserve(session.peer) else { return false };
@@ -374,8 +373,8 @@ pub(super) fn send<P: Port>(
 }
 
 /// Queues a refusal for somebody without a session; `false` when the port has no room.
-pub fn refuse<P: Port>(
-    port: &mut P,
+pub fn refuse(
+    port: &mut dyn Port,
     peer: Peer,
     conn_id: ConnId,
     code: ErrorCode,

@@ -107,7 +107,7 @@ pub(crate) struct ServerHits {
     pub roomy_again: u64,
 }
 
-type Running = Shard<MemoryPort, SimDisk, ManualClock>;
+type Running = Shard<ManualClock>;
 
 /// How an opening went.
 pub(super) enum Opening {
@@ -214,6 +214,7 @@ impl Server {
                 disk.take_time();
                 let port = self.net.port(SERVER, self.datagram_bytes);
                 let options = ShardOptions { limits: self.limits_now(), ..ShardOptions::default() };
+                let (port, disk) = (Box::new(port), Box::new(disk));
                 let shard = Shard::new(port, disk, self.clock.begun(), log, runs, options);
                 self.shard = Some(shard);
                 Ok(Opening::Serves)

@@ -1,6 +1,9 @@
 //! The disk of the module tests: it completes in any order, tears writes by block at a crash, fails, hangs or goes away
 //! when it is told to, and lets bits be flipped.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
 use crate::disk::{Disk, DiskFault, DiskInfo, Errno, Io, Operation};
 use crate::ids::Durability;
@@ -32,6 +35,25 @@ pub(crate) struct Media {
     /// Asked at each poll that takes nothing: whether it is gone now.
     watch: Option<Watch>,
     is_gone: bool,
+    remains: Option<Remains>,
+}
+
+/// What is on a disk once its process is gone.
+#[derive(Clone, Default)]
+pub(crate) struct Remains(Rc<RefCell<Vec<u8>>>);
+
+impl Remains {
+    /// The disk again, for the next process: operations in flight were forgotten.
+    ///
+    /// # Panics
+    /// While somebody has the disk still.
+    pub(crate) fn into_disk(self) -> TestDisk {
+        let bytes = self.0.take();
+        assert!(!bytes.is_empty(), "its process has it");
+        let mut disk = TestDisk::with(bytes, 0);
+        disk.backend_mut().order = Order::AllAtOnce;
+        disk
+    }
 }
 
 /// In what order operations complete.
@@ -122,6 +144,7 @@ impl TestDisk {
             loss: None,
             watch: None,
             is_gone: false,
+            remains: None,
         };
         Self::over(media, info, memory, OPERATIONS_MAX)
     }
@@ -140,12 +163,9 @@ impl TestDisk {
         disk
     }
 
-    /// The same disk after its process is gone: operations in flight are forgotten, what was written stays.
-    pub(crate) fn killed(mut self) -> Self {
-        let bytes = std::mem::take(&mut self.backend_mut().bytes);
-        let mut disk = Self::with(bytes, 0);
-        disk.backend_mut().order = self.backend().order;
-        disk
+    /// Where that will be which is on it when it goes.
+    pub(crate) fn remains(&mut self) -> Remains {
+        self.backend_mut().remains.get_or_insert_default().clone()
     }
 
     /// Another one with the same on it.
@@ -271,7 +291,11 @@ impl Backend for Media {
         }
     }
 
-    fn close(&mut self, _: &mut Memory, _: usize) {}
+    fn close(&mut self, _: &mut Memory, _: usize) {
+        if let Some(remains) = &self.remains {
+            remains.0.replace(std::mem::take(&mut self.bytes));
+        }
+    }
 
     fn out_of_service(&self) -> Option<DiskFault> {
         let is_lost = self.is_gone || self.loss.as_ref().is_some_and(Loss::is_seen);

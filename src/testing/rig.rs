@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::disk::{RING, TestDisk};
+use super::disk::{RING, Remains, TestDisk};
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request};
 use crate::clock::{Clock, ManualClock};
@@ -27,7 +27,7 @@ pub(crate) fn address(port: u16) -> SocketAddrV4 {
 }
 
 /// A shard as the tests have it.
-pub(crate) type TestShard = Shard<MemoryPort, TestDisk, ManualClock>;
+pub(crate) type TestShard = Shard<ManualClock>;
 
 /// What a consumer was given: sequence, producer's number, payload.
 pub(crate) type Received = (u64, u64, Vec<u8>);
@@ -38,6 +38,8 @@ pub(crate) struct Rig {
     pub(crate) net: MemoryNet,
     /// Those that run.
     pub(crate) shards: Vec<TestShard>,
+    /// What the disk of each shard leaves.
+    remains: Vec<Remains>,
     pub(crate) clients: Vec<Client<MemoryPort, ManualClock>>,
     /// What each client was given.
     pub(crate) received: Vec<Vec<Received>>,
@@ -79,6 +81,7 @@ impl Rig {
             clock,
             net,
             shards: Vec::new(),
+            remains: Vec::new(),
             clients: Vec::new(),
             received: Vec::new(),
             datagram_bytes: 1472,
@@ -99,13 +102,21 @@ impl Rig {
         let port = BASE_PORT + u16::try_from(self.shards.len()).unwrap();
         let port = self.net.port(address(port), self.datagram_bytes);
         let options = ShardOptions::default();
+        self.remains.push(disk.remains());
+        let (port, disk) = (Box::new(port), Box::new(disk));
         self.shards.push(Shard::new(port, disk, self.clock.clone(), log, runs, options));
     }
 
     /// The only shard's process is gone; what its disk has, it keeps. What was in flight is lost.
     pub(crate) fn kill(&mut self) -> TestDisk {
         assert_eq!(self.shards.len(), 1, "of several it is not said which");
-        self.shards.pop().unwrap().into_disk().killed()
+        drop(self.shards.pop());
+        self.left_disk()
+    }
+
+    /// The disk of a shard that was taken away and has ended: what it has, it keeps.
+    pub(crate) fn left_disk(&mut self) -> TestDisk {
+        self.remains.pop().unwrap().into_disk()
     }
 
     /// The same, and it is started again.

@@ -1,6 +1,7 @@
 //! The clients of a load: which publishes to and consumes which streams, over as many sessions as there are
 //! shards to talk to.
 
+use crate::port::AnyPort;
 use std::net::SocketAddrV4;
 
 use super::{Bench, CommandError};
@@ -8,7 +9,6 @@ use crate::cli::arguments::BenchRunArgs;
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Publisher};
 use crate::clock::HostClock;
-use crate::launch::AnyPort;
 use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::measure::load::{self, Participant, Placed};
 use crate::profile::PortDriver;

@@ -9,13 +9,13 @@ use std::rc::Rc;
 
 use crate::clock::{Clock, HostClock};
 use crate::ids::Peer;
-use crate::launch::{AnyDisk, AnyPort, LaunchError, open_log_disk, open_port_pair, open_tool_disk};
+use crate::launch::{LaunchError, open_log_disk, open_port_pair, open_tool_disk};
 use crate::log::Log;
 use crate::log::create::FormatOptions;
 use crate::log::recovery::OpenOptions;
 use crate::log::shares::format_shares;
 use crate::measure::floor::echo_turn;
-use crate::port::{Port, PortCounters};
+use crate::port::{AnyPort, Port, PortCounters};
 use crate::profile::{DiskDriver, Profile};
 use crate::shard::{Shard, ShardOptions, recovered_run};
 
@@ -26,7 +26,7 @@ enum End {
     /// What it gets goes back.
     Echo(AnyPort, Vec<u8>),
     /// An appliance.
-    Serve(Box<Shard<AnyPort, AnyDisk, HostClock>>),
+    Serve(Box<Shard<HostClock>>),
     /// On its way from one to the other.
     Gone,
 }

@@ -10,6 +10,8 @@ mod files;
 mod inline;
 mod report;
 
+use crate::disk::AnyDisk;
+use crate::port::AnyPort;
 use std::fs::File;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -26,8 +28,7 @@ use crate::disk::ram::RamDisk;
 use crate::disk::uring::UringDisk;
 use crate::host::{Needs, Tree};
 use crate::launch::{
-    AnyDisk, AnyPort, LaunchError, catch_signals, open_port, open_tool_disk, open_uring, pin,
-    pin_to, remove_log_file,
+    LaunchError, catch_signals, open_port, open_tool_disk, open_uring, pin, pin_to, remove_log_file,
 };
 use crate::limits::{BLOCK_BYTES, QUEUE_DEPTH_MAX};
 use crate::measure::floor::{Pace, disk_writes, echo, port_round_trips};
