@@ -431,39 +431,22 @@ impl<P: Port> Client<P> {
     pub fn list_streams(&mut self) -> Result<Vec<StreamDescription>, Error> {
         let mut streams = Vec::new();
         let asked = self.client.request(Request::ListStreams);
-        loop {
-            match self.wait_event("streams")? {
-                Event::Stream { request, info } if request == asked => streams.push(info),
-                Event::ListEnd { request } if request == asked => return Ok(streams),
-                Event::Connected { .. }
-                | Event::Subscribed { .. }
-                | Event::Stream { .. }
-                | Event::ListEnd { .. }
-                | Event::Refused { .. }
-                | Event::Redirected { .. }
-                | Event::Trimmed { .. }
-                | Event::TooLarge { .. }
-                | Event::DataLoss { .. } => {}
+        self.wait_for("streams", |event| {
+            if let Event::Stream { request, info } = event {
+                streams.extend((request == asked).then_some(info));
+                return None;
             }
-        }
+            matches!(event, Event::ListEnd { request } if request == asked).then_some(())
+        })?;
+        Ok(streams)
     }
 
     fn one(&mut self, request: Request, what: String) -> Result<StreamDescription, Error> {
         let asked = self.client.request(request);
-        loop {
-            match self.wait_event(&what)? {
-                Event::Stream { request, info } if request == asked => return Ok(info),
-                Event::Connected { .. }
-                | Event::Subscribed { .. }
-                | Event::Stream { .. }
-                | Event::ListEnd { .. }
-                | Event::Refused { .. }
-                | Event::Redirected { .. }
-                | Event::Trimmed { .. }
-                | Event::TooLarge { .. }
-                | Event::DataLoss { .. } => {}
-            }
-        }
+        self.wait_for(&what, |event| {
+            let Event::Stream { request, info } = event else { return None };
+            (request == asked).then_some(info)
+        })
     }
 
     /// Subscribes and waits until the subscription stands; returns the first sequence to come and the
@@ -476,28 +459,23 @@ impl<P: Port> Client<P> {
         self.client.subscribe(stream, from, WINDOW);
         self.hold_back();
         let asked = stream;
-        loop {
-            match self.wait_event(&format!("stream {stream}"))? {
-                Event::Subscribed { stream, start, durable_next } if stream == asked => {
-                    return Ok((start, durable_next));
-                }
-                Event::Connected { .. }
-                | Event::Subscribed { .. }
-                | Event::Stream { .. }
-                | Event::ListEnd { .. }
-                | Event::Refused { .. }
-                | Event::Redirected { .. }
-                | Event::Trimmed { .. }
-                | Event::TooLarge { .. }
-                | Event::DataLoss { .. } => {}
-            }
-        }
+        self.wait_for(&format!("stream {stream}"), |event| {
+            let Event::Subscribed { stream, start, durable_next } = event else { return None };
+            (stream == asked).then_some((start, durable_next))
+        })
     }
 
-    fn wait_event(&mut self, what: &str) -> Result<Event, Error> {
+    /// Waits for the event that `pick` takes something from; those before it are of no use to anybody any more.
+    fn wait_for<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(Event) -> Option<T>,
+    ) -> Result<T, Error> {
         loop {
-            if let Some(event) = self.client.next_event() {
-                return check(event, what);
+            while let Some(event) = self.client.next_event() {
+                if let Some(found) = pick(check(event, what)?) {
+                    return Ok(found);
+                }
             }
             self.turn()?;
         }

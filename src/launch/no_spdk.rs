@@ -9,7 +9,7 @@ use crate::profile::DiskProfile;
 pub(super) enum Namespace {}
 
 pub(super) fn hold(profile: &DiskProfile, _shards: u32) -> Result<Namespace, LaunchError> {
-    Err(open(profile, &profile.path, 0, false).err().expect("never opened here"))
+    Err(open(profile, &profile.path, 0, false).expect_err("never opened here"))
 }
 
 pub(super) fn open_on(

@@ -15,7 +15,7 @@ const LAC_DELAY_NS: u64 = 1_000_000;
 impl Log {
     /// Seals the open batch and submits what is sealed while fewer than `queue_depth` writes are in
     /// flight; returns how many were submitted.
-    pub fn submit<D: Disk>(&mut self, disk: &mut D, now_ns: u64, unix_ns: u64) -> usize {
+    pub fn submit(&mut self, disk: &mut dyn Disk, now_ns: u64, unix_ns: u64) -> usize {
         let mut count = 0;
         while self.queue.may_submit() {
             if self.queue.is_submitted() {
@@ -103,7 +103,7 @@ impl Log {
     ///
     /// # Errors
     /// What kept it from that; the log is then recovered at the next opening.
-    pub fn close<D: Disk>(mut self, disk: &mut D) -> Result<(), LogFault> {
+    pub fn close(mut self, disk: &mut dyn Disk) -> Result<(), LogFault> {
         if !self.tail.is_empty() {
             self.seal_open(disk.memory_mut(), BatchKind::Data, 0);
         }
@@ -120,7 +120,7 @@ impl Log {
     }
 
     /// Waits until nothing is in flight; for start and stop.
-    pub(super) fn drain<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
+    pub(super) fn drain(&mut self, disk: &mut dyn Disk) -> Result<(), LogFault> {
         let mut done = [Completion::NONE; QUEUE_DEPTH_MAX];
         while !self.queue.is_empty() {
             self.submit(disk, 0, 0);

@@ -111,9 +111,9 @@ pub(crate) struct CopyOptions {
 ///
 /// # Errors
 /// See [`CopyError`]; what is on `target` then is no log.
-pub(crate) fn copy<S: Disk, T: Disk>(
-    source: &mut S,
-    target: &mut T,
+pub(crate) fn copy(
+    source: &mut dyn Disk,
+    target: &mut dyn Disk,
     options: &CopyOptions,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, CopyError> {
@@ -180,7 +180,7 @@ enum Round {
     Again(SegmentNo, BatchSeq),
 }
 
-struct Copier<'a, S, T> {
+struct Copier<'a> {
     /// The source's, as the round found it.
     superblock: Superblock,
     /// Of the copy.
@@ -194,11 +194,11 @@ struct Copier<'a, S, T> {
     places: Vec<Place>,
     bytes: u64,
     progress: &'a mut dyn FnMut(u64) -> bool,
-    source: &'a mut S,
-    target: &'a mut T,
+    source: &'a mut dyn Disk,
+    target: &'a mut dyn Disk,
 }
 
-impl<S: Disk, T: Disk> Copier<'_, S, T> {
+impl Copier<'_> {
     fn read_failed(&self, fault: DiskFault) -> CopyError {
         CopyError::Read { name: self.source.info().name.clone(), fault }
     }

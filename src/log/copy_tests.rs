@@ -90,7 +90,7 @@ fn empty(mib: usize) -> TestDisk {
     TestDisk::never_written(mib * MIB, 1)
 }
 
-fn copy_to<S: Disk>(source: &mut S, target: &mut TestDisk) -> Result<Copied, CopyError> {
+fn copy_to(source: &mut dyn Disk, target: &mut TestDisk) -> Result<Copied, CopyError> {
     copy(source, target, &COPY, &mut |_| true)
 }
 

@@ -85,7 +85,7 @@ pub enum FormatError {
 ///
 /// # Errors
 /// See [`FormatError`].
-pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblock, FormatError> {
+pub fn format(disk: &mut dyn Disk, options: &FormatOptions) -> Result<Superblock, FormatError> {
     let mut identity = [0; 48];
     getrandom::fill(&mut identity).map_err(FormatError::Random)?;
     format_as(disk, options, &identity)
@@ -95,8 +95,8 @@ pub fn format<D: Disk>(disk: &mut D, options: &FormatOptions) -> Result<Superblo
 ///
 /// # Errors
 /// See [`FormatError`].
-pub fn format_as<D: Disk>(
-    disk: &mut D,
+pub fn format_as(
+    disk: &mut dyn Disk,
     options: &FormatOptions,
     identity: &[u8; 48],
 ) -> Result<Superblock, FormatError> {
@@ -131,8 +131,8 @@ pub(super) fn check_size(
 }
 
 /// Writes an empty log over all of a disk, which is a share.
-pub(super) fn format_share<D: Disk>(
-    disk: &mut D,
+pub(super) fn format_share(
+    disk: &mut dyn Disk,
     segment_bytes: u64,
     identity: &[u8; 48],
     share: ShareId,
@@ -145,7 +145,7 @@ pub(super) fn format_share<D: Disk>(
     Ok(superblock)
 }
 
-fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry, identity: &[u8; 48]) -> Superblock {
+fn new_superblock(disk: &dyn Disk, geometry: &Geometry, identity: &[u8; 48]) -> Superblock {
     let part = |at: usize| identity[at..at + 16].try_into().expect("16 bytes");
     let nguid = disk.info().identity;
     let identity = Identity { cluster: part(0), leg: part(16), salt: part(32), nguid };
@@ -154,8 +154,8 @@ fn new_superblock<D: Disk>(disk: &D, geometry: &Geometry, identity: &[u8; 48]) -
 }
 
 /// Clears what there may be, then writes the banner and, last, the superblock: a crash before leaves no log.
-fn write_layout<D: Disk>(
-    disk: &mut D,
+fn write_layout(
+    disk: &mut dyn Disk,
     geometry: &Geometry,
     superblock: &Superblock,
 ) -> Result<(), DiskFault> {
@@ -165,7 +165,7 @@ fn write_layout<D: Disk>(
 }
 
 /// Clears where headers of the layout may stand, then the reserved areas.
-pub(super) fn clear_layout<D: Disk>(disk: &mut D, geometry: &Geometry) -> Result<(), DiskFault> {
+pub(super) fn clear_layout(disk: &mut dyn Disk, geometry: &Geometry) -> Result<(), DiskFault> {
     let end = DiskOffset::new(disk.info().bytes);
     disk.memory_mut().bytes_mut(0..CHUNK_BYTES).fill(0);
     for place in geometry.places() {
@@ -177,18 +177,15 @@ pub(super) fn clear_layout<D: Disk>(disk: &mut D, geometry: &Geometry) -> Result
     clear(disk, area_end(geometry), end)
 }
 
-pub(super) fn write_banner<D: Disk>(
-    disk: &mut D,
-    superblock: &Superblock,
-) -> Result<(), DiskFault> {
+pub(super) fn write_banner(disk: &mut dyn Disk, superblock: &Superblock) -> Result<(), DiskFault> {
     let memory = disk.memory_mut().bytes_mut(0..BLOCK_BYTES);
     memory.copy_from_slice(&banner(superblock));
     write(disk, DiskOffset::START, BLOCK_BYTES)
 }
 
 /// Writes zeros.
-pub(super) fn clear<D: Disk>(
-    disk: &mut D,
+pub(super) fn clear(
+    disk: &mut dyn Disk,
     from: DiskOffset,
     to: DiskOffset,
 ) -> Result<(), DiskFault> {
@@ -202,9 +199,24 @@ pub(super) fn clear<D: Disk>(
     Ok(())
 }
 
-fn write<D: Disk>(disk: &mut D, disk_offset: DiskOffset, bytes: usize) -> Result<(), DiskFault> {
-    let operation = Operation::Write;
-    run(disk, Io { operation, tag: 0, disk_offset, memory_offset: 0, bytes })
+/// Writes the start of the disk's memory, as much at once as the disk takes.
+pub(super) fn write(
+    disk: &mut dyn Disk,
+    disk_offset: DiskOffset,
+    bytes: usize,
+) -> Result<(), DiskFault> {
+    let step = disk.info().transfer_bytes_max;
+    for at in (0..bytes).step_by(step) {
+        let io = Io {
+            operation: Operation::Write,
+            tag: 0,
+            disk_offset: disk_offset + at as u64,
+            memory_offset: at,
+            bytes: step.min(bytes - at),
+        };
+        run(disk, io)?;
+    }
+    Ok(())
 }
 
 /// The first block, for people who look at the disk with other tools.
@@ -233,7 +245,7 @@ pub enum Made {
 ///
 /// # Errors
 /// What the device said.
-pub fn made<D: Disk>(disk: &mut D) -> Result<Made, DiskFault> {
+pub fn made(disk: &mut dyn Disk) -> Result<Made, DiskFault> {
     let bytes = disk.info().bytes;
     if bytes < HEAD_BYTES + END_BYTES {
         return Ok(Made::Nothing);
@@ -284,7 +296,7 @@ const SIGNATURES: [(&str, u64, &[u8]); 12] = [
 ///
 /// # Errors
 /// What the device said.
-pub fn occupant<D: Disk>(disk: &mut D) -> Result<Option<String>, DiskFault> {
+pub fn occupant(disk: &mut dyn Disk) -> Result<Option<String>, DiskFault> {
     let end = disk.info().bytes;
     let copies = read_copies(disk);
     if let Some(superblock) = copies.iter().flatten().next() {

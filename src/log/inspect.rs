@@ -63,7 +63,7 @@ pub(crate) struct StreamDescription {
 ///
 /// # Errors
 /// When it cannot be opened; damage to acknowledged data included.
-pub(crate) fn describe<D: Disk>(disk: &mut D) -> Result<LogDescription, OpenError> {
+pub(crate) fn describe(disk: &mut dyn Disk) -> Result<LogDescription, OpenError> {
     let read = read_log(disk, &mut |_| {})?;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let superblock = &read.superblock;
@@ -140,8 +140,8 @@ pub(crate) struct MessageRow {
 ///
 /// # Errors
 /// When the log cannot be opened or read.
-pub(crate) fn dump<D: Disk>(
-    disk: &mut D,
+pub(crate) fn dump(
+    disk: &mut dyn Disk,
     row: &mut dyn FnMut(BatchRow) -> bool,
 ) -> Result<(), OpenError> {
     let read = read_log(disk, &mut |_| {})?;

@@ -179,7 +179,7 @@ impl WriteQueue {
     }
 
     /// Gives the disk the next write, which is there; whether the disk took it.
-    pub(super) fn submit<D: Disk>(&mut self, disk: &mut D, now_ns: u64) -> bool {
+    pub(super) fn submit(&mut self, disk: &mut dyn Disk, now_ns: u64) -> bool {
         let tag = self.first + self.submitted as u64;
         let flight = &mut self.flights[self.submitted];
         let Span { disk_offset, memory_offset, bytes } = flight.span;

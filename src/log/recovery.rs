@@ -90,7 +90,7 @@ impl Found {
 }
 
 /// The superblock that counts.
-pub(super) fn read_superblock<D: Disk>(disk: &mut D) -> Result<Superblock, OpenError> {
+pub(super) fn read_superblock(disk: &mut dyn Disk) -> Result<Superblock, OpenError> {
     let name = disk.info().name.clone();
     let needed = super::create::disk_bytes_min(crate::limits::SEGMENT_BYTES_MIN as u64);
     if disk.info().bytes < needed {
@@ -133,8 +133,8 @@ fn unread(copy: &Result<Superblock, CopyDamage>) -> Option<DiskFault> {
 }
 
 /// All segments with a valid header, ascending; among them may be some that the log has passed by.
-pub(super) fn read_segments<D: Disk>(
-    disk: &mut D,
+pub(super) fn read_segments(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
 ) -> Result<Vec<Found>, DiskFault> {
     let geometry = Geometry::of(superblock);
@@ -182,8 +182,8 @@ impl Read {
 }
 
 /// Reads a log: finds what counts, decides where it ends, rebuilds the tables.
-pub(super) fn read_log<D: Disk>(
-    disk: &mut D,
+pub(super) fn read_log(
+    disk: &mut dyn Disk,
     seen: &mut dyn FnMut(&RecoveredMessage),
 ) -> Result<Read, OpenError> {
     let name = disk.info().name.clone();
@@ -234,7 +234,7 @@ pub(super) fn read_log<D: Disk>(
 }
 
 /// Checks that the segments found hold every message that is kept: only trimmed ones are ever freed.
-fn check_kept<D: Disk>(disk: &mut D, read: &mut Read, gap: Option<Gap>) -> Result<(), OpenError> {
+fn check_kept(disk: &mut dyn Disk, read: &mut Read, gap: Option<Gap>) -> Result<(), OpenError> {
     let segments = read.found.iter().map(|found| {
         let (_, entries) = found.closing.as_ref().expect("what is kept is closed");
         (found.header.seg_no(), entries.as_slice())
@@ -278,8 +278,8 @@ impl Log {
     ///
     /// # Panics
     /// When the disk's memory is smaller than [`Log::memory_bytes`].
-    pub fn open<D: Disk>(
-        disk: &mut D,
+    pub fn open(
+        disk: &mut dyn Disk,
         options: &OpenOptions,
         seen: &mut dyn FnMut(&RecoveredMessage),
     ) -> Result<(Self, Recovery), OpenError> {
@@ -294,8 +294,8 @@ impl Log {
     ///
     /// # Panics
     /// As [`Log::open`].
-    pub fn open_again<D: Disk>(
-        disk: &mut D,
+    pub fn open_again(
+        disk: &mut dyn Disk,
         options: &OpenOptions,
         witness: Option<&Witness>,
         seen: &mut dyn FnMut(&RecoveredMessage),
@@ -337,9 +337,9 @@ impl Log {
     }
 
     /// Takes the next epoch and starts a segment for it.
-    fn begin_epoch<D: Disk>(
+    fn begin_epoch(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         read: &Read,
         unix_ns: u64,
     ) -> Result<(), LogFault> {
@@ -380,8 +380,8 @@ impl Log {
 
 /// Walks over a segment and decides about its end. `later_mark` is the last batch that later segments say
 /// was durable, `None` when it is the last one found.
-fn look_at<D: Disk>(
-    disk: &mut D,
+fn look_at(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     found: &Found,
     later_mark: Option<BatchSeq>,
@@ -416,8 +416,8 @@ fn look_at<D: Disk>(
 
 /// Writes the closing index of a segment that a crash left open, and its header's copy if that is not
 /// what it should be. Idempotent.
-fn close_found<D: Disk>(
-    disk: &mut D,
+fn close_found(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     header: &SegmentHeader,
     end: &End,
@@ -442,8 +442,8 @@ fn close_found<D: Disk>(
 
 /// Takes a dropped segment's header and its copy away, so that neither stands beside batches of the next
 /// segment in that place.
-pub(super) fn wipe<D: Disk>(
-    disk: &mut D,
+pub(super) fn wipe(
+    disk: &mut dyn Disk,
     geometry: &Geometry,
     place: Place,
 ) -> Result<(), DiskFault> {

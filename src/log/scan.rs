@@ -16,8 +16,8 @@ pub(super) const CHUNK_BYTES: usize = 8 * BATCH_BYTES_MAX;
 ///
 /// # Errors
 /// What the device said.
-pub(super) fn read<D: Disk>(
-    disk: &mut D,
+pub(super) fn read(
+    disk: &mut dyn Disk,
     disk_offset: DiskOffset,
     bytes: usize,
 ) -> Result<(), DiskFault> {
@@ -53,8 +53,8 @@ pub(super) struct Stop {
 ///
 /// # Errors
 /// When the device cannot be read even block by block.
-pub(super) fn walk<D: Disk>(
-    disk: &mut D,
+pub(super) fn walk(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     header: &SegmentHeader,
     from: End,
@@ -106,8 +106,8 @@ pub(super) fn walk<D: Disk>(
 }
 
 /// The highest "last durable" mark of any header behind `off`, as far as writes may have been in flight.
-pub(super) fn look_ahead<D: Disk>(
-    disk: &mut D,
+pub(super) fn look_ahead(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     header: &SegmentHeader,
     off: u64,
@@ -129,8 +129,8 @@ pub(super) type BlockVisit<'a> = dyn FnMut(&[u8], &super::batch::SegmentKey, Log
 ///
 /// # Errors
 /// What the device said.
-pub(super) fn for_each_block<D: Disk>(
-    disk: &mut D,
+pub(super) fn for_each_block(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     header: &SegmentHeader,
     offsets: Range<u64>,

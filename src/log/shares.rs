@@ -51,8 +51,8 @@ pub(crate) fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
 ///
 /// # Panics
 /// When the number of shards is out of range: whoever asks has checked it.
-pub(crate) fn format_shares<D: Disk>(
-    disk: &mut D,
+pub(crate) fn format_shares(
+    disk: &mut dyn Disk,
     options: &FormatOptions,
     count: u32,
 ) -> Result<Superblock, FormatError> {
@@ -87,7 +87,7 @@ pub(crate) fn format_shares<D: Disk>(
 ///
 /// # Errors
 /// What the device said.
-pub(crate) fn clear_ends<D: Disk>(disk: &mut D) -> Result<(), DiskFault> {
+pub(crate) fn clear_ends(disk: &mut dyn Disk) -> Result<(), DiskFault> {
     let bytes = disk.info().bytes;
     clear(disk, DiskOffset::START, AREA_START)?;
     clear(disk, DiskOffset::new(bytes - END_BYTES), DiskOffset::new(bytes))
@@ -109,8 +109,8 @@ fn check_share_size(
 }
 
 /// What the disk holds at its ends, or a share at its own.
-fn occupant_of_any<D: Disk>(
-    disk: &mut D,
+fn occupant_of_any(
+    disk: &mut dyn Disk,
     bytes: u64,
     count: u32,
 ) -> Result<Option<String>, DiskFault> {
@@ -129,7 +129,7 @@ fn occupant_of_any<D: Disk>(
 }
 
 /// The copies at the head of a disk, those of the first share. `None` where there is no room for any.
-fn head_copies<D: Disk>(disk: &mut D) -> Result<Option<[HeadCopy; HEAD_COPIES]>, DiskFault> {
+fn head_copies(disk: &mut dyn Disk) -> Result<Option<[HeadCopy; HEAD_COPIES]>, DiskFault> {
     let bytes = disk.info().bytes;
     if bytes < HEAD_BYTES + END_BYTES || disk.memory().len() < CHUNK_BYTES {
         return Ok(None);
@@ -157,7 +157,7 @@ fn are_no_log(copies: &[HeadCopy]) -> bool {
 ///
 /// # Errors
 /// What the device said.
-pub(crate) fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFault> {
+pub(crate) fn head(disk: &mut dyn Disk) -> Result<Option<Superblock>, DiskFault> {
     Ok(first_of(head_copies(disk)?.as_ref().map(|copies| copies.as_slice())))
 }
 
@@ -165,12 +165,12 @@ pub(crate) fn head<D: Disk>(disk: &mut D) -> Result<Option<Superblock>, DiskFaul
 ///
 /// # Errors
 /// What the device said, or that the log is of another release.
-pub(crate) fn shard_count<D: Disk>(disk: &mut D) -> Result<Option<u32>, OpenError> {
+pub(crate) fn shard_count(disk: &mut dyn Disk) -> Result<Option<u32>, OpenError> {
     Ok(known_head(disk)?.0.map(|head| head.share().count))
 }
 
 /// The superblock at the head of a disk, and the copies there.
-fn known_head<D: Disk>(disk: &mut D) -> Result<(Option<Superblock>, Vec<HeadCopy>), OpenError> {
+fn known_head(disk: &mut dyn Disk) -> Result<(Option<Superblock>, Vec<HeadCopy>), OpenError> {
     let name = disk.info().name.clone();
     let copies = head_copies(disk);
     let copies = copies.map_err(|fault| OpenError::Device { name: name.clone(), fault })?;
@@ -189,7 +189,7 @@ fn known_head<D: Disk>(disk: &mut D) -> Result<(Option<Superblock>, Vec<HeadCopy
 ///
 /// # Errors
 /// `OpenError`: the disk was formatted for another number of shards, or by another release, or the share is another's.
-pub(crate) fn find<D: Disk>(disk: &mut D, share: ShareId) -> Result<Extent, OpenError> {
+pub(crate) fn find(disk: &mut dyn Disk, share: ShareId) -> Result<Extent, OpenError> {
     let name = disk.info().name.clone();
     let (head, head_copies) = known_head(disk)?;
     if let Some(head) = head

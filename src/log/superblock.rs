@@ -310,7 +310,7 @@ impl Superblock {
     ///
     /// # Errors
     /// The first that failed: a device that has failed one write is not trusted with the next.
-    pub fn write<D: Disk>(&self, disk: &mut D) -> Result<(), DiskFault> {
+    pub fn write(&self, disk: &mut dyn Disk) -> Result<(), DiskFault> {
         for (copy, disk_offset) in copy_offsets(disk.info().bytes).into_iter().enumerate() {
             let mut block = *self;
             block.checksum = self.checksum_now();
@@ -342,8 +342,8 @@ pub enum CopyDamage {
 }
 
 /// Reads one copy.
-pub(super) fn read_copy<D: Disk>(
-    disk: &mut D,
+pub(super) fn read_copy(
+    disk: &mut dyn Disk,
     copy: usize,
     disk_offset: DiskOffset,
 ) -> Result<Superblock, CopyDamage> {
@@ -355,7 +355,7 @@ pub(super) fn read_copy<D: Disk>(
 
 /// Reads all copies, each by itself.
 #[allow(clippy::large_stack_arrays, reason = "four blocks, at start and in tools only")]
-pub(crate) fn read_copies<D: Disk>(disk: &mut D) -> [Result<Superblock, CopyDamage>; COPIES] {
+pub(crate) fn read_copies(disk: &mut dyn Disk) -> [Result<Superblock, CopyDamage>; COPIES] {
     let offsets = copy_offsets(disk.info().bytes);
     std::array::from_fn(|copy| read_copy(disk, copy, offsets[copy]))
 }
@@ -387,7 +387,7 @@ pub(crate) struct Identities {
 
 impl Identities {
     /// Reads them; `None` where there is no log, or none that can be told.
-    pub(crate) fn read<D: Disk>(disk: &mut D) -> Option<Self> {
+    pub(crate) fn read(disk: &mut dyn Disk) -> Option<Self> {
         let superblock = quorum(&read_copies(disk))?;
         Some(Self { leg: superblock.leg, clean: superblock.clean.get() == 1 })
     }

@@ -112,7 +112,7 @@ impl Log {
 
     /// At an opening: gives back at once what nobody needs, so that there is a place for the new epoch's segment
     /// whatever was done between. All that is on the media is durable, and the newest segment was closed.
-    pub(super) fn free_unneeded_now<D: Disk>(&mut self, disk: &mut D) -> Result<(), LogFault> {
+    pub(super) fn free_unneeded_now(&mut self, disk: &mut dyn Disk) -> Result<(), LogFault> {
         while self.segments.counts().free <= RESERVED_SEGMENTS {
             let Some(gone) = self.take_unneeded() else { break };
             let geometry = self.segments.geometry();

@@ -60,8 +60,8 @@ impl VerifyReport {
 ///
 /// # Errors
 /// When it cannot even be told where the log is, or the device fails.
-pub(crate) fn verify<D: Disk>(
-    disk: &mut D,
+pub(crate) fn verify(
+    disk: &mut dyn Disk,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<VerifyReport, OpenError> {
     let name = disk.info().name.clone();
@@ -139,8 +139,8 @@ struct Later {
 }
 
 /// For each segment the last batch of it that later ones say was durable, as an opening sees it.
-fn later_marks<D: Disk>(
-    disk: &mut D,
+fn later_marks(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     kept: &[&Found],
 ) -> Result<Vec<Option<BatchSeq>>, OpenError> {

@@ -32,7 +32,7 @@ impl Stations {
             }
             let Now { monotonic_ns, unix_ns } = self.now;
             self.log.tick(self.disk.memory_mut(), monotonic_ns, unix_ns);
-            let submitted = self.log.submit(&mut self.disk, monotonic_ns, unix_ns);
+            let submitted = self.log.submit(&mut *self.disk, monotonic_ns, unix_ns);
             work = work.saturating_add(submitted);
         }
         let count = self.disk.poll(&mut self.done);

@@ -3,17 +3,17 @@
 use zerocopy::IntoBytes;
 
 use super::{Copier, CopyError, Placed, STUCK_WALKS};
-use crate::disk::{Disk, DiskFault, Io, Operation, run};
+use crate::disk::{Disk, DiskFault};
 use crate::limits::RESERVED_SEGMENTS;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchView;
-use crate::log::create::{clear, disk_bytes_of};
+use crate::log::create::{clear, disk_bytes_of, write};
 use crate::log::recovery::Found;
 use crate::log::scan::{CHUNK_BYTES, Stop, walk};
 use crate::log::segment::{End, Geometry, INDEX_BYTES, SegmentHeader, write_closing};
 use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
-impl<S: Disk, T: Disk> Copier<'_, S, T> {
+impl Copier<'_> {
     /// Copies what of a segment is not copied yet. Returns where it ends now, and whether all that is promised
     /// of it is there.
     pub(super) fn bring(&mut self, segment: &Found) -> Result<(End, bool), CopyError> {
@@ -161,8 +161,8 @@ enum Failed {
 }
 
 /// Gathers batches that follow each other into writes of a chunk.
-struct Sink<'a, T> {
-    target: &'a mut T,
+struct Sink<'a> {
+    target: &'a mut dyn Disk,
     /// Disk offset of what is gathered.
     at: DiskOffset,
     filled: usize,
@@ -171,7 +171,7 @@ struct Sink<'a, T> {
     progress: &'a mut dyn FnMut(u64) -> bool,
 }
 
-impl<T: Disk> Sink<'_, T> {
+impl Sink<'_> {
     fn put(&mut self, batch: &BatchView<'_>) {
         if self.filled + BATCH_BYTES_MAX > CHUNK_BYTES {
             self.flush();
@@ -200,20 +200,4 @@ impl<T: Disk> Sink<'_, T> {
         }
         self.filled = 0;
     }
-}
-
-/// Writes the start of the disk's memory, as much at once as the disk takes.
-fn write<T: Disk>(disk: &mut T, disk_offset: DiskOffset, bytes: usize) -> Result<(), DiskFault> {
-    let step = disk.info().transfer_bytes_max;
-    for at in (0..bytes).step_by(step) {
-        let io = Io {
-            operation: Operation::Write,
-            tag: 0,
-            disk_offset: disk_offset + at as u64,
-            memory_offset: at,
-            bytes: step.min(bytes - at),
-        };
-        run(disk, io)?;
-    }
-    Ok(())
 }

@@ -31,8 +31,8 @@ pub(in crate::log) struct Gap {
 /// walked over instead. Where its last batches never became durable, neither did anything of the
 /// segments behind it: these are taken out. The log begins behind the last gap; whether what is missing
 /// there was trimmed, the tables tell (see [`check_kept`]).
-pub(in crate::log) fn check_chain<D: Disk>(
-    disk: &mut D,
+pub(in crate::log) fn check_chain(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     found: &mut Vec<Found>,
 ) -> Result<Chain, OpenError> {
@@ -90,8 +90,8 @@ fn take_from(found: &mut Vec<Found>, position: usize) -> Vec<SegmentHeader> {
 }
 
 /// The last batch that any of several segments says was durable.
-fn marks_of<D: Disk>(
-    disk: &mut D,
+fn marks_of(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     found: &[Found],
 ) -> Result<BatchSeq, OpenError> {
@@ -103,8 +103,8 @@ fn marks_of<D: Disk>(
 }
 
 /// The last batch that a segment, by its closing index or by any of its first headers, says was durable.
-pub(in crate::log) fn mark_of<D: Disk>(
-    disk: &mut D,
+pub(in crate::log) fn mark_of(
+    disk: &mut dyn Disk,
     superblock: &Superblock,
     found: &Found,
 ) -> Result<BatchSeq, OpenError> {

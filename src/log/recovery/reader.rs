@@ -93,9 +93,9 @@ impl Reader {
     }
 
     /// Which sequences are missing, as far as batches behind the damage tell.
-    pub(super) fn missing<D: Disk>(
+    pub(super) fn missing(
         &self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         superblock: &Superblock,
         header: &SegmentHeader,
         off: u64,

@@ -23,7 +23,7 @@ pub struct Witness {
 
 impl Witness {
     /// Whether what was read is the log that was lost, with all that was durable.
-    pub(super) fn check<D: Disk>(&self, disk: &mut D, read: &Read) -> Result<(), OpenError> {
+    pub(super) fn check(&self, disk: &mut dyn Disk, read: &Read) -> Result<(), OpenError> {
         let name = disk.info().name.clone();
         let differs = |why: String| Err(OpenError::NotTheSame { name: name.clone(), why });
         if read.superblock.leg != self.leg {

@@ -14,9 +14,9 @@ use crate::position::{BatchSeq, DiskOffset};
 use crate::wire::record::Record;
 
 impl Verifier {
-    pub(super) fn check_segment<D: Disk>(
+    pub(super) fn check_segment(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         segment: &Found,
         later: &Later,
     ) -> Result<(), DiskFault> {
@@ -72,9 +72,9 @@ impl Verifier {
     }
 
     /// Reports damage where a walk ended and finds the next batch that is whole.
-    fn resync<D: Disk>(
+    fn resync(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         header: &SegmentHeader,
         stop: &Stop,
         because: Reason,
@@ -209,9 +209,9 @@ impl Verifier {
         }
     }
 
-    fn check_closing<D: Disk>(
+    fn check_closing(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         segment: &Found,
         newer: usize,
     ) -> Result<(), DiskFault> {

@@ -13,7 +13,7 @@ use crate::log::superblock::{AREA_START, COPIES, copy_offsets, read_copies};
 use crate::position::{DiskOffset, SegmentNo};
 
 impl Verifier {
-    pub(super) fn check_copies<D: Disk>(&mut self, disk: &mut D) {
+    pub(super) fn check_copies(&mut self, disk: &mut dyn Disk) {
         let offsets = copy_offsets(disk.info().bytes);
         for (copy, found) in read_copies(disk).into_iter().enumerate() {
             match found {
@@ -33,7 +33,7 @@ impl Verifier {
     }
 
     /// The banner, and that all around it and the superblock's copies is zero.
-    pub(super) fn check_reserved<D: Disk>(&mut self, disk: &mut D) -> Result<(), DiskFault> {
+    pub(super) fn check_reserved(&mut self, disk: &mut dyn Disk) -> Result<(), DiskFault> {
         let end = DiskOffset::new(disk.info().bytes);
         let block = BLOCK_BYTES as u64;
         scan::read(disk, DiskOffset::START, BLOCK_BYTES)?;
@@ -62,9 +62,9 @@ impl Verifier {
         Ok(())
     }
 
-    fn check_zero<D: Disk>(
+    fn check_zero(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         disk_offset: DiskOffset,
         bytes: u64,
         what: &str,
@@ -80,9 +80,9 @@ impl Verifier {
     }
 
     /// Both copies of every segment's header, and that the headers of unused places are empty.
-    pub(super) fn check_headers<D: Disk>(
+    pub(super) fn check_headers(
         &mut self,
-        disk: &mut D,
+        disk: &mut dyn Disk,
         found: &[Found],
         stale: &[SegmentHeader],
     ) -> Result<(), DiskFault> {
