@@ -253,6 +253,6 @@ mod tests {
         assert!(parse("bench run --count 10 --duration 1s").is_err());
         let cli = parse("bench run --rate 1k/s --size 1KiB --duration 500ms").unwrap();
         let Command::Bench(BenchCommand::Run(args)) = cli.command else { panic!("bench run") };
-        assert_eq!((args.size, args.duration), (1024, Some(500_000_000)));
+        assert_eq!((args.load.size, args.duration), (1024, Some(500_000_000)));
     }
 }

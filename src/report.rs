@@ -88,6 +88,34 @@ pub(crate) struct Client {
     pub server: String,
 }
 
+/// What became of the messages of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Delivery {
+    /// Messages measured.
+    pub messages: u64,
+    /// Acknowledged and not delivered.
+    pub lost: u64,
+    /// Delivered more than once.
+    pub duplicated: u64,
+    /// Delivered after one with a higher number of the same publisher.
+    pub reordered: u64,
+}
+
+/// The latencies of a run, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Times {
+    /// Acknowledgement minus intended send.
+    pub response_ns: Percentiles,
+    /// Acknowledgement minus actual send.
+    pub service_ns: Percentiles,
+    /// Actual minus intended send.
+    pub delay_ns: Percentiles,
+    /// Receive to durable, from receipts.
+    pub server_ns: Percentiles,
+    /// In the device, from receipts.
+    pub device_ns: Percentiles,
+}
+
 /// What `bench run -o json` prints.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct BenchReport {
@@ -99,28 +127,16 @@ pub(crate) struct BenchReport {
     pub durability: String,
     /// Bytes of a message.
     pub message_bytes: usize,
-    /// Messages measured.
-    pub messages: u64,
-    /// Acknowledged and not delivered.
-    pub lost: u64,
-    /// Delivered more than once.
-    pub duplicated: u64,
-    /// Delivered after one with a higher number of the same publisher.
-    pub reordered: u64,
+    /// What became of the messages.
+    #[serde(flatten)]
+    pub delivery: Delivery,
     /// Messages a second that were asked for; none with `--max`.
     pub target_rate: Option<f64>,
     /// Messages a second that were acknowledged.
     pub achieved_rate: f64,
-    /// Acknowledgement minus intended send.
-    pub response_ns: Percentiles,
-    /// Acknowledgement minus actual send.
-    pub service_ns: Percentiles,
-    /// Actual minus intended send.
-    pub delay_ns: Percentiles,
-    /// Receive to durable, from receipts.
-    pub server_ns: Percentiles,
-    /// In the device, from receipts.
-    pub device_ns: Percentiles,
+    /// How long it took.
+    #[serde(flatten)]
+    pub times: Times,
     /// With `--floor`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub floor: Option<Floor>,
@@ -137,9 +153,11 @@ impl BenchReport {
     #[must_use]
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
-        for (count, what) in
-            [(self.lost, "lost"), (self.duplicated, "duplicated"), (self.reordered, "reordered")]
-        {
+        for (count, what) in [
+            (self.delivery.lost, "lost"),
+            (self.delivery.duplicated, "duplicated"),
+            (self.delivery.reordered, "reordered"),
+        ] {
             if count > 0 {
                 failures.push(format!("{} messages {what}", thousands(count)));
             }
@@ -163,10 +181,10 @@ impl BenchReport {
             self.profile,
             self.durability,
             thousands_usize(self.message_bytes),
-            thousands(self.messages),
-            thousands(self.lost),
-            thousands(self.duplicated),
-            thousands(self.reordered)
+            thousands(self.delivery.messages),
+            thousands(self.delivery.lost),
+            thousands(self.delivery.duplicated),
+            thousands(self.delivery.reordered)
         );
         let target = self.target_rate.map_or_else(
             || "as fast as it goes".to_owned(),
@@ -177,7 +195,7 @@ impl BenchReport {
         text.push_str(&self.table().text());
         if let Some(floor) = self.floor.filter(|floor| floor.sum_p50_ns() > 0) {
             #[allow(clippy::cast_precision_loss, reason = "latencies are far below 2^53 ns")]
-            let ratio = self.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
+            let ratio = self.times.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
             line(&mut text, "");
             line(&mut text, &format!("response p50 is {ratio:.2} times the floor's sum"));
         }
@@ -211,11 +229,11 @@ impl BenchReport {
 
     fn table(&self) -> LatencyTable {
         let mut table = LatencyTable::default();
-        table.row("response", self.response_ns);
-        table.row("service", self.service_ns);
-        table.row("delay", self.delay_ns);
-        table.row("server", self.server_ns);
-        table.row("device", self.device_ns);
+        table.row("response", self.times.response_ns);
+        table.row("service", self.times.service_ns);
+        table.row("delay", self.times.delay_ns);
+        table.row("server", self.times.server_ns);
+        table.row("device", self.times.device_ns);
         if let Some(floor) = &self.floor {
             table.floor(floor);
         }
@@ -358,10 +376,11 @@ fn thousands_f64(number: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn report() -> BenchReport {
+    /// A run on a host that fails two checks.
+    pub(crate) fn report() -> BenchReport {
         let times = |p50| Percentiles {
             p50,
             p90: p50 * 2,
@@ -375,17 +394,16 @@ mod tests {
             profile: "loopback".to_owned(),
             durability: "kernel-sync".to_owned(),
             message_bytes: 128,
-            messages: 10_000,
-            lost: 0,
-            duplicated: 0,
-            reordered: 0,
+            delivery: Delivery { messages: 10_000, ..Delivery::default() },
             target_rate: Some(1_000.0),
             achieved_rate: 999.96,
-            response_ns: times(123_456),
-            service_ns: times(120_000),
-            delay_ns: times(50),
-            server_ns: times(100_000),
-            device_ns: times(90_000),
+            times: Times {
+                response_ns: times(123_456),
+                service_ns: times(120_000),
+                delay_ns: times(50),
+                server_ns: times(100_000),
+                device_ns: times(90_000),
+            },
             floor: Some(Floor {
                 port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
                 disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
@@ -438,7 +456,11 @@ mod tests {
 
     #[test]
     fn a_run_that_lost_or_fell_behind_has_failed() {
-        let bad = BenchReport { lost: 1_234, achieved_rate: 980.0, ..report() };
+        let bad = BenchReport {
+            delivery: Delivery { lost: 1_234, ..report().delivery },
+            achieved_rate: 980.0,
+            ..report()
+        };
         assert_eq!(
             bad.failures(),
             ["1,234 messages lost", "achieved 98.0 % of the target rate, wanted 99 %"]

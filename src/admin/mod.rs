@@ -44,7 +44,7 @@ use guard::{Guard, Guarded};
 use hlog::IntervalWriter;
 use postmortem::PostMortem;
 use reload::{LogChange, Reloaded};
-use state::{ShardFacts, State};
+use state::{PlaceView, State};
 
 /// Between two looks at the shards.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ pub struct Watched {
     /// What its thread shows of itself.
     pub life: Arc<Life>,
     /// What does not change while it serves, each time it begins to.
-    pub facts: Receiver<ShardFacts>,
+    pub(crate) facts: Receiver<PlaceView>,
     /// Its turns.
     pub recorder: Arc<Recorder>,
 }

@@ -117,16 +117,20 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<()
         }),
         ("sessions", "Sessions", None, |snapshot| snapshot.sessions.as_slice().len()),
         ("streams", "Streams", None, |snapshot| snapshot.streams.as_slice().len()),
-        ("segments_used", "Segments that hold something", None, |snapshot| snapshot.segments_used),
-        ("segments_free", "Segments that hold nothing", None, |snapshot| snapshot.segments_free),
+        ("segments_used", "Segments that hold something", None, |snapshot| {
+            snapshot.log.segments_used
+        }),
+        ("segments_free", "Segments that hold nothing", None, |snapshot| {
+            snapshot.log.segments_free
+        }),
         (
             "log_room",
             "What messages may still take, without what is reserved",
             Some(Unit::Bytes),
-            |snapshot| usize::try_from(snapshot.room_bytes).unwrap_or(usize::MAX),
+            |snapshot| usize::try_from(snapshot.log.room_bytes).unwrap_or(usize::MAX),
         ),
         ("in_flight", "Given to the disk and not durable", Some(Unit::Bytes), |snapshot| {
-            snapshot.in_flight_bytes
+            snapshot.log.in_flight_bytes
         }),
     ];
     for (name, help, unit, value) in gauges {

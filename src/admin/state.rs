@@ -9,12 +9,12 @@ use super::lag::{History, Rate};
 use super::silent::Silent;
 use crate::limits::PRODUCERS_MAX;
 use crate::metrics::Counter;
-use crate::metrics::snapshot::{Snapshot, SubscriptionRow};
+use crate::metrics::snapshot::{LogState, Snapshot, SubscriptionRow};
 use crate::metrics::stages::{Stage, Stages};
 
 pub(crate) use views::{
-    LostView, ProducerView, ProducersView, SessionView, SessionsView, ShardView, ShardsView,
-    StageView, StallView, StreamView, StreamsView, SubscriptionView,
+    LogView, LostView, PlaceView, ProducerView, ProducersView, SessionView, SessionsView,
+    ShardView, ShardsView, StageView, StallView, StreamView, StreamsView, SubscriptionView,
 };
 
 /// Version of every JSON object here; it grows when a field changes its meaning or goes.
@@ -23,26 +23,11 @@ pub(crate) const SCHEMA_VERSION: u32 = 1;
 /// A shard that has been silent for so long is not ready.
 const READY_MS: u64 = 1_000;
 
-/// What does not change while a shard serves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ShardFacts {
-    /// Where it receives.
-    pub address: String,
-    /// On what, and how it comes to what is for it.
-    pub port: String,
-    /// Its disk.
-    pub disk: String,
-    /// Why an acknowledged message is safe there.
-    pub durability: &'static str,
-    /// The core it is pinned to.
-    pub core: Option<usize>,
-}
-
 /// A shard's newest snapshot, and the sum of all.
 #[derive(Debug, Default)]
 struct Known {
     newest: Option<Box<Snapshot>>,
-    facts: ShardFacts,
+    facts: PlaceView,
     total: Stages,
     /// By counter: how many a second in the newest interval.
     rates: BTreeMap<String, f64>,
@@ -93,7 +78,7 @@ impl State {
     }
 
     /// A shard begins to serve.
-    pub(super) fn note_facts(&mut self, shard: usize, facts: ShardFacts) {
+    pub(super) fn note_facts(&mut self, shard: usize, facts: PlaceView) {
         self.shards[shard].facts = facts;
     }
 
@@ -179,7 +164,7 @@ impl State {
     /// How many seconds the room of a shard's log does; `None` while nothing is written.
     pub(super) fn room_s(&self, shard: usize) -> Option<f64> {
         let known = &self.shards[shard];
-        known.newest.as_ref().and_then(|newest| known.written.seconds_for(newest.room_bytes))
+        known.newest.as_ref().and_then(|newest| known.written.seconds_for(newest.log.room_bytes))
     }
 
     pub(super) fn streams(&self) -> StreamsView {
@@ -295,23 +280,25 @@ impl Known {
         }
     }
 
+    fn log(&self, log: &LogState) -> LogView {
+        LogView {
+            epoch: log.epoch,
+            segments_used: log.segments_used,
+            segments_free: log.segments_free,
+            room_bytes: log.room_bytes,
+            room_s: self.written.seconds_for(log.room_bytes),
+            in_flight_bytes: log.in_flight_bytes,
+        }
+    }
+
     fn view(&self, shard: usize) -> Option<ShardView> {
         let newest = self.newest.as_deref()?;
         Some(ShardView {
             shard,
             condition: self.condition().to_owned(),
             silent_ms: self.silent_ms,
-            address: self.facts.address.clone(),
-            port: self.facts.port.clone(),
-            disk: self.facts.disk.clone(),
-            durability: self.facts.durability.to_owned(),
-            core: self.facts.core,
-            epoch: newest.epoch,
-            segments_used: newest.segments_used,
-            segments_free: newest.segments_free,
-            room_bytes: newest.room_bytes,
-            room_s: self.written.seconds_for(newest.room_bytes),
-            in_flight_bytes: newest.in_flight_bytes,
+            place: self.facts.clone(),
+            log: self.log(&newest.log),
             sessions: newest.sessions.as_slice().len(),
             unix_ns: newest.end_unix_ns,
             interval_s: seconds(newest.end_unix_ns.saturating_sub(newest.begin_unix_ns)),
@@ -382,7 +369,7 @@ mod tests {
         let mut state = State::new(1);
         for second in 0..10 {
             let mut snapshot = snapshot(second, 0);
-            snapshot.room_bytes = 1_000;
+            snapshot.log.room_bytes = 1_000;
             snapshot.counters.add(Counter::BytesDurable, second * 10);
             let stream = snapshot.streams.add().expect("room");
             (stream.id, stream.durable_next) = (7, 100 * (second + 1));
@@ -421,7 +408,7 @@ mod tests {
         assert!(!producer.ended, "the log knows it");
         let left = state.room_s(0).expect("ninety bytes were written in this minute");
         assert!((left - 60.0 * 1_000.0 / 90.0).abs() < 1e-9, "{left}");
-        assert_eq!(state.shards().shards[0].room_bytes, 1_000);
+        assert_eq!(state.shards().shards[0].log.room_bytes, 1_000);
         // Whom the log has forgotten is shown as one that will not return.
         state.take_in(0, snapshot(10, 0));
         let producers = state.producers().producers;

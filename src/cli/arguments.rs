@@ -388,9 +388,9 @@ EXAMPLES
     Echo,
 }
 
-/// `bench run`.
+/// What `bench run` offers.
 #[derive(Debug, Args)]
-pub struct BenchRunArgs {
+pub struct BenchLoad {
     /// Messages a second, all publishers together [default: 1000]
     #[arg(long, value_parser = parse_rate, value_name = "RATE")]
     pub rate: Option<f64>,
@@ -412,6 +412,14 @@ pub struct BenchRunArgs {
     /// Consumers of all streams, each with a session a shard of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub consumers: u16,
+}
+
+/// `bench run`.
+#[derive(Debug, Args)]
+pub struct BenchRunArgs {
+    /// What is offered
+    #[command(flatten)]
+    pub load: BenchLoad,
     /// Messages to measure [default: as --duration says]
     #[arg(long, value_parser = parse_count, value_name = "N", conflicts_with = "duration")]
     pub count: Option<u64>,

@@ -111,34 +111,34 @@ fn screen(views: &Views, now_unix_ns: u64) -> String {
 
 fn write_shard(text: &mut String, shard: &ShardView, now_unix_ns: u64) -> std::fmt::Result {
     let core =
-        shard.core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
+        shard.place.core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
     writeln!(
         text,
         "shard {}: {} on {}, {}, {core}; as of {:.1} s ago",
         shard.shard,
         shard.condition,
-        shard.address,
-        shard.port,
+        shard.place.address,
+        shard.place.port,
         seconds(now_unix_ns.saturating_sub(shard.unix_ns))
     )?;
     writeln!(
         text,
         "disk {} ({}), epoch {}, {} used, {} free, {} bytes in flight",
-        shard.disk,
-        shard.durability,
-        shard.epoch,
-        count_of(shard.segments_used as u64, "segment"),
-        thousands(shard.segments_free as u64),
-        thousands(shard.in_flight_bytes as u64)
+        shard.place.disk,
+        shard.place.durability,
+        shard.log.epoch,
+        count_of(shard.log.segments_used as u64, "segment"),
+        thousands(shard.log.segments_free as u64),
+        thousands(shard.log.in_flight_bytes as u64)
     )?;
-    match shard.room_s {
+    match shard.log.room_s {
         Some(room_s) => writeln!(
             text,
             "room for {} bytes more: {:.0} s at the rate of the last minute",
-            thousands(shard.room_bytes),
+            thousands(shard.log.room_bytes),
             room_s
         )?,
-        None => writeln!(text, "room for {} bytes more", thousands(shard.room_bytes))?,
+        None => writeln!(text, "room for {} bytes more", thousands(shard.log.room_bytes))?,
     }
     writeln!(text)?;
     write_stages(text, shard)?;

@@ -18,6 +18,15 @@ pub struct Named<T> {
     pub value: T,
 }
 
+/// How far off a host may be, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tolerance {
+    /// The longest a pinned core may be away from its thread.
+    pub jitter_us_max: u64,
+    /// How far its clock may be off.
+    pub clock_us_max: u64,
+}
+
 /// What a profile needs of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -45,10 +54,8 @@ pub struct Needs {
     pub hugepage_bytes: Option<u64>,
     /// Boot parameters it expects; empty takes the usual ones.
     pub cmdline: Vec<String>,
-    /// The longest a pinned core may be away from its thread.
-    pub jitter_us_max: u64,
-    /// How far the host's clock may be off.
-    pub clock_us_max: u64,
+    /// How far off it may be.
+    pub tolerance: Tolerance,
     /// Checks without which it does not serve.
     pub require: Vec<String>,
 }
@@ -84,8 +91,10 @@ impl Needs {
             http_is_ipv6: profile.metrics.http_address().is_some_and(|address| address.is_ipv6()),
             hugepage_bytes: huge.then(|| eal_bytes(eal).unwrap_or(HUGEPAGE_BYTES_DEFAULT)),
             cmdline: profile.host.cmdline.clone(),
-            jitter_us_max: profile.host.jitter_us_max,
-            clock_us_max: profile.host.clock_us_max,
+            tolerance: Tolerance {
+                jitter_us_max: profile.host.jitter_us_max,
+                clock_us_max: profile.host.clock_us_max,
+            },
             require: profile.host.require.clone(),
         }
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::host::needs::Named;
+use crate::host::needs::{Named, Tolerance};
 
 fn needs() -> Needs {
     let named = |key: &str, value: &str| Named { key: key.to_owned(), value: value.to_owned() };
@@ -19,8 +19,7 @@ fn needs() -> Needs {
         disk_path: Some("/var/lib/buslane/orders.log".into()),
         disk_bytes: 1 << 30,
         hugepage_bytes: Some(2 << 30),
-        jitter_us_max: 50,
-        clock_us_max: 1000,
+        tolerance: Tolerance { jitter_us_max: 50, clock_us_max: 1000 },
         ..Needs::default()
     }
 }

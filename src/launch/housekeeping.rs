@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 
 use super::{LaunchError, Progress};
-use crate::admin::state::ShardFacts;
+use crate::admin::state::PlaceView;
 use crate::admin::{Hangup, Life, Listeners, SocketFile, Watched, voice};
 use crate::metrics::recorder::Recorder;
 use crate::metrics::snapshot::exchange;
@@ -14,7 +14,7 @@ use crate::shard::observe::Observer;
 /// What a shard's thread tells housekeeping.
 pub(super) struct Reports {
     pub(super) life: Arc<Life>,
-    pub(super) facts: mpsc::Sender<ShardFacts>,
+    pub(super) facts: mpsc::Sender<PlaceView>,
     pub(super) observer: Observer,
 }
 

@@ -12,7 +12,7 @@ use super::listener::Event;
 use super::log_disk::LogDisk;
 use super::open_log::Opened;
 use super::{DRAIN_NS, LaunchError, Progress, pin_to};
-use crate::admin::state::ShardFacts;
+use crate::admin::state::PlaceView;
 use crate::clock::{Clock, FollowingClock};
 use crate::disk::lock::Lock;
 use crate::disk::uring::UringFile;
@@ -111,11 +111,11 @@ impl ShardThread<'_> {
             };
             let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
             // Housekeeping goes with the process only.
-            let _ = facts.send(ShardFacts {
+            let _ = facts.send(PlaceView {
                 address: shard.port().local().to_string(),
                 port: shard.port().describe(),
                 disk: name.clone(),
-                durability: durability.name(),
+                durability: durability.name().to_owned(),
                 core: self.core,
             });
             shard.observe(observer);

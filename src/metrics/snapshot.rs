@@ -104,6 +104,21 @@ impl<T: Clone> Rows<T> {
     }
 }
 
+/// A log, as of a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Segments that hold something.
+    pub segments_used: usize,
+    /// Places for segments that nothing stands in.
+    pub segments_free: usize,
+    /// Bytes submitted and not durable.
+    pub in_flight_bytes: usize,
+    /// Bytes that messages may still take.
+    pub room_bytes: u64,
+}
+
 /// A shard, as of a moment, and what it did since the snapshot before.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -122,16 +137,8 @@ pub struct Snapshot {
     pub port: [u64; 5],
     /// `serving`, `full`, `failed`, `disk lost` or `draining`.
     pub condition: &'static str,
-    /// Epoch of the log.
-    pub epoch: u64,
-    /// Segments that hold something.
-    pub segments_used: usize,
-    /// Places for segments that nothing stands in.
-    pub segments_free: usize,
-    /// Bytes submitted and not durable.
-    pub in_flight_bytes: usize,
-    /// Bytes that messages may still take.
-    pub room_bytes: u64,
+    /// The log.
+    pub log: LogState,
     /// Sessions.
     pub sessions: Rows<SessionRow>,
     /// Subscriptions.
@@ -172,11 +179,7 @@ impl Snapshot {
             counters: Counters::default(),
             port: [0; 5],
             condition: "serving",
-            epoch: 0,
-            segments_used: 0,
-            segments_free: 0,
-            in_flight_bytes: 0,
-            room_bytes: 0,
+            log: LogState::default(),
             sessions: Rows::new(&session, SESSIONS_MAX),
             subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_A_SHARD),
             streams,
@@ -268,12 +271,15 @@ mod tests {
         for round in 1..10 {
             let mut taken: Vec<_> = std::iter::from_fn(|| shard.take()).collect();
             assert_eq!(taken.len(), BOXES);
-            taken[0].epoch = round;
+            taken[0].log.epoch = round;
             let row = taken[0].streams.add().expect("room");
             row.name.push_str("orders");
             taken.into_iter().for_each(|full| shard.send(full));
             let first = housekeeping.take().expect("it was sent");
-            assert_eq!((first.epoch, first.streams.as_slice()[0].name.as_str()), (round, "orders"));
+            assert_eq!(
+                (first.log.epoch, first.streams.as_slice()[0].name.as_str()),
+                (round, "orders")
+            );
             let mut first = first;
             first.streams.rows[0].name.clear();
             housekeeping.give_back(first);

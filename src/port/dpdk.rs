@@ -55,9 +55,7 @@ pub struct DpdkPort {
     /// How often the link had come up when `neighbours` was last cleared.
     link_ups: u32,
     received: Received,
-    spare: Frames<TRANSMIT_BURST>,
-    queued: Frames<TRANSMIT_BURST>,
-    reserved: Option<Peer>,
+    sending: Sending,
 }
 
 /// The ports on a device, each for the UDP port behind that of the one before.
@@ -72,6 +70,16 @@ struct Ports {
 struct Subnet {
     prefix_len: u8,
     gateway: Option<Ipv4Addr>,
+}
+
+/// What leaves with the next burst.
+#[derive(Debug)]
+struct Sending {
+    /// Empty, to be filled.
+    spare: Frames<TRANSMIT_BURST>,
+    queued: Frames<TRANSMIT_BURST>,
+    /// For whom the next spare one is reserved.
+    reserved: Option<Peer>,
 }
 
 /// What came with the last burst.
@@ -204,9 +212,7 @@ impl DpdkPort {
                     RECEIVE_BURST],
                 good_count: 0,
             },
-            spare: Frames::new(),
-            queued: Frames::new(),
-            reserved: None,
+            sending: Sending { spare: Frames::new(), queued: Frames::new(), reserved: None },
         }
     }
 
@@ -263,18 +269,18 @@ impl DpdkPort {
         if !self.find_spare() {
             return;
         }
-        inet::emit_arp(self.spare.last_bytes_mut(), &self.local, to, ip);
+        inet::emit_arp(self.sending.spare.last_bytes_mut(), &self.local, to, ip);
         self.send_now(inet::ARP_FRAME_BYTES);
     }
 
     fn answer_echo(&mut self, index: usize, mac: [u8; 6], ip: Ipv4Addr, message: Range<usize>) {
         let headers = inet::ETHERNET_BYTES + inet::IPV4_BYTES;
         let len = headers + message.len();
-        if !self.find_spare() || len > self.spare.last_bytes_mut().len() {
+        if !self.find_spare() || len > self.sending.spare.last_bytes_mut().len() {
             self.counters.receive_dropped += 1;
             return;
         }
-        let reply = &mut self.spare.last_bytes_mut()[..len];
+        let reply = &mut self.sending.spare.last_bytes_mut()[..len];
         reply[headers..].copy_from_slice(&self.received.frames.bytes(index)[message]);
         inet::emit_echo_reply(reply, &self.local, mac, ip);
         self.send_now(len);
@@ -283,17 +289,17 @@ impl DpdkPort {
     /// Transmits the first `len` bytes of the last spare frame, past the queue. When the device is full
     /// the frame stays spare and the question or answer is lost: it will be asked again.
     fn send_now(&mut self, len: usize) {
-        let mut frame = self.spare.pop().expect("find_spare found one");
+        let mut frame = self.sending.spare.pop().expect("find_spare found one");
         let room = frame.length;
         (frame.length, frame.flags) = (to_u32(len), 0);
         if self.device.transmit(&[frame]) == 0 {
             frame.length = room;
-            self.spare.push(frame);
+            self.sending.spare.push(frame);
         }
     }
 
     fn find_spare(&mut self) -> bool {
-        self.spare.count > 0 || self.device.allocate(&mut self.spare)
+        self.sending.spare.count > 0 || self.device.allocate(&mut self.sending.spare)
     }
 
     fn next_hop(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -328,38 +334,38 @@ impl Port for DpdkPort {
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
-        if self.queued.count == TRANSMIT_BURST || !self.find_spare() {
+        if self.sending.queued.count == TRANSMIT_BURST || !self.find_spare() {
             return None;
         }
-        self.reserved = Some(peer);
+        self.sending.reserved = Some(peer);
         let end = HEADER_BYTES + self.datagram_bytes;
-        Some(&mut self.spare.last_bytes_mut()[HEADER_BYTES..end])
+        Some(&mut self.sending.spare.last_bytes_mut()[HEADER_BYTES..end])
     }
 
     fn commit(&mut self, len: usize) {
-        let peer = self.reserved.take().expect("nothing is reserved");
+        let peer = self.sending.reserved.take().expect("nothing is reserved");
         assert!(len <= self.datagram_bytes, "{len} of {} bytes", self.datagram_bytes);
-        let bytes = &mut self.spare.last_bytes_mut()[..HEADER_BYTES + len];
+        let bytes = &mut self.sending.spare.last_bytes_mut()[..HEADER_BYTES + len];
         inet::emit_udp(bytes, &self.local, peer, self.checksum);
-        let mut frame = self.spare.pop().expect("reserve found one");
+        let mut frame = self.sending.spare.pop().expect("reserve found one");
         frame.length = to_u32(HEADER_BYTES + len);
         frame.flags = match self.checksum {
             UdpChecksum::Device => native::BUSLANE_FRAME_UDP_CHECKSUM,
             UdpChecksum::Software | UdpChecksum::Absent => 0,
         };
-        self.queued.push(frame);
+        self.sending.queued.push(frame);
     }
 
     fn flush(&mut self) -> usize {
-        if self.queued.count == 0 {
+        if self.sending.queued.count == 0 {
             return 0;
         }
-        let taken = self.device.transmit(self.queued.as_slice());
-        self.queued.forget_first(taken);
+        let taken = self.device.transmit(self.sending.queued.as_slice());
+        self.sending.queued.forget_first(taken);
         self.counters.transmitted += to_u64(taken);
-        if self.queued.count > 0 && !self.device.link().0 {
-            self.counters.transmit_dropped += to_u64(self.queued.count);
-            self.queued.free();
+        if self.sending.queued.count > 0 && !self.device.link().0 {
+            self.counters.transmit_dropped += to_u64(self.sending.queued.count);
+            self.sending.queued.free();
         }
         taken
     }
@@ -396,8 +402,8 @@ impl Drop for DpdkPort {
     fn drop(&mut self) {
         // Before `device`, which closes the pool they belong to.
         self.received.frames.free();
-        self.spare.free();
-        self.queued.free();
+        self.sending.spare.free();
+        self.sending.queued.free();
     }
 }
 

@@ -88,13 +88,13 @@ const FACTS: [Fact; 13] = [
     ("profile", |run| run.profile.clone()),
     ("durability", |run| run.durability.clone()),
     ("message", |run| format!("{} B", thousands_usize(run.message_bytes))),
-    ("messages", |run| thousands(run.messages)),
+    ("messages", |run| thousands(run.delivery.messages)),
     ("lost, duplicated, reordered", |run| {
         format!(
             "{}, {}, {}",
-            thousands(run.lost),
-            thousands(run.duplicated),
-            thousands(run.reordered)
+            thousands(run.delivery.lost),
+            thousands(run.delivery.duplicated),
+            thousands(run.delivery.reordered)
         )
     }),
     ("rate", |run| {
@@ -109,7 +109,7 @@ const FACTS: [Fact; 13] = [
     ("response over floor", |run| {
         let floor = run.floor.filter(|floor| floor.sum_p50_ns() > 0);
         floor.map_or_else(String::new, |floor| {
-            let ratio = run.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
+            let ratio = run.times.response_ns.p50 as f64 / floor.sum_p50_ns() as f64;
             let sum = micros(floor.sum_p50_ns());
             format!("p50 is {ratio:.2} times the floor's {sum} us")
         })
@@ -210,35 +210,19 @@ fn utc(unix_s: u64) -> String {
 mod tests {
     use super::*;
     use crate::report::evidence::tests::evidence;
-    use crate::report::{Floor, Percentiles, SCHEMA_VERSION};
+    use crate::report::tests::report;
+    use crate::report::{Delivery, Percentiles, Times};
 
     fn run() -> BenchReport {
+        let response_ns = Percentiles { p50: 220_000, ..Percentiles::default() };
         BenchReport {
-            schema_version: SCHEMA_VERSION,
-            profile: "loopback".to_owned(),
-            durability: "kernel-sync".to_owned(),
-            message_bytes: 128,
-            messages: 10_000,
-            lost: 0,
-            duplicated: 0,
-            reordered: 0,
-            target_rate: Some(1_000.0),
-            achieved_rate: 999.9,
-            response_ns: Percentiles { p50: 220_000, ..Percentiles::default() },
-            service_ns: Percentiles::default(),
-            delay_ns: Percentiles::default(),
-            server_ns: Percentiles::default(),
-            device_ns: Percentiles::default(),
-            floor: Some(Floor {
-                port_rtt_ns: FloorPercentiles { p50: 20_000, p99: 30_000 },
-                disk_write_ns: FloorPercentiles { p50: 90_000, p99: 200_000 },
-            }),
+            times: Times { response_ns, ..Times::default() },
             host: Some(Host {
                 cpu: "A <CPU>".to_owned(),
                 checks_failed: vec!["thp".into()],
                 ..Host::default()
             }),
-            client: None,
+            ..report()
         }
     }
 
@@ -272,7 +256,8 @@ mod tests {
         }
         evidence.sources[0].run = Some(run());
         assert_eq!(failures(&evidence), "");
-        evidence.sources[0].run = Some(BenchReport { lost: 3, ..run() });
+        evidence.sources[0].run =
+            Some(BenchReport { delivery: Delivery { lost: 3, ..run().delivery }, ..run() });
         assert!(failures(&evidence).contains("<b>FAIL</b> run: 3 messages lost"));
     }
 

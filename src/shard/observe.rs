@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::limits::{ROWS_A_TURN, SESSIONS_MAX, STREAMS_MAX, TIMES_WAITING_MAX};
 use crate::metrics::recorder::{MARKS, Recorder, Turn};
-use crate::metrics::snapshot::{Reporter, Snapshot};
+use crate::metrics::snapshot::{LogState, Reporter, Snapshot};
 use crate::metrics::stages::{BatchTimes, Stages, Stall, StallLog};
 use crate::port::{Port, PortCounters};
 use crate::position::{BatchSeq, SessionSlot};
@@ -235,11 +235,14 @@ impl Stations {
             port;
         snapshot.port = [received, transmitted, receive_dropped, transmit_dropped, handed_over];
         snapshot.condition = self.service.condition().name();
-        snapshot.epoch = self.log.epoch().0;
         let segments = self.log.segments();
-        (snapshot.segments_used, snapshot.segments_free) = (segments.live, segments.free);
-        snapshot.room_bytes = self.log.room_bytes();
-        snapshot.in_flight_bytes = self.log.bytes_in_flight();
+        snapshot.log = LogState {
+            epoch: self.log.epoch().0,
+            segments_used: segments.live,
+            segments_free: segments.free,
+            in_flight_bytes: self.log.bytes_in_flight(),
+            room_bytes: self.log.room_bytes(),
+        };
         observer.reporter.send(snapshot);
     }
 

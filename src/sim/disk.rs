@@ -136,6 +136,26 @@ impl Settled {
 /// Where a batch says what it holds.
 const KIND_AT: usize = 10;
 
+/// What is on the media.
+#[derive(Debug, Default)]
+struct Media {
+    /// What was written and is not zero.
+    blocks: BTreeMap<u64, Block>,
+    /// Blocks of zeros that were written.
+    zeros: BTreeSet<u64>,
+    /// What blocks held before their last change, for stale reads.
+    before: BTreeMap<u64, Block>,
+}
+
+/// What is vouched for by an acknowledgement.
+#[derive(Debug, Default)]
+struct Vouched {
+    /// Batches written, oldest first.
+    batches: Vec<Settled>,
+    /// How many of them are vouched for.
+    count: usize,
+}
+
 /// The hardware: media and what is on its way to them.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -143,12 +163,7 @@ pub(super) struct Device {
     trace: Trace,
     random: Random,
     info: DiskInfo,
-    /// What was written and is not zero.
-    blocks: BTreeMap<u64, Block>,
-    /// Blocks of zeros that were written.
-    zeros: BTreeSet<u64>,
-    /// What blocks held before their last change, for stale reads.
-    before: BTreeMap<u64, Block>,
+    media: Media,
     flying: Vec<Flying>,
     /// On their way from a process that is gone.
     late: Vec<Flying>,
@@ -158,9 +173,7 @@ pub(super) struct Device {
     sick: bool,
     /// Operations complete at once: while a log is opened or closed nobody turns the clock.
     at_once: bool,
-    /// Batches written, oldest first, and how many of them are vouched for.
-    batches: Vec<Settled>,
-    vouched: usize,
+    vouched: Vouched,
     /// When no write was in flight, and none waited: what is sealed later knows what was done by then.
     rested_ns: u64,
     /// What happened.
@@ -188,17 +201,14 @@ impl Device {
             trace,
             random: Random::new(seed),
             info,
-            blocks: BTreeMap::new(),
-            zeros: BTreeSet::new(),
-            before: BTreeMap::new(),
+            media: Media::default(),
             flying: Vec::new(),
             late: Vec::new(),
             number: 0,
             faults: DiskFaults::default(),
             sick: false,
             at_once: true,
-            batches: Vec::new(),
-            vouched: 0,
+            vouched: Vouched::default(),
             rested_ns: 0,
             hits: DiskHits::default(),
         }
@@ -223,27 +233,28 @@ impl Device {
     #[must_use]
     pub(super) fn fork(&self) -> Self {
         let mut fork = Self::new(self.clock.clone(), Trace::silent(), 1, self.info.bytes);
-        fork.blocks.clone_from(&self.blocks);
-        fork.zeros.clone_from(&self.zeros);
+        fork.media.blocks.clone_from(&self.media.blocks);
+        fork.media.zeros.clone_from(&self.media.zeros);
         fork
     }
 
     /// Up to `count` blocks that hold something.
     pub(super) fn some_blocks(&self, count: usize) -> Vec<Vec<u8>> {
-        let step = (self.blocks.len() / count).max(1);
-        self.blocks.values().step_by(step).map(|block| block.to_vec()).collect()
+        let step = (self.media.blocks.len() / count).max(1);
+        self.media.blocks.values().step_by(step).map(|block| block.to_vec()).collect()
     }
 
     /// A log that rests has said, or should have, that all messages are durable that were written by then.
     pub(super) fn vouch_at_rest(&mut self, done_ns: u64) {
-        let data = self.batches.iter().rposition(|batch| batch.is_data).map_or(0, |last| last + 1);
+        let data =
+            self.vouched.batches.iter().rposition(|batch| batch.is_data).map_or(0, |last| last + 1);
         self.vouch(done_ns, data);
     }
 
     fn vouch(&mut self, done_ns: u64, end: usize) {
-        let batches = &self.batches[..end];
-        while batches.get(self.vouched).is_some_and(|batch| batch.done_ns <= done_ns) {
-            self.vouched += 1;
+        let batches = &self.vouched.batches[..end];
+        while batches.get(self.vouched.count).is_some_and(|batch| batch.done_ns <= done_ns) {
+            self.vouched.count += 1;
         }
     }
 
@@ -293,9 +304,9 @@ impl Device {
     }
 
     fn block(&self, at: u64) -> [u8; BLOCK_BYTES] {
-        match self.blocks.get(&at) {
+        match self.media.blocks.get(&at) {
             Some(block) => **block,
-            None if self.zeros.contains(&at) => [0; BLOCK_BYTES],
+            None if self.media.zeros.contains(&at) => [0; BLOCK_BYTES],
             None => never_written(at),
         }
     }
@@ -305,15 +316,15 @@ impl Device {
         for (index, block) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             let at = disk_offset.block() + index as u64;
             let old = if block.iter().all(|&byte| byte == 0) {
-                self.zeros.insert(at);
-                self.blocks.remove(&at)
+                self.media.zeros.insert(at);
+                self.media.blocks.remove(&at)
             } else {
-                self.zeros.remove(&at);
+                self.media.zeros.remove(&at);
                 let block: [u8; BLOCK_BYTES] = block.try_into().expect("a block");
-                self.blocks.insert(at, Rc::new(block))
+                self.media.blocks.insert(at, Rc::new(block))
             };
             if let Some(old) = old {
-                self.before.insert(at, old);
+                self.media.before.insert(at, old);
             }
         }
     }
@@ -449,17 +460,18 @@ impl Device {
             }
             Fate::Fine | Fate::Hang | Fate::ReadError | Fate::BadRead => {}
         }
-        if self.blocks.contains_key(&io.disk_offset.block()) {
+        if self.media.blocks.contains_key(&io.disk_offset.block()) {
             // A segment that held nothing is used anew.
             let range = io.disk_offset..io.disk_offset + io.bytes as u64;
             let kept = |batch: &Settled| !range.contains(&batch.disk_offset);
-            self.vouched = self.batches[..self.vouched].iter().filter(|b| kept(b)).count();
-            self.batches.retain(kept);
+            self.vouched.count =
+                self.vouched.batches[..self.vouched.count].iter().filter(|b| kept(b)).count();
+            self.vouched.batches.retain(kept);
         }
         self.store(io.disk_offset, &flying.bytes);
         if flying.bytes.starts_with(b"BLB1") {
-            self.vouch(flying.vouches_ns, self.batches.len());
-            self.batches.push(Settled {
+            self.vouch(flying.vouches_ns, self.vouched.batches.len());
+            self.vouched.batches.push(Settled {
                 disk_offset: io.disk_offset,
                 bytes: io.bytes,
                 done_ns: self.clock.now_ns(),
@@ -475,7 +487,8 @@ impl Device {
         let at = io.disk_offset.block() + index;
         let start = io.memory_offset + usize::try_from(index).expect("an index") * BLOCK_BYTES;
         let kind = self.random.below(3);
-        let settled = self.batches[..self.vouched].iter().any(|batch| batch.holds(at));
+        let settled =
+            self.vouched.batches[..self.vouched.count].iter().any(|batch| batch.holds(at));
         if !settled {
             return;
         }
@@ -488,12 +501,13 @@ impl Device {
                 room[usize::try_from(bit / 8).expect("an index")] ^= 1 << (bit % 8);
             }
             1 => {
-                let old = self.before.get(&at).map(|block| **block);
+                let old = self.media.before.get(&at).map(|block| **block);
                 room.copy_from_slice(&old.unwrap_or_else(|| never_written(at)));
             }
             _ => {
-                let other = usize::try_from(self.random.below(self.vouched as u64)).expect("index");
-                let other = self.batches[other].disk_offset.block();
+                let other =
+                    usize::try_from(self.random.below(self.vouched.count as u64)).expect("index");
+                let other = self.vouched.batches[other].disk_offset.block();
                 room.copy_from_slice(&self.block(other));
             }
         }

@@ -16,6 +16,56 @@ pub(super) use feature::log_uniform;
 /// A turn takes at most so long where a run has no pace of its own.
 const PACE_NS: u64 = 30_000;
 
+/// Who comes, and how much they offer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Publishers.
+    pub publishers: usize,
+    /// Consumers.
+    pub consumers: usize,
+    /// Streams.
+    pub streams: usize,
+    /// Messages offered in one go, at most.
+    pub burst: u64,
+    /// Payload bytes, at most, where a run has no sizes of its own.
+    pub payload: u64,
+    /// Chance in thousandths that a publisher offers in a turn.
+    pub offer: u64,
+}
+
+/// Chances in a hundred thousand turns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chances {
+    /// The process is killed.
+    pub kill: u64,
+    /// The power goes.
+    pub power_cut: u64,
+    /// The server is stopped in an orderly way and started again.
+    pub stop: u64,
+    /// The server is held for a while.
+    pub pause: u64,
+    /// A client is killed and started again.
+    pub client_kill: u64,
+    /// A client is cut off for a while.
+    pub partition: u64,
+    /// The wall clock is set, up to 30 days forward or back.
+    pub clock_step: u64,
+    /// An acknowledgement of an earlier epoch, as a fenced writer would send it, arrives.
+    pub zombie_ack: u64,
+    /// Acknowledged data rots on the media.
+    pub rot: u64,
+    /// A bit flips anywhere on the media while the server is down.
+    pub rot_anywhere: u64,
+    /// An operator trims a stream.
+    pub trim: u64,
+    /// A publisher ends for good, and another one begins.
+    pub retire: u64,
+    /// Somebody registers who is gone before publishing anything.
+    pub visit: u64,
+    /// A stranger sends something.
+    pub stranger: u64,
+}
+
 /// A run's settings, all drawn from its seed. Each feature is off in half of the runs, so that one does not hide
 /// another; where it is on, its rate is as often small as large.
 #[derive(Clone, Copy, Debug)]
@@ -30,56 +80,20 @@ pub(crate) struct Plan {
     pub pace_ns: u64,
     /// Size of the disk in segments of 1 MiB.
     pub segments: u64,
-    /// Publishers, consumers, streams.
-    pub publishers: usize,
-    /// Consumers.
-    pub consumers: usize,
-    /// Streams.
-    pub streams: usize,
-    /// Messages offered in one go, at most.
-    pub burst: u64,
-    /// Payload bytes, at most, where a run has no sizes of its own.
-    pub payload: u64,
-    /// Chance in thousandths that a publisher offers in a turn.
-    pub offer: u64,
+    /// Who comes, and how much they offer.
+    pub load: Load,
     /// The network.
     pub net: Faults,
     /// The disk.
     pub disk: DiskFaults,
-    /// Chances in a hundred thousand turns.
-    pub kill: u64,
-    /// The power goes.
-    pub power_cut: u64,
-    /// The server is stopped in an orderly way and started again.
-    pub stop: u64,
-    /// The server is held for a while.
-    pub pause: u64,
-    /// A client is killed and started again.
-    pub client_kill: u64,
-    /// A client is cut off for a while.
-    pub partition: u64,
-    /// The wall clock is set, up to 30 days forward or back.
-    pub clock_step: u64,
+    /// What happens besides, and how often.
+    pub chance: Chances,
     /// So many millionths of its time the wall clock goes too fast.
     pub clock_drift: u64,
     /// The wall clock is off by up to so much at each look.
     pub clock_jitter_ns: u64,
-    /// An acknowledgement of an earlier epoch, as a fenced writer would send it, arrives.
-    pub zombie_ack: u64,
-    /// Acknowledged data rots on the media.
-    pub rot: u64,
-    /// A bit flips anywhere on the media while the server is down.
-    pub rot_anywhere: u64,
     /// Writes of the disk in flight, at most.
     pub queue_depth: usize,
-    /// Chance in a hundred thousand turns that an operator trims a stream.
-    pub trim: u64,
-    /// Chance in a hundred thousand turns that a publisher ends for good, and another one begins.
-    pub retire: u64,
-    /// Chance in a hundred thousand turns that somebody registers who is gone before publishing anything.
-    pub visit: u64,
-    /// Chance in a hundred thousand turns that a stranger sends something.
-    pub stranger: u64,
     /// What the server has room for: by turns at one opening and the next.
     pub limits: [Limits; 2],
     /// UDP payload of a datagram of the server.
@@ -101,40 +115,26 @@ impl Plan {
         let rate = |feature| dice.rate(feature);
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
         let mut some = |least: u64, below: u64| least + random.below(below);
-        let rot_anywhere = rate(Feature::RotAnywhere);
-        let stop = rate(Feature::Stop);
         let plan = Self {
             seed,
             dice,
             turns: some(600, 3_000),
             pace_ns: rate(Feature::Pace).max(PACE_NS * u64::from(!dice.is_on(Feature::Pace))),
             segments: some(7, 16),
-            publishers: few(some(1, 3)),
-            consumers: few(some(1, 3)),
-            streams: few(some(1, 3)),
-            burst: some(1, 24),
-            payload: some(40, 300),
-            offer: some(20, 400),
+            load: Load {
+                publishers: few(some(1, 3)),
+                consumers: few(some(1, 3)),
+                streams: few(some(1, 3)),
+                burst: some(1, 24),
+                payload: some(40, 300),
+                offer: some(20, 400),
+            },
             net: net_of(&dice),
             disk: disk_of(&dice),
-            kill: rate(Feature::Kill),
-            power_cut: rate(Feature::PowerCut),
-            // What rots a stopped log needs a stop.
-            stop: if rot_anywhere > 0 { stop.max(40) } else { stop },
-            pause: rate(Feature::Pause),
-            client_kill: rate(Feature::ClientKill),
-            partition: rate(Feature::Partition),
-            clock_step: rate(Feature::ClockStep),
+            chance: chances_of(&dice),
             clock_drift: rate(Feature::ClockDrift),
             clock_jitter_ns: rate(Feature::ClockJitter),
-            zombie_ack: rate(Feature::ZombieAck),
-            rot: rate(Feature::Rot),
-            rot_anywhere,
             queue_depth: few(some(1, 8)),
-            trim: rate(Feature::Trim),
-            retire: rate(Feature::Retire),
-            visit: rate(Feature::Visit),
-            stranger: rate(Feature::Stranger),
             limits: [Limits::MAX; 2],
             datagram_bytes: DATAGRAM_BYTES,
         };
@@ -171,7 +171,7 @@ impl Plan {
     /// Whether the disk may give back other bytes than it was given: then the server may halt.
     #[must_use]
     pub(crate) fn disk_lies(&self) -> bool {
-        self.rot > 0 || self.rot_anywhere > 0 || self.disk.bad_read > 0
+        self.chance.rot > 0 || self.chance.rot_anywhere > 0 || self.disk.bad_read > 0
     }
 
     /// How long a datagram may be on its way.
@@ -179,6 +179,28 @@ impl Plan {
     pub(crate) fn travel_ns_max(&self) -> u64 {
         let times = if self.net.reordering > 0 { 10 } else { 1 };
         self.net.delay_ns * times + self.net.late_ns
+    }
+}
+
+fn chances_of(dice: &Dice) -> Chances {
+    let rot_anywhere = dice.rate(Feature::RotAnywhere);
+    let stop = dice.rate(Feature::Stop);
+    Chances {
+        kill: dice.rate(Feature::Kill),
+        power_cut: dice.rate(Feature::PowerCut),
+        // What rots a stopped log needs a stop.
+        stop: if rot_anywhere > 0 { stop.max(40) } else { stop },
+        pause: dice.rate(Feature::Pause),
+        client_kill: dice.rate(Feature::ClientKill),
+        partition: dice.rate(Feature::Partition),
+        clock_step: dice.rate(Feature::ClockStep),
+        zombie_ack: dice.rate(Feature::ZombieAck),
+        rot: dice.rate(Feature::Rot),
+        rot_anywhere,
+        trim: dice.rate(Feature::Trim),
+        retire: dice.rate(Feature::Retire),
+        visit: dice.rate(Feature::Visit),
+        stranger: dice.rate(Feature::Stranger),
     }
 }
 
@@ -220,18 +242,18 @@ fn small_limits(random: &mut Random, plan: &Plan) -> Limits {
         let small = least + random.below(below - least + 1);
         if random.one_of_thousand(500) { few(small) } else { most }
     };
-    let clients = (plan.publishers + plan.consumers + 2) as u64;
+    let clients = (plan.load.publishers + plan.load.consumers + 2) as u64;
     let max = Limits::MAX;
     Limits {
-        producers: some(max.producers, (plan.publishers as u64).max(2), 6),
+        producers: some(max.producers, (plan.load.publishers as u64).max(2), 6),
         sessions: some(max.sessions, clients, 12),
-        streams: some(max.streams, plan.streams as u64, 8),
+        streams: some(max.streams, plan.load.streams as u64, 8),
         held_frames: u16::try_from(some(max.held_frames.into(), 2, 8)).expect("few"),
         replies: u8::try_from(some(max.replies.into(), 4, 4)).expect("few"),
         replay_buffers: some(max.replay_buffers, 1, 1),
         in_flight_bytes: some(max.in_flight_bytes, IN_FLIGHT_BYTES_MIN as u64, 1 << 20),
         // An operator looks at more streams than a consumer has.
-        subscriptions: some(max.subscriptions, plan.streams as u64, plan.streams as u64),
+        subscriptions: some(max.subscriptions, plan.load.streams as u64, plan.load.streams as u64),
     }
 }
 
@@ -299,7 +321,10 @@ mod tests {
                 assert_eq!(less.dice.features().collect::<Vec<_>>(), left, "seed {seed}");
                 assert_eq!((less.turns, less.segments), (whole.turns, whole.segments));
                 if feature != Feature::Kill {
-                    assert_eq!(less.kill, whole.kill, "seed {seed}: without {feature:?}");
+                    assert_eq!(
+                        less.chance.kill, whole.chance.kill,
+                        "seed {seed}: without {feature:?}"
+                    );
                 }
             }
         }
@@ -313,8 +338,8 @@ mod tests {
             let expected = if feature.is_of_a_class() { 400..600 } else { 900..1_100 };
             assert!(expected.contains(&on), "{feature:?} is on in {on} of 2,000");
         }
-        let small = plans.iter().filter(|plan| (1..70).contains(&plan.kill)).count();
-        let large = plans.iter().filter(|plan| plan.kill > 90).count();
+        let small = plans.iter().filter(|plan| (1..70).contains(&plan.chance.kill)).count();
+        let large = plans.iter().filter(|plan| plan.chance.kill > 90).count();
         assert!(small.abs_diff(large) < 200, "{small} with few kills, {large} with many");
     }
 
@@ -322,7 +347,10 @@ mod tests {
     fn nothing_goes_wrong_in_a_quiet_plan() {
         let plan = Plan::quiet();
         assert_eq!(plan.dice.features().count(), 0);
-        assert_eq!((plan.kill, plan.net.loss, plan.disk.error, plan.trim), (0, 0, 0, 0));
+        assert_eq!(
+            (plan.chance.kill, plan.net.loss, plan.disk.error, plan.chance.trim),
+            (0, 0, 0, 0)
+        );
         assert_eq!((plan.limits, plan.pace_ns), ([Limits::MAX; 2], PACE_NS));
     }
 }

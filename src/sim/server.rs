@@ -17,7 +17,7 @@ use crate::log::recovery::{OpenError, OpenOptions, Reason, Recovery};
 use crate::log::verify::verify;
 use crate::log::{Log, StreamFacts};
 use crate::metrics::Counters;
-use crate::port::memory::{MemoryNet, MemoryPort};
+use crate::port::memory::MemoryNet;
 use crate::session::receipts::Run;
 use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
 use crate::wire::control::ErrorCode;
@@ -61,26 +61,46 @@ pub(crate) struct ServerHits {
     pub stops: u64,
     /// Pauses.
     pub pauses: u64,
-    /// Openings that cut an unacknowledged tail.
-    pub cuts: u64,
-    /// Openings of a log that was stopped cleanly.
-    pub clean_opens: u64,
-    /// Openings that halted because acknowledged data is damaged.
-    pub halts: u64,
-    /// The same by row of the recovery table, whether another try went well or not.
-    pub rows: [u64; Reason::ALL.len()],
-    /// Openings at which no two copies of the superblock agreed.
-    pub no_quorum: u64,
-    /// Openings that failed because the device failed.
-    pub failed_opens: u64,
-    /// Openings, all.
-    pub opens: u64,
+    /// Times the wall clock was set.
+    pub clock_steps: u64,
     /// Servers that stopped acknowledging after a failed write or damaged data.
     pub failures: u64,
     /// Logs that became full.
     pub full: u64,
+    /// Logs that were full and take messages again.
+    pub roomy_again: u64,
+    /// Changes of condition, as [`EDGES`] lists them.
+    pub edges: [u64; EDGES.len()],
+    /// Openings of the log.
+    pub open: OpenHits,
+    /// What happened to clients, or through them.
+    pub client: ClientHits,
+}
+
+/// What openings found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OpenHits {
+    /// Openings, all.
+    pub all: u64,
+    /// Those that cut an unacknowledged tail.
+    pub cuts: u64,
+    /// Those of a log that was stopped cleanly.
+    pub clean: u64,
+    /// Those that halted because acknowledged data is damaged.
+    pub halts: u64,
+    /// The same by row of the recovery table, whether another try went well or not.
+    pub rows: [u64; Reason::ALL.len()],
+    /// Those at which no two copies of the superblock agreed.
+    pub no_quorum: u64,
+    /// Those that failed because the device failed.
+    pub failed: u64,
+}
+
+/// What happened to clients, or through them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClientHits {
     /// Clients killed.
-    pub client_kills: u64,
+    pub kills: u64,
     /// Old instances that lived on.
     pub zombies: u64,
     /// Publishers that were gone before they had published anything.
@@ -91,20 +111,14 @@ pub(crate) struct ServerHits {
     pub retired: u64,
     /// Partitions.
     pub partitions: u64,
-    /// Times the wall clock was set.
-    pub clock_steps: u64,
     /// Acknowledgements of an earlier epoch.
     pub zombie_acks: u64,
-    /// Changes of condition, as [`EDGES`] lists them.
-    pub edges: [u64; EDGES.len()],
     /// Trims asked for.
     pub trims: u64,
     /// Consumers that were told that what they wanted is trimmed.
     pub trimmed: u64,
     /// Messages too large for the datagrams of a consumer.
     pub too_large: u64,
-    /// Logs that were full and take messages again.
-    pub roomy_again: u64,
 }
 
 type Running = Shard<ManualClock>;
@@ -199,16 +213,16 @@ impl Server {
     /// # Errors
     /// A promise broken by what was found.
     pub(super) fn start(&mut self, oracle: &mut Oracle) -> Result<Opening, Violation> {
-        self.hits.opens += 1;
-        if self.hits.opens.is_multiple_of(3) {
+        self.hits.open.all += 1;
+        if self.hits.open.all.is_multiple_of(3) {
             self.open_twice()?;
         }
         let mut runs = BTreeMap::new();
         match open(&self.device, self.queue_depth, &self.clock, &mut runs) {
             Ok((mut disk, log, recovery)) => {
                 self.trace.note("opened", recovery.epoch, recovery.messages);
-                self.hits.cuts += u64::from(recovery.cut);
-                self.hits.clean_opens += u64::from(recovery.clean);
+                self.hits.open.cuts += u64::from(recovery.cut);
+                self.hits.open.clean += u64::from(recovery.clean);
                 oracle.opened(recovery.epoch)?;
                 oracle.has_streams(log.streams().map(|facts| (facts.id, facts.name.as_str())))?;
                 disk.take_time();
@@ -224,20 +238,20 @@ impl Server {
     }
 
     fn limits_now(&self) -> Limits {
-        self.limits[usize::from(self.hits.opens.is_multiple_of(2))]
+        self.limits[usize::from(self.hits.open.all.is_multiple_of(2))]
     }
 
     fn on_open_error(&mut self, error: &OpenError) -> Result<Opening, Violation> {
         if let OpenError::Damaged(damaged) = error {
             let row = Reason::ALL.iter().position(|reason| *reason == damaged.because);
-            self.hits.rows[row.expect("every halt has its row")] += 1;
+            self.hits.open.rows[row.expect("every halt has its row")] += 1;
         }
-        self.hits.no_quorum += u64::from(matches!(error, OpenError::NoQuorum { .. }));
+        self.hits.open.no_quorum += u64::from(matches!(error, OpenError::NoQuorum { .. }));
         self.device.borrow_mut().crash(Crash::Kill);
         match error {
             OpenError::Device { .. } | OpenError::Write { .. } => {
                 self.trace.note("opening failed", 0, 0);
-                self.hits.failed_opens += 1;
+                self.hits.open.failed += 1;
                 Ok(Opening::Failed)
             }
             OpenError::Damaged(_) | OpenError::NoQuorum { .. } | OpenError::NotFormatted { .. } => {
@@ -247,10 +261,10 @@ impl Server {
                 self.trace.note("halted", u64::from(again.is_err()), 0);
                 let reads_fail = self.lies || matches!(error, OpenError::NoQuorum { .. });
                 if again.is_ok() && reads_fail {
-                    self.hits.failed_opens += 1;
+                    self.hits.open.failed += 1;
                     return Ok(Opening::Failed);
                 }
-                self.hits.halts += 1;
+                self.hits.open.halts += 1;
                 if self.lies { Ok(Opening::Halted) } else { Err(not_opened(error)) }
             }
             OpenError::Earlier { .. }

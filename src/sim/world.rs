@@ -38,6 +38,34 @@ type SimClient = Client<MemoryPort, ManualClock>;
 /// A write that hangs this long is taken for dead, and the server with it.
 const HANG_NS: u64 = 50_000_000;
 
+/// Clients that neither publish nor consume.
+struct Others {
+    zombies: Vec<SimClient>,
+    visitors: Vec<Visiting>,
+    operator: Option<SimClient>,
+    operator_gear: Gear,
+    next_port: u16,
+}
+
+/// Who is away for now, and until when.
+#[derive(Default)]
+struct Outage {
+    paused_until: u64,
+    down_until: u64,
+    hung_since: u64,
+    /// Addresses that are cut off, and until when.
+    cut: Vec<(SocketAddrV4, u64)>,
+}
+
+/// What a run has come to.
+#[derive(Default)]
+struct Phase {
+    halted: bool,
+    rotted: bool,
+    /// No more faults: everybody waits for as long as it takes.
+    settles: bool,
+}
+
 /// Everything of one run.
 pub(super) struct World {
     plan: Plan,
@@ -50,20 +78,9 @@ pub(super) struct World {
     streams: Vec<StreamId>,
     publishers: Vec<Publishing>,
     consumers: Vec<Consuming>,
-    zombies: Vec<SimClient>,
-    visitors: Vec<Visiting>,
-    operator: Option<SimClient>,
-    operator_gear: Gear,
-    next_port: u16,
-    paused_until: u64,
-    down_until: u64,
-    hung_since: u64,
-    /// Addresses that are cut off, and until when.
-    cut: Vec<(SocketAddrV4, u64)>,
-    halted: bool,
-    rotted: bool,
-    /// No more faults: everybody waits for as long as it takes.
-    settles: bool,
+    others: Others,
+    outage: Outage,
+    phase: Phase,
     /// What all clients did and were told.
     histories: Histories,
 }
@@ -94,18 +111,15 @@ impl World {
             streams: Vec::new(),
             publishers: Vec::new(),
             consumers: Vec::new(),
-            zombies: Vec::new(),
-            visitors: Vec::new(),
-            operator: None,
-            operator_gear: Gear::plain(plan),
-            next_port: 100,
-            paused_until: 0,
-            down_until: 0,
-            hung_since: 0,
-            cut: Vec::new(),
-            halted: false,
-            rotted: false,
-            settles: false,
+            others: Others {
+                zombies: Vec::new(),
+                visitors: Vec::new(),
+                operator: None,
+                operator_gear: Gear::plain(plan),
+                next_port: 100,
+            },
+            outage: Outage::default(),
+            phase: Phase::default(),
             histories,
         }
     }
@@ -128,7 +142,7 @@ impl World {
             self.clock.advance_ns(1 + self.random.below(self.plan.pace_ns));
             self.misfortune()?;
             self.turn()?;
-            if self.halted {
+            if self.phase.halted {
                 return Ok(End::Halted);
             }
             self.offer()?;
@@ -161,7 +175,7 @@ impl World {
 
     fn set_up(&mut self) -> Result<(), Violation> {
         self.start_server()?;
-        for _ in 0..self.plan.publishers {
+        for _ in 0..self.plan.load.publishers {
             let journal = self.oracle.journals.len();
             self.oracle.journals.push(Journal::default());
             let gear = Gear::of(&self.plan, &mut self.random);
@@ -169,7 +183,7 @@ impl World {
             self.publishers.push(Publishing::new(client, journal, gear));
         }
         let mut maker = self.plain_client(Publisher::No);
-        for number in 0..self.plan.streams {
+        for number in 0..self.plan.load.streams {
             let name = format!("stream-{number}");
             let on_shard = self.random.one_of_thousand(200);
             maker.request(match on_shard {
@@ -178,7 +192,7 @@ impl World {
             });
         }
         let mut turns = 0;
-        while self.streams.len() < self.plan.streams {
+        while self.streams.len() < self.plan.load.streams {
             self.clock.advance_ns(10_000);
             self.turn()?;
             if let Err(error) = maker.poll(&mut |_| {}) {
@@ -195,8 +209,8 @@ impl World {
         }
         self.streams.sort_unstable();
         let patience_ns = Gear::of(&self.plan, &mut self.random).patience_ns;
-        self.operator_gear.patience_ns = patience_ns;
-        for _ in 0..self.plan.consumers {
+        self.others.operator_gear.patience_ns = patience_ns;
+        for _ in 0..self.plan.load.consumers {
             let gear = Gear::of(&self.plan, &mut self.random);
             let consumer = self.consumer(gear);
             self.consumers.push(consumer);
@@ -211,13 +225,13 @@ impl World {
 
     /// A process of its own, with an address and a clock that nobody had before.
     fn client(&mut self, publisher: Publisher, gear: &Gear) -> SimClient {
-        self.next_port += 1;
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.next_port);
+        self.others.next_port += 1;
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.others.next_port);
         let options = ClientOptions {
             publisher,
             window_messages: gear.window_messages,
             window_bytes: gear.window_bytes,
-            dead_after_ns: if self.settles { u64::MAX } else { gear.patience_ns },
+            dead_after_ns: if self.phase.settles { u64::MAX } else { gear.patience_ns },
             nonce: self.random.next_u64(),
         };
         let port = self.net.port(address, gear.datagram_bytes);
@@ -242,7 +256,7 @@ impl World {
         let (net, server) = (self.net.hits(), &self.server.hits);
         let lost = net.lost + net.damaged + net.cut + net.held + net.late;
         let away = server.kills + server.power_cuts + server.stops + server.pauses;
-        let stuck = disk.hangs + disk.slow + server.failures + server.failed_opens + server.full;
+        let stuck = disk.hangs + disk.slow + server.failures + server.open.failed + server.full;
         let straggles = self.plan.travel_ns_max() > 1_000_000;
         Injected {
             silent: lost + away + stuck > 0 || straggles,
@@ -252,15 +266,15 @@ impl World {
             data_spoilt: disk.read_errors + disk.bad_reads + disk.rotten + disk.lost > 0,
             full: self.server.was_full,
             stopped: self.server.was_told_to_stop,
-            limited: self.plan.limits != [Limits::MAX; 2] || server.strangers > 0,
+            limited: self.plan.limits != [Limits::MAX; 2] || server.client.strangers > 0,
         }
     }
 
     fn start_server(&mut self) -> Result<(), Violation> {
         match self.server.start(&mut self.oracle)? {
             Opening::Serves => {}
-            Opening::Failed => self.down_until = self.clock.now_ns() + 1_000_000,
-            Opening::Halted => self.halted = true,
+            Opening::Failed => self.outage.down_until = self.clock.now_ns() + 1_000_000,
+            Opening::Halted => self.phase.halted = true,
         }
         Ok(())
     }
@@ -271,7 +285,7 @@ impl World {
 
     /// The same, for a client that is like this.
     fn injected_with(&self, gear: &Gear) -> Injected {
-        let impatient = gear.patience_ns < u64::MAX && !self.settles;
+        let impatient = gear.patience_ns < u64::MAX && !self.phase.settles;
         Injected { impatient, ..self.injected() }
     }
 
@@ -280,7 +294,7 @@ impl World {
         let now_ns = self.clock.now_ns();
         self.histories.set_now(now_ns);
         self.keep_running(now_ns)?;
-        if now_ns >= self.paused_until {
+        if now_ns >= self.outage.paused_until {
             self.server.turn(&mut self.oracle)?;
             self.check_strangers()?;
         }
@@ -291,10 +305,10 @@ impl World {
             self.poll_consumer(index)?;
         }
         self.poll_operator()?;
-        if !self.visitors.is_empty() {
+        if !self.others.visitors.is_empty() {
             self.poll_visitors()?;
         }
-        for zombie in &mut self.zombies {
+        for zombie in &mut self.others.zombies {
             // It may be fenced at any moment, and is not heard any more then.
             let _ = zombie.poll(&mut |_| {});
             while zombie.next_completion().is_some() {}
@@ -305,7 +319,7 @@ impl World {
     /// What an operator, or systemd, does: starts what is down, restarts what has failed.
     fn keep_running(&mut self, now_ns: u64) -> Result<(), Violation> {
         if self.server.shard.is_none() {
-            if now_ns >= self.down_until && now_ns >= self.paused_until {
+            if now_ns >= self.outage.down_until && now_ns >= self.outage.paused_until {
                 self.start_server()?;
             }
             return Ok(());
@@ -318,22 +332,22 @@ impl World {
             }
             if self.random.one_of_thousand(20) {
                 self.server.crash(Crash::Kill);
-                self.down_until = now_ns + 1_000_000;
+                self.outage.down_until = now_ns + 1_000_000;
             }
             return Ok(());
         }
         if self.server.device.borrow().is_hung() {
-            if self.hung_since == 0 {
-                self.hung_since = now_ns;
+            if self.outage.hung_since == 0 {
+                self.outage.hung_since = now_ns;
                 self.server.device.borrow_mut().hits.hangs += 1;
-            } else if now_ns - self.hung_since > HANG_NS.max(400 * self.plan.pace_ns)
+            } else if now_ns - self.outage.hung_since > HANG_NS.max(400 * self.plan.pace_ns)
                 || self.random.one_of_thousand(1)
             {
                 self.server.crash(Crash::PowerCut);
-                self.hung_since = 0;
+                self.outage.hung_since = 0;
             }
         } else {
-            self.hung_since = 0;
+            self.outage.hung_since = 0;
         }
         Ok(())
     }

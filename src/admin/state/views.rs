@@ -27,15 +27,9 @@ pub(crate) struct StallView {
     pub stage: String,
 }
 
-/// A shard.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct ShardView {
-    /// Its number.
-    pub shard: usize,
-    /// `serving`, `full`, `failed`, `disk lost`, `draining`, or `opening`.
-    pub condition: String,
-    /// How long its thread has made no turn, in milliseconds.
-    pub silent_ms: u64,
+/// Where a shard runs, which does not change while it does.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct PlaceView {
     /// Where it receives.
     pub address: String,
     /// On what, and how it comes to what is for it.
@@ -47,7 +41,12 @@ pub(crate) struct ShardView {
     pub durability: String,
     /// The core it is pinned to.
     pub core: Option<usize>,
-    /// Epoch of its log.
+}
+
+/// The log of a shard.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct LogView {
+    /// Its epoch.
     pub epoch: u64,
     /// Segments that hold something.
     pub segments_used: usize,
@@ -61,6 +60,23 @@ pub(crate) struct ShardView {
     pub room_s: Option<f64>,
     /// Bytes given to the disk and not durable.
     pub in_flight_bytes: usize,
+}
+
+/// A shard.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct ShardView {
+    /// Its number.
+    pub shard: usize,
+    /// `serving`, `full`, `failed`, `disk lost`, `draining`, or `opening`.
+    pub condition: String,
+    /// How long its thread has made no turn, in milliseconds.
+    pub silent_ms: u64,
+    /// Where it runs.
+    #[serde(flatten)]
+    pub place: PlaceView,
+    /// Its log.
+    #[serde(flatten)]
+    pub log: LogView,
     /// Sessions.
     pub sessions: usize,
     /// Unix time of this, in nanoseconds.

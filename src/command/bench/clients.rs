@@ -23,14 +23,14 @@ pub(super) fn open(
 ) -> Result<(Vec<Placed>, Participants), CommandError> {
     let one_session =
         bench.inline.is_some() || bench.profile.client.port.driver == PortDriver::Dpdk;
-    if one_session && (args.publishers > 1 || args.consumers > 1) {
+    if one_session && (args.load.publishers > 1 || args.load.consumers > 1) {
         return Err(CommandError::Usage(
             "over DPDK this process has one port, so one publisher and at most one consumer: use \
              --publishers 1 --consumers 1, or run several processes"
                 .into(),
         ));
     }
-    let count = usize::from(args.streams);
+    let count = usize::from(args.load.streams);
     if one_session && count > SUBSCRIPTIONS_MAX {
         return Err(CommandError::Usage(format!(
             "over DPDK this process has one session, which consumes {SUBSCRIPTIONS_MAX} streams at most: use \
@@ -46,15 +46,16 @@ pub(super) fn open(
     let streams = load::place(&mut asking, &names)?;
     bench.give_back(asking.close());
     let mut participants = Participants::new();
-    for publisher in 0..usize::from(args.publishers) {
+    for publisher in 0..usize::from(args.load.publishers) {
         for part in sessions(&streams, &own(publisher, args)) {
             let client = client(bench, streams[part[0]].server, Publisher::New)?;
-            let consumes = if one_session && args.consumers > 0 { part.clone() } else { vec![] };
+            let consumes =
+                if one_session && args.load.consumers > 0 { part.clone() } else { vec![] };
             participants.push(Participant { client, publishes: part, consumes });
         }
     }
     let all: Vec<usize> = (0..count).collect();
-    for _ in 0..if one_session { 0 } else { args.consumers } {
+    for _ in 0..if one_session { 0 } else { args.load.consumers } {
         for part in sessions(&streams, &all) {
             let client = client(bench, streams[part[0]].server, Publisher::No)?;
             participants.push(Participant { client, publishes: vec![], consumes: part });
@@ -65,7 +66,7 @@ pub(super) fn open(
 
 /// The streams of a publisher: every so many, and one at least.
 fn own(publisher: usize, args: &BenchRunArgs) -> Vec<usize> {
-    let (publishers, streams) = (usize::from(args.publishers), usize::from(args.streams));
+    let (publishers, streams) = (usize::from(args.load.publishers), usize::from(args.load.streams));
     (publisher % streams..streams).step_by(publishers).collect()
 }
 

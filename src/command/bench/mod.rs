@@ -35,7 +35,7 @@ use crate::measure::floor::{Pace, disk_writes, echo, port_round_trips};
 use crate::measure::load::{self, LoadError, LoadOptions, LoadResult};
 use crate::metrics::latency::{LatencyHistogram, write_hlog};
 use crate::profile::{self, DiskDriver, DiskProfile, PortDriver, Profile};
-use crate::report::{BenchReport, Floor, Host, LatencyTable, SCHEMA_VERSION};
+use crate::report::{BenchReport, Delivery, Floor, Host, LatencyTable, SCHEMA_VERSION, Times};
 
 use appliance::{OtherProcess, Role, Spawner, log_path, own_settings};
 use inline::{Inline, Running};
@@ -304,7 +304,7 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     }
     let at = Where { inline: args.inline, overwrite: args.overwrite };
     let mut bench = Bench::new(globals, at)?;
-    let rate = if args.max { None } else { Some(args.rate.unwrap_or(RATE_DEFAULT)) };
+    let rate = if args.load.max { None } else { Some(args.load.rate.unwrap_or(RATE_DEFAULT)) };
     let rounds = if args.floor { ROUNDS } else { 1 };
     let duration_ns = match (args.duration, args.count) {
         (Some(duration_ns), _) => duration_ns,
@@ -317,9 +317,9 @@ fn run(globals: &Globals, args: &BenchRunArgs) -> Result<(), CommandError> {
     let intervals = u32::try_from(INTERVALS / rounds).expect("a small constant");
     let options = LoadOptions {
         run: std::process::id(),
-        message_bytes: args.size,
+        message_bytes: args.load.size,
         rate,
-        batch: u64::from(args.batch),
+        batch: u64::from(args.load.batch),
         warmup_ns: args.warmup / rounds,
         duration_ns: duration_ns / rounds,
         count: args.count.map_or(u64::MAX, |count| count.div_ceil(rounds)),
@@ -380,7 +380,7 @@ fn measure(
             let rate = options.rate.unwrap_or(RATE_DEFAULT);
             let count = count_in(rate, options.duration_ns).clamp(100, 100_000);
             let pace = Pace { rate, count };
-            bench.port_floor(args.size, pace, port)?;
+            bench.port_floor(args.load.size, pace, port)?;
             bench.disk_floor(pace, disk)?;
         }
         // Messages of another round must not be taken for this one's.
@@ -427,18 +427,17 @@ fn report_of(
         schema_version: SCHEMA_VERSION,
         profile: bench.profile.name.clone(),
         durability: load.durability.map_or("unknown", crate::ids::Durability::name).into(),
-        message_bytes: args.size,
-        messages: load.messages,
-        lost,
-        duplicated,
-        reordered,
+        message_bytes: args.load.size,
+        delivery: Delivery { messages: load.messages, lost, duplicated, reordered },
         target_rate: rate,
         achieved_rate: if seconds > 0.0 { load.messages as f64 / seconds } else { 0.0 },
-        response_ns: of.response.percentiles(),
-        service_ns: of.service.percentiles(),
-        delay_ns: of.delay.percentiles(),
-        server_ns: of.server.percentiles(),
-        device_ns: of.device.percentiles(),
+        times: Times {
+            response_ns: of.response.percentiles(),
+            service_ns: of.service.percentiles(),
+            delay_ns: of.delay.percentiles(),
+            server_ns: of.server.percentiles(),
+            device_ns: of.device.percentiles(),
+        },
         floor: floors.map(floor_of),
         host: Some(Host::read(&Tree::new(Path::new("/")), &bench.needs)),
         client: None,

@@ -170,10 +170,10 @@ fn read_run(path: &Path) -> Result<BenchReport, String> {
 /// A run and a log that are not of each other.
 fn mismatch(run: &BenchReport, series: &[Series]) -> Option<String> {
     let response = series.iter().find(|series| series.tag() == "response")?;
-    (response.count != run.messages).then(|| {
+    (response.count != run.delivery.messages).then(|| {
         format!(
             "the log has {} responses and the run's report {} messages: they are not of one run",
-            response.count, run.messages
+            response.count, run.delivery.messages
         )
     })
 }

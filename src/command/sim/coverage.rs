@@ -112,29 +112,29 @@ pub(super) fn coverage(outcome: &Outcome) -> Vec<(String, u64)> {
         ("pauses", server.pauses),
         ("failures latched", server.failures),
         ("logs full", server.full),
-        ("openings", server.opens),
-        ("openings after a clean stop", server.clean_opens),
-        ("openings that cut a tail", server.cuts),
-        ("openings that halted", server.halts),
-        ("openings without a superblock", server.no_quorum),
-        ("openings the device failed", server.failed_opens),
-        ("client kills", server.client_kills),
-        ("old instances that lived on", server.zombies),
-        ("producers that ended for good", server.retired),
-        ("producers that published nothing", server.visits),
-        ("datagrams of strangers", server.strangers),
-        ("partitions", server.partitions),
+        ("openings", server.open.all),
+        ("openings after a clean stop", server.open.clean),
+        ("openings that cut a tail", server.open.cuts),
+        ("openings that halted", server.open.halts),
+        ("openings without a superblock", server.open.no_quorum),
+        ("openings the device failed", server.open.failed),
+        ("client kills", server.client.kills),
+        ("old instances that lived on", server.client.zombies),
+        ("producers that ended for good", server.client.retired),
+        ("producers that published nothing", server.client.visits),
+        ("datagrams of strangers", server.client.strangers),
+        ("partitions", server.client.partitions),
         ("wall clocks set", server.clock_steps),
-        ("messages too large for a consumer", server.too_large),
-        ("acknowledgements of an old epoch", server.zombie_acks),
-        ("trims asked for", server.trims),
-        ("consumers overtaken by a trim", server.trimmed),
+        ("messages too large for a consumer", server.client.too_large),
+        ("acknowledgements of an old epoch", server.client.zombie_acks),
+        ("trims asked for", server.client.trims),
+        ("consumers overtaken by a trim", server.client.trimmed),
         ("full logs that take messages again", server.roomy_again),
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
     .collect();
-    let rows = Reason::ALL.iter().zip(server.rows);
+    let rows = Reason::ALL.iter().zip(server.open.rows);
     all.extend(rows.map(|(reason, count)| (format!("halts because {reason}"), count)));
     let frames = &net.frames;
     let kinds = TO_SERVER.iter().map(|kind| (*kind, "to", &frames.to_server));

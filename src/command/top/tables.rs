@@ -195,7 +195,7 @@ pub(super) fn shards<'a>(model: &Model, views: &'a Views) -> Vec<&'a ShardView> 
         (TopView::Shards, 2) => Some(|shard| precise(p99(shard, Stage::Whole))),
         (TopView::Shards, 3) => Some(|shard| precise(shard.stalls)),
         (TopView::Disks, 1) => Some(used),
-        (TopView::Disks, 2) => Some(|shard| precise(shard.in_flight_bytes as u64)),
+        (TopView::Disks, 2) => Some(|shard| precise(shard.log.in_flight_bytes as u64)),
         (TopView::Disks, 3) => Some(|shard| precise(p99(shard, Stage::SubmitDurable))),
         (TopView::Ports, 1) => Some(|shard| rate(shard, "port_received")),
         (TopView::Ports, 2) => Some(|shard| rate(shard, "port_transmitted")),
@@ -230,8 +230,8 @@ fn shard_row(shard: &ShardView) -> Vec<String> {
         ns(|ns| ns.p99_9),
         ns(|ns| ns.max),
         thousands(shard.stalls),
-        shard.core.map_or_else(|| "-".into(), |core| core.to_string()),
-        shard.address.clone(),
+        shard.place.core.map_or_else(|| "-".into(), |core| core.to_string()),
+        shard.place.address.clone(),
     ]
 }
 
@@ -296,27 +296,27 @@ fn producer_row(one: &ProducerView, unix_ns: u64) -> Vec<String> {
 
 fn disk_row(shard: &ShardView) -> Vec<String> {
     // The end of a path says more than its begin.
-    let skip = shard.disk.chars().count().saturating_sub(16);
+    let skip = shard.place.disk.chars().count().saturating_sub(16);
     let write = shard.stages.get(Stage::SubmitDurable.name()).filter(|view| view.count > 0);
     let latency = |ns: Option<u64>| ns.map_or_else(|| "-".into(), micros);
     vec![
         shard.shard.to_string(),
-        shard.disk.chars().skip(skip).collect(),
-        shard.durability.clone(),
+        shard.place.disk.chars().skip(skip).collect(),
+        shard.place.durability.clone(),
         bar(used(shard)),
-        bytes(precise(shard.in_flight_bytes as u64)),
+        bytes(precise(shard.log.in_flight_bytes as u64)),
         rounded(rate(shard, "batches_durable")),
         latency(write.map(|view| view.ns.p99)),
         bytes(rate(shard, "bytes_durable")),
         latency(write.map(|view| view.ns.p50)),
-        shard.epoch.to_string(),
+        shard.log.epoch.to_string(),
     ]
 }
 
 fn port_row(shard: &ShardView) -> Vec<String> {
     vec![
         shard.shard.to_string(),
-        shard.address.clone(),
+        shard.place.address.clone(),
         rounded(rate(shard, "port_received")),
         rounded(rate(shard, "port_transmitted")),
         thousands(count(shard, "port_receive_dropped")),
@@ -341,8 +341,8 @@ fn p99(shard: &ShardView, stage: Stage) -> u64 {
 
 /// The part of the segments that holds something, 0 to 1.
 fn used(shard: &ShardView) -> f64 {
-    let all = shard.segments_used + shard.segments_free;
-    if all == 0 { 0.0 } else { precise(shard.segments_used as u64) / precise(all as u64) }
+    let all = shard.log.segments_used + shard.log.segments_free;
+    if all == 0 { 0.0 } else { precise(shard.log.segments_used as u64) / precise(all as u64) }
 }
 
 /// Eighths of a bar and per cent: `###.....  37%`.

@@ -12,8 +12,9 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::Model;
 use super::view;
 use crate::admin::state::{
-    LostView, ProducerView, ProducersView, SCHEMA_VERSION, SessionView, SessionsView, ShardView,
-    ShardsView, StageView, StallView, StreamView, StreamsView, SubscriptionView,
+    LogView, LostView, PlaceView, ProducerView, ProducersView, SCHEMA_VERSION, SessionView,
+    SessionsView, ShardView, ShardsView, StageView, StallView, StreamView, StreamsView,
+    SubscriptionView,
 };
 use crate::cli::arguments::TopView;
 use crate::command::ask::Views;
@@ -50,17 +51,21 @@ fn shard(number: usize, second: u64) -> ShardView {
         shard: number,
         condition: if number == 1 { "full" } else { "serving" }.into(),
         silent_ms: 0,
-        address: format!("127.0.0.1:{}", 9310 + number),
-        port: "kernel UDP".into(),
-        disk: "/var/lib/buslane/orders.log".into(),
-        durability: "no-write-cache".into(),
-        core: Some(number + 2),
-        epoch: 7,
-        segments_used: 24 * (number + 1),
-        segments_free: 64 - 24 * (number + 1),
-        room_bytes: 1 << 30,
-        room_s: None,
-        in_flight_bytes: 131_072 * number,
+        place: PlaceView {
+            address: format!("127.0.0.1:{}", 9310 + number),
+            port: "kernel UDP".into(),
+            disk: "/var/lib/buslane/orders.log".into(),
+            durability: "no-write-cache".into(),
+            core: Some(number + 2),
+        },
+        log: LogView {
+            epoch: 7,
+            segments_used: 24 * (number + 1),
+            segments_free: 64 - 24 * (number + 1),
+            room_bytes: 1 << 30,
+            room_s: None,
+            in_flight_bytes: 131_072 * number,
+        },
         sessions: 3,
         unix_ns: second * SECOND,
         interval_s: 1.0,

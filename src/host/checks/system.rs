@@ -61,7 +61,7 @@ pub(in crate::host) fn virtualization(view: &View<'_>) -> Verdict {
 }
 
 pub(in crate::host) fn time_sync(view: &View<'_>) -> Verdict {
-    let most = view.needs.clock_us_max;
+    let most = view.needs.tolerance.clock_us_max;
     let wanted = format!("kept, error below {most} us");
     let keeper = running(view, &CLOCK_KEEPERS).flatten();
     let state = if view.tree.is_live() { cpu::clock_state() } else { None };
@@ -117,7 +117,7 @@ pub(in crate::host) fn jitter(view: &View<'_>) -> Verdict {
     if let Some(verdict) = no_core(view) {
         return verdict;
     }
-    let most = view.needs.jitter_us_max;
+    let most = view.needs.tolerance.jitter_us_max;
     let wanted = format!("never away for more than {most} us");
     let Some(measured) = &view.measured else {
         return not_measured(view, wanted);

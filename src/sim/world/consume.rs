@@ -126,12 +126,12 @@ impl World {
                 return Ok(true);
             }
             Event::Trimmed { stream, log_start } => {
-                self.server.hits.trimmed += 1;
+                self.server.hits.client.trimmed += 1;
                 self.oracle.told_begin(stream, log_start)?;
                 consumer.goes_on_at(stream, log_start);
             }
             Event::TooLarge { stream, sequence, needs, .. } => {
-                self.server.hits.too_large += 1;
+                self.server.hits.client.too_large += 1;
                 let takes = consumer.gear.datagram_bytes.min(self.plan.datagram_bytes);
                 self.oracle.too_large(
                     stream,

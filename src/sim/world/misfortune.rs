@@ -23,45 +23,45 @@ impl World {
     pub(super) fn misfortune(&mut self) -> Result<(), Violation> {
         let (plan, now_ns) = (self.plan, self.clock.now_ns());
         self.server_misfortune()?;
-        if self.chance(plan.rot) {
+        if self.chance(plan.chance.rot) {
             self.server.device.borrow_mut().rot();
         }
-        if self.chance(plan.client_kill) {
+        if self.chance(plan.chance.client_kill) {
             self.kill_a_client();
         }
-        if self.chance(plan.partition) && !self.publishers.is_empty() {
-            let port = 101 + self.random.below(u64::from(self.next_port - 100));
+        if self.chance(plan.chance.partition) && !self.publishers.is_empty() {
+            let port = 101 + self.random.below(u64::from(self.others.next_port - 100));
             let port = u16::try_from(port).expect("a port");
             let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
             let until = now_ns + self.lasting_ns();
             self.net.set_cut(address, true);
-            self.cut.push((address, until));
-            self.server.hits.partitions += 1;
+            self.outage.cut.push((address, until));
+            self.server.hits.client.partitions += 1;
         }
-        while let Some(index) = self.cut.iter().position(|(_, until)| *until <= now_ns) {
-            let (address, _) = self.cut.swap_remove(index);
+        while let Some(index) = self.outage.cut.iter().position(|(_, until)| *until <= now_ns) {
+            let (address, _) = self.outage.cut.swap_remove(index);
             self.net.set_cut(address, false);
         }
-        if self.chance(plan.clock_step) {
+        if self.chance(plan.chance.clock_step) {
             let off_ns = self.random.below(2 * STEP_NS);
             let ahead_ns = off_ns.cast_signed() - STEP_NS.cast_signed();
             self.clock.set_wall(Wall { ahead_ns, ..self.clock.wall() });
             self.server.hits.clock_steps += 1;
             self.trace.note("wall clock set", off_ns, STEP_NS);
         }
-        if self.chance(plan.zombie_ack) {
+        if self.chance(plan.chance.zombie_ack) {
             self.forge_ack();
         }
-        if self.chance(plan.trim) {
+        if self.chance(plan.chance.trim) {
             self.trim();
         }
-        if self.chance(plan.stranger) {
+        if self.chance(plan.chance.stranger) {
             self.disturb();
         }
-        if self.chance(plan.visit) {
+        if self.chance(plan.chance.visit) {
             self.visit();
         }
-        if self.chance(plan.retire) {
+        if self.chance(plan.chance.retire) {
             self.begin_to_retire();
         }
         Ok(())
@@ -71,45 +71,45 @@ impl World {
     fn server_misfortune(&mut self) -> Result<(), Violation> {
         let (plan, now_ns) = (self.plan, self.clock.now_ns());
         if self.server.shard.is_some() {
-            let crash = if self.chance(plan.kill) {
+            let crash = if self.chance(plan.chance.kill) {
                 Some(Crash::Kill)
-            } else if self.chance(plan.power_cut) {
+            } else if self.chance(plan.chance.power_cut) {
                 Some(Crash::PowerCut)
             } else {
                 None
             };
             if let Some(how) = crash {
                 self.server.crash(how);
-                self.down_until = now_ns + self.lasting_ns();
-            } else if self.chance(plan.stop) {
+                self.outage.down_until = now_ns + self.lasting_ns();
+            } else if self.chance(plan.chance.stop) {
                 let stops = self.server.hits.stops;
                 self.server.stop(&mut self.oracle)?;
                 let stopped = self.server.hits.stops > stops;
-                if stopped && !self.rotted && plan.rot_anywhere > 0 {
-                    self.rotted = true;
+                if stopped && !self.phase.rotted && plan.chance.rot_anywhere > 0 {
+                    self.phase.rotted = true;
                     // The rarest to be told apart the most often.
                     let kind = self.random.below(6).saturating_sub(2);
                     self.server.device.borrow_mut().rot_segment(kind);
                 }
-                self.down_until = now_ns + self.lasting_ns();
+                self.outage.down_until = now_ns + self.lasting_ns();
             }
-            if self.chance(plan.pause) {
-                self.paused_until = now_ns + self.lasting_ns();
+            if self.chance(plan.chance.pause) {
+                self.outage.paused_until = now_ns + self.lasting_ns();
                 self.server.hits.pauses += 1;
-                self.trace.note("pause", self.paused_until - now_ns, 0);
+                self.trace.note("pause", self.outage.paused_until - now_ns, 0);
                 // Whoever looks on waits too.
                 self.clock.advance_ns(self.random.below(200_000_000));
             }
-        } else if !self.rotted && self.chance(plan.rot_anywhere * 10) {
+        } else if !self.phase.rotted && self.chance(plan.chance.rot_anywhere * 10) {
             // Once: both copies of a header gone are more than one leg can tell (see docs/testing.md).
-            self.rotted = true;
+            self.phase.rotted = true;
             self.server.device.borrow_mut().rot_anywhere();
         }
         Ok(())
     }
 
     fn kill_a_client(&mut self) {
-        self.server.hits.client_kills += 1;
+        self.server.hits.client.kills += 1;
         let all = (self.publishers.len() + self.consumers.len()) as u64;
         let index = usize::try_from(self.random.below(all)).expect("few clients");
         self.trace.note("client killed", index as u64, 0);
@@ -119,10 +119,10 @@ impl World {
             let Some(client) = publisher.client.take() else { return };
             publisher.back_ns = back_ns;
             // One that had not registered yet would rightly fence its successor.
-            let lives_on = publisher.resumed && !retires && self.zombies.len() < 4;
+            let lives_on = publisher.resumed && !retires && self.others.zombies.len() < 4;
             if self.random.one_of_thousand(200) && lives_on {
-                self.server.hits.zombies += 1;
-                self.zombies.push(client);
+                self.server.hits.client.zombies += 1;
+                self.others.zombies.push(client);
             } else {
                 drop(client.abandon());
             }
@@ -168,7 +168,7 @@ impl World {
         let len = writer.len();
         let to = client.local();
         self.net.inject(SERVER, to, &room[..len]);
-        self.server.hits.zombie_acks += 1;
+        self.server.hits.client.zombie_acks += 1;
         self.trace.note("zombie ack", index as u64, last);
     }
 }

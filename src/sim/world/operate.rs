@@ -39,18 +39,19 @@ impl World {
     }
 
     fn ask_to_trim(&mut self, id: StreamId, first: u64) {
-        if self.operator.is_none() {
-            let gear = self.operator_gear;
-            self.operator = Some(self.client(Publisher::No, &gear));
+        if self.others.operator.is_none() {
+            let gear = self.others.operator_gear;
+            self.others.operator = Some(self.client(Publisher::No, &gear));
         }
         self.oracle.trim_asked(id, first);
-        self.server.hits.trims += 1;
+        self.server.hits.client.trims += 1;
         self.trace.note("trim", u64::from(id.0), first);
-        if let Some(operator) = &mut self.operator {
+        if let Some(operator) = &mut self.others.operator {
             operator.request(Request::TrimStream(id, first));
             operator.request(Request::DescribeStream("stream-0".to_owned()));
             operator.request(Request::ListStreams);
-            operator.request(Request::CreateStream(format!("more-{}", self.server.hits.trims)));
+            operator
+                .request(Request::CreateStream(format!("more-{}", self.server.hits.client.trims)));
         }
         self.look();
     }
@@ -69,14 +70,14 @@ impl World {
                 StartFrom::Time(self.clock.unix_ns().saturating_sub(ago_ns))
             }
         };
-        if let Some(operator) = &mut self.operator {
+        if let Some(operator) = &mut self.others.operator {
             operator.subscribe(streams[nth], from, 16);
         }
     }
 
     pub(super) fn poll_operator(&mut self) -> Result<(), Violation> {
-        let injected = self.injected_with(&self.operator_gear);
-        let Some(operator) = &mut self.operator else { return Ok(()) };
+        let injected = self.injected_with(&self.others.operator_gear);
+        let Some(operator) = &mut self.others.operator else { return Ok(()) };
         let oracle = &mut self.oracle;
         let mut broken = Ok(());
         let polled = operator.poll(&mut |record| {
@@ -108,7 +109,7 @@ impl World {
         }
         if let Err(error) = polled {
             injected.allows_end("the operator", &error)?;
-            self.operator = None;
+            self.others.operator = None;
         }
         Ok(())
     }

@@ -105,11 +105,11 @@ impl World {
             let Some(client) = &mut publisher.client else { continue };
             if !publisher.resumed
                 || publisher.retires
-                || !self.random.one_of_thousand(self.plan.offer)
+                || !self.random.one_of_thousand(self.plan.load.offer)
             {
                 continue;
             }
-            let count = self.random.below(self.plan.burst) + 1;
+            let count = self.random.below(self.plan.load.burst) + 1;
             let messages = &mut self.oracle.journals[publisher.journal].messages;
             for _ in 0..count {
                 let index = usize::try_from(client.next_seq() - 1).expect("few messages");
@@ -121,7 +121,7 @@ impl World {
                     let len = if self.plan.dice.is_on(Feature::Size) {
                         length(&mut self.random, most)
                     } else {
-                        self.random.below(self.plan.payload).min(most)
+                        self.random.below(self.plan.load.payload).min(most)
                     };
                     let len = usize::try_from(len).expect("small");
                     let number = publisher.journal as u64 * 1_000_003 + index as u64;

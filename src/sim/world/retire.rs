@@ -24,6 +24,6 @@ impl World {
         publisher.journal = self.oracle.journals.len();
         (publisher.succeeds, publisher.resumed, publisher.retires) = (false, false, false);
         self.oracle.journals.push(Journal::default());
-        self.server.hits.retired += 1;
+        self.server.hits.client.retired += 1;
     }
 }

@@ -20,21 +20,21 @@ impl World {
     /// Faults have ended: everything published becomes durable and is consumed, and is all there.
     pub(super) fn settle(&mut self) -> Result<End, Violation> {
         self.trace.note("faults end", 0, 0);
-        self.settles = true;
+        self.phase.settles = true;
         let publishing =
             self.publishers.iter_mut().filter_map(|publisher| publisher.client.as_mut());
         let consuming = self.consumers.iter_mut().map(|consumer| &mut consumer.client);
         publishing.chain(consuming).for_each(|client| client.set_dead_after_ns(u64::MAX));
         self.net.set_faults(Faults { delay_ns: self.plan.net.delay_ns, ..Faults::default() });
-        for (address, _) in std::mem::take(&mut self.cut) {
+        for (address, _) in std::mem::take(&mut self.outage.cut) {
             self.net.set_cut(address, false);
         }
         self.server.heal();
-        self.zombies.clear();
-        self.visitors.clear();
-        self.operator = None;
-        self.paused_until = 0;
-        self.down_until = 0;
+        self.others.zombies.clear();
+        self.others.visitors.clear();
+        self.others.operator = None;
+        self.outage.paused_until = 0;
+        self.outage.down_until = 0;
         for publisher in &mut self.publishers {
             publisher.back_ns = 0;
         }
@@ -43,11 +43,11 @@ impl World {
         }
         let mut end = End::Whole;
         let mut from_ns = self.clock.now_ns();
-        let too_large = self.server.hits.too_large;
+        let too_large = self.server.hits.client.too_large;
         loop {
             self.pass_time(from_ns)?;
             self.turn()?;
-            if self.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
+            if self.phase.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
                 return Ok(End::Halted);
             }
             self.offer_rest();
@@ -61,12 +61,12 @@ impl World {
                 // Full is no end: what was acknowledged is read, all of it is trimmed, and the rest is accepted.
                 end = End::Full;
                 self.check_full()?;
-                if self.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
+                if self.phase.halted || self.consumers.iter().any(|consumer| consumer.lossy) {
                     return Ok(End::Halted);
                 }
                 from_ns = self.clock.now_ns();
             }
-            let skipped = self.server.hits.too_large - too_large;
+            let skipped = self.server.hits.client.too_large - too_large;
             if self.clock.now_ns() - from_ns > SETTLE_NS + skipped * TOO_LARGE_NS {
                 // All was trimmed where the log was full: then it has to take messages.
                 let oracle = if end == End::Full { "O16" } else { "O7" };
@@ -143,7 +143,7 @@ impl World {
         while self.server.shard.is_none() || self.unconsumed() > 0 {
             self.pass_time(from_ns)?;
             self.turn()?;
-            if self.halted || self.consumers[0].lossy {
+            if self.phase.halted || self.consumers[0].lossy {
                 return Ok(());
             }
             let late = u64::from(self.clock.now_ns() - from_ns > SETTLE_NS);
@@ -182,7 +182,7 @@ impl World {
                     return self.injected().allows_refusal("a consumer from a time", code);
                 }
             }
-            if self.halted || self.consumers[0].lossy {
+            if self.phase.halted || self.consumers[0].lossy {
                 return Ok(());
             }
             let late = u64::from(self.clock.now_ns() - from_ns > SETTLE_NS);

@@ -48,7 +48,7 @@ impl World {
         let most = 1 << self.random.below(u64::from(FLOOD.ilog2()) + 1);
         let count = 1 + self.random.below(most);
         let from = self.stranger_address();
-        self.server.hits.strangers += count;
+        self.server.hits.client.strangers += count;
         self.trace.note("stranger", from.port().into(), count);
         for _ in 0..count {
             let datagram = self.strange_datagram();
@@ -62,7 +62,7 @@ impl World {
         match self.random.below(8) {
             0 => SERVER,
             // A client's: it is answered for what it has not sent.
-            1 => address(101 + self.random.below(u64::from(self.next_port - 100))),
+            1 => address(101 + self.random.below(u64::from(self.others.next_port - 100))),
             _ => address(PORT + self.random.below(ADDRESSES)),
         }
     }

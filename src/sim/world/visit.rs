@@ -19,11 +19,11 @@ pub(super) struct Visiting {
 impl World {
     /// Somebody comes who is gone again soon, some before they have heard anything.
     pub(super) fn visit(&mut self) {
-        if self.visitors.len() < VISITORS_MAX {
+        if self.others.visitors.len() < VISITORS_MAX {
             let client = self.plain_client(Publisher::New);
             let until_ns = self.clock.now_ns() + self.lasting_ns();
-            self.visitors.push(Visiting { client, until_ns });
-            self.server.hits.visits += 1;
+            self.others.visitors.push(Visiting { client, until_ns });
+            self.server.hits.client.visits += 1;
         }
     }
 
@@ -31,13 +31,13 @@ impl World {
         let now_ns = self.clock.now_ns();
         let injected = self.injected_with(&Gear::plain(&self.plan));
         let mut index = 0;
-        while let Some(visitor) = self.visitors.get_mut(index) {
+        while let Some(visitor) = self.others.visitors.get_mut(index) {
             let polled = visitor.client.poll(&mut |_| {});
             if let Err(error) = &polled {
                 injected.allows_end("a visitor", error)?;
             }
             if polled.is_err() || now_ns >= visitor.until_ns {
-                drop(self.visitors.swap_remove(index).client.abandon());
+                drop(self.others.visitors.swap_remove(index).client.abandon());
             } else {
                 index += 1;
             }
