@@ -263,11 +263,11 @@ impl Log {
         self.queue.is_empty() && self.tail.is_empty()
     }
 
-    /// Whether something was appended that is not sealed.
+    /// Whether something was appended that the disk has not been given.
     #[must_use]
     #[inline]
-    pub fn has_open_batch(&self) -> bool {
-        !self.tail.is_empty()
+    pub fn has_unsubmitted(&self) -> bool {
+        !self.tail.is_empty() || !self.queue.is_submitted()
     }
 
     /// Bytes sealed or being filled that are not durable.

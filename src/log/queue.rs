@@ -166,6 +166,22 @@ impl WriteQueue {
         self.flights.push_back(Flight { span, cargo, done: false });
     }
 
+    /// Notes the same as [`Tail::note_times`](super::tail::Tail::note_times) of batches that were full, or the last of
+    /// their segment, before the turn that filled them had appended what it received.
+    pub(super) fn note_times(&mut self, received_ns: u64, appended_ns: u64) {
+        let waiting = self.flights.iter_mut().skip(self.submitted);
+        for flight in waiting.rev() {
+            let Cargo::Batch(SealedBatch { times, .. }) = &mut flight.cargo else { continue };
+            if times.messages == 0 {
+                continue;
+            }
+            if times.appended_ns > 0 {
+                return;
+            }
+            (times.received_ns, times.appended_ns) = (received_ns, appended_ns);
+        }
+    }
+
     /// Whether the disk may be given another write.
     #[inline]
     pub(super) fn may_submit(&self) -> bool {

@@ -28,6 +28,7 @@ impl Log {
     /// Notes when what was appended in this turn had been received, and that it is appended now.
     pub fn note_times(&mut self, received_ns: u64, appended_ns: u64) {
         self.tail.note_times(received_ns, appended_ns);
+        self.queue.note_times(received_ns, appended_ns);
     }
 
     /// Makes the next batch ready while nobody waits for it.

@@ -537,3 +537,40 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     assert_eq!(writer.log.producer(ProducerId(1)).unwrap().last_seq, 1);
     assert_eq!(writer.log.producers().count(), PRODUCERS_MAX);
 }
+
+#[test]
+fn a_batch_that_was_sealed_before_its_turn_had_appended_all_has_the_times_of_that_turn() {
+    let mut writer = Writer::open(formatted(16, 12));
+    // Several batches, and over the border of a segment, in one turn.
+    let before = loop {
+        let (live, before) = (writer.log.segments().live, writer.appended.len());
+        for _ in 0..100 {
+            writer.append(&[7; 4_000]).unwrap();
+        }
+        if writer.log.segments().live > live {
+            break before;
+        }
+        writer.log.note_times(1, 2);
+        writer.settle();
+    };
+    let (received_ns, appended_ns) = (writer.now_ns + 5, writer.now_ns + 9);
+    writer.log.note_times(received_ns, appended_ns);
+    writer.log.note_times(received_ns + 50, appended_ns + 50);
+    let (mut messages, mut batches) = (0, 0);
+    while messages < (writer.appended.len() - before) as u64 {
+        writer.submit();
+        let mut done = [Completion::NONE];
+        if writer.disk.poll(&mut done) == 0 {
+            continue;
+        }
+        writer.log.on_completion(&done[0], writer.now_ns).unwrap();
+        while let Some(batch) = writer.log.take_durable() {
+            let times = batch.times;
+            if times.messages > 0 {
+                assert_eq!((times.received_ns, times.appended_ns), (received_ns, appended_ns));
+                (messages, batches) = (messages + times.messages, batches + 1);
+            }
+        }
+    }
+    assert!(batches > 2, "{batches} batches");
+}

@@ -23,7 +23,7 @@ impl Stations {
     pub(super) fn commit<C: Clock>(&mut self, clock: &C) -> usize {
         let mut work = 0_usize;
         if !self.condition().is_over() {
-            if self.log.has_open_batch() {
+            if self.log.has_unsubmitted() {
                 // What is submitted now was appended in this turn: the device's time begins here.
                 let received_ns = self.now.monotonic_ns;
                 self.now.monotonic_ns = clock.now_ns();
@@ -90,6 +90,10 @@ impl Stations {
         } else {
             durable_ns
         };
+        debug_assert!(
+            batch.times.messages == 0 || batch.times.appended_ns >= batch.times.received_ns.max(1),
+            "each message was received before it was appended: {batch:?}"
+        );
         if let Some(observer) = &mut self.observer {
             observer.durable(&batch.times);
         }
