@@ -398,3 +398,44 @@ fn signals_that_come_together_are_one() {
     std::io::Read::read_to_string(&mut said, &mut rest).unwrap();
     assert!(server.wait().unwrap().success(), "{rest}");
 }
+
+#[test]
+fn a_publisher_whose_log_was_replaced_by_an_older_copy_says_where_either_goes_on() {
+    let mut appliance = small(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let publisher = appliance
+        .client(&["publish", "orders", "--lines", "-", "--skip", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut publisher = publisher.unwrap();
+    let mut input = publisher.stdin.take().unwrap();
+    let mut feed = |lines: u64| input.write_all("x\n".repeat(lines as usize).as_bytes()).unwrap();
+    let until = |appliance: &Appliance, messages| {
+        while count(appliance, "orders") < messages {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    feed(12);
+    until(&appliance, 10);
+    let copy = appliance.dir.path().join("copy").display().to_string();
+    appliance.run(&["log", "copy", &appliance.log_path().display().to_string(), &copy]);
+    feed(10);
+    until(&appliance, 20);
+    appliance.kill();
+    std::fs::rename(&copy, appliance.log_path()).unwrap();
+    appliance.restart();
+    feed(1);
+    drop(feed);
+    drop(input);
+    let output = publisher.wait_with_output().unwrap();
+    let says = [
+        "serves an older state of the log: it is at 10 where 20 was acknowledged",
+        "20 messages are acknowledged, by the log that was there before",
+        "--skip 22 goes on behind them",
+        "--skip 12 goes on behind what it has",
+    ];
+    refused(&output, 1, &says);
+    assert!(!text(&output).contains("may still"), "{}", text(&output));
+}

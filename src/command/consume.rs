@@ -1,6 +1,5 @@
 //! `buslane consume`: a stream to stdout, from anywhere on.
 
-use crate::port::AnyPort;
 use std::sync::atomic::Ordering;
 
 use base64::Engine;
@@ -19,6 +18,7 @@ use crate::client::blocking::{Client, Error, Message};
 use crate::client::{Publisher, StartFrom, StreamDescription};
 use crate::clock::Clock;
 use crate::ids::StreamId;
+use crate::port::AnyPort;
 use crate::report::thousands;
 
 #[derive(Serialize)]

@@ -1,11 +1,11 @@
 //! Waiting for something to do: a command is often beside the appliance and leaves the core to others.
 
-use crate::port::AnyPort;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::client::blocking::Client;
 use crate::clock::Clock;
+use crate::port::AnyPort;
 use crate::port::udp::wait_readable;
 
 /// Turns without work before the thread sleeps: what comes at once costs no sleep.

@@ -33,7 +33,6 @@ mod fuzz;
 mod verify_history;
 mod version;
 
-use crate::port::AnyPort;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +45,7 @@ use crate::cli::{Cli, Command, Globals, Output};
 use crate::client::blocking::Client;
 use crate::history::{History, HistoryFile};
 use crate::launch::{LaunchError, catch_signals};
+use crate::port::AnyPort;
 use crate::profile::ProfileError;
 
 pub use out::Out;

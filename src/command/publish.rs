@@ -3,7 +3,6 @@
 //! However it ends, it says how far it came: acknowledged are always the first messages of the input, so that
 //! `--skip` with their number goes on behind them.
 
-use crate::port::AnyPort;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,13 +16,14 @@ use super::source::{Next, Source};
 use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
-use crate::client::blocking::Client;
-use crate::client::{Completion, OfferError};
+use crate::client::blocking::{Client, Error};
+use crate::client::{ClientError, Compared, Completion, OfferError};
 use crate::clock::Clock;
 use crate::ids::StreamId;
 use crate::itch::timestamp_ns;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
+use crate::port::AnyPort;
 use crate::report::{count_of, micros, thousands};
 use crate::wire::control::{CodedError, ErrorCode};
 use crate::wire::publish::PublishState;
@@ -69,8 +69,44 @@ struct Tally {
     ack: LatencyHistogram,
     /// When something was last acknowledged.
     moved_ns: u64,
-    /// What is not acknowledged was refused, and is not stored.
-    is_refused: bool,
+    /// What became of what is not acknowledged.
+    rest: Rest,
+}
+
+/// What became of messages that were sent and not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// They may be stored.
+    Unknown,
+    /// They were refused, and are not stored.
+    Refused,
+    /// What answers now is not the log that acknowledged the others, or lacks some of them; so many of this producer's it
+    /// has, where that is known.
+    OtherLog(Option<u64>),
+}
+
+impl Rest {
+    fn after(error: &Error) -> Self {
+        let Error::Client(error) = error else { return Self::Unknown };
+        match *error {
+            ClientError::Behind { what: Compared::Messages, found, .. } => {
+                Self::OtherLog(Some(found))
+            }
+            ClientError::Behind { .. }
+            | ClientError::OtherLog { .. }
+            | ClientError::OtherProducer { .. }
+            | ClientError::Refused(CodedError { code: ErrorCode::UnknownProducer, .. }) => {
+                Self::OtherLog(None)
+            }
+            ClientError::Unreachable { .. }
+            | ClientError::ShardUnreachable { .. }
+            | ClientError::Unanswered { .. }
+            | ClientError::TooLarge { .. }
+            | ClientError::Refused(_)
+            | ClientError::Nonsense { .. }
+            | ClientError::DamagedMessage { .. } => Self::Unknown,
+        }
+    }
 }
 
 impl Tally {
@@ -89,7 +125,17 @@ impl Tally {
         let acknowledged = thousands(self.acknowledged);
         let (unknown, through) =
             (self.published - self.acknowledged, self.skipped + self.acknowledged);
-        if unknown > 0 && !self.is_refused {
+        if let Rest::OtherLog(has) = self.rest {
+            let has = has.map_or_else(
+                || "look at the end of its stream for what it has".to_owned(),
+                |has| format!("--skip {} goes on behind what it has", self.skipped + has),
+            );
+            return format!(
+                "{acknowledged} messages are acknowledged, by the log that was there before: bring it back, and \
+                 --skip {through} goes on behind them; to give up what only that log has, {has}"
+            );
+        }
+        if unknown > 0 && self.rest == Rest::Unknown {
             return format!(
                 "{acknowledged} messages are acknowledged, {} more were sent and may still be stored; look at the \
                  end of the stream before --skip {through} goes on behind the acknowledged ones",
@@ -148,7 +194,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         durability: "unknown",
         ack: LatencyHistogram::new(),
         moved_ns: begin_ns,
-        is_refused: false,
+        rest: Rest::Unknown,
     };
     let route = Route::of(globals);
     let mut work = Work {
@@ -362,6 +408,9 @@ impl Work {
             self.tally.take(now_ns, &completion);
             taken += 1;
         }
+        if let Err(error) = &turned {
+            self.tally.rest = Rest::after(error);
+        }
         let work = turned? + taken;
         self.check_parting(now_ns)?;
         self.check_state(now_ns)?;
@@ -394,20 +443,22 @@ impl Work {
 
     fn check_state(&mut self, now_ns: u64) -> Result<(), CommandError> {
         // What was on its way to a disk that failed may be there when it is mended.
-        let (why, is_refused) = match self.client.polled().publish_state() {
+        let (why, rest) = match self.client.polled().publish_state() {
             PublishState::Open | PublishState::Draining => return Ok(()),
             PublishState::NoSpace => (
                 "the log is full; make room (buslane stream trim, or buslane log copy --size)",
-                true,
+                Rest::Refused,
             ),
-            PublishState::Failed => ("the appliance's disk failed", false),
-            PublishState::Damaged => ("the appliance found acknowledged data damaged", false),
+            PublishState::Failed => ("the appliance's disk failed", Rest::Unknown),
+            PublishState::Damaged => {
+                ("the appliance found acknowledged data damaged", Rest::Unknown)
+            }
         };
         // What is on its way to the media is still acknowledged.
         if now_ns.saturating_sub(self.tally.moved_ns) < SETTLE_NS {
             return Ok(());
         }
-        self.tally.is_refused = is_refused;
+        self.tally.rest = rest;
         Err(CommandError::Failed(why.to_owned()))
     }
 

@@ -1,6 +1,5 @@
 //! `buslane stream`: streams made, listed and described.
 
-use crate::port::AnyPort;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
@@ -14,6 +13,7 @@ use crate::cli::arguments::StreamCommand;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::Client;
 use crate::client::{Publisher, StartFrom, StreamDescription};
+use crate::port::AnyPort;
 use crate::report::thousands;
 use crate::wire::control::is_stream_name;
 

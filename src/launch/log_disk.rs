@@ -1,6 +1,5 @@
 //! What the log of an appliance is on: the one way to a shard's disk.
 
-use crate::disk::AnyDisk;
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use super::files::HostFiles;
 use super::logfile::{self, Missing};
 use super::present::Presence;
 use super::{FORMAT_MEMORY_BYTES, LaunchError, Progress, catch_signals, of_share, spdk_disk};
+use crate::disk::AnyDisk;
 use crate::disk::media::Media;
 use crate::disk::ram::RamDisk;
 use crate::disk::uring::{UringConfig, UringDisk, UringFile};

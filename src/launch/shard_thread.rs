@@ -150,6 +150,7 @@ impl ShardThread<'_> {
     ) -> Option<DiskFault> {
         // A log may be full from the beginning.
         let (mut told, mut told_ns) = (Condition::Serving, None);
+        let mut keeper: Option<String> = None;
         loop {
             for _ in 0..TURNS_A_LOOK {
                 shard.turn();
@@ -167,14 +168,20 @@ impl ShardThread<'_> {
             // One that comes and goes is said once in a while, and before a stop.
             let was_said = |said_ns: u64| now_ns.saturating_sub(said_ns) < SAY_EVERY_NS;
             let may_wait = condition.takes_trims() && told_ns.is_some_and(was_said);
-            if condition != told && (stops || !may_wait) {
+            // Of a log that stays full after a trim it is said who keeps it so now.
+            let is_kept_by_another = condition == Condition::Full
+                && told == condition
+                && !may_wait
+                && shard.log().oldest_keeper() != keeper.as_deref();
+            if (condition != told || is_kept_by_another) && (stops || !may_wait) {
                 match condition {
                     Condition::Failed(code) => {
                         let open = misplaced.map(UringFile::own_name);
                         watch(Progress::Failing(failure(shard, code, open.as_deref())));
                     }
                     Condition::Full => {
-                        watch(Progress::Full(shard.log().oldest_keeper().map(str::to_owned)));
+                        keeper = shard.log().oldest_keeper().map(str::to_owned);
+                        watch(Progress::Full(keeper.clone()));
                     }
                     Condition::DiskLost(fault) if !stops => return Some(fault),
                     Condition::Serving => watch(Progress::Room(shard.log().room_bytes())),

@@ -1,8 +1,8 @@
 //! Opening an SPDK disk from a profile.
 
-use crate::disk::AnyDisk;
 use std::sync::Arc;
 
+use crate::disk::AnyDisk;
 use crate::disk::spdk::{SpdkConfig, SpdkDisk, SpdkNamespace};
 use crate::launch::LaunchError;
 use crate::log::superblock::ShareId;

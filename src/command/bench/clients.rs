@@ -1,7 +1,6 @@
 //! The clients of a load: which publishes to and consumes which streams, over as many sessions as there are
 //! shards to talk to.
 
-use crate::port::AnyPort;
 use std::net::SocketAddrV4;
 
 use super::{Bench, CommandError};
@@ -11,6 +10,7 @@ use crate::client::{ClientOptions, Publisher};
 use crate::clock::HostClock;
 use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::measure::load::{self, Participant, Placed};
+use crate::port::AnyPort;
 use crate::profile::PortDriver;
 
 type Participants = Vec<Participant<AnyPort, HostClock>>;
