@@ -18,26 +18,41 @@ use crate::metrics::latency::{hlog_lines, write_hlog_header};
 use crate::metrics::snapshot::Snapshot;
 use crate::metrics::stages::Stage;
 
-/// The file that is being written.
+/// The directory, and the file in it that is being written.
 #[derive(Debug)]
 pub(super) struct IntervalLog {
     dir: PathBuf,
+    /// There is none before there is something to write: an appliance that does not come up, again and again, leaves
+    /// nothing and pushes nothing out.
+    file: Option<Writing>,
+}
+
+#[derive(Debug)]
+struct Writing {
     path: PathBuf,
     file: File,
     bytes: u64,
 }
 
 impl IntervalLog {
-    /// Starts a file in a directory, which is made if need be.
+    /// Files will be made in a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// When none can be made there.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let (path, file) = start(dir)?;
-        Ok(Self { dir: dir.to_owned(), path, file, bytes: 0 })
+        let probe = dir.join(format!(".stages-{}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&probe) {
+            // One that was killed here before had the same number.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(_) | Err(_) => fs::remove_file(&probe)?,
+        }
+        Ok(Self { dir: dir.to_owned(), file: None })
     }
 
-    /// The file.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Lets a thread write it from now on.
@@ -54,7 +69,7 @@ impl IntervalLog {
     fn write_until_it_fails(mut self, queue: &Receiver<Vec<u8>>) {
         for lines in queue {
             if let Err(error) = self.write(&lines) {
-                let path = self.path.display();
+                let path = self.file.as_ref().map_or(&self.dir, |writing| &writing.path).display();
                 voice::say(&format!("warning: {path}: {error}; no more is written until SIGHUP"));
                 return;
             }
@@ -62,12 +77,16 @@ impl IntervalLog {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes > INTERVAL_FILE_BYTES_MAX {
-            (self.path, self.file) = start(&self.dir)?;
-            self.bytes = 0;
+        if lines.is_empty() {
+            return Ok(());
         }
-        self.bytes += lines.len() as u64;
-        self.file.write_all(lines)
+        let is_full = |writing: &Writing| writing.bytes > INTERVAL_FILE_BYTES_MAX;
+        let writing = match self.file.take_if(|writing| !is_full(writing)) {
+            Some(writing) => self.file.insert(writing),
+            None => self.file.insert(start(&self.dir)?),
+        };
+        writing.bytes += lines.len() as u64;
+        writing.file.write_all(lines)
     }
 }
 
@@ -122,7 +141,7 @@ fn lines_of(shard: usize, snapshot: &Snapshot) -> io::Result<Vec<u8>> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "names of files are wall time")]
-fn start(dir: &Path) -> io::Result<(PathBuf, File)> {
+fn start(dir: &Path) -> io::Result<Writing> {
     let now = SystemTime::now();
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     // Ten digits of seconds sort as they count until the year 2286.
@@ -135,7 +154,7 @@ fn start(dir: &Path) -> io::Result<(PathBuf, File)> {
     write_hlog_header(&mut header, now)?;
     file.write_all(&header)?;
     forget_oldest(dir)?;
-    Ok((path, file))
+    Ok(Writing { path, file, bytes: 0 })
 }
 
 /// Removes the oldest files until those that are left are few and small enough.
@@ -177,7 +196,7 @@ mod tests {
             snapshot.stages.record(&batch, 900 + second);
             log.write(&lines_of(0, &snapshot).expect("formatted")).expect("written");
         }
-        let text = fs::read(log.path()).expect("read");
+        let text = fs::read(&log.file.expect("begun").path).expect("read");
         let entries: Vec<_> =
             IntervalLogIterator::new(&text).map(|entry| entry.expect("an entry")).collect();
         let tags: Vec<_> = entries
@@ -200,13 +219,15 @@ mod tests {
         };
         (0..40).for_each(|number| make(number, 1_000));
         fs::write(dir.path().join("other.hlog"), "").expect("made");
-        let log = IntervalLog::open(dir.path()).expect("made");
-        assert!(log.path().exists());
         let left = || fs::read_dir(dir.path()).expect("read").count();
+        IntervalLog::open(dir.path()).expect("made").write(b"").expect("written");
+        assert_eq!(left(), 41, "nothing is made for nothing");
+        let begin = || IntervalLog::open(dir.path()).expect("made").write(b"1").expect("written");
+        begin();
         assert_eq!(left(), 42, "small ones stay");
         // Files with holes: they take no room.
         (100..140).for_each(|number| make(number, INTERVAL_FILE_BYTES_MAX));
-        IntervalLog::open(dir.path()).expect("made");
+        begin();
         let newest = usize::try_from(INTERVAL_FILES_BYTES_MAX / INTERVAL_FILE_BYTES_MAX).unwrap();
         assert_eq!(
             left(),
@@ -220,7 +241,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let name = |number| dir.path().join(format!("stages-00000{number:05}-0.hlog"));
         (0..INTERVAL_FILES_KEPT).for_each(|number| drop(File::create(name(number)).expect("made")));
-        IntervalLog::open(dir.path()).expect("made");
+        let mut log = IntervalLog::open(dir.path()).expect("made");
+        assert!(name(0).exists(), "nothing is written yet");
+        log.write(b"1").expect("written");
         assert_eq!(fs::read_dir(dir.path()).expect("read").count(), INTERVAL_FILES_KEPT);
         assert!(!name(0).exists() && name(1).exists(), "the oldest gave way to the new one");
     }

@@ -76,7 +76,7 @@ pub(super) fn reload(serving: &Profile, writes_log: bool) -> Result<Reloaded, St
         keys => format!("reloaded: {}", keys.join(", ")),
     };
     if let LogChange::Begins(log) = &log {
-        said.push_str(&format!("; interval logs go on in {}", log.path().display()));
+        said.push_str(&format!("; interval logs go on in {}", log.dir().display()));
     }
     if !restart.is_empty() {
         said.push_str(&format!("; needs a restart: {}", restart.join(", ")));
