@@ -411,7 +411,7 @@ fn a_publisher_whose_log_was_replaced_by_an_older_copy_says_where_either_goes_on
         .spawn();
     let mut publisher = publisher.unwrap();
     let mut input = publisher.stdin.take().unwrap();
-    let mut feed = |lines: u64| input.write_all("x\n".repeat(lines as usize).as_bytes()).unwrap();
+    let mut feed = |lines: usize| input.write_all("x\n".repeat(lines).as_bytes()).unwrap();
     let until = |appliance: &Appliance, messages| {
         while count(appliance, "orders") < messages {
             std::thread::sleep(Duration::from_millis(20));
@@ -427,7 +427,6 @@ fn a_publisher_whose_log_was_replaced_by_an_older_copy_says_where_either_goes_on
     std::fs::rename(&copy, appliance.log_path()).unwrap();
     appliance.restart();
     feed(1);
-    drop(feed);
     drop(input);
     let output = publisher.wait_with_output().unwrap();
     let says = [

@@ -348,7 +348,7 @@ fn a_file_is_generated_whole_or_not_at_all_and_says_of_which_profile() {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
     let disk = format!("[disk]\npath = \"{}/data/log\"\n", closed.display());
-    fs::write(&profile, format!("[shard]\ncore = \"none\"\n{disk}")).unwrap();
+    fs::write(&profile, format!("[shard]\ncore = \"last\"\n{disk}")).unwrap();
     let generate = |what: &str, more: &[&str]| {
         let mut command = Command::new(BUSLANE);
         command.args(["host", "generate", what, "--profile"]).arg(&profile);
@@ -370,8 +370,10 @@ fn a_file_is_generated_whole_or_not_at_all_and_says_of_which_profile() {
         assert!(text(&again).contains("overwrite it with --yes"), "{}", text(&again));
         assert!(!generate(what, &["--yes", "--set", "disk.sice=1"]).status.success());
         assert_eq!(fs::read_to_string(&unit).unwrap(), made, "what was there stays");
-        assert!(generate(what, &["--yes", "--set", "shard.core=none"]).status.success());
+        assert!(generate(what, &["--yes", "--set", "shard.core=first"]).status.success());
     }
+    let none = generate("tuned", &["--yes", "--set", "shard.core=none"]);
+    assert!(text(&none).contains("pins no shard to a core, so there is none"), "{}", text(&none));
     // Nobody but its owner comes through a directory of mode 0700.
     let said = generate("systemd", &["--yes", "--user", "buslane-of-no-host"]);
     let line =

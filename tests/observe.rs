@@ -287,10 +287,10 @@ fn sighup_changes_what_can_change_and_refuses_what_is_wrong() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (profile, metrics) = (dir.path().join("x.toml"), dir.path().join("metrics"));
     let log = dir.path().join("log");
+    let address = format!("127.0.0.1:{}", common::free_port());
     let base = format!(
-        "[port]\naddress = \"127.0.0.1:{}\"\n[shard]\ncore = \"none\"\n[disk]\npath = \"{}\"\n\
+        "[port]\naddress = \"{address}\"\n[shard]\ncore = \"none\"\n[disk]\npath = \"{}\"\n\
          size = \"64MiB\"\nsegment = \"1MiB\"\n",
-        common::free_port(),
         log.display()
     );
     let write = |limits: &str, of_metrics: &str| {
@@ -300,12 +300,9 @@ fn sighup_changes_what_can_change_and_refuses_what_is_wrong() {
         fs::write(&profile, text).unwrap();
     };
     write("turn_us = 60_000_000", "");
-    let mut child = Command::new(BUSLANE)
-        .args(["serve", "--profile"])
-        .arg(&profile)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut serve = common::buslane();
+    let mut child =
+        serve.args(["serve", "--profile"]).arg(&profile).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut next = |start: &str| {
         let mut line = String::new();
@@ -325,7 +322,18 @@ fn sighup_changes_what_can_change_and_refuses_what_is_wrong() {
         "{said}"
     );
     assert!(said.ends_with("; needs a restart: limits.window_messages\n"), "{said}");
-    assert_eq!(logs(), 1);
+    assert_eq!(logs(), 0, "there is nothing to write yet");
+    let create = ["--server", &address, "stream", "create", "orders"];
+    assert!(common::buslane().args(create).output().unwrap().status.success());
+    let publish = ["--server", &address, "publish", "orders", "--lines", "-"];
+    let mut publish = common::buslane().args(publish).stdin(Stdio::piped()).spawn().unwrap();
+    publish.stdin.take().unwrap().write_all(b"one\n").unwrap();
+    assert!(publish.wait().unwrap().success());
+    let deadline = Instant::now() + common::PATIENCE;
+    while logs() == 0 {
+        assert!(Instant::now() < deadline, "the interval is written");
+        thread::sleep(Duration::from_millis(20));
+    }
     // The same profile: nothing begins anew, however often.
     for _ in 0..3 {
         signal(&child, "HUP");

@@ -43,19 +43,26 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 ";
 
-/// Cores for shards: those of the profile, or else those proposed for the host.
-fn shard_cores(needs: &Needs, host: &Topology) -> CpuSet {
-    let cores = needs.cores();
-    if !cores.is_empty() {
-        return cores;
-    }
-    CpuSet::parse(&host.propose().shards).unwrap_or_default()
-}
-
 /// `/etc/tuned/buslane/tuned.conf`: a child of cpu-partitioning.
-#[must_use]
-pub(crate) fn tuned(needs: &Needs, host: &Topology, profile: &str) -> String {
-    let cores = shard_cores(needs, host);
+///
+/// # Errors
+/// When the profile pins no shard, or leaves no core to anything else, and what to do about it.
+pub(crate) fn tuned(needs: &Needs, host: &Topology, profile: &str) -> Result<String, String> {
+    let cores = needs.cores();
+    if cores.is_empty() {
+        // Where a shard runs then is the scheduler's, which gives it no isolated core.
+        return Err(format!(
+            "profile {} pins no shard to a core, so there is none to isolate: set shard.core (proposed: {})",
+            one_line(&needs.profile),
+            host.propose().shards
+        ));
+    }
+    let online = host.online();
+    if !online.is_empty() && online.without(&cores).is_empty() {
+        return Err(format!(
+            "shards on cores {cores} leave no core for anything else: pin fewer shards, or take a larger host"
+        ));
+    }
     let mut boot = format!(
         "isolcpus=managed_irq,domain,{cores} tsc=reliable rcupdate.rcu_normal_after_boot=1"
     );
@@ -67,7 +74,7 @@ pub(crate) fn tuned(needs: &Needs, host: &Topology, profile: &str) -> String {
         write!(boot, " default_hugepagesz=1G hugepagesz=1G hugepages={pages}")
             .expect("a String takes everything");
     }
-    format!(
+    Ok(format!(
         "\
 # Written by `buslane host generate tuned` for profile {path}.
 # Install:  as /etc/tuned/buslane/tuned.conf, then:
@@ -94,7 +101,7 @@ cmdline_buslane={boot}
 ",
         path = one_line(profile),
         profile = one_line(&needs.profile),
-    )
+    ))
 }
 
 /// What a unit has to know besides the profile.
@@ -130,7 +137,7 @@ pub(crate) fn systemd(
 ) -> String {
     let Unit { profile, settings, binary, user } = unit;
     let binary = binary.display().to_string();
-    let cores = shard_cores(needs, host);
+    let cores = needs.cores();
     let paths = Paths::of(needs);
     let mut words = vec!["serve", "--profile", profile];
     words.extend(settings.iter().flat_map(|setting| ["--set", setting]));
@@ -322,7 +329,7 @@ fn placement(needs: &Needs, host: &Topology, cores: &CpuSet) -> String {
     let mut text = String::new();
     let others = CpuSet::parse(&host.propose().housekeeping).unwrap_or_default();
     let all = cores.or(&others.without(cores));
-    if !all.is_empty() {
+    if !cores.is_empty() {
         let _ = writeln!(text, "CPUAffinity={}", all.to_string().replace(',', " "));
     }
     let node = needs.shards.first().and_then(|shard| host.node_of(shard.value));
@@ -430,20 +437,23 @@ mod tests {
                       \"name=$$x \\\\ \\\"%%i\\\"\"";
         has(&text, wanted);
         assert!(
-            tuned(&needs, &Topology::default(), "lab\nx").lines().all(|line| line != "User=root")
+            tuned(&needs, &Topology::default(), "lab\nx")
+                .unwrap()
+                .lines()
+                .all(|line| line != "User=root")
         );
     }
 
     #[test]
     fn a_tuned_profile_isolates_the_shards_cores() {
-        let text = tuned(&needs(), &Topology::default(), "lab");
+        let text = tuned(&needs(), &Topology::default(), "lab").unwrap();
         assert!(text.contains("include=cpu-partitioning\n"), "{text}");
         assert!(text.contains("isolated_cores=3\n"), "{text}");
         assert!(text.contains("isolcpus=managed_irq,domain,3 "), "{text}");
         assert!(text.contains("^dpdk-.*;^buslane.*"), "{text}");
         assert!(!text.contains("hugepages"), "{text}");
         let huge = Needs { hugepage_bytes: Some(3 << 30), ..needs() };
-        assert!(tuned(&huge, &Topology::default(), "lab").contains("hugepages=3\n"));
+        assert!(tuned(&huge, &Topology::default(), "lab").unwrap().contains("hugepages=3\n"));
     }
 
     #[test]

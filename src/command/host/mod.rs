@@ -72,7 +72,8 @@ fn check_names(names: &[String]) -> Result<(), CommandError> {
 fn tuned(globals: &Globals, args: &HostTunedArgs) -> Result<(), CommandError> {
     let tree = tree(&args.host)?;
     let (_, needs) = needs(globals, &tree)?;
-    let text = generate::tuned(&needs, &Topology::read(&tree), &profile_word(globals));
+    let text = generate::tuned(&needs, &Topology::read(&tree), &profile_word(globals))
+        .map_err(CommandError::Failed)?;
     write(globals, "host generate", &args.to, &text)
 }
 
