@@ -207,6 +207,8 @@ fn print_description(
     for (what, value) in facts {
         out.line(&format!("{what:<16} {value}"))?;
     }
+    let (all, kept) = (thousands(found.messages), thousands(found.messages_kept));
+    let messages = if all == kept { all } else { format!("{kept} of {all} since it was made") };
     for (what, value) in [
         ("log", found.cluster.clone()),
         ("leg", found.leg.clone()),
@@ -215,7 +217,7 @@ fn print_description(
         ("segments", format!("{} of {} used", found.segments_used, found.segments)),
         ("epoch", found.epoch.to_string()),
         ("stopped cleanly", if found.clean { "yes" } else { "no" }.into()),
-        ("messages", thousands(found.messages)),
+        ("messages", messages),
         ("producers", producers(found.producers)),
     ] {
         out.line(&format!("{what:<16} {value}"))?;

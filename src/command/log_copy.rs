@@ -22,7 +22,9 @@ use crate::limits::SEGMENT_BYTES_MIN;
 use crate::log::copy::{CopyError, CopyOptions, copy};
 use crate::log::create::{FormatError, occupant};
 use crate::log::inspect::{LogDescription, describe};
-use crate::log::shares::{self, bytes_needed, clear_ends, head, shard_count, share_bytes};
+use crate::log::shares::{
+    self, bytes_needed, bytes_of_all, clear_ends, head, shard_count, share_bytes,
+};
 use crate::log::superblock::ShareId;
 use crate::log::verify::{VerifyReport, verify};
 use crate::profile::Profile;
@@ -183,7 +185,8 @@ impl Job<'_> {
         let mut source =
             of_share(open_served_disk(&self.profile.disk, from, MEMORY_BYTES)?, share)?;
         let target = to.disk(self.profile)?;
-        let bytes = share_bytes(target.info().bytes, share.count);
+        let all_bytes = target.info().bytes;
+        let bytes = share_bytes(all_bytes, share.count);
         let mut target = Share::new(target, Extent::nth(share.index, bytes));
         let mut leg = [0; 16];
         getrandom::fill(&mut leg).map_err(|error| LaunchError::from(FormatError::Random(error)))?;
@@ -194,8 +197,18 @@ impl Job<'_> {
             bar.set(done);
             // Only a flag: it orders nothing but itself.
             pace.keep(done, self.stop) && !self.stop.load(Ordering::Relaxed)
-        })?;
-        Ok(copied.rounds)
+        });
+        match copied {
+            Ok(copied) => Ok(copied.rounds),
+            // Each share is as large as the largest has to be.
+            Err(CopyError::TooSmall { name, needed, .. }) => Err(CopyError::TooSmall {
+                name,
+                found: all_bytes,
+                needed: bytes_of_all(needed, share.count),
+            }
+            .into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads a copy from the media and checks every sum, as `log verify` does.

@@ -88,7 +88,7 @@ fn opened(recovery: &Recovery, took_ns: u64) -> String {
     let stopped = if recovery.clean { "stopped cleanly" } else { "recovered" };
     let cut = if recovery.cut { ", an unacknowledged tail was cut" } else { "" };
     format!(
-        "epoch {}, {stopped}, {} in {}, {} scanned in {took}{cut}",
+        "epoch {}, {stopped}, {} since it was made, {}, {} scanned in {took}{cut}",
         recovery.epoch,
         count_of(recovery.messages, "message"),
         count_of(recovery.segments as u64, "segment"),
@@ -128,7 +128,7 @@ mod tests {
         let said = opened(&again, 1_000);
         assert_eq!(
             said,
-            "epoch 2, stopped cleanly, 3 messages in 1 segment, 4KiB scanned in 1.0 us"
+            "epoch 2, stopped cleanly, 3 messages since it was made, 1 segment, 4KiB scanned in 1.0 us"
         );
         let cut = opened(&Recovery { clean: false, cut: true, ..again }, 1_000);
         assert!(cut.contains("recovered") && cut.ends_with("tail was cut"), "{cut}");

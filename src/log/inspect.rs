@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::StreamFacts;
 use super::recovery::{OpenError, read_log};
 use super::scan::walk;
 use super::segment::End;
@@ -36,6 +37,8 @@ pub(crate) struct LogDescription {
     pub clean: bool,
     /// Messages since it was made.
     pub messages: u64,
+    /// Those of them that no trim has removed.
+    pub messages_kept: u64,
     /// Producers it keeps a place for: one that ended in order is forgotten, and where it published to is not kept.
     pub producers: u64,
     /// Its streams.
@@ -64,7 +67,11 @@ pub(crate) struct StreamDescription {
 /// # Errors
 /// When it cannot be opened; damage to acknowledged data included.
 pub(crate) fn describe(disk: &mut dyn Disk) -> Result<LogDescription, OpenError> {
-    let read = read_log(disk, &mut |_| {})?;
+    let mut read = read_log(disk, &mut |_| {})?;
+    // As an opening would have it: what a trim says takes effect.
+    read.catalog.recovered();
+    let kept = |stream: &StreamFacts| stream.next_sequence - stream.first_sequence;
+    let messages_kept = read.catalog.streams().iter().map(kept).sum();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let superblock = &read.superblock;
     let code = u8::try_from(superblock.durability.get()).ok().and_then(Durability::from_code);
@@ -89,6 +96,7 @@ pub(crate) fn describe(disk: &mut dyn Disk) -> Result<LogDescription, OpenError>
         epoch: superblock.last_epoch.get(),
         clean: read.recovery.clean,
         messages: read.recovery.messages,
+        messages_kept,
         producers: read.catalog.producers().iter().count() as u64,
         streams: streams.collect(),
     })

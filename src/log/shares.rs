@@ -41,7 +41,13 @@ pub(crate) fn share_bytes(disk_bytes: u64, count: u32) -> u64 {
 /// Bytes a disk needs at least for so many shards with segments of this size.
 #[must_use]
 pub(crate) fn bytes_needed(segment_bytes: u64, count: u32) -> u64 {
-    disk_bytes_min(segment_bytes).next_multiple_of(ALIGNMENT) * u64::from(count)
+    bytes_of_all(disk_bytes_min(segment_bytes), count)
+}
+
+/// Bytes a disk has to have for so many shares of this size at least.
+#[must_use]
+pub(crate) fn bytes_of_all(share_bytes: u64, count: u32) -> u64 {
+    share_bytes.next_multiple_of(ALIGNMENT) * u64::from(count)
 }
 
 /// Makes an empty log for each of `count` shards on a disk; returns the superblock of the first.
