@@ -472,6 +472,13 @@ fn without_a_terminal_top_says_so_and_stat_writes_plain_text() {
     assert_eq!(top.status.code(), Some(2), "{}", text(&top));
     assert!(top.stdout.is_empty());
     assert!(String::from_utf8_lossy(&top.stderr).contains("use `buslane stat`"), "{}", text(&top));
+    // Another host's is asked otherwise; in the environment the address is for the other commands.
+    let mut elsewhere = observed.command(&["stat", "-s", "10.99.99.99"]);
+    let elsewhere = elsewhere.env_remove("BUSLANE_SERVER").output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(2), "{}", text(&elsewhere));
+    assert!(text(&elsewhere).contains("an appliance of this host"), "{}", text(&elsewhere));
+    let mut beside = observed.command(&["stat"]);
+    assert!(beside.env("BUSLANE_SERVER", "10.99.99.99").output().unwrap().status.success());
     let mut watch = observed.command(&["stat", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = watch.stdout.take().unwrap();
     let reader = thread::spawn(move || {

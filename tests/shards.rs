@@ -314,7 +314,7 @@ fn a_flipped_bit_is_found_in_its_share_and_the_shard_is_named() {
         Command::new(BUSLANE).args(["log", "verify", &log]).args(more).output().unwrap()
     };
     let output = verify(&[]);
-    refused(&output, &[&format!("{log}: 1 places are damaged")]);
+    refused(&output, &[&format!("{log}: 1 place damaged")]);
     let said = String::from_utf8(output.stdout).unwrap();
     let (first, second) = said.split_once("shard 1 of 2").unwrap();
     assert!(!first.contains("DAMAGED") && second.contains("DAMAGED"), "{said}");

@@ -137,7 +137,7 @@ pub struct StatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Asks as `buslane stat` does, twice a second. Latencies are of the newest interval, about a second.
-Keys: 1-5 or Tab chooses the view, s sorts, p pauses, ? helps, q ends.
+Keys: 1-6 or Tab chooses the view, s sorts, p pauses, ? helps, q ends.
 
 EXAMPLES
   buslane top

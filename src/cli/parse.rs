@@ -24,7 +24,7 @@ pub(super) fn from(text: &str) -> Result<StartFrom, String> {
             )
         });
     }
-    match text.replace('_', "").parse() {
+    match text.replace(['_', ','], "").parse() {
         Ok(sequence) if sequence > 0 => Ok(StartFrom::Sequence(sequence)),
         _ => Err("write start, end, a sequence from 1, or @TIME".to_owned()),
     }

@@ -47,6 +47,12 @@ impl AdminClient {
     /// The appliance of the profile's instance: where this login would have its socket, or else where a service or
     /// another login of this user has.
     pub(super) fn new(globals: &Globals) -> Result<Self, CommandError> {
+        // In the environment it is for the other commands.
+        if globals.server.is_some() && std::env::var_os("BUSLANE_SERVER").is_none() {
+            let what = "this shows an appliance of this host, over its unix socket: leave --server out; one of another \
+                        host tells the same at its metrics.http (/shards, /sessions)";
+            return Err(CommandError::Usage(what.to_owned()));
+        }
         let profile = profile::load(globals.profile_or_default(), &globals.set)?;
         let own = match socket_path(&profile) {
             Ok(None) => {

@@ -262,7 +262,11 @@ fn verify_log(globals: &Globals, logs: &Logs<'_>) -> Result<(), CommandError> {
         }
         let count = report.findings.iter().filter(|finding| finding.is_damage).count();
         if count > 0 {
-            damaged.push(format!("{}: {count} places are damaged", disk.info().name));
+            damaged.push(format!(
+                "{}: {} damaged",
+                disk.info().name,
+                count_of(count as u64, "place")
+            ));
         }
     }
     out.finish()?;
@@ -291,8 +295,13 @@ pub(super) fn whole(report: &VerifyReport) -> String {
         0 => String::new(),
         empty => format!(" ({} of them with nothing in it yet)", thousands(empty)),
     };
+    let verdict = if report.findings.iter().any(|finding| finding.is_damage) {
+        "are whole"
+    } else {
+        "all whole"
+    };
     format!(
-        "{}{empty}, {}, {}, all whole",
+        "{}{empty}, {}, {}, {verdict}",
         count_of(report.segments, "segment"),
         batches(report.batches),
         count_of(report.messages, "message")

@@ -365,7 +365,12 @@ fn setting_value(name: &str, text: &str) -> toml::Value {
 fn wrong_value(error: &toml::de::Error, source: &Source) -> ProfileError {
     let shown = error.to_string();
     let key = shown.rsplit_once("in `").and_then(|(_, rest)| rest.split_once('`'));
-    let what = error.message();
+    let what = match error.message() {
+        what if what.contains("socket address") => {
+            "write an IPv4 address and a port, as 127.0.0.1:9310"
+        }
+        what => what,
+    };
     ProfileError::Wrong(match key {
         Some((key, _)) => format!("{}: {key}: {what}", source.place(key)),
         None => format!("{}: {what}", source.name),

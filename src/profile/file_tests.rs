@@ -85,7 +85,11 @@ fn a_value_of_the_wrong_kind_is_named_with_its_place() {
         ("[port]\ndriver = \"rdma\"\n", &[], "x.toml:2: port.driver: "),
         ("[shard]\ncore = \"fast\"\n", &[], "x.toml:2: shard.core: `fast` is no core"),
         ("[port]\naddress = \"localhost\"\n", &[], "x.toml:2: port.address: "),
-        ("", &["port.address=here"], "--set port.address=here: port.address: "),
+        (
+            "",
+            &["port.address=here"],
+            "--set port.address=here: port.address: write an IPv4 address and",
+        ),
         ("disk = 1\n", &[], "x.toml:1: disk: "),
         ("", &["disk=1"], "--set disk=1: this is a section"),
         ("", &["disk.size"], "--set disk.size: write key=value"),

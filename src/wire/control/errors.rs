@@ -79,6 +79,10 @@ impl fmt::Display for CodedError {
             (ErrorCode::Draining, _) if detail == STARTING => {
                 f.write_str("the server is starting: it makes its log, or recovers it")
             }
+            (ErrorCode::UnknownProducer, _) => {
+                let text = code.to_string();
+                f.write_str(&text.replacen("this producer", &format!("producer {detail}"), 1))
+            }
             (ErrorCode::MessageTooLarge, Sizes { needs, takes }) => {
                 write!(f, "{code}: {needs} bytes, and {takes} fit")
             }
@@ -226,8 +230,10 @@ mod tests {
             "{full}"
         );
         assert!(!full.contains("(0)"), "{full}");
-        let places = ErrorCode::UnknownProducer.with(17).to_string();
+        let places = ErrorCode::ProducersFull.with(17).to_string();
         assert!(places.ends_with(" (17)"), "{places}");
+        let unknown = ErrorCode::UnknownProducer.with(17).to_string();
+        assert!(unknown.starts_with("the server does not know producer 17: it was"), "{unknown}");
         let starts = ErrorCode::Draining.with(STARTING).to_string();
         assert!(starts.starts_with("the server is starting: "), "{starts}");
         let sizes = Sizes { needs: 2_000, takes: 1_400 };
