@@ -135,7 +135,11 @@ impl Publishing {
             }
         }
         if next_seq > 1 && durable_to >= next_seq {
-            return Err(ClientError::Nonsense { server });
+            // Messages that this client never sent: another one has been this producer meanwhile, and a REGISTER of ours
+            // that was late on its way took it back.
+            let (what, expected, found) =
+                (Compared::Messages, next_seq.saturating_sub(1), durable_to);
+            return Err(ClientError::OtherProducer { server, what, expected, found });
         }
         Ok(())
     }
