@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -74,6 +75,53 @@ fn a_log_that_is_removed_under_the_appliance_is_missed_then_and_at_the_next_star
     let made = Command::new(common::BUSLANE).args(format).output().unwrap();
     assert!(made.status.success(), "{}", text(&made));
     appliance.restart();
+}
+
+/// What an appliance says until it is ready; it is killed then.
+fn said_until_ready(appliance: &Appliance) -> String {
+    let mut child = appliance.serve_command().stderr(Stdio::piped()).spawn().map(Running).unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(child.0.stderr.take().unwrap()).lines() {
+        said.push_str(&line.unwrap());
+        said.push('\n');
+        if said.contains("\nready") || said.starts_with("ready") {
+            return said;
+        }
+    }
+    panic!("it ended before it was ready:\n{said}");
+}
+
+#[test]
+fn another_log_in_its_place_is_said_until_it_is_meant() {
+    let mut appliance = Appliance::start(&SMALL);
+    assert_eq!(appliance.stop().0, 0);
+    let (log, note) = (appliance.log_path(), appliance.dir.path().join("test.log.made"));
+    assert!(fs::read_to_string(&note).unwrap().contains("It is log "), "it says which");
+    let format = |path: &Path, more: &[&str]| {
+        let mut command = Command::new(common::BUSLANE);
+        command.args(["log", "format", "-q"]).arg(path).args(more);
+        command.args(["--set", SMALL[0], "--set", SMALL[1]]);
+        assert!(command.status().unwrap().success());
+    };
+    let warning = "and the one that was here before was";
+    assert!(!said_until_ready(&appliance).contains(warning), "it is the same");
+    let other = appliance.dir.path().join("other");
+    format(&other, &[]);
+    fs::rename(&other, &log).unwrap();
+    for _ in 0..2 {
+        let said = said_until_ready(&appliance);
+        assert!(said.contains(warning) && said.contains("test.log.made says so"), "{said}");
+    }
+    // A copy of the log is the same log.
+    let copy = appliance.dir.path().join("copy");
+    fs::remove_file(&note).unwrap();
+    assert!(!said_until_ready(&appliance).contains(warning), "it is meant");
+    assert!(copying(&log, &copy, &[]).0.wait().unwrap().success());
+    fs::rename(&copy, &log).unwrap();
+    assert!(!said_until_ready(&appliance).contains(warning));
+    // Whoever formats it means it.
+    format(&log, &["--force", &log.display().to_string()]);
+    assert!(!said_until_ready(&appliance).contains(warning));
 }
 
 #[test]

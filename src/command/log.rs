@@ -11,7 +11,7 @@ use super::{CommandError, Out, log_copy};
 use crate::cli::arguments::LogCommand;
 use crate::cli::{Globals, Output};
 use crate::disk::{AnyDisk, Disk, is_transport_id};
-use crate::launch::{self, LaunchError, make_log_file, of_share, open_tool_disk};
+use crate::launch::{self, LaunchError, make_log_file, note_log_file, of_share, open_tool_disk};
 use crate::log::create::FormatOptions;
 use crate::log::inspect::{BatchRow, LogDescription, StreamDescription, describe, dump};
 use crate::log::recovery::OpenError;
@@ -133,6 +133,8 @@ fn format_log(
         let mut disk = open(profile, path, false)?;
         let options = FormatOptions { segment_bytes: profile.disk.segment, force: force.is_some() };
         format_shares(&mut disk, &options, shards).map_err(LaunchError::from)?;
+        drop(disk);
+        note_log_file(path);
     }
     let mut out = Out::stdout();
     if globals.output() == Output::Json {

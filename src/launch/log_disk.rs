@@ -1,7 +1,7 @@
 //! What the log of an appliance is on: the one way to a shard's disk.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -16,9 +16,10 @@ use crate::disk::uring::{UringConfig, UringDisk, UringFile};
 use crate::limits::QUEUE_DEPTH_MAX;
 use crate::log::create::{FormatOptions, segments_in};
 use crate::log::shares::{self, format_shares};
-use crate::log::superblock::ShareId;
+use crate::log::superblock::{ShareId, Superblock};
 use crate::profile::units::format_bytes;
 use crate::profile::{DiskDriver, DiskProfile, Profile, ProfileError};
+use crate::whole;
 
 /// File systems round, and keep small things elsewhere: less is no hole.
 const HOLE_BYTES_MIN: u64 = 1 << 20;
@@ -56,7 +57,11 @@ impl LogDisk {
                 let config = UringConfig { path, memory_bytes: 0, read_only: false };
                 let path = config.path.clone();
                 let file = UringFile::open(&config)?;
-                for said in differences(profile, &file).into_iter().chain(fill_holes(disk, &file)) {
+                let head = head_of(&file);
+                let differences =
+                    head.as_ref().map(|head| differences(profile, head)).unwrap_or_default();
+                let another = head.and_then(|head| another_log(&path, &head));
+                for said in differences.into_iter().chain(another).chain(fill_holes(disk, &file)) {
                     watch(Progress::Warning(said));
                 }
                 let presence = Presence::watch(&file, path)?;
@@ -99,7 +104,9 @@ pub fn make_log_file(
     count: u32,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<(), LaunchError> {
-    ensure_file(profile, count, &*catch_signals()?, Missing::MakeAnew, watch)
+    ensure_file(profile, count, &*catch_signals()?, Missing::MakeAnew, watch)?;
+    note_log_file(Path::new(&profile.path));
+    Ok(())
 }
 
 /// Removes a log's file and what says that there is one.
@@ -137,13 +144,59 @@ fn fill_holes(disk: &DiskProfile, file: &UringFile) -> Option<String> {
     Some(format!("{} has holes, {} in all: {filled}", disk.path, format_bytes(holes)))
 }
 
-/// Where the profile would have made another log than there is.
-fn differences(profile: &Profile, file: &Arc<UringFile>) -> Vec<String> {
-    let disk = UringDisk::on(Arc::clone(file), FORMAT_MEMORY_BYTES);
-    // What is no log, or damaged, is said when it is opened.
-    let Some(head) = disk.ok().and_then(|mut disk| shares::head(&mut disk).ok().flatten()) else {
-        return Vec::new();
+/// The superblock at a file's head. What is no log, or damaged, is said when it is opened.
+fn head_of(file: &Arc<UringFile>) -> Option<Superblock> {
+    let mut disk = UringDisk::on(Arc::clone(file), FORMAT_MEMORY_BYTES).ok()?;
+    shares::head(&mut disk).ok().flatten()
+}
+
+/// How the note beside a log says which it is.
+const IDENTITY: &str = "It is log ";
+
+/// A log's identity, as `log describe` prints it.
+fn identity(head: &Superblock) -> String {
+    head.cluster.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The note beside a log that is there, where a link leads.
+fn note_beside(path: &Path) -> PathBuf {
+    logfile::note_of(&path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+}
+
+/// Whether a log is another than the one that was served here before, which the note beside it tells; one that does not
+/// tell is made to.
+fn another_log(path: &Path, head: &Superblock) -> Option<String> {
+    let note = note_beside(path);
+    let (said, found) = (std::fs::read_to_string(&note).ok()?, identity(head));
+    let Some((_, before)) = said.split_once(IDENTITY) else {
+        // As far as it can be written: a log is served all the same.
+        let _ = whole::replace(&note, format!("{said}{IDENTITY}{found}\n").as_bytes());
+        return None;
     };
+    let before = before.trim_end();
+    (before != found).then(|| {
+        format!(
+            "{} is log {found}, and the one that was here before was {before} ({} says so): is the right disk mounted, \
+             the right copy restored? If it is meant, remove that note",
+            path.display(),
+            note.display()
+        )
+    })
+}
+
+/// Notes of a log that was made over another that it is this one.
+pub fn note_log_file(path: &Path) {
+    let config = UringConfig { path: path.to_owned(), memory_bytes: 0, read_only: true };
+    let Some(head) = UringFile::open(&config).ok().and_then(|file| head_of(&file)) else { return };
+    let note = note_beside(path);
+    let Ok(said) = std::fs::read_to_string(&note) else { return };
+    let kept = said.split_once(IDENTITY).map_or(said.as_str(), |(kept, _)| kept);
+    // What cannot be written is said when it is served.
+    let _ = whole::replace(&note, format!("{kept}{IDENTITY}{}\n", identity(&head)).as_bytes());
+}
+
+/// Where the profile would have made another log than there is.
+fn differences(profile: &Profile, head: &Superblock) -> Vec<String> {
     let disk = &profile.disk;
     let (segments, bytes) = (head.segment_count.get(), head.segment_bytes());
     let differs = |key: &str, asked: u64, there: String| {

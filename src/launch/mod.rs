@@ -46,7 +46,7 @@ mod stop;
 
 pub use cores::{pin, pin_to};
 pub use error::LaunchError;
-pub use log_disk::{make_log_file, remove_log_file};
+pub use log_disk::{make_log_file, note_log_file, remove_log_file};
 pub use open::{
     of_share, open_log_disk, open_port, open_port_pair, open_served_disk, open_tool_disk,
     open_uring,
