@@ -8,7 +8,7 @@ use crate::log::Tenure;
 use crate::port::memory::Faults;
 use crate::position::SessionSlot;
 use crate::testing::disk::TestDisk;
-use crate::testing::rig::{Rig, address};
+use crate::testing::rig::{BASE_PORT, CLIENT_PORT, Rig, address};
 use crate::wire::control::{CodedError, NameRequest, Subscribe};
 
 const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
@@ -456,4 +456,40 @@ fn an_appliance_that_is_stopped_in_order_and_started_again_ends_nobody() {
         });
         while rig.clients[publisher].next_completion().is_some() {}
     }
+}
+
+/// A REGISTER that was doubled and late takes a producer back from a rival that has published since: the first learns
+/// that somebody else has been it.
+#[test]
+fn a_producer_that_its_late_register_took_back_is_told_of_the_rival() {
+    let mut rig = Rig::new(38, Faults::default());
+    rig.clients_end = true;
+    let owner = rig.client(Publisher::New);
+    let stream = rig.create(owner, "orders");
+    rig.publish(owner, stream, b"one");
+    let producer = rig.clients[owner].producer().0;
+    drop(rig.clients.remove(owner));
+    rig.received.remove(owner);
+    rig.net.keep_datagrams(true);
+    let first = rig.client(Publisher::Known(producer));
+    rig.until("the first is it", |rig| rig.clients[first].is_connected());
+    let is_register = |bytes: &Vec<u8>| {
+        let (_, _, mut frames) = crate::wire::parse(bytes).unwrap();
+        matches!(frames.next(), Some(Ok(crate::wire::Frame::Register(_))))
+    };
+    let register = rig.net.kept().into_iter().find(is_register).unwrap();
+    rig.net.keep_datagrams(false);
+    rig.publish(first, stream, b"of the first");
+    let place = address(CLIENT_PORT + 1);
+    rig.net.set_cut(place, true);
+    let rival = rig.client(Publisher::Known(producer));
+    rig.until("the rival is it", |rig| rig.clients[rival].is_connected());
+    rig.publish(rival, stream, b"of the rival");
+    rig.net.set_cut(place, false);
+    rig.net.inject(place, address(BASE_PORT), &register);
+    let fenced = ends(&mut rig, rival);
+    assert!(fenced.to_string().contains("another instance"), "{fenced}");
+    let error = ends(&mut rig, first);
+    let ClientError::OtherProducer { what, expected, found, .. } = error else { panic!("{error}") };
+    assert_eq!((what, expected, found), (Compared::Messages, 2, 3));
 }
