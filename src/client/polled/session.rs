@@ -2,6 +2,7 @@
 
 use crate::fired::Timer;
 use crate::ids::ConnId;
+use crate::random::Random;
 use crate::wire::DatagramWriter;
 use crate::wire::control::ErrorCode;
 
@@ -113,7 +114,7 @@ impl Session {
     /// It is over: another is asked for.
     pub(super) fn ask_anew(&mut self) {
         // Another nonce: an answer to the old REGISTER that comes late must not be taken.
-        self.nonce = self.nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.nonce = Random::new(self.nonce).next_u64();
         // Not faster than a REGISTER is repeated, whatever made us.
         self.phase = Phase::Registering { asked_ns: self.asked_ns, wait_ns: REGISTER_NS.0 };
         self.speaks = false;
