@@ -108,19 +108,21 @@ impl Stations {
             let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
             // The same instance may have missed the answer to its last registration.
             let same = known.instance == register.instance.get();
+            let tenure = Tenure { epoch: known.epoch, instance: known.instance };
             let is_proven = known.holder.is_some_and(|slot| self.sessions.get(slot).proven);
             if same && held < known.epoch && is_proven {
                 // It has missed none: this REGISTER is an old one that was late on its way.
                 self.counters.add(Counter::DroppedUnknownSession, 1);
                 return Ok(());
             }
-            if held != 0 && held < known.epoch && !same {
+            let overtaken = held < known.epoch && !(same && tenure.goes_on_from(held));
+            if held != 0 && overtaken {
                 // That there is a later one is told once a power cut cannot undo it.
                 let told =
                     if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
                 return Err((told, asked));
             }
-            (Some(id), known.epoch.saturating_add(1), known.holder)
+            (Some(id), tenure.next(register.instance.get()).epoch, known.holder)
         };
         if old.is_none() && !self.sessions.has_place() {
             return Err((ErrorCode::SessionsFull, self.settings.limits.sessions as u64));
