@@ -53,11 +53,13 @@ pub enum Mutant {
     EndSkipsAcknowledged,
     /// A subscription from a time leaves the first message of that time out.
     TimeSeekOneLate,
+    /// Who is the instance that registered last is let in, whoever came between.
+    InstanceIsEnough,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeDurable,
         Self::PrefixPastHole,
         Self::ProducersNotCheckpointed,
@@ -81,6 +83,7 @@ impl Mutant {
         Self::StampsDrift,
         Self::EndSkipsAcknowledged,
         Self::TimeSeekOneLate,
+        Self::InstanceIsEnough,
     ];
 
     /// Its name on the command line.
@@ -110,6 +113,7 @@ impl Mutant {
             Self::StampsDrift => "stamps-drift",
             Self::EndSkipsAcknowledged => "end-skips-acknowledged",
             Self::TimeSeekOneLate => "time-seek-one-late",
+            Self::InstanceIsEnough => "instance-is-enough",
         }
     }
 
@@ -125,6 +129,7 @@ impl Mutant {
             | Self::MarkIgnored
             | Self::DuplicatesAppended
             | Self::TrimBeforeDurable
+            | Self::InstanceIsEnough
             | Self::SmallDatagramIsDamage => "O1",
             Self::HeaderTrusted => "O2",
             Self::PlaceNotChecked | Self::SilentSessionKept | Self::CreditBelowMessage => "O7",

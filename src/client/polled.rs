@@ -404,6 +404,12 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.session.nonce()
     }
 
+    /// The instance of its producer that it says it is, and the nonce of its first session.
+    #[cfg(feature = "sim")]
+    pub(crate) fn instance(&self) -> u64 {
+        self.link.options.nonce
+    }
+
     /// Its own address.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn local(&self) -> SocketAddrV4 {

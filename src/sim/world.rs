@@ -3,6 +3,7 @@
 mod consume;
 mod misfortune;
 mod operate;
+mod overtaken;
 mod publish;
 mod retire;
 mod settle;
@@ -12,6 +13,7 @@ mod visit;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use self::consume::Consuming;
+use self::overtaken::Overtaken;
 use self::publish::Publishing;
 use self::visit::Visiting;
 use super::allowed::Injected;
@@ -40,7 +42,7 @@ const HANG_NS: u64 = 50_000_000;
 
 /// Clients that neither publish nor consume.
 struct Others {
-    zombies: Vec<SimClient>,
+    overtaken: Vec<Overtaken>,
     visitors: Vec<Visiting>,
     operator: Option<SimClient>,
     operator_gear: Gear,
@@ -112,7 +114,7 @@ impl World {
             publishers: Vec::new(),
             consumers: Vec::new(),
             others: Others {
-                zombies: Vec::new(),
+                overtaken: Vec::new(),
                 visitors: Vec::new(),
                 operator: None,
                 operator_gear: Gear::plain(plan),
@@ -308,12 +310,7 @@ impl World {
         if !self.others.visitors.is_empty() {
             self.poll_visitors()?;
         }
-        for zombie in &mut self.others.zombies {
-            // It may be fenced at any moment, and is not heard any more then.
-            let _ = zombie.poll(&mut |_| {});
-            while zombie.next_completion().is_some() {}
-        }
-        Ok(())
+        self.poll_overtaken()
     }
 
     /// What an operator, or systemd, does: starts what is down, restarts what has failed.

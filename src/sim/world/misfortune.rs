@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::World;
+use super::{Overtaken, World};
 use crate::client::Publisher;
 use crate::clock::{Clock, Wall};
 use crate::ids::Durability;
@@ -119,10 +119,17 @@ impl World {
             let Some(client) = publisher.client.take() else { return };
             publisher.back_ns = back_ns;
             // One that had not registered yet would rightly fence its successor.
-            let lives_on = publisher.resumed && !retires && self.others.zombies.len() < 4;
+            let lives_on = publisher.resumed && !retires && self.others.overtaken.len() < 4;
+            let took_over = publisher.succeeds;
             if self.random.one_of_thousand(200) && lives_on {
                 self.server.hits.client.zombies += 1;
-                self.others.zombies.push(client);
+                // That it is cut off is why another one comes.
+                if self.random.one_of_thousand(500) {
+                    let until_ns = back_ns + self.lasting_ns();
+                    self.net.set_cut(client.local(), true);
+                    self.outage.cut.push((client.local(), until_ns));
+                }
+                self.others.overtaken.push(Overtaken::new(client, index, took_over));
             } else {
                 drop(client.abandon());
             }

@@ -30,7 +30,7 @@ impl World {
             self.net.set_cut(address, false);
         }
         self.server.heal();
-        self.others.zombies.clear();
+        self.others.overtaken.clear();
         self.others.visitors.clear();
         self.others.operator = None;
         self.outage.paused_until = 0;
