@@ -115,6 +115,11 @@ impl Stations {
                 self.counters.add(Counter::DroppedUnknownSession, 1);
                 return Ok(());
             }
+            if held >= known.epoch && held != 0 && !same {
+                // It never had this one, whose number is another's here: the log is not the one that gave it out, or a
+                // copy from before that.
+                return Err((ErrorCode::UnknownProducer, asked));
+            }
             let goes_on = tenure.goes_on_from(held) || Mutant::InstanceIsEnough.is_on();
             let overtaken = held < known.epoch && !(same && goes_on);
             if held != 0 && overtaken {
