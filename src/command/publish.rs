@@ -94,7 +94,7 @@ impl Rest {
             }
             ClientError::Behind { .. }
             | ClientError::OtherLog { .. }
-            | ClientError::OtherProducer { .. }
+            | ClientError::OtherProducer { what: Compared::Producer, .. }
             | ClientError::Refused(CodedError { code: ErrorCode::UnknownProducer, .. }) => {
                 Self::OtherLog(None)
             }
@@ -103,6 +103,8 @@ impl Rest {
             | ClientError::Unanswered { .. }
             | ClientError::TooLarge { .. }
             | ClientError::Refused(_)
+            // In the same log, as another program.
+            | ClientError::OtherProducer { .. }
             | ClientError::Nonsense { .. }
             | ClientError::DamagedMessage { .. } => Self::Unknown,
         }
