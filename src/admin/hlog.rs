@@ -80,11 +80,12 @@ impl IntervalLog {
         if lines.is_empty() {
             return Ok(());
         }
-        let is_full = |writing: &Writing| writing.bytes > INTERVAL_FILE_BYTES_MAX;
-        let writing = match self.file.take_if(|writing| !is_full(writing)) {
-            Some(writing) => self.file.insert(writing),
-            None => self.file.insert(start(&self.dir)?),
+        let has_room = |writing: &mut Writing| writing.bytes <= INTERVAL_FILE_BYTES_MAX;
+        let writing = match self.file.take_if(has_room) {
+            Some(writing) => writing,
+            None => start(&self.dir)?,
         };
+        let writing = self.file.insert(writing);
         writing.bytes += lines.len() as u64;
         writing.file.write_all(lines)
     }

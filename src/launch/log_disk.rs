@@ -169,8 +169,7 @@ fn another_log(path: &Path, head: &Superblock) -> Option<String> {
     let note = note_beside(path);
     let (said, found) = (std::fs::read_to_string(&note).ok()?, identity(head));
     let Some((_, before)) = said.split_once(IDENTITY) else {
-        // As far as it can be written: a log is served all the same.
-        let _ = whole::replace(&note, format!("{said}{IDENTITY}{found}\n").as_bytes());
+        note_identity(&note, &said, &found);
         return None;
     };
     let before = before.trim_end();
@@ -191,8 +190,12 @@ pub fn note_log_file(path: &Path) {
     let note = note_beside(path);
     let Ok(said) = std::fs::read_to_string(&note) else { return };
     let kept = said.split_once(IDENTITY).map_or(said.as_str(), |(kept, _)| kept);
-    // What cannot be written is said when it is served.
-    let _ = whole::replace(&note, format!("{kept}{IDENTITY}{}\n", identity(&head)).as_bytes());
+    note_identity(&note, kept, &identity(&head));
+}
+
+/// As far as it can be written: a log is made and served all the same.
+fn note_identity(note: &Path, before: &str, identity: &str) {
+    let _ = whole::replace(note, format!("{before}{IDENTITY}{identity}\n").as_bytes());
 }
 
 /// Where the profile would have made another log than there is.

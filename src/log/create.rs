@@ -2,14 +2,14 @@
 
 use zerocopy::IntoBytes;
 
-use super::scan::{CHUNK_BYTES, read};
+use super::scan::{CHUNK_BYTES, read, transfer};
 use super::segment::{Geometry, INDEX_BYTES};
 use super::superblock::{
     AREA_START, CopyDamage, END_BYTES, FORMAT, HEAD_BYTES, Identity, ShareId, Superblock,
     other_release, read_copies,
 };
 use crate::disk::share::{Extent, Share};
-use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
+use crate::disk::{Disk, DiskFault, DiskInfo, Operation};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN};
 use crate::position::DiskOffset;
 
@@ -199,24 +199,13 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// Writes the start of the disk's memory, as much at once as the disk takes.
+/// Writes the start of the disk's memory.
 pub(super) fn write(
     disk: &mut dyn Disk,
     disk_offset: DiskOffset,
     bytes: usize,
 ) -> Result<(), DiskFault> {
-    let step = disk.info().transfer_bytes_max;
-    for at in (0..bytes).step_by(step) {
-        let io = Io {
-            operation: Operation::Write,
-            tag: 0,
-            disk_offset: disk_offset + at as u64,
-            memory_offset: at,
-            bytes: step.min(bytes - at),
-        };
-        run(disk, io)?;
-    }
-    Ok(())
+    transfer(disk, Operation::Write, disk_offset, bytes)
 }
 
 /// The first block, for people who look at the disk with other tools.

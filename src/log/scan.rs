@@ -22,18 +22,29 @@ pub(super) fn read(
     bytes: usize,
 ) -> Result<(), DiskFault> {
     assert!(bytes <= CHUNK_BYTES, "at most a chunk");
-    let step = disk.info().transfer_bytes_max.min(CHUNK_BYTES);
-    let mut done = 0;
-    while done < bytes {
+    transfer(disk, Operation::Read, disk_offset, bytes)
+}
+
+/// Moves `bytes` between the disk at `disk_offset` and the start of its memory, as much at once as it takes.
+///
+/// # Errors
+/// What the device said.
+pub(super) fn transfer(
+    disk: &mut dyn Disk,
+    operation: Operation,
+    disk_offset: DiskOffset,
+    bytes: usize,
+) -> Result<(), DiskFault> {
+    let step = disk.info().transfer_bytes_max;
+    for at in (0..bytes).step_by(step) {
         let io = Io {
-            operation: Operation::Read,
+            operation,
             tag: 0,
-            disk_offset: disk_offset + done as u64,
-            memory_offset: done,
-            bytes: step.min(bytes - done),
+            disk_offset: disk_offset + at as u64,
+            memory_offset: at,
+            bytes: step.min(bytes - at),
         };
         run(disk, io)?;
-        done += io.bytes;
     }
     Ok(())
 }
