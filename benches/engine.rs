@@ -22,7 +22,7 @@ use buslane::clock::HostClock;
 use buslane::disk::Disk;
 use buslane::disk::ram::RamDisk;
 use buslane::disk::share::{Extent, Share};
-use buslane::ids::{ConnId, Peer, StreamId};
+use buslane::ids::{ConnId, Lineage, Peer, StreamId};
 use buslane::limits::RECEIVE_BURST;
 use buslane::log::Log;
 use buslane::log::create::{FormatOptions, format};
@@ -135,7 +135,8 @@ impl Scene {
     fn new(clock: &HostClock) -> Self {
         let mut disk = RamDisk::new(DISK, Log::memory_bytes(RING), 8).unwrap();
         format(&mut disk, &FormatOptions { segment_bytes: 4 << 20, force: false }).unwrap();
-        let options = OpenOptions { queue_depth: 8, ring_bytes: RING, unix_ns: 1 };
+        let options =
+            OpenOptions { queue_depth: 8, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
         let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
         let (server, client) = wire();
         let address = server.local();

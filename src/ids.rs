@@ -29,9 +29,77 @@ id!(
     Epoch, u64
 );
 id!(
+    /// One opening of a log for writing: random, so that copies of a log that went different ways differ. The same
+    /// sequence of a stream, of the same lineage, is the same message in the same history.
+    Lineage, u64
+);
+id!(
     /// One session as the server numbers it; 0 before it is registered.
     ConnId, u32
 );
+
+impl Lineage {
+    /// One that nobody has had.
+    ///
+    /// # Panics
+    /// When the operating system gives no random bytes.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(getrandom::u64().expect("the operating system gives random bytes").max(1))
+    }
+}
+
+/// Bytes of a producer's name, at most.
+pub const PRODUCER_NAME_BYTES_MAX: usize = 40;
+
+/// The name a producer is known by, where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerName([u8; PRODUCER_NAME_BYTES_MAX]);
+
+impl ProducerName {
+    /// That of a producer without one.
+    pub const NONE: Self = Self([0; PRODUCER_NAME_BYTES_MAX]);
+
+    /// This name, where it can be one: 1 to 40 of letters, digits, `.`, `_`, `-`, `/` and `:`, not starting with `.`.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
+        let fits = (1..=PRODUCER_NAME_BYTES_MAX).contains(&name.len());
+        let is_name = fits && !name.starts_with('.') && name.bytes().all(allowed);
+        is_name.then(|| {
+            let mut bytes = [0; PRODUCER_NAME_BYTES_MAX];
+            bytes[..name.len()].copy_from_slice(name.as_bytes());
+            Self(bytes)
+        })
+    }
+
+    /// The bytes, zeros behind them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; PRODUCER_NAME_BYTES_MAX] {
+        &self.0
+    }
+
+    /// Back from such bytes; `None` where they are neither zeros nor a name.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; PRODUCER_NAME_BYTES_MAX]) -> Option<Self> {
+        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        let (name, rest) = bytes.split_at(len);
+        if rest.iter().any(|&byte| byte != 0) {
+            return None;
+        }
+        match std::str::from_utf8(name).ok()? {
+            "" => Some(Self::NONE),
+            name => Self::new(name),
+        }
+    }
+
+    /// The name; empty where there is none.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let len = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        std::str::from_utf8(&self.0[..len]).expect("a name is ASCII")
+    }
+}
 
 /// The other end of a conversation, as a port addresses it.
 ///

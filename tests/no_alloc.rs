@@ -18,6 +18,7 @@ use buslane::clock::{Clock, HostClock};
 use buslane::disk::Disk;
 use buslane::disk::ram::RamDisk;
 use buslane::disk::uring::{UringConfig, UringDisk};
+use buslane::ids::Lineage;
 use buslane::log::Log;
 use buslane::log::create::{FormatOptions, format};
 use buslane::log::recovery::OpenOptions;
@@ -62,7 +63,7 @@ const MESSAGES: u64 = 60_000;
 
 fn run<D: Disk + 'static>(mut disk: D) {
     format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
-    let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+    let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
     let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
     let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
     let server = port.local();

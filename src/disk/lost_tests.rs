@@ -3,6 +3,7 @@
 
 use super::share::Share;
 use super::{DiskFault, Errno, Io, Operation, run};
+use crate::ids::Lineage;
 use crate::limits::BLOCK_BYTES;
 use crate::log::Log;
 use crate::log::create::FormatOptions;
@@ -40,7 +41,7 @@ fn open(disk: &mut TestDisk, share: ShareId) -> Result<(), OpenError> {
     let mut part = Share::new(disk, part);
     // What it cannot tell is told by the opening.
     let _ = Identities::read(&mut part);
-    let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+    let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
     Log::open(&mut part, &options, &mut |_| {}).map(|_| ())
 }
 

@@ -9,6 +9,7 @@ use super::{LaunchError, Progress};
 use crate::clock::Clock;
 use crate::disk::lock::Lock;
 use crate::disk::{AnyDisk, Disk, DiskError, DiskFault};
+use crate::ids::Lineage;
 use crate::log::recovery::{OpenError, OpenOptions};
 use crate::log::superblock::Identities;
 use crate::log::{Log, Witness};
@@ -72,7 +73,8 @@ impl ShardThread<'_> {
         }
         self.lock_log(&mut disk)?;
         let (queue_depth, unix_ns) = (self.profile.disk.queue_depth, self.clock.unix_ns());
-        let options = OpenOptions { queue_depth, ring_bytes, unix_ns };
+        let lineage = Lineage::random();
+        let options = OpenOptions { queue_depth, ring_bytes, unix_ns, lineage };
         let begin_ns = self.clock.now_ns();
         let mut runs = BTreeMap::new();
         let mut seen = |message: &_| recovered_run(&mut runs, message);

@@ -273,6 +273,7 @@ mod tests {
 
     use super::super::listener::Go;
     use super::*;
+    use crate::ids::Lineage;
     use crate::log::Log;
     use crate::log::recovery::OpenOptions;
     use crate::testing::disk::{RING, TestDisk};
@@ -280,7 +281,8 @@ mod tests {
     /// On a disk that is lost after it was polled so often in a row, or lets go of the sender.
     fn opened(mut go: Option<Go>) -> Opened {
         let mut disk = TestDisk::formatted(16 << 20);
-        let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+        let options =
+            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
         let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
         let mut polls_left = 20;
         disk.watch(move || {

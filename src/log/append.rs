@@ -1,8 +1,8 @@
 //! Appending: records into the open batch, batches sealed, segments rolled. All in memory.
 
 use super::batch::{BATCH_HEADER_BYTES, BatchKind, batch_bytes};
-use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Tenure};
-use super::control::Control;
+use super::catalog::{CHECKPOINT_PARTS_MAX, Parting, ProducerHandle, Registrant, Tenure};
+use super::control::{Control, Registered};
 use super::{AppendError, Appended, ControlError, Log, Message, Registration};
 use crate::ids::{ProducerId, StreamId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_BYTES_MAX, Limits, RESERVED_SEGMENTS};
@@ -70,7 +70,7 @@ impl Log {
         Ok((id, self.tail.batch_seq()))
     }
 
-    /// Registers a producer, a new one where `id` is `None`. Where the table is full, one that may be forgotten is,
+    /// Registers a producer, new or known. Where the table is full, one that may be forgotten is,
     /// and the log says so before.
     ///
     /// # Errors
@@ -81,33 +81,30 @@ impl Log {
     pub fn register_producer(
         &mut self,
         memory: &mut Memory,
-        id: Option<ProducerId>,
+        registrant: Registrant,
         tenure: Tenure,
         unix_ns: u64,
     ) -> Result<Registration, ControlError> {
         let limit = self.limits.producers;
-        let forgotten = match id {
-            Some(id) => {
-                assert!(self.producer(id).is_some(), "the caller looked for {id}");
-                None
+        let producers = self.catalog.producers();
+        let (id, owner, takes_place) = match registrant {
+            Registrant::Known(id) => {
+                (id, producers.get(id).expect("the caller looked for it").owner, false)
             }
-            None if self.catalog.producers().is_full(limit) => {
-                Some(self.catalog.search(limit, unix_ns)?)
-            }
-            None => None,
+            Registrant::New(owner) => (producers.next_id(), owner, producers.is_full(limit)),
         };
+        let forgotten = if takes_place { Some(self.catalog.search(limit, unix_ns)?) } else { None };
         // Room for both records first: the table is changed only for what is written.
-        let bytes = record_bytes(0) + record_bytes(size_of_val(&tenure.instance));
+        let bytes = record_bytes(0) + record_bytes(size_of::<Registered>());
         self.make_room(memory, bytes, RESERVED_SEGMENTS, unix_ns)?;
         if let Some(id) = forgotten {
             self.put_forget(memory, id, unix_ns);
         }
-        let id = id.unwrap_or_else(|| self.catalog.producers().next_id());
-        let Tenure { epoch, instance } = tenure;
-        let said = Control::Producer { id, epoch, instance: instance.into() };
+        let said = Registered::new(owner, tenure.instance);
+        let said = Control::Producer { id, epoch: tenure.epoch, said: &said };
         self.put_control_record(memory, &said, unix_ns);
         let batch_seq = self.tail.batch_seq();
-        let last_seq = self.catalog.register(id, tenure, unix_ns, batch_seq);
+        let last_seq = self.catalog.register(id, owner, tenure, unix_ns, batch_seq);
         Ok(Registration { id, last_seq, batch_seq, forgotten })
     }
 

@@ -10,6 +10,7 @@ use super::trim::TrimError;
 use super::*;
 use crate::disk::Disk;
 use crate::disk::ram::RamDisk;
+use crate::ids::Lineage;
 use crate::limits::{
     BATCHES_WAITING_MAX, BLOCK_BYTES, DATAGRAM_BYTES_MAX, FLIGHTS_MAX, FLIGHTS_SPARE,
     IN_FLIGHT_BYTES_MAX, OPERATIONS_MAX, QUEUE_DEPTH_MAX, RING_BYTES, SEGMENTS_FREED_A_TURN,
@@ -29,10 +30,21 @@ fn so_many_batches_with_messages_wait_for_a_disk_that_stands_still() {
     let memory_bytes = Log::memory_bytes(RING_BYTES);
     let mut disk = RamDisk::new(96 << 20, memory_bytes, OPERATIONS_MAX).unwrap();
     format(&mut disk, &FormatOptions { segment_bytes: 16 << 20, force: true }).unwrap();
-    let options = OpenOptions { queue_depth: QUEUE_DEPTH_MAX, ring_bytes: RING_BYTES, unix_ns: 1 };
+    let options = OpenOptions {
+        queue_depth: QUEUE_DEPTH_MAX,
+        ring_bytes: RING_BYTES,
+        unix_ns: 1,
+        lineage: Lineage(9),
+    };
     let (mut log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
     let (stream, _) = log.create_stream(disk.memory_mut(), "orders", 1).unwrap();
-    log.register_producer(disk.memory_mut(), None, Tenure { epoch: 1, instance: 9 }, 1).unwrap();
+    log.register_producer(
+        disk.memory_mut(),
+        Registrant::New(Owner::NOBODY),
+        Tenure { epoch: 1, instance: 9 },
+        1,
+    )
+    .unwrap();
     let producer = log.hold_producer(ProducerId(1), SessionSlot::FIRST);
     log.submit(&mut disk, 1, 1);
     log.drain(&mut disk).unwrap();

@@ -1,9 +1,10 @@
 //! Control records: what the log says of itself among the messages, on stream 0. Written and read back here alone.
 
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::ids::{ProducerId, StreamId};
+use super::catalog::Owner;
+use crate::ids::{PRODUCER_NAME_BYTES_MAX, ProducerId, ProducerName, StreamId};
 use crate::wire::record::{RecordHeader, Signed};
 
 /// Flags of such a record: what it says.
@@ -12,13 +13,40 @@ const PRODUCER: u16 = 2;
 const TRIM: u16 = 3;
 const FORGET: u16 = 4;
 
+/// What stands behind the record of a registration.
+#[derive(Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct Registered {
+    instance: U64,
+    identity: U64,
+    name: [u8; PRODUCER_NAME_BYTES_MAX],
+}
+
+impl Registered {
+    pub(super) fn new(owner: Owner, instance: u64) -> Self {
+        let (identity, name) = (owner.identity.into(), *owner.name.bytes());
+        Self { instance: instance.into(), identity, name }
+    }
+
+    /// The instance that registered.
+    pub(super) fn instance(&self) -> u64 {
+        self.instance.get()
+    }
+
+    /// Whose the producer is; `None` where the name is none.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        let name = ProducerName::from_bytes(&self.name)?;
+        Some(Owner { identity: self.identity.get(), name })
+    }
+}
+
 /// What a control record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Control<'a> {
     /// A stream is made.
     Stream { id: StreamId, name: &'a str },
     /// A producer is registered.
-    Producer { id: ProducerId, epoch: u32, instance: U64 },
+    Producer { id: ProducerId, epoch: u32, said: &'a Registered },
     /// A stream is trimmed: `first` is its first sequence kept.
     Trim { id: StreamId, first: u64 },
     /// A producer is forgotten: its place is free.
@@ -35,8 +63,9 @@ impl<'a> Control<'a> {
         Some(match header.flags.get() {
             STREAM => Self::Stream { id: stream()?, name: std::str::from_utf8(payload).ok()? },
             PRODUCER => {
-                let instance = U64::from_bytes(payload.try_into().ok()?);
-                Self::Producer { id: ProducerId(id), epoch: u32::try_from(value).ok()?, instance }
+                let said = Registered::ref_from_bytes(payload).ok()?;
+                said.owner()?;
+                Self::Producer { id: ProducerId(id), epoch: u32::try_from(value).ok()?, said }
             }
             TRIM => Self::Trim { id: stream()?, first: value },
             FORGET => Self::Forget { id: ProducerId(id) },
@@ -60,7 +89,7 @@ impl<'a> Control<'a> {
     pub(super) fn payload(&self) -> &[u8] {
         match self {
             Self::Stream { name, .. } => name.as_bytes(),
-            Self::Producer { instance, .. } => instance.as_bytes(),
+            Self::Producer { said, .. } => said.as_bytes(),
             Self::Trim { .. } | Self::Forget { .. } | Self::Other => &[],
         }
     }
@@ -88,9 +117,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_what_makes_no_sense_is_not() {
         let (stream, producer) = (StreamId(u32::MAX), ProducerId(u64::MAX));
+        let name = ProducerName::new("gateway-7").unwrap();
+        let registered = Registered::new(Owner { identity: u64::MAX, name }, 7);
         for said in [
             Control::Stream { id: stream, name: "orders" },
-            Control::Producer { id: producer, epoch: u32::MAX, instance: U64::new(7) },
+            Control::Producer { id: producer, epoch: u32::MAX, said: &registered },
             Control::Trim { id: stream, first: u64::MAX },
             Control::Forget { id: producer },
         ] {
@@ -102,8 +133,11 @@ mod tests {
         assert_eq!(parsed(&other(TRIM, 1), b""), None);
         let stream = Control::Trim { id: StreamId(1), first: 1 }.signed();
         assert_eq!(parsed(&Signed { flags: STREAM, ..stream }, &[0xff]), None, "no name");
-        assert_eq!(parsed(&other(PRODUCER, 1), &[0; 7]), None, "no instance");
-        assert_eq!(parsed(&other(PRODUCER, 1 << 32), &[0; 8]), None, "no epoch");
+        assert_eq!(parsed(&other(PRODUCER, 1), &[0; 55]), None, "no owner");
+        assert_eq!(parsed(&other(PRODUCER, 1 << 32), &[0; 56]), None, "no epoch");
+        let mut spaced = [0; 56];
+        spaced[17] = b'x';
+        assert_eq!(parsed(&other(PRODUCER, 1), &spaced), None, "no name");
         assert_eq!(parsed(&other(5, 1), b"later"), Some(Control::Other));
     }
 }

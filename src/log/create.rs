@@ -326,6 +326,7 @@ pub fn occupant(disk: &mut dyn Disk) -> Result<Option<String>, DiskFault> {
 mod tests {
     use super::*;
     use crate::disk::ram::RamDisk;
+    use crate::ids::Lineage;
     use crate::log::Log;
     use crate::log::recovery::OpenOptions;
     use crate::log::shares::format_shares;
@@ -359,7 +360,8 @@ mod tests {
             // The last share alone was served.
             let share = 40 * MIB / u64::from(shards);
             let mut last = Share::new(&mut disk, Extent::nth(shards - 1, share));
-            let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+            let options =
+                OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
             Log::open(&mut last, &options, &mut |_| {}).unwrap();
             assert_eq!(made(&mut disk).unwrap(), Made::Served, "{shards}");
         }

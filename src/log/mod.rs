@@ -73,7 +73,9 @@ use crate::position::{BatchSeq, DiskOffset};
 use crate::wire::record::Signed;
 
 pub use batch::BatchView;
-pub use catalog::{Parting, ProducerFacts, ProducerHandle, StreamFacts, Tenure};
+pub use catalog::{
+    Owner, Parting, Position, ProducerFacts, ProducerHandle, Registrant, StreamFacts, Tenure,
+};
 pub use read::Located;
 pub use recovery::Witness;
 

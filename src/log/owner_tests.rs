@@ -165,7 +165,13 @@ fn published() -> (Catalog, ProducerHandle) {
     let mut catalog = Catalog::new();
     catalog.add_stream(StreamId(1), "orders", 1, BatchSeq::new(1));
     assert_eq!(
-        catalog.register(ProducerId(1), Tenure { epoch: 1, instance: 9 }, 1, BatchSeq::new(1)),
+        catalog.register(
+            ProducerId(1),
+            Owner::NOBODY,
+            Tenure { epoch: 1, instance: 9 },
+            1,
+            BatchSeq::new(1)
+        ),
         0
     );
     let handle = catalog.hold(ProducerId(1), SessionSlot::new(7));
@@ -190,7 +196,13 @@ fn a_handle_moves_both_tables_and_its_place_is_free_once_it_is_given_back() {
     catalog.forget(ProducerId(1));
     assert!(catalog.producers().get(ProducerId(1)).is_none());
     assert_eq!(
-        catalog.register(ProducerId(2), Tenure { epoch: 1, instance: 1 }, 7, BatchSeq::new(2)),
+        catalog.register(
+            ProducerId(2),
+            Owner::NOBODY,
+            Tenure { epoch: 1, instance: 1 },
+            7,
+            BatchSeq::new(2)
+        ),
         0
     );
     let second = catalog.hold(ProducerId(2), SessionSlot::new(7));

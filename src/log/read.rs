@@ -2,7 +2,7 @@
 
 use super::Log;
 use super::batch::{BatchDamage, BatchView};
-use crate::ids::StreamId;
+use crate::ids::{Lineage, StreamId};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::memory::Memory;
 use crate::position::{DiskOffset, LogOffset};
@@ -22,6 +22,28 @@ impl Log {
     #[inline]
     pub fn durable_end(&self) -> LogOffset {
         self.prefix.end()
+    }
+
+    /// The opening that is writing it.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.superblock.lineage()
+    }
+
+    /// The opening that wrote what stands at `log_off`; `None` where nothing that counts does.
+    #[must_use]
+    #[inline]
+    pub fn lineage_at(&self, log_off: LogOffset) -> Option<Lineage> {
+        self.segments.at(log_off).map(|live| live.lineage)
+    }
+
+    /// The opening that wrote a message; `None` where it is not kept, or not durable yet.
+    #[must_use]
+    pub fn lineage_of(&self, stream: StreamId, sequence: u64) -> Option<Lineage> {
+        let facts = self.stream(stream)?;
+        let is_kept = (facts.first_sequence..facts.durable_next).contains(&sequence);
+        let segment = is_kept.then(|| self.segments.holding(stream, sequence)).flatten()?;
+        Some(segment.lineage)
     }
 
     /// The disk memory of replay buffer `index`.

@@ -20,7 +20,7 @@ use super::segments::{Live, Recovered};
 use super::superblock::{CopyDamage, Superblock, quorum, read_copies};
 use super::{Log, LogFault};
 use crate::disk::{Disk, DiskFault, Io, Operation, run};
-use crate::ids::{ProducerId, StreamId};
+use crate::ids::{Lineage, ProducerId, StreamId};
 use crate::limits::{BLOCK_BYTES, RING_BYTES_MIN};
 use crate::position::{BatchSeq, DiskOffset, SegmentNo};
 
@@ -42,6 +42,8 @@ pub struct OpenOptions {
     pub ring_bytes: usize,
     /// Unix time, for what is written.
     pub unix_ns: u64,
+    /// Random, not 0: what is written from now on is of this opening and of no other, of this log or a copy of it.
+    pub lineage: Lineage,
 }
 
 /// A message recovery has seen in the last segment.
@@ -301,6 +303,7 @@ impl Log {
         seen: &mut dyn FnMut(&RecoveredMessage),
     ) -> Result<(Self, Recovery), OpenError> {
         assert!(disk.memory().len() >= Self::memory_bytes(options.ring_bytes), "memory as asked");
+        assert!(options.lineage != Lineage(0), "an opening is told from others");
         assert!(options.ring_bytes >= RING_BYTES_MIN, "a ring holds a roll and what is in flight");
         let name = disk.info().name.clone();
         let mut read = read_log(disk, seen)?;
@@ -330,8 +333,7 @@ impl Log {
         let ring_bytes = options.ring_bytes;
         let mut log = Self::assemble(&superblock, depth, ring_bytes, catalog, recovered);
         read.recovery.messages = log.tail.base().message;
-        log.begin_epoch(disk, &read, options.unix_ns)
-            .map_err(|fault| OpenError::Write { name, fault })?;
+        log.begin_epoch(disk, &read, options).map_err(|fault| OpenError::Write { name, fault })?;
         read.recovery.epoch = log.epoch().0;
         Ok((log, read.recovery))
     }
@@ -341,15 +343,14 @@ impl Log {
         &mut self,
         disk: &mut dyn Disk,
         read: &Read,
-        unix_ns: u64,
+        options: &OpenOptions,
     ) -> Result<(), LogFault> {
         // Before the superblock names the place that is taken.
         self.free_unneeded_now(disk)?;
         let seen = read.found.iter().map(|found| found.header.epoch.get()).max().unwrap_or(0);
         let epoch = self.superblock.last_epoch.get().max(seen) + 1;
         let mut superblock = self.superblock.next();
-        superblock.last_epoch = epoch.into();
-        superblock.clean = 0.into();
+        superblock.begin(epoch, options.lineage);
         // The end of a clean stop stays: it is a fact about the segments before this epoch.
         superblock.closed_end = self.prefix.batch_seq().into();
         let place = self.segments.next_place();
@@ -371,7 +372,7 @@ impl Log {
             return Ok(());
         }
         disk.memory_mut().bytes_mut(self.buffers.zeros()).fill(0);
-        self.begin_segment(disk.memory_mut(), true, unix_ns);
+        self.begin_segment(disk.memory_mut(), true, options.unix_ns);
         self.tail.hold_from_here();
         self.segments.opened();
         self.drain(disk)

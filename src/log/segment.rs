@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::batch::SegmentKey;
 use super::superblock::{AREA_START, Superblock};
+use crate::ids::Lineage;
 use crate::limits::{BLOCK_BYTES, STREAMS_MAX};
 use crate::position::{BatchSeq, DiskOffset, LogOffset, SegmentNo};
 
@@ -62,7 +63,9 @@ pub(crate) struct SegmentHeader {
     /// The last batch of the newest segment before it that holds messages. What is between that and `base_batch_seq`
     /// is told by the checkpoint that opens this one and may be gone. 0: not said, or there is none.
     joins: U64,
-    zero: [u8; 3944],
+    /// The opening that wrote it.
+    lineage: U64,
+    zero: [u8; 3936],
 }
 
 const _: () = assert!(size_of::<SegmentHeader>() == BLOCK_BYTES);
@@ -124,13 +127,15 @@ pub(crate) struct Grant {
     pub joins: BatchSeq,
     /// Its salt.
     pub salt: u64,
+    /// The opening it belongs to.
+    pub lineage: Lineage,
 }
 
 impl SegmentHeader {
     /// The header of a new segment.
     #[must_use]
     pub(crate) fn new(superblock: &Superblock, grant: &Grant, created_ns: u64) -> Self {
-        let Grant { seg_no, place, epoch, base, joins, salt } = *grant;
+        let Grant { seg_no, place, epoch, base, joins, salt, lineage } = *grant;
         let mut header = Self {
             magic: MAGIC,
             checksum: [0; 16],
@@ -150,7 +155,8 @@ impl SegmentHeader {
             prev_seg_no: 0.into(),
             next_place: 0.into(),
             joins: joins.into(),
-            zero: [0; 3944],
+            lineage: lineage.0.into(),
+            zero: [0; 3936],
         };
         header.checksum = header.checksum_now();
         header
@@ -201,6 +207,12 @@ impl SegmentHeader {
         self.next_place.get().checked_sub(1).map(Place)
     }
 
+    /// The opening that wrote it.
+    #[must_use]
+    pub(crate) fn lineage(&self) -> Lineage {
+        Lineage(self.lineage.get())
+    }
+
     /// Where on the disk it is.
     #[must_use]
     pub(crate) fn place(&self) -> Place {
@@ -222,6 +234,7 @@ impl SegmentHeader {
             && header.shard.get() == superblock.share().index
             && header.place() == place
             && header.seg_no.get() > 0
+            && header.lineage.get() > 0
             && header.seg_no.get().checked_mul(superblock.segment_bytes())
                 == Some(header.base_log_off.get());
         ours.then_some(header)

@@ -243,6 +243,7 @@ mod tests {
     use super::*;
     use crate::disk::ram::RamDisk;
     use crate::disk::{Io, Operation, run};
+    use crate::ids::Lineage;
     use crate::limits::BLOCK_BYTES;
     use crate::log::Log;
     use crate::log::recovery::OpenOptions;
@@ -279,7 +280,8 @@ mod tests {
         let mut disk = disk(41);
         format_shares(&mut disk, &options(false), 3).unwrap();
         assert_eq!(shard_count(&mut disk).unwrap(), Some(3));
-        let open = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+        let open =
+            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
         for index in 0..3 {
             let mut share = share_of(&mut disk, index, 3).unwrap();
             assert_eq!(share.info().bytes, 12 * MIB, "whole multiples of 2 MiB");
@@ -315,7 +317,8 @@ mod tests {
     fn the_first_share_is_never_taken_for_the_whole() {
         let mut disk = disk(40);
         format_shares(&mut disk, &options(false), 2).unwrap();
-        let open = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1 };
+        let open =
+            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
         let error = Log::open(&mut disk, &open, &mut |_| {}).unwrap_err();
         assert!(matches!(error, OpenError::Shards { found: 2, wanted: 1, .. }), "{error}");
     }

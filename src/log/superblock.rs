@@ -7,6 +7,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::disk::{Disk, DiskFault, DiskInfo, Io, Operation, run};
+use crate::ids::Lineage;
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SHARDS_MAX};
 use crate::position::{BatchSeq, DiskOffset};
 
@@ -15,7 +16,7 @@ const MAGIC: [u8; 8] = *b"BUSLANE\x01";
 
 /// The only format that is read and written. A later one need have no more than magic, checksum and number in common
 /// with it, so that it is refused by its number.
-pub(crate) const FORMAT: u16 = 3;
+pub(crate) const FORMAT: u16 = 4;
 
 /// Bits of features a reader must know to read the log: there is none yet.
 const INCOMPAT_KNOWN: u32 = 0;
@@ -120,8 +121,8 @@ pub struct Superblock {
     pub begun_seg_no: U64,
     /// The last batch that was known durable when this was written: at the last opening, or a clean stop.
     pub closed_end: U64,
-    /// Reserved: a random number of the last opening for writing, by which histories are told apart.
-    incarnation: U64,
+    /// Of the last opening for writing; 0 before there was one.
+    lineage: U64,
     /// Reserved: chain value that the log was opened with.
     opening_chain: U64,
     /// Reserved: the legs that the log is mirrored on.
@@ -215,6 +216,18 @@ impl Superblock {
         BatchSeq::new(self.closed_end.get())
     }
 
+    /// The opening for writing that was last.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        Lineage(self.lineage.get())
+    }
+
+    /// The next opening has begun.
+    pub fn begin(&mut self, epoch: u64, lineage: Lineage) {
+        (self.last_epoch, self.lineage) = (epoch.into(), lineage.0.into());
+        self.clean = 0.into();
+    }
+
     fn checksum_now(&self) -> [u8; 16] {
         let hash = blake3::hash(&self.as_bytes()[CHECKED_FROM..]);
         hash.as_bytes()[..16].try_into().expect("16 of 32 bytes")
@@ -269,12 +282,11 @@ impl Superblock {
 
     /// Whether there is something in it that only a later release can have written.
     fn says_more(&self) -> bool {
-        let reserved: [&[u8]; 8] = [
+        let reserved: [&[u8]; 7] = [
             self.minor.as_bytes(),
             &self.device,
             self.view.as_bytes(),
             &self.key,
-            self.incarnation.as_bytes(),
             self.opening_chain.as_bytes(),
             &self.legs,
             &self.reserved,
@@ -498,13 +510,12 @@ mod tests {
 
     #[test]
     fn whatever_is_reserved_is_of_a_later_release_where_it_is_not_zero() {
-        let later: [fn(&mut Superblock); 12] = [
+        let later: [fn(&mut Superblock); 11] = [
             |block| block.minor = 1.into(),
             |block| block.device[0] = 1,
             |block| block.device[31] = 1,
             |block| block.view = 1.into(),
             |block| block.key[47] = 1,
-            |block| block.incarnation = (1 << 63).into(),
             |block| block.opening_chain = 1.into(),
             |block| block.legs[LEGS_BYTES - 1] = 1,
             |block| block.reserved[0] = 1,
@@ -520,9 +531,9 @@ mod tests {
         // The number has two bytes, and both count.
         for (format, said) in [
             (0, CopyDamage::Earlier(0)),
-            (2, CopyDamage::Earlier(2)),
-            (4, CopyDamage::Later(4)),
-            (0x0103, CopyDamage::Later(0x0103)),
+            (3, CopyDamage::Earlier(3)),
+            (5, CopyDamage::Later(5)),
+            (0x0104, CopyDamage::Later(0x0104)),
             (u16::MAX, CopyDamage::Later(u16::MAX)),
         ] {
             let mut block = sealed(1, 0);
@@ -544,7 +555,7 @@ mod tests {
             magic checksum copy format minor superblock_bytes sequence parent cluster leg nguid
             device block_bytes segment_log2 segment_count area_block salt view last_epoch
             durability compat incompat clean key shard shards share_bytes begun_place begun_seg_no
-            closed_end incarnation opening_chain legs reserved
+            closed_end lineage opening_chain legs reserved
         );
         let ends = fields.iter().skip(1).map(|(_, offset)| *offset).chain([BLOCK_BYTES]);
         let rows = fields.iter().zip(ends);

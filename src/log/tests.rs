@@ -7,6 +7,7 @@ use super::segment::End;
 use super::verify::verify;
 use super::*;
 use crate::disk::{Completion, Disk};
+use crate::ids::Lineage;
 use crate::limits::{BLOCK_BYTES, PRODUCERS_MAX, STREAMS_MAX};
 use crate::position::SessionSlot;
 use crate::random::Random;
@@ -14,7 +15,7 @@ use crate::testing::disk::{RING, TestDisk};
 
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const OPTIONS: OpenOptions =
-    OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1_000 };
+    OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1_000, lineage: Lineage(9) };
 
 pub(super) fn formatted(mib: usize, seed: u64) -> TestDisk {
     let mut disk = TestDisk::never_written(mib * MIB, seed);
@@ -54,7 +55,12 @@ impl Writer {
             let memory = writer.disk.memory_mut();
             writer
                 .log
-                .register_producer(memory, None, Tenure { epoch: 1, instance: 9 }, 1)
+                .register_producer(
+                    memory,
+                    Registrant::New(Owner::NOBODY),
+                    Tenure { epoch: 1, instance: 9 },
+                    1,
+                )
                 .unwrap();
             writer.settle();
         }
@@ -522,7 +528,12 @@ fn full_tables_say_so_and_forget_only_what_has_nothing_to_lose() {
     for _ in 0..PRODUCERS_MAX + 10 {
         loop {
             let memory = writer.disk.memory_mut();
-            match writer.log.register_producer(memory, None, Tenure { epoch: 1, instance: 1 }, 5) {
+            match writer.log.register_producer(
+                memory,
+                Registrant::New(Owner::NOBODY),
+                Tenure { epoch: 1, instance: 1 },
+                5,
+            ) {
                 Ok(_) => break,
                 Err(ControlError::Busy) => writer.settle(),
                 Err(error) => panic!("{error}"),

@@ -260,7 +260,12 @@ impl Deeds {
             for _ in 1..crate::limits::PRODUCERS_MAX {
                 let Writer { log, disk, .. } = &mut deeds.writer;
                 if log
-                    .register_producer(disk.memory_mut(), None, Tenure { epoch: 1, instance: 1 }, 1)
+                    .register_producer(
+                        disk.memory_mut(),
+                        Registrant::New(Owner::NOBODY),
+                        Tenure { epoch: 1, instance: 1 },
+                        1,
+                    )
                     .is_err()
                 {
                     deeds.writer.settle();

@@ -5,7 +5,7 @@ use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_A_SHARD};
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Parting, Registration, StreamFacts, Tenure};
+use crate::log::{ControlError, Owner, Parting, Registrant, Registration, StreamFacts, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::position::SessionSlot;
@@ -102,7 +102,7 @@ impl Stations {
         }
         let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
         let (id, epoch, old) = if asked == 0 {
-            (None, 1, None)
+            (Registrant::New(Owner::NOBODY), 1, None)
         } else {
             let id = ProducerId(asked);
             let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
@@ -128,7 +128,7 @@ impl Stations {
                     if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
                 return Err((told, asked));
             }
-            (Some(id), tenure.next(register.instance.get()).epoch, known.holder)
+            (Registrant::Known(id), tenure.next(register.instance.get()).epoch, known.holder)
         };
         if old.is_none() && !self.sessions.has_place() {
             return Err((ErrorCode::SessionsFull, self.settings.limits.sessions as u64));

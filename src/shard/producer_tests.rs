@@ -4,7 +4,7 @@ use super::*;
 use crate::client::{ClientError, Compared, Publisher, Request};
 use crate::ids::{Peer, ProducerId, StreamId};
 use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX, SESSIONS_MAX};
-use crate::log::Tenure;
+use crate::log::{Owner, Registrant, Tenure};
 use crate::port::memory::Faults;
 use crate::position::SessionSlot;
 use crate::testing::disk::TestDisk;
@@ -43,7 +43,7 @@ impl Rig {
                 let Stations { log, disk, .. } = self.stations();
                 match log.register_producer(
                     disk.memory_mut(),
-                    None,
+                    Registrant::New(Owner::NOBODY),
                     Tenure { epoch: 1, instance: 1 },
                     unix_ns,
                 ) {
@@ -215,8 +215,8 @@ fn nobody_is_forgotten_before_it_could_come_back() {
     let unix_ns = rig.clock.unix_ns();
     let asked = |rig: &mut Rig| {
         let Stations { log, disk, .. } = rig.stations();
-        log.register_producer(disk.memory_mut(), None, Tenure { epoch: 1, instance: 1 }, unix_ns)
-            .map(|_| ())
+        let (new, tenure) = (Registrant::New(Owner::NOBODY), Tenure { epoch: 1, instance: 1 });
+        log.register_producer(disk.memory_mut(), new, tenure, unix_ns).map(|_| ())
     };
     assert_eq!(asked(&mut rig), Err(crate::log::ControlError::Busy), "worth another try");
     rig.until("the client is back", |rig| rig.clients[unused].is_connected());

@@ -14,7 +14,7 @@ use super::trace::Trace;
 use crate::clock::{Clock, ManualClock};
 use crate::disk::queue::{Backend, Queue, Reaped, Refused, Start};
 use crate::disk::{DiskFault, DiskInfo, Errno, Io, Operation};
-use crate::ids::Durability;
+use crate::ids::{Durability, Lineage};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::log::batch::BatchKind;
 use crate::memory::Memory;
@@ -162,6 +162,8 @@ pub(super) struct Device {
     clock: ManualClock,
     trace: Trace,
     random: Random,
+    /// Of the openings of its log.
+    lineages: Random,
     info: DiskInfo,
     media: Media,
     flying: Vec<Flying>,
@@ -184,6 +186,11 @@ pub(super) struct Device {
 const LATE_NS: u64 = 5_000_000;
 
 impl Device {
+    /// For an opening of its log that nobody has seen.
+    pub(super) fn next_lineage(&mut self) -> Lineage {
+        Lineage(self.lineages.next_u64().max(1))
+    }
+
     /// An empty device.
     #[must_use]
     pub(super) fn new(clock: ManualClock, trace: Trace, seed: u64, bytes: u64) -> Self {
@@ -200,6 +207,7 @@ impl Device {
             clock,
             trace,
             random: Random::new(seed),
+            lineages: Random::new(!seed),
             info,
             media: Media::default(),
             flying: Vec::new(),

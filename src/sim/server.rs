@@ -422,7 +422,8 @@ pub(super) fn open(
     runs: &mut BTreeMap<u64, Vec<Run>>,
 ) -> Result<Opened, OpenError> {
     let mut disk = SimDisk::open(device, Log::memory_bytes(RING)).expect("memory for a disk");
-    let options = OpenOptions { queue_depth, ring_bytes: RING, unix_ns: clock.unix_ns() };
+    let (unix_ns, lineage) = (clock.unix_ns(), device.borrow_mut().next_lineage());
+    let options = OpenOptions { queue_depth, ring_bytes: RING, unix_ns, lineage };
     let (log, recovery) =
         Log::open(&mut disk, &options, &mut |message| recovered_run(runs, message))?;
     assert_eq!(disk.in_flight(), 0, "an opening leaves nothing in flight");

@@ -7,7 +7,7 @@ use super::disk::{RING, Remains, TestDisk};
 use crate::client::polled::Client;
 use crate::client::{ClientOptions, Event, Publisher, Request};
 use crate::clock::{Clock, ManualClock};
-use crate::ids::StreamId;
+use crate::ids::{Lineage, StreamId};
 use crate::log::Log;
 use crate::log::recovery::{OpenOptions, RecoveredMessage};
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
@@ -48,6 +48,8 @@ pub(crate) struct Rig {
     /// A client may end, as one does that another takes over from; otherwise the test fails with its error.
     pub(crate) clients_end: bool,
     next_port: u16,
+    /// Of logs.
+    openings: u64,
 }
 
 impl Rig {
@@ -87,14 +89,20 @@ impl Rig {
             datagram_bytes: 1472,
             clients_end: false,
             next_port: CLIENT_PORT,
+            openings: 0,
         }
     }
 
     /// Starts one more shard, from what is on this disk.
     pub(crate) fn start(&mut self, mut disk: TestDisk) {
         let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
-        let options =
-            OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: self.clock.unix_ns() };
+        self.openings += 1;
+        let options = OpenOptions {
+            queue_depth: 4,
+            ring_bytes: RING,
+            unix_ns: self.clock.unix_ns(),
+            lineage: Lineage(self.openings),
+        };
         let (log, _) = Log::open(&mut disk, &options, &mut |message: &RecoveredMessage| {
             recovered_run(&mut runs, message);
         })

@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 
 use crate::clock::{Clock, HostClock};
-use crate::ids::Peer;
+use crate::ids::{Lineage, Peer};
 use crate::launch::{LaunchError, open_log_disk, open_port_pair, open_tool_disk};
 use crate::log::Log;
 use crate::log::create::FormatOptions;
@@ -66,6 +66,7 @@ impl Inline {
             queue_depth: profile.disk.queue_depth,
             ring_bytes,
             unix_ns: clock.unix_ns(),
+            lineage: Lineage::random(),
         };
         let mut runs = BTreeMap::new();
         let (log, _) =

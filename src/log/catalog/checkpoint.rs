@@ -3,8 +3,8 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Catalog, ProducerFacts, StreamFacts};
-use crate::ids::{ProducerId, StreamId};
+use super::{Catalog, Owner, Position, ProducerFacts, StreamFacts};
+use crate::ids::{PRODUCER_NAME_BYTES_MAX, ProducerId, ProducerName, StreamId};
 use crate::limits::{
     BATCH_BYTES_MAX, BLOCK_BYTES, PRODUCERS_MAX, STREAM_NAME_BYTES_MAX, STREAMS_MAX,
 };
@@ -85,7 +85,7 @@ impl Catalog {
             self.streams.push(entry.facts()?);
         }
         for entry in producers {
-            self.producers.push(entry.facts())?;
+            self.producers.push(entry.facts()?)?;
         }
         self.producers.go_on_from(head.next_producer.get());
         Some(head.part.get() + 1 == head.parts.get())
@@ -154,7 +154,10 @@ struct ProducerEntry {
     last_seq: U64,
     last_active_ns: U64,
     epoch: U32,
-    reserved: U32,
+    last_stream: U32,
+    last_sequence: U64,
+    identity: U64,
+    name: [u8; PRODUCER_NAME_BYTES_MAX],
 }
 
 impl ProducerEntry {
@@ -165,18 +168,25 @@ impl ProducerEntry {
             last_seq: producer.last_seq.into(),
             last_active_ns: producer.last_active_ns.into(),
             epoch: producer.epoch.into(),
-            reserved: 0.into(),
+            last_stream: producer.last.stream.0.into(),
+            last_sequence: producer.last.sequence.into(),
+            identity: producer.owner.identity.into(),
+            name: *producer.owner.name.bytes(),
         }
     }
 
-    fn facts(&self) -> ProducerFacts {
+    fn facts(&self) -> Option<ProducerFacts> {
+        let name = ProducerName::from_bytes(&self.name)?;
+        let stream = StreamId(self.last_stream.get());
         let mut facts = ProducerFacts::NONE;
         facts.id = ProducerId(self.id.get());
         facts.epoch = self.epoch.get();
         facts.instance = self.instance.get();
         facts.last_seq = self.last_seq.get();
         facts.last_active_ns = self.last_active_ns.get();
-        facts
+        facts.last = Position { stream, sequence: self.last_sequence.get() };
+        facts.owner = Owner { identity: self.identity.get(), name };
+        Some(facts)
     }
 }
 

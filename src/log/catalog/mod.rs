@@ -16,7 +16,7 @@ use crate::wire::record::Signed;
 
 pub(super) use checkpoint::CHECKPOINT_PARTS_MAX;
 pub(super) use producers::Producers;
-pub use producers::{Parting, ProducerFacts, ProducerHandle, Tenure};
+pub use producers::{Owner, Parting, Position, ProducerFacts, ProducerHandle, Registrant, Tenure};
 pub use streams::StreamFacts;
 pub(super) use streams::{Streams, Untrimmed};
 
@@ -62,8 +62,11 @@ impl Catalog {
         bytes: usize,
         unix_ns: u64,
     ) -> u64 {
-        self.producers.append(handle, signed.producer_seq, unix_ns);
-        self.streams.append(signed.stream, bytes, unix_ns)
+        let stream = signed.stream;
+        let sequence = self.streams.append(stream, bytes, unix_ns);
+        let last = Position { stream, sequence };
+        self.producers.append(handle, signed.producer_seq, last, unix_ns);
+        sequence
     }
 
     /// The same as recovery finds it.
@@ -76,9 +79,11 @@ impl Catalog {
         bytes: usize,
         unix_ns: u64,
     ) {
-        self.producers.append_recovered(message.producer_id, message.producer_seq, unix_ns);
+        let (id, producer_seq) = (message.producer_id, message.producer_seq);
         let sequence = self.streams.append(message.stream, bytes, unix_ns);
         assert_eq!(sequence, message.sequence, "sequences are dense");
+        let last = Position { stream: message.stream, sequence };
+        self.producers.append_recovered(id, producer_seq, last, unix_ns);
     }
 
     /// Whether a batch holds the first message of a stream it has got so far, which it has from now on.
@@ -147,16 +152,23 @@ impl Catalog {
     pub(super) fn register(
         &mut self,
         id: ProducerId,
+        owner: Owner,
         tenure: Tenure,
         unix_ns: u64,
         batch_seq: BatchSeq,
     ) -> u64 {
-        self.producers.register(id, tenure, unix_ns, batch_seq)
+        self.producers.register(id, owner, tenure, unix_ns, batch_seq)
     }
 
     /// The same as recovery finds it.
-    pub(super) fn register_recovered(&mut self, id: ProducerId, tenure: Tenure, unix_ns: u64) {
-        self.producers.register(id, tenure, unix_ns, BatchSeq::NONE);
+    pub(super) fn register_recovered(
+        &mut self,
+        id: ProducerId,
+        owner: Owner,
+        tenure: Tenure,
+        unix_ns: u64,
+    ) {
+        self.producers.register(id, owner, tenure, unix_ns, BatchSeq::NONE);
     }
 
     /// A record says that a producer is forgotten.

@@ -1,7 +1,7 @@
 //! The producers of a shard: who is known, whose place is taken by a session, and who is forgotten for somebody new.
 
 use crate::fired::Timer;
-use crate::ids::ProducerId;
+use crate::ids::{ProducerId, ProducerName, StreamId};
 use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::log::ControlError;
 use crate::mutant::Mutant;
@@ -22,8 +22,12 @@ pub struct ProducerFacts {
     pub epoch: u32,
     /// The instance that registered last.
     pub instance: u64,
+    /// Whose it is, from its first registration on.
+    pub owner: Owner,
     /// The last number accepted from it.
     pub last_seq: u64,
+    /// Where that message is.
+    pub last: Position,
     /// Unix time of its last message or registration.
     pub last_active_ns: u64,
     /// The session that publishes as this producer, as the shard numbers it: its place is given to nobody else
@@ -43,7 +47,9 @@ impl ProducerFacts {
         id: ProducerId(0),
         epoch: 0,
         instance: 0,
+        owner: Owner::NOBODY,
         last_seq: 0,
+        last: Position::NONE,
         last_active_ns: 0,
         holder: None,
         released_ns: 0,
@@ -70,6 +76,43 @@ impl ProducerFacts {
             (false, false, _) => None,
         }
     }
+}
+
+/// Whose a producer is, and what it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The identity that registered it first; 0 where sessions have none.
+    pub identity: u64,
+    /// Under this name; none where it is found by its number only.
+    pub name: ProducerName,
+}
+
+impl Owner {
+    /// Of a producer without a name, of sessions without identities.
+    pub const NOBODY: Self = Self { identity: 0, name: ProducerName::NONE };
+}
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its stream; 0 where there is no message.
+    pub stream: StreamId,
+    /// Its sequence there.
+    pub sequence: u64,
+}
+
+impl Position {
+    /// Of no message.
+    pub const NONE: Self = Self { stream: StreamId(0), sequence: 0 };
+}
+
+/// Who registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registrant {
+    /// A new producer of this owner.
+    New(Owner),
+    /// A producer that is known.
+    Known(ProducerId),
 }
 
 /// Under which epoch and for which instance a producer is registered.
@@ -243,16 +286,30 @@ impl Producers {
 
     /// A message of this number was accepted.
     #[inline]
-    pub(super) fn append(&mut self, handle: &ProducerHandle, producer_seq: u64, unix_ns: u64) {
+    pub(super) fn append(
+        &mut self,
+        handle: &ProducerHandle,
+        producer_seq: u64,
+        last: Position,
+        unix_ns: u64,
+    ) {
         let producer = self.of(handle);
-        (producer.last_seq, producer.last_active_ns) = (producer_seq, unix_ns);
+        (producer.last_seq, producer.last) = (producer_seq, last);
+        producer.last_active_ns = unix_ns;
     }
 
     /// The same as recovery finds it; one that was forgotten since is passed over.
-    pub(super) fn append_recovered(&mut self, id: ProducerId, producer_seq: u64, unix_ns: u64) {
+    pub(super) fn append_recovered(
+        &mut self,
+        id: ProducerId,
+        producer_seq: u64,
+        last: Position,
+        unix_ns: u64,
+    ) {
         if let Some(slot) = self.slot(id) {
             let producer = &mut self.places[slot];
-            (producer.last_seq, producer.last_active_ns) = (producer_seq, unix_ns);
+            (producer.last_seq, producer.last) = (producer_seq, last);
+            producer.last_active_ns = unix_ns;
         }
     }
 
@@ -263,6 +320,7 @@ impl Producers {
     pub(super) fn register(
         &mut self,
         id: ProducerId,
+        owner: Owner,
         Tenure { epoch, instance }: Tenure,
         unix_ns: u64,
         batch_seq: BatchSeq,
@@ -274,6 +332,7 @@ impl Producers {
         let producer = &mut self.places[slot];
         producer.epoch = epoch;
         producer.instance = instance;
+        producer.owner = owner;
         producer.last_active_ns = unix_ns;
         producer.ended = false;
         producer.registered_batch = batch_seq;

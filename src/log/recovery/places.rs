@@ -87,6 +87,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Lineage;
     use crate::log::segment::{Base, Grant};
     use crate::log::superblock::Identity;
     use crate::position::BatchSeq;
@@ -99,7 +100,15 @@ mod tests {
     fn header(seg_no: u64, place: u64, prev: u64, next: Option<u64>) -> SegmentHeader {
         let (seg_no, prev) = (SegmentNo::new(seg_no), SegmentNo::new(prev));
         let (place, base) = (Place::new(place), Base::default());
-        let grant = Grant { seg_no, place, epoch: 1, base, joins: BatchSeq::NONE, salt: 7 };
+        let grant = Grant {
+            seg_no,
+            place,
+            epoch: 1,
+            base,
+            joins: BatchSeq::NONE,
+            salt: 7,
+            lineage: Lineage(9),
+        };
         SegmentHeader::new(&superblock(), &grant, 0).linked(prev, next.map(Place::new))
     }
 

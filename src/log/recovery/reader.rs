@@ -66,9 +66,10 @@ impl Reader {
             Control::Stream { id, name } => {
                 self.catalog.add_stream(id, name, unix_ns, BatchSeq::NONE);
             }
-            Control::Producer { id, epoch, instance } => {
-                let tenure = Tenure { epoch, instance: instance.get() };
-                self.catalog.register_recovered(id, tenure, unix_ns);
+            Control::Producer { id, epoch, said } => {
+                let tenure = Tenure { epoch, instance: said.instance() };
+                let owner = said.owner().expect("a control record makes sense");
+                self.catalog.register_recovered(id, owner, tenure, unix_ns);
             }
             Control::Trim { id, first } => self.catalog.trim_recorded(id, first),
             Control::Forget { id } => self.catalog.forget(id),

@@ -11,6 +11,7 @@ use super::batch::SegmentKey;
 use super::catalog::Catalog;
 use super::segment::{Base, End, Geometry, Grant, INDEX_ENTRIES, IndexEntry, Place, SegmentHeader};
 use super::superblock::Superblock;
+use crate::ids::Lineage;
 use crate::limits::{BLOCK_BYTES, RESERVED_SEGMENTS};
 use crate::memory::resident;
 use crate::position::{BatchSeq, DiskOffset, LogOffset, SegmentNo};
@@ -26,6 +27,8 @@ pub(super) struct Live {
     pub(super) base: Base,
     /// As its header says it.
     pub(super) joins: BatchSeq,
+    /// The opening that wrote it.
+    pub(super) lineage: Lineage,
     /// Known once it is closed.
     pub(super) end: Option<End>,
 }
@@ -39,14 +42,16 @@ impl Live {
             key: header.key(superblock),
             base: header.base(),
             joins: header.joined(),
+            lineage: header.lineage(),
             end,
         }
     }
 
     /// Its header, as its closing index is checked with.
     pub(super) fn header(&self, superblock: &Superblock) -> SegmentHeader {
-        let Self { seg_no, place, base, joins, key, .. } = *self;
-        let grant = Grant { seg_no, place, epoch: key.epoch, base, joins, salt: key.salt };
+        let Self { seg_no, place, base, joins, lineage, key, .. } = *self;
+        let (epoch, salt) = (key.epoch, key.salt);
+        let grant = Grant { seg_no, place, epoch, base, joins, salt, lineage };
         SegmentHeader::new(superblock, &grant, 0)
     }
 
@@ -242,7 +247,8 @@ impl Segments {
     ) -> SegmentHeader {
         let place = self.free.pop_front().expect("the caller saw a free segment");
         let (epoch, joins) = (superblock.last_epoch.get(), self.messages_end());
-        let grant = Grant { seg_no, place, epoch, base, joins, salt };
+        let lineage = superblock.lineage();
+        let grant = Grant { seg_no, place, epoch, base, joins, salt, lineage };
         let prev_seg_no = self.newest_seg_no();
         let header =
             SegmentHeader::new(superblock, &grant, unix_ns).linked(prev_seg_no, self.next_place());

@@ -83,6 +83,15 @@ impl Segments {
         (live, self.entries(live).iter().filter(move |entry| entry.stream.get() == stream.0))
     }
 
+    /// The segment that holds a sequence of a stream, which is kept.
+    pub(in crate::log) fn holding(&self, stream: StreamId, sequence: u64) -> Option<&Live> {
+        let places = &self.places_of(stream)?.places;
+        let next = places.partition_point(|place| place.first_sequence <= sequence);
+        let seg_no = places.get(next.checked_sub(1)?)?.seg_no;
+        let live = self.live.binary_search_by_key(&seg_no, |live| live.seg_no).ok()?;
+        self.live.get(live)
+    }
+
     /// Where to start looking for a sequence of a stream, of which all below `durable_next` is durable. `None`
     /// where there is nothing of it.
     pub(in crate::log) fn locate(

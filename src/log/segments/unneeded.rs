@@ -86,6 +86,7 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Lineage;
     use crate::log::batch::SegmentKey;
     use crate::log::catalog::Catalog;
     use crate::log::segment::{Base, End, Geometry};
@@ -103,7 +104,15 @@ mod tests {
         let (place, base) = (Place::new(seg_no), base(10 * seg_no, messages));
         let seg_no = SegmentNo::new(seg_no);
         let key = SegmentKey { log_tag: 1, epoch: 1, seg_no, salt: 1, chain_salt: 1 };
-        Live { seg_no, place, key, base, joins: BatchSeq::new(10), end: Some(end) }
+        Live {
+            seg_no,
+            place,
+            key,
+            base,
+            joins: BatchSeq::new(10),
+            lineage: Lineage(9),
+            end: Some(end),
+        }
     }
 
     #[test]
