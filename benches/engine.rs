@@ -32,7 +32,7 @@ use buslane::shard::{Shard, ShardOptions};
 use buslane::wire::frame::Kind;
 use buslane::wire::publish::{MESSAGE_HEAD_BYTES, MessageHead, PUBLISH_HEAD_BYTES, PublishHead};
 use buslane::wire::record::crc32c;
-use buslane::wire::{DatagramWriter, Frame, parse};
+use buslane::wire::{Datagram, DatagramWriter, FromClient, parse};
 use zerocopy::{FromZeros, IntoBytes};
 
 const PAYLOAD: [u8; 128] = [7; 128];
@@ -236,13 +236,12 @@ fn write(buffer: &mut [u8]) -> usize {
 
 /// Messages of a datagram.
 fn walk(datagram: &[u8]) -> u64 {
-    let (_, _, frames) = parse(datagram).unwrap();
-    frames
-        .map(|frame| match frame {
-            Ok(Frame::Publish(publish)) => publish.messages().count() as u64,
-            Ok(_) | Err(_) => 0,
-        })
-        .sum()
+    let Ok(Datagram::Session { frames, .. }) = parse(datagram) else { return 0 };
+    let count = |frame| match frame {
+        Ok(FromClient::Publish(publish)) => publish.messages().count() as u64,
+        Ok(_) | Err(_) => 0,
+    };
+    frames.from_client().map(count).sum()
 }
 
 fn codec(criterion: &mut Criterion) {

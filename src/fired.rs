@@ -9,6 +9,8 @@ pub use count::{start, take};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Timer {
+    /// A client: INIT is repeated.
+    InitAgain,
     /// A client: REGISTER is repeated.
     RegisterAgain,
     /// A client: a request is repeated.
@@ -43,8 +45,10 @@ pub enum Timer {
     GivesUpRefused,
     /// A shard: a session said nothing for long, and ends.
     SessionSilent,
-    /// A shard: a session's client never showed that it knows of it, and it ends.
-    SessionUnproven,
+    /// A shard: a session's client has not used it, and it ends.
+    SessionUnconfirmed,
+    /// A shard: a session's client has not registered, and it ends.
+    SessionUnregistered,
     /// A shard: a gap stands for long, and is reported.
     NakLate,
     /// A shard: a gap is reported again.
@@ -65,7 +69,8 @@ pub enum Timer {
 
 impl Timer {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
+        Self::InitAgain,
         Self::RegisterAgain,
         Self::RequestAgain,
         Self::RetireAgain,
@@ -83,7 +88,8 @@ impl Timer {
         Self::GivesUpPublish,
         Self::GivesUpRefused,
         Self::SessionSilent,
-        Self::SessionUnproven,
+        Self::SessionUnconfirmed,
+        Self::SessionUnregistered,
         Self::NakLate,
         Self::NakAgain,
         Self::ConsumerHeartbeat,

@@ -34,9 +34,19 @@ id!(
     Lineage, u64
 );
 id!(
-    /// One session as the server numbers it; 0 before it is registered.
-    ConnId, u32
+    /// One session as one of its ends numbers it: random, and never 0. Datagrams to that end bear it.
+    ConnId, u64
 );
+
+impl ConnId {
+    /// Its low half: tells the sessions of a shard apart where people look at them, and does not let anybody speak in
+    /// their name.
+    #[must_use]
+    pub fn short(self) -> u32 {
+        let [a, b, c, d, ..] = self.0.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+}
 
 impl Lineage {
     /// One that nobody has had.
@@ -47,6 +57,14 @@ impl Lineage {
     pub fn random() -> Self {
         Self(getrandom::u64().expect("the operating system gives random bytes").max(1))
     }
+}
+
+/// Whether a text has the form of a name, of a stream or a producer: letters, digits, `.`, `_`, `-`, `/` and `:`, not
+/// starting with `.`.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
+    !text.starts_with('.') && text.bytes().all(allowed)
 }
 
 /// Bytes of a producer's name, at most.
@@ -60,13 +78,11 @@ impl ProducerName {
     /// That of a producer without one.
     pub const NONE: Self = Self([0; PRODUCER_NAME_BYTES_MAX]);
 
-    /// This name, where it can be one: 1 to 40 of letters, digits, `.`, `_`, `-`, `/` and `:`, not starting with `.`.
+    /// This name, where it can be one: 1 to 40 bytes of the form that names have.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
         let fits = (1..=PRODUCER_NAME_BYTES_MAX).contains(&name.len());
-        let is_name = fits && !name.starts_with('.') && name.bytes().all(allowed);
-        is_name.then(|| {
+        (fits && is_name(name)).then(|| {
             let mut bytes = [0; PRODUCER_NAME_BYTES_MAX];
             bytes[..name.len()].copy_from_slice(name.as_bytes());
             Self(bytes)

@@ -59,8 +59,17 @@ pub const PRODUCER_RETURN_NS: u64 = 60_000_000_000;
 /// Sessions open at once on a shard, at most.
 pub const SESSIONS_MAX: usize = 1024;
 
-/// Sessions ended in one turn so that others have a place, at most: a turn may bring hundreds of registrations.
-pub const EVICTIONS_A_TURN: usize = 8;
+/// INITs looked at in one turn, at most; others are dropped unread, and come again.
+pub const INITS_A_TURN: usize = 8;
+
+/// RESETs said in one turn, at most.
+pub const RESETS_A_TURN: usize = 8;
+
+/// The same in a second.
+pub const RESETS_MAX: usize = 1_000;
+
+/// Sessions whose clients have not used them yet, at most; the oldest leaves for another one.
+pub const UNCONFIRMED_MAX: usize = 64;
 
 /// Subscriptions of one session, at most.
 pub const SUBSCRIPTIONS_MAX: usize = 16;
@@ -101,7 +110,7 @@ pub const ACKS_DUE_MAX: usize = BATCHES_WAITING_MAX * SESSIONS_MAX;
 /// Ranges of one NAK, at most.
 pub const NAK_RANGES_MAX: usize = 16;
 
-/// Refusals of those without a session that wait, at most.
+/// Words to those without a session that wait, at most: what a turn may say to them, and the ends of sessions.
 pub const REFUSALS_MAX: usize = 64;
 
 /// Replies that wait, at most: those of a turn, each datagram of another session, and the refusals.
@@ -176,9 +185,6 @@ pub const BAD_READS_MAX: u32 = 4;
 
 /// A record damaged so often in a row is not damaged on the way.
 pub const DAMAGED_RECORDS_MAX: u32 = 3;
-
-/// Registrations looked at in one datagram, at most.
-pub const REGISTERS_A_DATAGRAM: usize = 32;
 
 /// An audit of a shard looks at everything once in so many sessions whose timers were looked at.
 pub const SLOTS_AN_AUDIT: usize = 64;

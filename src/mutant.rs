@@ -13,8 +13,8 @@ pub enum Mutant {
     PrefixPastHole,
     /// Checkpoints leave out how far each producer has come.
     ProducersNotCheckpointed,
-    /// A client believes an acknowledgement of an earlier epoch.
-    EpochIgnored,
+    /// A client believes what is said to a session that it had before.
+    OldSessionHeard,
     /// Recovery takes a batch with a valid header for whole.
     HeaderTrusted,
     /// Neither hash nor header of a batch are bound to their place on the disk.
@@ -53,8 +53,8 @@ pub enum Mutant {
     EndSkipsAcknowledged,
     /// A subscription from a time leaves the first message of that time out.
     TimeSeekOneLate,
-    /// Who is the instance that registered last is let in, whoever came between.
-    InstanceIsEnough,
+    /// Who held a producer before another instance took it over is let in again.
+    FencedComesBack,
 }
 
 impl Mutant {
@@ -63,7 +63,7 @@ impl Mutant {
         Self::AckBeforeDurable,
         Self::PrefixPastHole,
         Self::ProducersNotCheckpointed,
-        Self::EpochIgnored,
+        Self::OldSessionHeard,
         Self::HeaderTrusted,
         Self::PlaceNotChecked,
         Self::RetryAfterError,
@@ -83,7 +83,7 @@ impl Mutant {
         Self::StampsDrift,
         Self::EndSkipsAcknowledged,
         Self::TimeSeekOneLate,
-        Self::InstanceIsEnough,
+        Self::FencedComesBack,
     ];
 
     /// Its name on the command line.
@@ -93,7 +93,7 @@ impl Mutant {
             Self::AckBeforeDurable => "ack-before-durable",
             Self::PrefixPastHole => "prefix-past-hole",
             Self::ProducersNotCheckpointed => "producers-not-checkpointed",
-            Self::EpochIgnored => "epoch-ignored",
+            Self::OldSessionHeard => "old-session-heard",
             Self::HeaderTrusted => "header-trusted",
             Self::PlaceNotChecked => "place-not-checked",
             Self::RetryAfterError => "retry-after-error",
@@ -113,7 +113,7 @@ impl Mutant {
             Self::StampsDrift => "stamps-drift",
             Self::EndSkipsAcknowledged => "end-skips-acknowledged",
             Self::TimeSeekOneLate => "time-seek-one-late",
-            Self::InstanceIsEnough => "instance-is-enough",
+            Self::FencedComesBack => "fenced-comes-back",
         }
     }
 
@@ -124,12 +124,12 @@ impl Mutant {
             Self::AckBeforeDurable
             | Self::PrefixPastHole
             | Self::ProducersNotCheckpointed
-            | Self::EpochIgnored
+            | Self::OldSessionHeard
             | Self::RetryAfterError
             | Self::MarkIgnored
             | Self::DuplicatesAppended
             | Self::TrimBeforeDurable
-            | Self::InstanceIsEnough
+            | Self::FencedComesBack
             | Self::SmallDatagramIsDamage => "O1",
             Self::HeaderTrusted => "O2",
             Self::PlaceNotChecked | Self::SilentSessionKept | Self::CreditBelowMessage => "O7",

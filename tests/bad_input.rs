@@ -45,8 +45,9 @@ fn garbage_from_the_network_changes_nothing() {
     for round in 0..5_000usize {
         let mut bytes: Vec<u8> = (0..round % 1_400).map(|_| random()).collect();
         if round % 2 == 0 && bytes.len() >= 20 {
-            // Our version, no session, a frame of some kind with a length that lies.
-            bytes[..8].copy_from_slice(&[0x10, 0, 0, 0, 0, 0, 0, 0]);
+            // Of a session, or of none: each type in turn, and a frame of some kind with a length that lies.
+            let types = [0x11, 0x12, 0x13, 0x14, 0x17, 0x05, 0x10, 0x21];
+            bytes[..8].copy_from_slice(&[types[round / 2 % 8], 0, 1, 0, 0, 0, 0, 0]);
             bytes[16..20].copy_from_slice(&[
                 u8::try_from(round % 25).unwrap(),
                 0,

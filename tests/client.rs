@@ -6,7 +6,7 @@ mod common;
 
 use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,13 @@ use buslane::client::blocking::{Client, Error};
 use buslane::client::{
     BackPressure, ClientError, ClientOptions, OfferError, Publisher, SizeLimit, StartFrom,
 };
-use buslane::ids::StreamId;
+use buslane::ids::{ConnId, StreamId};
+use buslane::wire::control::{ErrorCode, Registered};
+use buslane::wire::datagram::{Accept, Resp, Retry, SUITE_PLAIN, VERSION, Versions};
+use buslane::wire::mac::MacKey;
+use buslane::wire::{Datagram, DatagramWriter, FromClient, Kind, parse};
 use common::Appliance;
+use zerocopy::{FromZeros, IntoBytes};
 
 fn connect(appliance: &Appliance, publisher: Publisher) -> Client {
     Client::connect(appliance.address.parse().unwrap(), ClientOptions::new(publisher)).unwrap()
@@ -133,17 +138,21 @@ struct Fake {
 }
 
 impl Fake {
-    fn start(mut answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
+    /// `answer` is given what came, and how the client that sent it numbers its newest session.
+    fn start(mut answer: impl FnMut(&[u8], ConnId) -> Vec<u8> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let address = socket.local_addr().unwrap().to_string().parse().unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
-            let mut room = [0; 9_000];
+            let (mut room, mut client) = ([0; 9_000], ConnId(0));
             while !ends.load(Ordering::Relaxed) {
                 let Ok((len, from)) = socket.recv_from(&mut room) else { continue };
-                let _ = socket.send_to(&answer(&room[..len]), from);
+                if let Ok(Datagram::Init(init)) = parse(&room[..len]) {
+                    client = ConnId(init.client_id.get());
+                }
+                let _ = socket.send_to(&answer(&room[..len], client), from);
             }
         });
         Self { address, over, thread: Some(thread) }
@@ -157,40 +166,76 @@ impl Drop for Fake {
     }
 }
 
-fn datagram(conn_id: u32, kind: u8, body: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(body.len()).unwrap().to_le_bytes();
-    let id = conn_id.to_le_bytes();
-    [&[0x10, 0, 0, 0][..], &id, &[1; 8], &[kind, 0], &len, body].concat()
+/// A datagram of a client's session, each of another number.
+fn datagram(client: ConnId, kind: Kind, body: &[u8]) -> Vec<u8> {
+    static SAID: AtomicU64 = AtomicU64::new(1);
+    let mut room = vec![0; 16 + 4 + body.len()];
+    let mut writer = DatagramWriter::new(&mut room, client, SAID.fetch_add(1, Ordering::Relaxed));
+    assert!(writer.frame(kind, body, &[]));
+    room
 }
 
-/// REGISTERED for a REGISTER, of a server with this many shards.
-fn registered(asked: &[u8], shards: u8) -> Vec<u8> {
-    let mut body = asked[20..28].to_vec();
-    body.extend(7u32.to_le_bytes());
-    body.extend(1u32.to_le_bytes());
-    for number in [5u64, 3, 0, 1_000, 1 << 20] {
-        body.extend(number.to_le_bytes());
+/// A session, in an appliance with this many shards; or none, and why.
+fn resp(client: ConnId, shards: u16, status: u16) -> Vec<u8> {
+    let mut accept = Accept::new_zeroed();
+    (accept.status, accept.version_max) = (status.into(), VERSION.into());
+    if status == 0 {
+        (accept.suite, accept.datagram_bytes) = (SUITE_PLAIN.into(), 1_472.into());
+        (accept.server_id, accept.shards) = (7.into(), shards.into());
     }
-    body.extend(1_400u32.to_le_bytes());
-    body.extend([1, 0, shards, 0]);
-    body.extend(1_472u16.to_le_bytes());
-    body.extend([0; 6]);
-    datagram(0, 2, &body)
+    Resp::plain(client, accept).as_bytes().to_vec()
+}
+
+/// REGISTERED for the first REGISTER of a client.
+fn registered(asked: &[u8], client: ConnId) -> Vec<u8> {
+    let mut body = Registered::new_zeroed();
+    let Ok(Datagram::Session { frames, .. }) = parse(asked) else { panic!("a REGISTER") };
+    if let Some(Ok(FromClient::Register(register))) = frames.from_client().next() {
+        body.request = register.head.request;
+    }
+    (body.datagram_bytes, body.log_id) = (1_472.into(), [1; 16]);
+    (body.epoch, body.lineage) = (3.into(), 9.into());
+    (body.producer_id, body.producer_epoch) = (5.into(), 1.into());
+    body.message_bytes_max = 1_400.into();
+    (body.max_seq_allowed, body.max_bytes_allowed) = (1_000.into(), (1 << 20).into());
+    body.copies = 1;
+    datagram(client, Kind::Registered, body.as_bytes())
+}
+
+/// What a fake says that gives a session, and then what it is told to.
+fn opens(
+    shards: u16,
+    mut then: impl FnMut(ConnId) -> Vec<u8> + Send + 'static,
+) -> impl FnMut(&[u8], ConnId) -> Vec<u8> + Send + 'static {
+    move |asked, client| match parse(asked) {
+        Ok(Datagram::Init(_)) => resp(client, shards, 0),
+        // The kind of its first frame.
+        _ if asked.get(16) == Some(&1) => registered(asked, client),
+        _ => then(client),
+    }
 }
 
 #[test]
 fn a_server_that_speaks_and_never_answers_is_given_up() {
     let dead_after_ns = 300_000_000;
     let options = ClientOptions { dead_after_ns, ..ClientOptions::new(Publisher::New) };
-    let heartbeat = |conn_id| datagram(conn_id, 11, &[0; 16]);
-    let silent = Fake::start(move |_| heartbeat(0));
+    let heartbeat = |client| datagram(client, Kind::Heartbeat, &[0; 16]);
     let since = Instant::now();
-    let error = Client::connect(silent.address, options).unwrap_err();
-    assert!(matches!(error, Error::Client(ClientError::Unanswered { .. })), "{error}");
-    let deaf = Fake::start(move |asked| match asked[16] {
-        1 => registered(asked, 1),
-        _ => heartbeat(7),
+    // One that says something, one that gives sessions and registers nobody, and one that is heard of by RETRY alone.
+    let key = MacKey::of_server(&[0; 32]);
+    let silent = Fake::start(move |_, client| heartbeat(client));
+    let gives = Fake::start(move |asked, client| match parse(asked) {
+        Ok(Datagram::Init(_)) => resp(client, 1, 0),
+        _ => heartbeat(client),
     });
+    let circle = Fake::start(move |_, client| {
+        Retry::new(client, [1; 16]).with_mac(&key).as_bytes().to_vec()
+    });
+    for server in [silent, gives, circle] {
+        let error = Client::connect(server.address, options).unwrap_err();
+        assert!(matches!(error, Error::Client(ClientError::Unanswered { .. })), "{error}");
+    }
+    let deaf = Fake::start(opens(1, heartbeat));
     let client = || Client::connect(deaf.address, options).unwrap();
     let errors = [
         client().create_stream("orders").map(|_| ()).unwrap_err(),
@@ -211,31 +256,36 @@ fn a_server_that_starts_is_waited_for_and_one_that_stops_is_not() {
     let options = ClientOptions { dead_after_ns, ..ClientOptions::new(Publisher::New) };
     let starts = Duration::from_millis(1_500);
     let since = Instant::now();
-    let server = Fake::start(move |_| {
-        let starting = u64::from(since.elapsed() < starts);
-        datagram(0, 20, &[&[10, 0, 0, 0, 0, 0, 0, 0], &starting.to_le_bytes()[..]].concat())
+    let server = Fake::start(move |_, client| {
+        let is_starting = since.elapsed() < starts;
+        let code = if is_starting { ErrorCode::Starting } else { ErrorCode::Draining };
+        resp(client, 1, code.code())
     });
     let error = Client::connect(server.address, options).unwrap_err();
     assert!(since.elapsed() > starts, "it was given up after {:?}: {error}", since.elapsed());
-    assert!(error.to_string().contains("starting or stopping"), "it stops: {error}");
+    assert!(error.to_string().contains("is stopping"), "it stops: {error}");
+}
+
+#[test]
+fn a_server_of_another_version_is_named_as_such() {
+    let server = Fake::start(|_, client| Versions::new(client.0).as_bytes().to_vec());
+    let error = Client::connect(server.address, ClientOptions::new(Publisher::No)).unwrap_err();
+    assert!(matches!(error, Error::Client(ClientError::OtherVersion { .. })), "{error}");
 }
 
 #[test]
 fn numbers_of_a_hostile_server_end_the_session() {
     let options =
         ClientOptions { dead_after_ns: 2_000_000_000, ..ClientOptions::new(Publisher::New) };
-    let acks = Fake::start(|asked| match asked[16] {
-        1 => registered(asked, 1),
-        _ => datagram(7, 4, &[[0xff; 80].as_slice(), &[1, 0, 0, 0, 0, 0, 0, 0]].concat()),
-    });
+    let nonsense = [[0xff; 80].as_slice(), &[1, 0, 0, 0, 0, 0, 0, 0], &[0; 40]].concat();
+    let acks = Fake::start(opens(1, move |client| datagram(client, Kind::Ack, &nonsense)));
     let mut client = Client::connect(acks.address, options).unwrap();
     let error = client.publish(StreamId(1), b"a message").unwrap_err();
     assert!(matches!(error, Error::Client(ClientError::Nonsense { .. })), "{error}");
-    // Shard 63 of a server whose own port is the base would lie beyond the last port.
-    let many = Fake::start(|asked| registered(asked, 64));
-    let shards = Client::connect(many.address, options).map(|mut client| client.polled().shards());
-    match shards {
-        Ok(facts) => assert!((0..64).all(|shard| facts.address_of(shard).is_some())),
-        Err(error) => assert!(many.address.port() > u16::MAX - 63, "{error}"),
-    }
+    // Shard 63 of a server whose own port is the base may lie beyond the last port: there is none then.
+    let many = Fake::start(opens(64, |client| datagram(client, Kind::Heartbeat, &[0; 16])));
+    let mut client = Client::connect(many.address, options).unwrap();
+    let facts = client.polled().shards();
+    let reached = (0..64).filter(|&shard| facts.address_of(shard).is_some()).count();
+    assert_eq!(reached, 64.min(usize::from(u16::MAX - many.address.port()) + 1));
 }

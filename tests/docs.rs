@@ -15,6 +15,7 @@ use buslane::cli::Cli;
 use buslane::command::CommandError;
 use buslane::profile::{SHIPPED, load};
 use buslane::wire::control::ErrorCode;
+use buslane::wire::{Kind, Side};
 use clap::{CommandFactory, Parser};
 
 use common::{Appliance, free_ports};
@@ -249,36 +250,43 @@ fn every_default_in_the_readme_is_that_of_the_code() {
     assert!(count > 40, "only {count} defaults were found");
 }
 
-/// Frames by name and number: the enum of the code against every place that gives a number.
+/// Frames by name, number and side: the table of the code against that of the page, and every place that gives a number.
 #[test]
 fn frames_have_the_numbers_that_are_said() {
-    let code = read("src/wire/frame.rs");
-    let (_, kinds) = code.split_once("pub enum Kind {").unwrap();
-    let kinds = kinds.split('}').next().unwrap();
-    let mut numbers = BTreeMap::new();
-    for line in kinds.lines().filter_map(|line| line.trim().strip_suffix(',')) {
-        let Some((name, number)) = line.split_once(" = ") else { continue };
+    let name = |kind: &Kind| {
         let mut upper = String::new();
-        for c in name.chars() {
+        for c in format!("{kind:?}").chars() {
             if c.is_ascii_uppercase() && !upper.is_empty() {
                 upper.push('_');
             }
             upper.push(c.to_ascii_uppercase());
         }
-        numbers.insert(upper, number.to_owned());
-    }
-    assert!(numbers.len() > 20, "{numbers:?}");
-    let mut said = 0;
+        upper
+    };
+    let numbers: BTreeMap<_, _> =
+        Kind::ALL.iter().map(|kind| (name(kind), (*kind as u8).to_string())).collect();
+    let rows = Kind::ALL.iter().map(|kind| {
+        let from = match [Side::Client, Side::Server].map(|side| kind.is_said_by(side)) {
+            [true, true] => "both",
+            [true, false] => "C",
+            _ => "S",
+        };
+        format!("| {} | {} | {from} |", *kind as u8, name(kind))
+    });
+    let page = read("docs/protocol.md");
+    let said = page.lines().filter(|line| {
+        line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    let said = said.map(|line| line.split_inclusive('|').take(4).collect::<String>());
+    assert_eq!(said.collect::<Vec<_>>(), rows.collect::<Vec<_>>());
     for (path, text) in pages() {
         for (at, _) in text.match_indices(" (kind ") {
             let name =
                 text[..at].rsplit(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap();
             let number = text[at + 7..].split(|c: char| !c.is_ascii_digit()).next().unwrap();
             assert_eq!(numbers.get(name).map(String::as_str), Some(number), "{path}: {name}");
-            said += 1;
         }
     }
-    assert!(said > 0);
     // The table of the module names each kind.
     let table = read("src/wire/mod.rs");
     for name in numbers.keys() {

@@ -83,8 +83,8 @@ fn run<D: Disk + 'static>(mut disk: D) {
     let (warm, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let (mut placer, directory) = directory(2);
     placer.add("elsewhere", 1).unwrap();
-    let (base_port, placer) = (server.port(), Some(placer));
-    shard.join(Siblings { shard: 0, shards: 2, base_port, directory, placer });
+    let placer = Some(placer);
+    shard.join(Siblings { shard: 0, shards: 2, directory, placer });
     thread::scope(|scope| {
         scope.spawn(|| {
             client(server, &warm);

@@ -312,6 +312,25 @@ pub enum ClientError {
         /// As found.
         found: u64,
     },
+    /// {server} serves another history of the log: sequence {sequence} of stream {stream}, which was acknowledged, is
+    /// another message there; was a copy or a snapshot brought back? Nothing more was sent
+    OtherHistory {
+        /// Where.
+        server: std::net::SocketAddrV4,
+        /// The stream.
+        stream: StreamId,
+        /// The newest message acknowledged.
+        sequence: u64,
+    },
+    /// {server} speaks another version of the protocol: {lowest} to {highest}; this is one of version 1
+    OtherVersion {
+        /// Where.
+        server: std::net::SocketAddrV4,
+        /// The lowest it speaks.
+        lowest: u16,
+        /// The highest.
+        highest: u16,
+    },
     /// {server} says numbers that cannot be: it is no appliance of this protocol, or its memory is damaged
     Nonsense {
         /// Who says them.

@@ -60,8 +60,8 @@ use crate::ids::{Durability, Epoch, ProducerId, StreamId};
 use crate::limits::NUMBER_MAX;
 use crate::port::Port;
 use crate::session::consume::Subscription;
-use crate::wire::control::{ErrorCode, Unsubscribe, is_stream_name};
-use crate::wire::frame::Kind;
+use crate::wire::Kind;
+use crate::wire::control::{ErrorCode, is_stream_name};
 use crate::wire::publish::PublishState;
 use crate::wire::record::Record;
 
@@ -252,13 +252,7 @@ impl<P: Port, C: Clock> Client<P, C> {
     /// Ends a subscription.
     pub fn unsubscribe(&mut self, stream: StreamId) {
         let link = &mut self.link;
-        let ends = link.subscriptions.remove(stream) && link.session.is_open();
-        if let Some(port) = self.port.as_mut().filter(|_| ends) {
-            let body = Unsubscribe { stream: stream.0.into() };
-            link.send(port, |writer| {
-                let _ = writer.frame(Kind::Unsubscribe, body.as_bytes(), &[]);
-            });
-        }
+        link.subscriptions.end(stream);
     }
 
     /// The next sequence a subscription wants; 0 before it stands.
@@ -318,6 +312,7 @@ impl<P: Port, C: Clock> Client<P, C> {
     /// Goes on with the appliance at another address, where this one has moved to: the same shard of it.
     pub fn set_server(&mut self, server: SocketAddrV4) {
         if self.link.route.set_server(server) {
+            self.link.session.forget_cookie();
             self.link.register_again();
         }
     }
@@ -392,22 +387,10 @@ impl<P: Port, C: Clock> Client<P, C> {
         self.link.options.dead_after_ns = dead_after_ns;
     }
 
-    /// Its connection and the highest epoch it has seen, for those who forge datagrams.
+    /// Its session as it numbers it, and as the server does, for those who forge datagrams.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn session(&self) -> (crate::ids::ConnId, u64) {
-        (self.link.session.conn_id(), self.link.terms.epoch())
-    }
-
-    /// The nonce of its present session, for those who forge datagrams.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn nonce(&self) -> u64 {
-        self.link.session.nonce()
-    }
-
-    /// The instance of its producer that it says it is, and the nonce of its first session.
-    #[cfg(feature = "sim")]
-    pub(crate) fn instance(&self) -> u64 {
-        self.link.options.nonce
+    pub(crate) fn session(&self) -> (crate::ids::ConnId, crate::ids::ConnId) {
+        (self.link.session.client_id(), self.link.session.server_id())
     }
 
     /// Its own address.
@@ -447,7 +430,7 @@ impl<P: Port, C: Clock> Client<P, C> {
         }
         if link.session.is_open() {
             link.send(port, |writer| {
-                let _ = writer.frame(Kind::Close, &[], &[]);
+                let _ = writer.frame(Kind::Close, transmit::CLOSE.as_bytes(), &[]);
             });
             port.flush();
         }

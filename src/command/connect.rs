@@ -14,7 +14,7 @@ use crate::cpu;
 use crate::launch::{LaunchError, open_port};
 use crate::port::{AnyPort, PortError};
 use crate::profile::{self, Profile};
-use crate::wire::control::{ErrorCode, STARTING};
+use crate::wire::control::ErrorCode;
 
 /// After so long without a session, another address is tried.
 const TRY_NS: u64 = 1_000_000_000;
@@ -89,8 +89,7 @@ struct Starting {
 impl Starting {
     /// Says it once, when it takes longer than a moment.
     fn watch(&mut self, client: &polled::Client<AnyPort, HostClock>) {
-        let Some((ErrorCode::Draining, STARTING)) = client.refusal().filter(|_| !self.is_said)
-        else {
+        let Some((ErrorCode::Starting, _)) = client.refusal().filter(|_| !self.is_said) else {
             return;
         };
         let now_ns = client.clock().now_ns();
@@ -98,7 +97,7 @@ impl Starting {
             return;
         }
         self.is_said = true;
-        let says = ErrorCode::Draining.with(STARTING);
+        let says = ErrorCode::Starting;
         note(&format!("{}: {says}; waiting for it", client.server()));
     }
 }

@@ -94,6 +94,7 @@ impl Rest {
             }
             ClientError::Behind { .. }
             | ClientError::OtherLog { .. }
+            | ClientError::OtherHistory { .. }
             | ClientError::OtherProducer { what: Compared::Producer, .. }
             | ClientError::Refused(CodedError { code: ErrorCode::UnknownProducer, .. }) => {
                 Self::OtherLog(None)
@@ -101,6 +102,7 @@ impl Rest {
             ClientError::Unreachable { .. }
             | ClientError::ShardUnreachable { .. }
             | ClientError::Unanswered { .. }
+            | ClientError::OtherVersion { .. }
             | ClientError::TooLarge { .. }
             | ClientError::Refused(_)
             // In the same log, as another program.

@@ -3,6 +3,7 @@
 use zerocopy::IntoBytes;
 
 use super::cursor::Cursor;
+use crate::ids::Lineage;
 use crate::wire::DatagramWriter;
 use crate::wire::frame::Kind;
 use crate::wire::publish::{DATA_HEAD_BYTES, DataHead};
@@ -27,22 +28,22 @@ pub(crate) enum Packed {
 /// The open DATA frame of a datagram, filled from one batch after the other.
 #[derive(Debug)]
 pub(crate) struct DataFrame {
-    first: u64,
     count: u16,
 }
 
 impl DataFrame {
-    /// Starts a frame at `cursor`'s next sequence; the caller has seen that the head fits.
-    pub(crate) fn begin(cursor: &Cursor, writer: &mut DatagramWriter<'_>) -> Self {
+    /// Starts a frame of a subscription at `cursor`'s next sequence; the caller has seen that the head fits.
+    pub(crate) fn begin(sub: u32, cursor: &Cursor, writer: &mut DatagramWriter<'_>) -> Self {
         let head = DataHead {
-            stream: cursor.stream().0.into(),
+            sub: sub.into(),
             count: 0.into(),
             reserved: 0.into(),
             first_sequence: cursor.next().into(),
+            lineage: 0.into(),
         };
         writer.begin(Kind::Data);
         writer.extend(head.as_bytes());
-        Self { first: cursor.next(), count: 0 }
+        Self { count: 0 }
     }
 
     /// Whether nothing was added yet.
@@ -82,16 +83,11 @@ impl DataFrame {
         Packed::BatchEnd
     }
 
-    /// Ends the frame; how many records it holds.
-    pub(crate) fn end(self, writer: &mut DatagramWriter<'_>) -> u16 {
-        let head = DataHead {
-            stream: 0.into(),
-            count: self.count.into(),
-            reserved: 0.into(),
-            first_sequence: self.first.into(),
-        };
-        // Only the count, at bytes 4..6, was not known at the start.
-        writer.patch(4, &head.as_bytes()[4..6]);
+    /// Ends the frame, all of whose records are of this lineage; how many it holds.
+    pub(crate) fn end(self, lineage: Lineage, writer: &mut DatagramWriter<'_>) -> u16 {
+        // What was not known at the start.
+        writer.patch(std::mem::offset_of!(DataHead, count), &self.count.to_le_bytes());
+        writer.patch(std::mem::offset_of!(DataHead, lineage), &lineage.0.to_le_bytes());
         writer.end();
         self.count
     }

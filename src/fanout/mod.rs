@@ -112,9 +112,16 @@ impl Fanout {
         &mut self.subscriptions[index]
     }
 
-    /// The subscription of a session to a stream.
+    /// The subscription that a session numbers so.
     #[must_use]
-    pub(crate) fn find(&self, session: SessionSlot, stream: StreamId) -> Option<usize> {
+    pub(crate) fn find(&self, session: SessionSlot, request: u32) -> Option<usize> {
+        let is_it = |of: &Subscription| of.session == session && of.request == request;
+        self.subscriptions.iter().position(is_it)
+    }
+
+    /// That of a session to a stream.
+    #[must_use]
+    pub(crate) fn to_stream(&self, session: SessionSlot, stream: StreamId) -> Option<usize> {
         let is_it = |of: &Subscription| of.session == session && of.cursor.stream() == stream;
         self.subscriptions.iter().position(is_it)
     }

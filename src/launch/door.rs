@@ -1,7 +1,8 @@
 //! Answers for an appliance that is not ready yet: it makes its log, or recovers it.
 //!
-//! Whoever wants to register hears that it has to wait, and so knows that somebody is there; whoever had a session
-//! with the process before hears that it is gone. Nothing else is answered, nothing by more than it is long.
+//! Whoever wants a session, and shows that it receives where it says it is, hears that it has to wait, and so knows that
+//! somebody is there. Nothing else is answered: whoever had a session with the process before learns what became of it
+//! once the log is open.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -10,15 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use zerocopy::IntoBytes;
+
 use super::{LaunchError, dpdk_port};
+use crate::clock::{Clock, HostClock};
 use crate::ids::ConnId;
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::retry::retry;
-use crate::shard::{REFUSAL_BYTES, refuse};
-use crate::wire::control::{ErrorCode, STARTING};
-use crate::wire::{Frame, parse};
+use crate::session::gate::{Gate, Verdict};
+use crate::shard::{reject, send_to};
+use crate::wire::control::ErrorCode;
+use crate::wire::{Datagram, parse};
 
 /// A port that can be handed from thread to thread.
 pub(super) type SendPort = Box<dyn Port + Send>;
@@ -46,8 +51,11 @@ impl Door {
         let taken = Arc::new(AtomicBool::new(false));
         let is_taken = Arc::clone(&taken);
         let thread = Builder::new().name("buslane-door".into()).spawn(move || {
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).expect("the operating system gives random bytes");
+            let (mut gate, clock) = (Gate::new(&secret, 0), HostClock::new());
             while !is_taken.load(Ordering::Relaxed) {
-                if answer(&mut port) == 0 {
+                if answer(&mut port, &mut gate, clock.unix_ns()) == 0 {
                     std::thread::park_timeout(LOOK_EVERY);
                 }
             }
@@ -127,74 +135,119 @@ fn open_udp(profile: &PortProfile) -> Result<UdpPort, PortError> {
 }
 
 /// Answers what has come in; returns how much that was.
-fn answer(port: &mut SendPort) -> usize {
+fn answer(port: &mut SendPort, gate: &mut Gate, unix_ns: u64) -> usize {
     let received = port.receive();
-    for index in 0..received {
-        let (peer, bytes) = port.datagram(index);
-        if let Some((conn_id, code)) = answer_to(bytes) {
-            // Where the port has no room, the other asks again.
-            let detail = if code == ErrorCode::Draining { STARTING } else { 0 };
-            let _ = refuse(port, peer, conn_id, code, detail);
-        }
-    }
-    port.flush();
+    gate.begin_turn();
+    answer_all(port, gate, unix_ns, received);
     received
 }
 
-/// What to say to whoever sent this.
-fn answer_to(bytes: &[u8]) -> Option<(ConnId, ErrorCode)> {
-    let (conn_id, _, mut frames) = parse(bytes).ok().filter(|_| bytes.len() >= REFUSAL_BYTES)?;
-    if conn_id.0 == 0 {
-        let first = frames.next()?.ok()?;
-        return matches!(first, Frame::Register(_)).then_some((conn_id, ErrorCode::Draining));
+fn answer_all(port: &mut dyn Port, gate: &mut Gate, unix_ns: u64, received: usize) {
+    for index in 0..received {
+        let (peer, bytes) = port.datagram(index);
+        let Ok(Datagram::Init(init)) = parse(bytes) else { continue };
+        let client_id = ConnId(init.client_id.get());
+        // Where the port has no room, the other asks again.
+        let _ = match gate.judge(peer.addr, init, unix_ns) {
+            Verdict::Drop => true,
+            Verdict::Retry(retry) => send_to(port, peer, retry.as_bytes()),
+            Verdict::Admit => {
+                let resp = reject(client_id, ErrorCode::Starting, unix_ns);
+                send_to(port, peer, resp.as_bytes())
+            }
+        };
     }
-    frames.ask().then_some((conn_id, ErrorCode::UnknownSession))
+    port.flush();
 }
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
+    use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::wire::DatagramWriter;
-    use crate::wire::control::{ErrorHead, Heartbeat, Register};
-    use crate::wire::frame::Kind;
+    use crate::ids::Peer;
+    use crate::port::PortCounters;
+    use crate::wire::datagram::{Hello, Init, Tag};
+    use crate::wire::mac::MacKey;
 
-    fn datagram(conn_id: u32, kind: Kind, body: &[u8]) -> Vec<u8> {
-        let mut buffer = [0; 256];
-        let mut writer = DatagramWriter::new(&mut buffer, ConnId(conn_id), 1);
-        assert!(writer.frame(kind, body, &[]));
-        let len = writer.len();
-        buffer[..len].to_vec()
+    /// One datagram that came, and what was said to it.
+    struct OneCame {
+        bytes: Vec<u8>,
+        said: Vec<u8>,
+        len: Option<usize>,
+    }
+
+    impl Port for OneCame {
+        fn receive(&mut self) -> usize {
+            1
+        }
+
+        fn datagram(&self, _: usize) -> (Peer, &[u8]) {
+            (Peer::ip_only(self.local()), &self.bytes)
+        }
+
+        fn reserve(&mut self, _: Peer) -> Option<&mut [u8]> {
+            Some(&mut self.said)
+        }
+
+        fn commit(&mut self, len: usize) {
+            self.len = Some(len);
+        }
+
+        fn flush(&mut self) -> usize {
+            0
+        }
+
+        fn resolve(&mut self, addr: SocketAddrV4) -> Option<Peer> {
+            Some(Peer::ip_only(addr))
+        }
+
+        fn local(&self) -> SocketAddrV4 {
+            SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9)
+        }
+
+        fn datagram_bytes(&self) -> usize {
+            576
+        }
+
+        fn counters(&self) -> PortCounters {
+            PortCounters::default()
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+    }
+
+    fn said(gate: &mut Gate, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut port = OneCame { bytes: bytes.to_vec(), said: vec![0; 576], len: None };
+        let received = port.receive();
+        gate.begin_turn();
+        assert_eq!(received, 1);
+        answer_all(&mut port, gate, 1, received);
+        port.len.map(|len| port.said[..len].to_vec())
     }
 
     #[test]
-    fn whoever_comes_is_told_to_wait_and_who_reports_an_end_is_told_nothing() {
-        let register = Register {
-            nonce: 1.into(),
-            producer_id: 0.into(),
-            producer_epoch: 0.into(),
-            datagram_bytes: 1500.into(),
-            flags: 0.into(),
-            instance: 7.into(),
-            padding: [0; 40],
+    fn whoever_wants_a_session_is_told_to_wait_and_nobody_else_is_told_anything() {
+        let mut gate = Gate::new(&[1; 32], 0);
+        let init = |cookie: Tag| {
+            let init = Init::plain(ConnId(7), cookie, Hello::new(1, 576, 9));
+            init.with_mac(&MacKey::of_server(&[0; 32])).as_bytes().to_vec()
         };
-        let asked = datagram(0, Kind::Register, register.as_bytes());
-        assert_eq!(answer_to(&asked), Some((ConnId(0), ErrorCode::Draining)));
-        assert_eq!(answer_to(&asked[..asked.len() - 1]), None, "cut");
-        let zero = 0.into();
-        let beat = Heartbeat { stream: zero, reserved: zero, durable_next: 0.into() };
-        let known = datagram(9, Kind::Heartbeat, beat.as_bytes());
-        assert_eq!(answer_to(&known), Some((ConnId(9), ErrorCode::UnknownSession)));
-        let short = datagram(9, Kind::Close, &[]);
-        assert!(
-            short.len() < REFUSAL_BYTES && answer_to(&short).is_none(),
-            "shorter than the answer"
-        );
-        let error =
-            ErrorHead { code: 1.into(), reserved: 0.into(), request: 0.into(), detail: 0.into() };
-        assert_eq!(answer_to(&datagram(9, Kind::Error, error.as_bytes())), None);
-        assert_eq!(answer_to(&[]), None);
+        let told = said(&mut gate, &init([0; 16])).expect("it is to show that it receives");
+        let Ok(Datagram::Retry(retry)) = parse(&told) else { panic!("{told:?}") };
+        let told = said(&mut gate, &init(retry.cookie)).expect("it has to wait");
+        let Ok(Datagram::Resp(resp)) = parse(&told) else { panic!("{told:?}") };
+        assert_eq!(resp.accept.status.get(), ErrorCode::Starting.code());
+        assert!(told.len() < size_of::<Init>());
+        let mut known = vec![0; 64];
+        known[0] = 0x17;
+        (known[2], known[8]) = (1, 1);
+        assert!(matches!(parse(&known), Ok(Datagram::Session { .. })));
+        for other in [known.as_slice(), &[], &told, &init([0; 16])[1..]] {
+            assert_eq!(said(&mut gate, other), None, "{other:?}");
+        }
     }
 
     #[test]

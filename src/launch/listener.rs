@@ -109,7 +109,6 @@ impl<'a> Listener<'a> {
             let siblings = Siblings {
                 shard,
                 shards,
-                base_port: self.profile.port.address.port(),
                 directory: Arc::clone(&self.directory),
                 placer: self.placer.take(),
             };

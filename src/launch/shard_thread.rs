@@ -107,7 +107,8 @@ impl ShardThread<'_> {
             let options = ShardOptions {
                 limits: Limits::MAX,
                 window_messages: self.profile.limits.window_messages,
-                secret: getrandom::u64().expect("the operating system gives random bytes"),
+                secret: log.secret(),
+                shard: u16::try_from(self.share.index).expect("at most 64 shards"),
             };
             let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
             // Housekeeping goes with the process only.

@@ -234,6 +234,18 @@ impl Log {
         u32::from_le_bytes([d, c, b, a]).max(1)
     }
 
+    /// Identity of the log, the same for all its shares and copies.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.superblock.cluster
+    }
+
+    /// What is random in it and never on the wire.
+    #[must_use]
+    pub fn secret(&self) -> [u8; 32] {
+        blake3::derive_key("buslane log secret", &self.superblock.salt)
+    }
+
     /// Identity of this copy of the log, made when it was formatted.
     #[must_use]
     pub fn leg(&self) -> [u8; 16] {

@@ -222,24 +222,3 @@ fn a_producer_has_one_handle() {
     let (mut catalog, _handle) = published();
     catalog.hold(ProducerId(1), SessionSlot::new(8));
 }
-
-#[test]
-fn a_tenure_tells_whether_another_instance_came_between() {
-    let first = Tenure { epoch: 1, instance: 7 };
-    let mut renewed = first;
-    for _ in 0..5_000 {
-        let next = renewed.next(7);
-        assert!(next.epoch >= renewed.epoch && next.goes_on_from(first.epoch), "{next:?}");
-        renewed = next;
-    }
-    let other = renewed.next(8);
-    assert!(other.epoch > renewed.epoch);
-    assert!(!other.goes_on_from(first.epoch) && !other.goes_on_from(renewed.epoch));
-    // The first takes it back: what it held before is not what it has now.
-    let back = other.next(7);
-    assert!(back.epoch > other.epoch && !back.goes_on_from(renewed.epoch));
-    assert!(back.next(7).goes_on_from(back.epoch));
-    // There is no number after the last.
-    let last = Tenure { epoch: u32::MAX, instance: 7 };
-    assert_eq!((last.next(7).epoch, last.next(8).epoch), (u32::MAX, u32::MAX));
-}

@@ -44,6 +44,10 @@ counters! {
     DroppedMalformed => "dropped_malformed",
     /// Datagrams of sessions nobody knows.
     DroppedUnknownSession => "dropped_unknown_session",
+    /// Datagrams of a session that had come before, or came too late.
+    DroppedRepeated => "dropped_repeated",
+    /// Requests for a session that were not looked at: too many at once, or of who does not know whom it asks.
+    DroppedInits => "dropped_inits",
     /// Messages appended to the log.
     MessagesAccepted => "messages_accepted",
     /// Messages that had been accepted before.

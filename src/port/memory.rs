@@ -16,7 +16,7 @@ use crate::limits::{RECEIVE_BURST, TRANSMIT_BURST};
 use crate::random::Random;
 #[cfg(feature = "sim")]
 use crate::wire::control::ErrorCode;
-use crate::wire::{Frame, parse};
+use crate::wire::{Datagram, FromClient, parse};
 pub(crate) use frames::FrameHits;
 
 /// What may happen to a datagram, in thousandths, and how long it travels.
@@ -287,13 +287,10 @@ impl Net {
 
 /// Whether a datagram is one PUBLISH frame, so that its last byte is of a payload.
 fn is_lone_publish(bytes: &[u8]) -> bool {
-    match parse(bytes) {
-        Ok((_, _, mut frames)) => {
-            let publish = frames.next();
-            matches!(publish, Some(Ok(Frame::Publish(_)))) && frames.next().is_none()
-        }
-        Err(_) => false,
-    }
+    let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { return false };
+    let mut frames = frames.from_client();
+    let publish = frames.next();
+    matches!(publish, Some(Ok(FromClient::Publish(_)))) && frames.next().is_none()
 }
 
 /// A port of a [`MemoryNet`].

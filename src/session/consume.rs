@@ -1,7 +1,7 @@
 //! The consuming half of a session: one subscription, gap-free whatever happens on the way.
 
 use crate::fired::Timer;
-use crate::ids::StreamId;
+use crate::ids::{Lineage, StreamId};
 use crate::limits::{DAMAGED_RECORDS_MAX, NUMBER_MAX};
 use crate::wire::control::{FromCode, STATUS_REWIND, StartFrom, Status, Subscribe};
 use crate::wire::publish::Data;
@@ -29,6 +29,8 @@ pub(crate) struct Subscription {
     expected: u64,
     /// The last sequence that came; 0 before any.
     delivered_to: u64,
+    /// Lineage of the message before the next one; 0 where it is not known.
+    lineage: Lineage,
     /// The durable end, as the server said last.
     durable_next: u64,
     /// Given to their owner, who has not looked at them: as many fewer may come.
@@ -84,6 +86,7 @@ impl Subscription {
             open: false,
             expected: 0,
             delivered_to: 0,
+            lineage: Lineage(0),
             durable_next: 0,
             held_back: 0,
             damaged: 0,
@@ -159,20 +162,24 @@ impl Subscription {
         Some(Subscribe {
             request: self.request.into(),
             stream: self.stream.0.into(),
-            from_kind: kind.into(),
+            from_kind: kind,
+            reserved: [0; 3],
             window: self.window.into(),
             from_value: value.into(),
+            lineage: self.lineage.0.into(),
         })
     }
 
     /// The server says where delivery starts; `true` the first time.
-    pub(crate) fn on_subscribed(&mut self, start: u64) -> bool {
+    /// `lineage` is that of the message before.
+    pub(crate) fn on_subscribed(&mut self, start: u64, lineage: Lineage) -> bool {
         if self.open {
             return false;
         }
         self.open = true;
         self.asking.since_ns = None;
         self.expected = start;
+        self.lineage = lineage;
         self.credit.limit = start.saturating_add(u64::from(self.window)).min(NUMBER_MAX);
         true
     }
@@ -210,6 +217,7 @@ impl Subscription {
             self.damaged = 0;
             sink(&record);
             self.delivered_to = self.expected;
+            self.lineage = Lineage(data.head.lineage.get());
             self.expected = self.expected.saturating_add(1);
         }
         Ok(self.expected.saturating_sub(before))
@@ -248,7 +256,7 @@ impl Subscription {
         }
         self.credit.limit = self.credit.limit.max(limit);
         Some(Status {
-            stream: self.stream.0.into(),
+            sub: self.request.into(),
             flags: if rewind { STATUS_REWIND } else { 0 }.into(),
             position: self.expected.into(),
             limit: self.credit.limit.into(),
@@ -260,9 +268,8 @@ impl Subscription {
 mod tests {
     use super::*;
     use crate::ids::ConnId;
-    use crate::wire::frame::Kind;
     use crate::wire::samples::all;
-    use crate::wire::{Frame, parse};
+    use crate::wire::{Datagram, FromServer, Kind, parse};
 
     #[test]
     fn a_record_that_comes_damaged_so_often_in_a_row_is_damaged_where_it_comes_from() {
@@ -272,12 +279,14 @@ mod tests {
         // Of its payload.
         *damaged.last_mut().unwrap() ^= 1;
         let take = |subscription: &mut Subscription, bytes: &[u8]| {
-            let (_, _, mut frames) = parse(bytes).unwrap();
-            let Some(Ok(Frame::Data(data))) = frames.next() else { panic!("a DATA frame") };
+            let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { panic!("of a session") };
+            let Some(Ok(FromServer::Data(data))) = frames.from_server().next() else {
+                panic!("a DATA frame")
+            };
             subscription.on_data(&data, &mut |_| {})
         };
         let mut subscription = Subscription::new(StreamId(1), 1, StartFrom::Start, 8, 0);
-        assert!(subscription.on_subscribed(1));
+        assert!(subscription.on_subscribed(1, Lineage(0)));
         for _ in 1..DAMAGED_RECORDS_MAX {
             assert_eq!(take(&mut subscription, &damaged), Ok(0), "it is asked for again");
             let status = subscription.status(TELL_NS).expect("it is asked for");

@@ -14,6 +14,8 @@
 //! nobody is stopped by arithmetic.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+pub(crate) mod gate;
+pub(crate) mod replay;
 pub(crate) mod receive;
 pub(crate) mod receipts;
 pub(crate) mod table;

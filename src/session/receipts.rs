@@ -22,6 +22,8 @@ pub struct Run {
     pub batch_seq: BatchSeq,
     /// When the first was received, on the shard's clock.
     pub received_ns: u64,
+    /// The same as Unix time; 0 where that is not known.
+    pub received_unix_ns: u64,
     /// Receive to durable, known once durable.
     pub server_ns: u32,
     /// Submit to complete, known once durable.
@@ -47,6 +49,7 @@ impl Run {
         ReceiptRun {
             first_seq: self.first_seq.into(),
             first_sequence: self.first_sequence.into(),
+            received_ns: self.received_unix_ns.into(),
             count: self.count.into(),
             stream: self.stream.into(),
             server_ns: self.server_ns.into(),

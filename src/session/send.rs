@@ -115,23 +115,26 @@ impl Sender {
         }
     }
 
-    /// A session began (again): everything up to `durable_to` is durable, the rest is sent again.
+    /// A session began (again): everything up to `accepted_to` was received, and up to `durable_to` it is durable; the
+    /// rest is sent again.
     pub(crate) fn begin(
         &mut self,
         producer_id: ProducerId,
+        accepted_to: u64,
         durable_to: u64,
         credit: Credit,
         now_ns: u64,
     ) {
         self.producer_id = producer_id;
-        if self.store.next() == 1 && durable_to > 0 {
+        if self.store.next() == 1 && accepted_to > 0 {
             // Another life of this producer published these.
-            self.store.go_on_at(durable_to.saturating_add(1));
-            self.receipts.go_on_after(durable_to);
+            self.store.go_on_at(accepted_to.saturating_add(1));
+            self.receipts.go_on_after(accepted_to);
+            self.durable_to = accepted_to;
         }
         self.durable_to = self.durable_to.max(durable_to);
-        self.received_to = durable_to;
-        self.unsent = durable_to.saturating_add(1);
+        self.received_to = accepted_to;
+        self.unsent = accepted_to.saturating_add(1);
         self.session_bytes = 0;
         self.credit = credit;
         self.resend.clear();

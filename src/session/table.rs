@@ -4,21 +4,26 @@ use std::net::SocketAddrV4;
 
 use crate::ids::{ConnId, Epoch, Peer, ProducerId};
 use crate::limits::{
-    DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, EVICTIONS_A_TURN, Limits, SESSIONS_MAX,
+    DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, Limits, SESSIONS_MAX, UNCONFIRMED_MAX,
 };
 use crate::position::{BatchSeq, SessionSlot};
 
 use super::receipts::Receipts;
 use super::receive::{HoldPool, Receiver};
+use super::replay::ReplayWindow;
 
 /// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Nobody uses this place.
     Free,
-    /// Waits until its registration is durable.
+    /// Its client was told of it, and has not used it yet.
+    Unconfirmed,
+    /// Its client has, and has not registered.
+    Confirmed,
+    /// Waits until its registration, and all its producer has sent before, is durable.
     Registering {
-        /// The batch that holds the registration.
+        /// The batch that is waited for.
         batch_seq: BatchSeq,
     },
     /// In conversation.
@@ -39,17 +44,30 @@ pub(crate) struct Producer {
 pub(crate) struct Requester {
     /// From where.
     pub peer: Peer,
-    /// The nonce of its REGISTER.
-    pub nonce: u64,
+    /// How its client numbers the session.
+    pub client_id: ConnId,
+    /// The same over the life of the client.
+    pub instance: u128,
 }
 
-/// Which life of a client asked, and with which request.
+/// Where the end of a session is to be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Life {
-    /// Of the REGISTER that opened the session; another session has another.
-    pub nonce: u64,
-    /// The same over the life of the client.
-    pub instance: u64,
+pub(crate) struct Farewell {
+    /// To whom.
+    pub peer: Peer,
+    /// How its client numbers the session.
+    pub client_id: ConnId,
+    /// The number of the datagram.
+    pub packet_no: u64,
+}
+
+/// What was answered to a REGISTER, for when it is asked again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// Its request; 0 before any.
+    pub request: u32,
+    /// Flags of REGISTERED.
+    pub flags: u16,
 }
 
 /// What a publisher was allowed in its session; it is never allowed less than before.
@@ -90,14 +108,19 @@ impl Granted {
 pub(crate) struct Session {
     /// How far it has come.
     pub phase: Phase,
-    /// As the client names it.
+    /// As this server numbers it.
     pub conn_id: ConnId,
+    /// As the client numbers it.
+    pub client_id: ConnId,
     /// Where it sends from; datagrams from elsewhere are not its own.
     pub peer: Peer,
-    /// What its REGISTER said of its client.
-    pub client: Life,
-    /// Its client has named the connection id: what was sent to this address is received there. See
-    /// [`Sessions::hear`].
+    /// The same over the life of its client.
+    pub instance: u128,
+    /// Which of its datagrams have come.
+    pub came: ReplayWindow,
+    /// Its REGISTER.
+    pub answered: Answered,
+    /// Its client has shown that it knows that the session is open, and so which producer it is. See [`Sessions::hear`].
     pub proven: bool,
     /// UDP payload the client takes.
     pub datagram_bytes: usize,
@@ -116,7 +139,7 @@ pub(crate) struct Session {
     /// Subscriptions it has.
     pub subscriptions: usize,
     /// The session before it of the same producer, which is to hear that it is over once this one is durable.
-    pub fences: Option<(Peer, ConnId)>,
+    pub fences: Option<Farewell>,
 }
 
 impl Session {
@@ -124,8 +147,11 @@ impl Session {
         Self {
             phase: Phase::Free,
             conn_id: ConnId(0),
+            client_id: ConnId(0),
             peer: Peer::ip_only(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
-            client: Life { nonce: 0, instance: 0 },
+            instance: 0,
+            came: ReplayWindow::new(),
+            answered: Answered::default(),
             proven: false,
             datagram_bytes: DATAGRAM_BYTES_MIN,
             producer: None,
@@ -139,6 +165,12 @@ impl Session {
         }
     }
 
+    /// Where its end is to be said, if it is.
+    pub(crate) fn farewell(&mut self) -> Farewell {
+        let packet_no = self.next_packet_no();
+        Farewell { peer: self.peer, client_id: self.client_id, packet_no }
+    }
+
     /// The number for the next datagram to this session's client.
     pub(crate) fn next_packet_no(&mut self) -> u64 {
         self.packet_no = self.packet_no.saturating_add(1);
@@ -149,7 +181,7 @@ impl Session {
 /// Which session was asked for from where.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    nonce: u64,
+    client_id: ConnId,
     addr: SocketAddrV4,
     slot: SessionSlot,
 }
@@ -161,17 +193,20 @@ const _: () = assert!(INDEX_PLACES.is_power_of_two() && SESSIONS_MAX < UNUSED as
 /// A place of the index that no session has.
 const UNUSED: u16 = u16::MAX;
 
-/// The table. A connection id is 32 bits that nobody can foretell who was not told them: who names one has
+/// The table. A connection id is 64 bits that nobody can foretell who was not told them: who names one has
 /// received what was sent to the address it was given to. It is found by its lowest bits, and was chosen so that
 /// no other session has the same.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     slots: Vec<Session>,
     free: Vec<SessionSlot>,
-    /// Sessions in use by nonce and address, ascending.
+    /// Sessions in use by their clients' numbers and addresses, ascending.
     asked: Vec<Asked>,
     index: Box<[u16]>,
-    unproven: Line,
+    /// Of the clients, by place; 0 where a place is free.
+    instances: Box<[u128]>,
+    /// Whose clients have not used them yet.
+    unconfirmed: Line,
     /// What connection ids are made from, and how many were made.
     secret: [u8; 32],
     ids_made: u64,
@@ -179,8 +214,6 @@ pub(crate) struct Sessions {
     places: usize,
     /// Frames that wait for those before them, of all sessions.
     pool: HoldPool,
-    /// Sessions that may still be ended in this turn so that others have a place.
-    evictions_left: usize,
     /// The place whose timers were looked at last.
     hand: SessionSlot,
 }
@@ -189,43 +222,30 @@ impl Sessions {
     /// An empty table within these limits; allocates what all sessions will ever need. Ids follow from the epoch and
     /// a secret that nobody else knows.
     #[must_use]
-    pub(crate) fn new(epoch: Epoch, secret: u64, limits: &Limits) -> Self {
+    pub(crate) fn new(epoch: Epoch, secret: &[u8; 32], limits: &Limits) -> Self {
         let places = limits.sessions;
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&secret.to_le_bytes());
-        key[8..].copy_from_slice(&epoch.0.to_le_bytes());
+        let key = [secret.as_slice(), &epoch.0.to_le_bytes()].concat();
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
             free: (0..places).rev().map(SessionSlot::new).collect(),
             asked: Vec::with_capacity(SESSIONS_MAX),
             index: vec![UNUSED; INDEX_PLACES].into_boxed_slice(),
-            unproven: Line::new(),
+            instances: vec![0; SESSIONS_MAX].into_boxed_slice(),
+            unconfirmed: Line::new(),
             secret: blake3::derive_key("buslane connection ids", &key),
             ids_made: 0,
             places,
             pool: HoldPool::new(limits.held_frames),
-            evictions_left: EVICTIONS_A_TURN,
             hand: SessionSlot::FIRST,
         }
     }
 
-    /// A turn begins.
-    pub(crate) fn begin_turn(&mut self) {
-        self.evictions_left = EVICTIONS_A_TURN;
-    }
-
-    /// Whether there is a place for another session, or one can be made: not where all are taken by clients that are
-    /// there, or as many had to go in this turn as one can bear.
+    /// The session that leaves for another one, where one has to: of those that are not used yet the oldest, when
+    /// there are as many as may be, or no place is free.
     #[must_use]
-    pub(crate) fn has_place(&self) -> bool {
-        !self.is_full() || (self.evictions_left > 0 && self.longest_unproven().is_some())
-    }
-
-    /// The session that has to end for another one, where one can.
-    pub(crate) fn evict(&mut self) -> Option<SessionSlot> {
-        let oldest = self.longest_unproven()?;
-        self.evictions_left = self.evictions_left.checked_sub(1)?;
-        Some(oldest)
+    pub(crate) fn leaves_for_another(&self) -> Option<SessionSlot> {
+        let must = self.unconfirmed.len >= UNCONFIRMED_MAX || self.free.is_empty();
+        self.unconfirmed.first().filter(|_| must)
     }
 
     /// The place whose timers are to be looked at next.
@@ -278,7 +298,7 @@ impl Sessions {
             self.ids_made = self.ids_made.wrapping_add(1);
             let hash = blake3::keyed_hash(&self.secret, &self.ids_made.to_le_bytes());
             let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
-            let conn_id = ConnId(u32::from_le_bytes(*id));
+            let conn_id = ConnId(u64::from_le_bytes(*id));
             // 0 names no session.
             if conn_id.0 != 0 && self.index[place(conn_id)] == UNUSED {
                 return conn_id;
@@ -286,90 +306,81 @@ impl Sessions {
         }
     }
 
-    /// Takes a free place for a client; `None` when there is none.
+    /// Takes a free place for a client, which has to use it soon; `None` when there is none.
     ///
     /// # Panics
-    /// When the client has a session under this nonce.
+    /// When the client has a session of this number.
     pub(crate) fn open(&mut self, requester: Requester, now_ns: u64) -> Option<SessionSlot> {
         let slot = self.free.pop()?;
-        self.slots[slot.index()].receipts.reset(0);
-        self.begin(slot, requester, now_ns);
-        Some(slot)
-    }
-
-    /// Ends a session and begins another in its place, which goes on with its receipts: the heir of a producer.
-    /// Where it is another instance, the one before is told that it is fenced.
-    ///
-    /// # Panics
-    /// When there is no such session.
-    pub(crate) fn succeed(
-        &mut self,
-        slot: SessionSlot,
-        requester: Requester,
-        fence: bool,
-        now_ns: u64,
-    ) {
-        let old = &self.slots[slot.index()];
-        // Nothing is sent that was not asked for to where nobody has shown to receive.
-        let fence = fence && old.proven;
-        let old = (old.peer, old.conn_id);
-        self.close(slot);
-        assert_eq!(self.free.pop(), Some(slot), "the place that was free last is taken next");
-        self.begin(slot, requester, now_ns);
-        self.slots[slot.index()].fences = fence.then_some(old);
-    }
-
-    fn begin(&mut self, slot: SessionSlot, requester: Requester, now_ns: u64) {
         let at = self.asked_at(requester).expect_err("the caller looked for it");
-        let (nonce, addr) = (requester.nonce, requester.peer.addr);
-        self.asked.insert(at, Asked { nonce, addr, slot });
+        let (client_id, addr) = (requester.client_id, requester.peer.addr);
+        self.asked.insert(at, Asked { client_id, addr, slot });
         let conn_id = self.new_id();
         self.index[place(conn_id)] = u16::try_from(slot.index()).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot.index()];
-        session.conn_id = conn_id;
-        session.phase = Phase::Open;
-        session.peer = requester.peer;
-        session.client = Life { nonce: requester.nonce, instance: 0 };
+        session.phase = Phase::Unconfirmed;
+        (session.conn_id, session.client_id) = (conn_id, client_id);
+        (session.peer, session.instance) = (requester.peer, requester.instance);
+        self.instances[slot.index()] = requester.instance;
+        session.came.reset();
+        session.answered = Answered::default();
         session.proven = false;
         session.producer = None;
+        session.receipts.reset(0);
         session.credit = Granted::default();
         session.last_received_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
         session.fences = None;
+        self.unconfirmed.push(slot);
+        Some(slot)
     }
 
-    /// A session is open, and its client has not shown yet that it knows of it: it stands behind all others of which
-    /// that is true.
-    pub(crate) fn await_proof(&mut self, slot: SessionSlot) {
-        self.unproven.push(slot);
+    /// Its client has used it: what was sent to its address is received there.
+    pub(crate) fn confirm(&mut self, slot: SessionSlot) {
+        self.unconfirmed.remove(slot);
+        self.slots[slot.index()].phase = Phase::Confirmed;
     }
 
-    /// The open session that has waited for longest for a word of its client.
+    /// Another session of the same client that does not publish: it has come back with this one.
     #[must_use]
-    pub(crate) fn longest_unproven(&self) -> Option<SessionSlot> {
-        self.unproven.first()
+    pub(crate) fn replaced_by(&self, slot: SessionSlot) -> Option<SessionSlot> {
+        let instance = self.instances[slot.index()];
+        let same = SessionSlot::all().zip(&self.instances).filter(|(_, of)| **of == instance);
+        let others = same.map(|(other, _)| other).filter(|other| *other != slot);
+        others.into_iter().find(|other| self.slots[other.index()].producer.is_none())
     }
 
-    /// A datagram of a session has come: its client knows of it. Says whether it shows that for the first time.
+    /// The heir of a producer goes on with what the session before it is owed.
+    pub(crate) fn inherit(&mut self, from: SessionSlot, heir: SessionSlot) {
+        let mut receipts = std::mem::take(&mut self.slots[from.index()].receipts);
+        std::mem::swap(&mut receipts, &mut self.slots[heir.index()].receipts);
+        self.slots[from.index()].receipts = receipts;
+    }
+
+    /// Takes a datagram of a session in; `false` where it came before, and is not to be heard again.
     #[inline]
-    pub(crate) fn hear(&mut self, slot: SessionSlot, now_ns: u64) -> bool {
+    pub(crate) fn accepts(&mut self, slot: SessionSlot, packet_no: u64, now_ns: u64) -> bool {
         let session = &mut self.slots[slot.index()];
-        session.last_received_ns = now_ns;
-        let is_first = !session.proven;
-        if is_first {
-            session.proven = true;
-            self.unproven.remove(slot);
+        let is_new = session.came.accept(packet_no);
+        if is_new {
+            session.last_received_ns = now_ns;
         }
-        is_first
+        is_new
+    }
+
+    /// Its client says something that only who knows that the session is open says. Whether that is the first time.
+    #[inline]
+    pub(crate) fn hear(&mut self, slot: SessionSlot) -> bool {
+        !std::mem::replace(&mut self.slots[slot.index()].proven, true)
     }
 
     fn asked_at(&self, requester: Requester) -> Result<usize, usize> {
-        let key = (requester.nonce, requester.peer.addr);
-        self.asked.binary_search_by_key(&key, |asked| (asked.nonce, asked.addr))
+        let key = (requester.client_id, requester.peer.addr);
+        self.asked.binary_search_by_key(&key, |asked| (asked.client_id, asked.addr))
     }
 
-    /// The session a client asked for with this nonce.
+    /// The session that a client numbers so.
     #[must_use]
     pub(crate) fn asked_by(&self, requester: Requester) -> Option<SessionSlot> {
         self.asked_at(requester).ok().map(|at| self.asked[at].slot)
@@ -384,32 +395,37 @@ impl Sessions {
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
         session.producer = None;
-        self.unproven.remove(slot);
+        self.unconfirmed.remove(slot);
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, &mut self.pool);
-        let requester = Requester { peer: session.peer, nonce: session.client.nonce };
+        let (peer, client_id, instance) = (session.peer, session.client_id, session.instance);
+        let requester = Requester { peer, client_id, instance };
+        self.instances[slot.index()] = 0;
         let at = self.asked_at(requester).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
     }
 
-    /// Whether the lists of free places, of nonces and of held frames agree with the places.
+    /// Whether the lists of free places, of clients' numbers and of held frames agree with the places.
     #[must_use]
     pub(crate) fn is_sound(&self) -> bool {
-        let asked = |&Asked { nonce, addr, slot }: &Asked| {
+        let asked = |&Asked { client_id, addr, slot }: &Asked| {
             let session = &self.slots[slot.index()];
             session.phase != Phase::Free
-                && (session.client.nonce, session.peer.addr) == (nonce, addr)
+                && (session.client_id, session.peer.addr) == (client_id, addr)
         };
+        let unconfirmed =
+            self.slots.iter().filter(|session| session.phase == Phase::Unconfirmed).count();
         let held = self.slots.iter().map(|session| session.receiver.held()).sum::<usize>();
         self.free.iter().all(|&slot| self.slots[slot.index()].phase == Phase::Free)
             && held == self.pool.in_use()
             && self.asked.len() == self.len()
             && self.asked.iter().all(asked)
-            && self.unproven.slots().all(|slot| {
-                let session = &self.slots[slot.index()];
-                session.phase == Phase::Open && !session.proven
-            })
+            && self.unconfirmed.len == unconfirmed
+            && self
+                .unconfirmed
+                .slots()
+                .all(|slot| self.slots[slot.index()].phase == Phase::Unconfirmed)
     }
 
     /// The slot a connection id names, when it is in use under just that id.
@@ -445,12 +461,6 @@ impl Sessions {
     pub(crate) fn len(&self) -> usize {
         self.places.saturating_sub(self.free.len())
     }
-
-    /// Whether all are in use.
-    #[must_use]
-    pub(crate) fn is_full(&self) -> bool {
-        self.free.is_empty()
-    }
 }
 
 /// Who stands before and behind a slot.
@@ -465,6 +475,7 @@ struct Links {
 struct Line {
     /// By slot. The last entry is that of the line's two ends.
     links: Box<[Links]>,
+    len: usize,
 }
 
 impl Line {
@@ -475,7 +486,7 @@ impl Line {
     fn new() -> Self {
         let mut links = vec![Self::NOBODY; SESSIONS_MAX + 1].into_boxed_slice();
         links[Self::ENDS] = Links { before: Self::ENDS, behind: Self::ENDS };
-        Self { links }
+        Self { links, len: 0 }
     }
 
     fn push(&mut self, slot: SessionSlot) {
@@ -485,6 +496,7 @@ impl Line {
         self.links[at] = Links { before: last, behind: Self::ENDS };
         self.links[last].behind = at;
         self.links[Self::ENDS].before = at;
+        self.len = self.len.saturating_add(1);
     }
 
     /// Takes a slot out, if it is there.
@@ -493,6 +505,7 @@ impl Line {
         if links != Self::NOBODY {
             self.links[links.before].behind = links.behind;
             self.links[links.behind].before = links.before;
+            self.len = self.len.saturating_sub(1);
         }
     }
 
@@ -506,9 +519,10 @@ impl Line {
     }
 }
 
+#[inline]
 fn place(conn_id: ConnId) -> usize {
-    let last = u32::try_from(INDEX_PLACES).expect("a few thousand").wrapping_sub(1);
-    usize::try_from(conn_id.0 & last).expect("32 bits fit")
+    const LAST: u64 = INDEX_PLACES as u64 - 1;
+    usize::try_from(conn_id.0 & LAST).expect("a few thousand")
 }
 
 #[cfg(test)]
@@ -517,32 +531,40 @@ mod tests {
 
     use super::*;
 
+    const SECRET: [u8; 32] = [7; 32];
+
+    fn requester(number: u64) -> Requester {
+        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
+        Requester { peer, client_id: ConnId(number), instance: u128::from(number) }
+    }
+
     #[test]
     fn an_id_of_an_earlier_life_finds_nothing() {
-        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
-        let slot = sessions.open(Requester { peer, nonce: 1 }, 0).unwrap();
+        let mut sessions = Sessions::new(Epoch(1), &SECRET, &Limits::MAX);
+        let slot = sessions.open(requester(1), 0).unwrap();
         let old = sessions.get(slot).conn_id;
         assert_eq!(sessions.find(old), Some(slot));
         sessions.close(slot);
         assert_eq!(sessions.find(old), None);
-        let again = sessions.open(Requester { peer, nonce: 2 }, 0).unwrap();
+        let again = sessions.open(requester(2), 0).unwrap();
         assert_eq!(again, slot, "the place is used again");
         assert_eq!(sessions.find(old), None, "under another id");
-        let mut later = Sessions::new(Epoch(2), 7, &Limits::MAX);
-        later.open(Requester { peer, nonce: 1 }, 0).unwrap();
+        let mut later = Sessions::new(Epoch(2), &SECRET, &Limits::MAX);
+        later.open(requester(1), 0).unwrap();
         assert_eq!(later.find(old), None, "an id of the epoch before");
         assert_eq!(later.find(ConnId(0)), None);
     }
 
     #[test]
     fn an_id_cannot_be_foretold_from_those_before_it() {
-        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let ids = |secret| {
-            let mut sessions = Sessions::new(Epoch(1), secret, &Limits::MAX);
-            let slots =
-                (0..SESSIONS_MAX as u64).map(|nonce| sessions.open(Requester { peer, nonce }, 0));
-            let slots: Vec<_> = slots.map(Option::unwrap).collect();
+        let ids = |secret: u8| {
+            let mut sessions = Sessions::new(Epoch(1), &[secret; 32], &Limits::MAX);
+            let slots = (0..SESSIONS_MAX as u64).map(|number| {
+                let slot = sessions.open(requester(number), 0).unwrap();
+                sessions.confirm(slot);
+                slot
+            });
+            let slots: Vec<_> = slots.collect();
             let ids: Vec<_> = slots.iter().map(|&slot| sessions.get(slot).conn_id).collect();
             assert!(ids.iter().zip(&slots).all(|(&id, &slot)| sessions.find(id) == Some(slot)));
             ids
@@ -558,36 +580,54 @@ mod tests {
     }
 
     #[test]
-    fn those_who_are_not_heard_of_stand_in_the_order_they_came() {
-        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
-        let slots: Vec<_> =
-            (0..5).map(|nonce| sessions.open(Requester { peer, nonce }, 0).unwrap()).collect();
-        assert_eq!(sessions.longest_unproven(), None);
-        slots.iter().for_each(|&slot| sessions.await_proof(slot));
-        assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), slots);
-        sessions.hear(slots[2], 1);
-        sessions.hear(slots[2], 2);
-        sessions.close(slots[0]);
-        let left = [slots[1], slots[3], slots[4]];
-        assert_eq!(sessions.unproven.slots().collect::<Vec<_>>(), left);
-        assert_eq!(sessions.longest_unproven(), Some(slots[1]));
+    fn those_who_do_not_use_their_session_leave_in_the_order_they_came() {
+        let mut sessions = Sessions::new(Epoch(1), &SECRET, &Limits::MAX);
+        let slots: Vec<_> = (0..UNCONFIRMED_MAX as u64)
+            .map(|number| {
+                assert_eq!(sessions.leaves_for_another(), None, "there is room for {number}");
+                sessions.open(requester(number), 0).unwrap()
+            })
+            .collect();
+        assert_eq!(sessions.leaves_for_another(), Some(slots[0]));
+        sessions.confirm(slots[0]);
+        assert_eq!(sessions.leaves_for_another(), None);
+        sessions.close(slots[1]);
+        for number in 100..102 {
+            sessions.open(requester(number), 0).unwrap();
+        }
+        assert_eq!(sessions.leaves_for_another(), Some(slots[2]));
         assert!(sessions.is_sound());
-        left.iter().for_each(|&slot| sessions.close(slot));
-        assert_eq!(sessions.longest_unproven(), None);
-        let again = sessions.open(Requester { peer, nonce: 9 }, 0).unwrap();
-        sessions.await_proof(again);
-        assert_eq!(sessions.longest_unproven(), Some(again), "the line goes on");
+        slots[2..].iter().for_each(|&slot| sessions.close(slot));
+        assert_eq!((sessions.unconfirmed.len, sessions.len()), (2, 3));
+        assert!(sessions.is_sound());
     }
 
     #[test]
-    fn a_full_table_takes_no_more() {
-        let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        let mut sessions = Sessions::new(Epoch(1), 7, &Limits::MAX);
-        for nonce in 0..SESSIONS_MAX as u64 {
-            assert!(sessions.open(Requester { peer, nonce }, 0).is_some());
+    fn a_full_table_takes_no_more_but_for_who_does_not_use_its_session() {
+        let mut sessions = Sessions::new(Epoch(1), &SECRET, &Limits::MAX);
+        for number in 0..SESSIONS_MAX as u64 {
+            let slot = sessions.open(requester(number), 0).unwrap();
+            sessions.confirm(slot);
         }
-        assert_eq!(sessions.open(Requester { peer, nonce: 0 }, 0), None);
-        assert_eq!(sessions.len(), SESSIONS_MAX);
+        assert_eq!(sessions.open(requester(9_999), 0), None);
+        assert_eq!((sessions.len(), sessions.leaves_for_another()), (SESSIONS_MAX, None));
+        let first = SessionSlot::FIRST;
+        sessions.close(first);
+        let late = sessions.open(requester(9_999), 0).unwrap();
+        assert_eq!(sessions.leaves_for_another(), Some(late));
+    }
+
+    #[test]
+    fn a_client_that_comes_back_replaces_its_session_unless_it_publishes() {
+        let mut sessions = Sessions::new(Epoch(1), &SECRET, &Limits::MAX);
+        let mut of = |client_id, instance| {
+            let requester = Requester { client_id: ConnId(client_id), instance, ..requester(1) };
+            sessions.open(requester, 0).unwrap()
+        };
+        let [first, other, again] = [of(1, 7), of(2, 8), of(3, 7)];
+        assert_eq!(sessions.replaced_by(again), Some(first));
+        assert_eq!(sessions.replaced_by(other), None);
+        sessions.get_mut(first).producer = Some(Producer { id: ProducerId(1), epoch: 1 });
+        assert_eq!(sessions.replaced_by(again), None, "its producer is taken over by REGISTER");
     }
 }

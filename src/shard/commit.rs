@@ -112,22 +112,13 @@ impl Stations {
 
     fn finish_registrations(&mut self, durable_to: BatchSeq) {
         while let Some(slot) = self.publishers.registering() {
-            let session = self.sessions.get_mut(slot);
-            let Phase::Registering { batch_seq } = session.phase else {
+            let Phase::Registering { batch_seq } = self.sessions.get(slot).phase else {
                 unreachable!("a session that ends leaves the list")
             };
             if batch_seq > durable_to {
                 break;
             }
-            self.publishers.registered(slot);
-            session.phase = Phase::Open;
-            session.last_received_ns = self.now.monotonic_ns;
-            let fences = session.fences.take();
-            self.sessions.await_proof(slot);
-            self.reply(Reply::Registered { slot });
-            if let Some((peer, conn_id)) = fences {
-                self.reply(Reply::Refuse { peer, conn_id, code: ErrorCode::Fenced, detail: 0 });
-            }
+            self.open_publisher(slot);
         }
     }
 }

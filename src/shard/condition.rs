@@ -167,7 +167,7 @@ impl Stations {
         for slot in SessionSlot::all() {
             let session = self.sessions.get(slot);
             let told = session.producer.is_none()
-                || !session.proven
+                || session.phase != Phase::Open
                 || self.outbox.push(Reply::Error { slot, code, request: 0, detail: 0 });
             if !told {
                 // As every acknowledgement from now on says.
@@ -182,18 +182,17 @@ impl Stations {
         self.fail(ErrorCode::DataLoss);
     }
 
-    /// Everybody who publishes is told how things stand. Not who has not shown yet to receive what is sent to its
-    /// address, and may be somebody else: it is told then.
+    /// Everybody who publishes is told how things stand.
     fn acknowledge_everybody(&mut self) {
         for slot in SessionSlot::all() {
             let session = self.sessions.get(slot);
-            if session.producer.is_some() && session.phase == Phase::Open && session.proven {
+            if session.producer.is_some() && session.phase == Phase::Open {
                 self.publishers.acknowledge(slot);
             }
         }
     }
 
-    /// A session has shown that its client receives: it may have missed that nothing is taken.
+    /// A session has shown that its client knows of it: it may have missed that nothing is taken.
     pub(super) fn tell_condition(&mut self, slot: SessionSlot) {
         let publishes = self.sessions.get(slot).producer.is_some();
         if publishes && self.condition() != Condition::Serving {

@@ -2,17 +2,17 @@
 
 use crate::disk::Disk;
 use crate::fanout::{Begin, Cursor, Stop, Subscription};
-use crate::ids::{ConnId, Peer, ProducerId, StreamId};
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, SUBSCRIPTIONS_A_SHARD};
+use crate::ids::{Lineage, ProducerId, StreamId};
+use crate::limits::SUBSCRIPTIONS_A_SHARD;
 use crate::log::trim::TrimError;
 use crate::log::{ControlError, Owner, Parting, Registrant, Registration, StreamFacts, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
-use crate::position::SessionSlot;
-use crate::session::table::{Phase, Producer, Requester};
+use crate::position::{BatchSeq, SessionSlot};
+use crate::session::table::{Answered, Phase, Producer};
 use crate::wire::control::{
-    ErrorCode, NameRequest, REGISTER_PUBLISHER, Register, Retire, STATUS_REWIND, StartFrom, Status,
-    Subscribe, TrimStream, Unsubscribe,
+    CreateStream, DescribeStream, ErrorCode, OF_PRODUCER, PRODUCER_NEW, Register, STATUS_REWIND,
+    StartFrom, Status, Subscribe, TrimStream, Unsubscribe, WITNESS_PROVEN, WITNESS_TRIMMED, Want,
 };
 
 use super::deliver::locate;
@@ -35,167 +35,214 @@ fn end_of(stream: &StreamFacts) -> u64 {
 }
 
 impl Stations {
-    pub(super) fn on_register(&mut self, peer: Peer, register: &Register) {
-        let requester = Requester { peer, nonce: register.nonce.get() };
-        let known = self.sessions.asked_by(requester);
-        let known = known.map(|slot| (slot, self.sessions.get(slot).phase));
-        match known {
-            Some((slot, Phase::Open)) => self.reply(Reply::Registered { slot }),
-            Some((_, Phase::Registering { .. } | Phase::Free)) => {}
-            None if register.flags.get() & REGISTER_PUBLISHER != 0 => {
-                if let Err((code, detail)) = self.open_publisher(requester, register) {
-                    let conn_id = ConnId(0);
-                    self.reply(Reply::Refuse { peer, conn_id, code, detail });
-                }
-            }
-            None if self.sessions.has_place() => {
-                self.make_place();
-                let slot =
-                    self.sessions.open(requester, self.now.monotonic_ns).expect("there is a place");
-                self.begin_session(slot, register);
-                self.sessions.await_proof(slot);
+    /// The first frame of a session, or the same again.
+    pub(super) fn on_register(&mut self, slot: SessionSlot, register: &Register<'_>) {
+        let request = register.head.request.get();
+        let session = self.sessions.get_mut(slot);
+        match session.phase {
+            Phase::Open if session.answered.request == request => {
                 self.reply(Reply::Registered { slot });
             }
-            None => {
-                let (conn_id, code) = (ConnId(0), ErrorCode::SessionsFull);
-                self.reply(Reply::Refuse {
-                    peer,
-                    conn_id,
-                    code,
-                    detail: self.settings.limits.sessions as u64,
+            // It is answered once its record is durable; a session registers once.
+            Phase::Open | Phase::Registering { .. } | Phase::Unconfirmed | Phase::Free => {}
+            Phase::Confirmed => {
+                let datagram_bytes = usize::from(register.head.datagram_bytes.get());
+                session.datagram_bytes = session.datagram_bytes.min(datagram_bytes);
+                let registered = self.check_history(register).and_then(|flags| {
+                    self.sessions.get_mut(slot).answered = Answered { request, flags };
+                    self.register(slot, register)
                 });
+                if let Err((code, detail)) = registered {
+                    self.reply(Reply::Error { slot, code, request, detail });
+                }
             }
         }
     }
 
-    /// Makes a place for another session where there is none: whoever has not named its connection id may never have
-    /// received it.
-    ///
-    /// # Panics
-    /// When none can be made.
-    fn make_place(&mut self) {
-        if self.sessions.is_full() {
-            let oldest = self.sessions.evict().expect("the caller saw that a place can be made");
-            self.close_session(oldest);
+    fn register(
+        &mut self,
+        slot: SessionSlot,
+        register: &Register<'_>,
+    ) -> Result<(), (ErrorCode, u64)> {
+        match register.want {
+            Want::Nothing => {
+                self.sessions.get_mut(slot).phase = Phase::Open;
+                self.reply(Reply::Registered { slot });
+                Ok(())
+            }
+            Want::New => self.register_new(slot),
+            Want::Known => self.register_known(slot, register),
         }
     }
 
-    fn begin_session(&mut self, slot: SessionSlot, register: &Register) {
-        let datagram_bytes = usize::from(register.datagram_bytes.get());
-        let session = self.sessions.get_mut(slot);
-        session.client.instance = register.instance.get();
-        session.datagram_bytes = datagram_bytes
-            .clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX)
-            .min(self.settings.datagram_bytes);
-        self.counters.add(Counter::SessionsOpened, 1);
+    /// Whether the log is the one the client was with, and has what it knows to be stored; flags of REGISTERED.
+    fn check_history(&self, register: &Register<'_>) -> Result<u16, (ErrorCode, u64)> {
+        let head = register.head;
+        if head.log_id != [0; 16] && head.log_id != self.log.id() {
+            return Err((ErrorCode::WrongLog, u64::from(self.log.tag())));
+        }
+        let known = self.log.producer(ProducerId(head.producer_id.get()));
+        let last_seq = known.filter(|_| register.want == Want::Known).map(|known| known.last_seq);
+        if let Some(last_seq) = last_seq.filter(|last_seq| *last_seq < head.durable_to.get()) {
+            return Err((ErrorCode::Diverged, last_seq | OF_PRODUCER));
+        }
+        let (stream, sequence) = (StreamId(head.witness_stream.get()), head.witness_sequence.get());
+        if stream.0 == 0 || sequence == 0 {
+            return Ok(0);
+        }
+        let durable_next = self.log.stream(stream).map_or(0, |facts| facts.durable_next);
+        if sequence >= durable_next {
+            return Err((ErrorCode::Diverged, durable_next));
+        }
+        match self.log.lineage_of(stream, sequence) {
+            None => Ok(WITNESS_TRIMMED),
+            Some(Lineage(lineage)) if lineage == head.witness_lineage.get() => Ok(WITNESS_PROVEN),
+            Some(_) => Err((ErrorCode::Diverged, durable_next)),
+        }
     }
 
-    /// Opens a session that publishes. Its registration is a record in the log; the session is open once
-    /// that is durable, and with it everything the producer has had accepted before.
-    fn open_publisher(
-        &mut self,
-        requester: Requester,
-        register: &Register,
-    ) -> Result<(), (ErrorCode, u64)> {
+    fn instance(&self, slot: SessionSlot) -> u64 {
+        // The log keeps half of it: random, too.
+        let [a, b, c, d, e, f, g, h, ..] = self.sessions.get(slot).instance.to_le_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Registers a new producer: a record in the log; the session is open once that is durable.
+    fn register_new(&mut self, slot: SessionSlot) -> Result<(), (ErrorCode, u64)> {
         if let Some(code) = self.condition().refusal() {
             return Err((code, 0));
         }
-        let (asked, held) = (register.producer_id.get(), register.producer_epoch.get());
-        let (id, epoch, old) = if asked == 0 {
-            (Registrant::New(Owner::NOBODY), 1, None)
-        } else {
-            let id = ProducerId(asked);
-            let known = self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
-            // The same instance may have missed the answer to its last registration.
-            let same = known.instance == register.instance.get();
-            let tenure = Tenure { epoch: known.epoch, instance: known.instance };
-            let is_proven = known.holder.is_some_and(|slot| self.sessions.get(slot).proven);
-            if same && held < known.epoch && is_proven {
-                // It has missed none: this REGISTER is an old one that was late on its way.
-                self.counters.add(Counter::DroppedUnknownSession, 1);
-                return Ok(());
-            }
-            if held >= known.epoch && held != 0 && !same {
-                // It never had this one, whose number is another's here: the log is not the one that gave it out, or a
-                // copy from before that.
-                return Err((ErrorCode::UnknownProducer, asked));
-            }
-            let goes_on = tenure.goes_on_from(held) || Mutant::InstanceIsEnough.is_on();
-            let overtaken = held < known.epoch && !(same && goes_on);
-            if held != 0 && overtaken {
-                // That there is a later one is told once a power cut cannot undo it.
-                let told =
-                    if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
-                return Err((told, asked));
-            }
-            (Registrant::Known(id), tenure.next(register.instance.get()).epoch, known.holder)
-        };
-        if old.is_none() && !self.sessions.has_place() {
-            return Err((ErrorCode::SessionsFull, self.settings.limits.sessions as u64));
-        }
-        let memory = self.disk.memory_mut();
-        let tenure = Tenure { epoch, instance: register.instance.get() };
-        let registered = match self.log.register_producer(memory, id, tenure, self.now.unix_ns) {
-            Ok(registered) => registered,
-            Err(ControlError::Busy) if Mutant::BusySaysFull.is_on() => {
-                return Err((ErrorCode::NoSpace, 0));
-            }
-            Err(ControlError::Busy) => return Err((ErrorCode::Busy, 0)),
-            Err(ControlError::TableFull { limit }) => {
-                return Err((ErrorCode::ProducersFull, limit as u64));
-            }
-            Err(ControlError::Full) => {
-                self.become_full();
-                return Err((ErrorCode::NoSpace, 0));
-            }
-        };
+        let tenure = Tenure { epoch: 1, instance: self.instance(slot) };
+        let registered = self.record(Registrant::New(Owner::NOBODY), tenure)?;
         if let Some(forgotten) = registered.forgotten {
             self.publishers.take_recovered(forgotten);
         }
-        // Nobody leaves for somebody whom the log did not take.
-        if old.is_none() {
-            self.make_place();
-        }
-        let slot = self.seat(requester, register, old, &registered);
-        self.begin_session(slot, register);
-        self.sessions.receive_from(slot, registered.last_seq);
-        let session = self.sessions.get_mut(slot);
-        session.producer = Some(Producer { id: registered.id, epoch });
-        session.phase = Phase::Registering { batch_seq: registered.batch_seq };
-        self.publishers.join(slot, self.log.hold_producer(registered.id, slot));
+        self.sessions.get_mut(slot).answered.flags |= PRODUCER_NEW;
+        let producer = Producer { id: registered.id, epoch: tenure.epoch };
+        self.publish_as(slot, producer, registered.last_seq, Some(registered.batch_seq));
         Ok(())
     }
 
-    /// A place for a session that publishes: that of the producer's session before, which is fenced, with what it
-    /// is owed; or a free one, with what recovery has found.
-    fn seat(
+    /// Registers a producer that is known. The instance that registered last goes on without a record; for another one
+    /// there is a record, and the session before it is fenced once that is durable.
+    fn register_known(
         &mut self,
-        requester: Requester,
-        register: &Register,
-        old: Option<SessionSlot>,
-        registered: &Registration,
-    ) -> SessionSlot {
-        if let Some(old) = old {
-            // The same instance has left that session itself, or this is an old REGISTER of it that was late: then
-            // the session it has now is unknown, and it comes back. To be told that it is fenced would end it.
-            let fence = self.sessions.get(old).client.instance != register.instance.get();
-            self.leave(old, Parting::MayReturn);
-            self.sessions.succeed(old, requester, fence, self.now.monotonic_ns);
-            return old;
+        slot: SessionSlot,
+        register: &Register<'_>,
+    ) -> Result<(), (ErrorCode, u64)> {
+        let (asked, held) = (register.head.producer_id.get(), register.head.producer_epoch.get());
+        let id = ProducerId(asked);
+        let known = *self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
+        let instance = self.instance(slot);
+        let same = known.instance == instance;
+        if held > known.epoch || (held == known.epoch && held != 0 && !same) {
+            // It never had this one, whose number is another's here: the log is not the one that gave it out, or a
+            // copy from before that.
+            return Err((ErrorCode::UnknownProducer, asked));
         }
-        let opened = self.sessions.open(requester, self.now.monotonic_ns);
-        let slot = opened.expect("the caller saw a free place");
+        let comes_back = Mutant::FencedComesBack.is_on();
+        if !same && held != 0 && !comes_back {
+            // That there is a later one is told once a power cut cannot undo it.
+            let told =
+                if self.log.is_registered(&known) { ErrorCode::Fenced } else { ErrorCode::Busy };
+            return Err((told, asked));
+        }
+        let refusal = self.condition().refusal();
+        // A log that is full takes no record, and none is needed.
+        let refusal = refusal.filter(|code| !(same && *code == ErrorCode::NoSpace));
+        if let Some(code) = refusal {
+            return Err((code, 0));
+        }
+        let (epoch, batch_seq) = if same {
+            (known.epoch, (!self.log.is_idle()).then(|| self.log.appended_batch()))
+        } else {
+            let tenure = Tenure { epoch: known.epoch.saturating_add(1), instance };
+            let registered = self.record(Registrant::Known(id), tenure)?;
+            (tenure.epoch, Some(registered.batch_seq))
+        };
+        match known.holder {
+            Some(before) => self.take_over(before, slot, !same),
+            None => self.recall(slot, id, known.last_seq),
+        }
+        self.publish_as(slot, Producer { id, epoch }, known.last_seq, batch_seq);
+        Ok(())
+    }
+
+    /// Writes that a producer is registered.
+    fn record(
+        &mut self,
+        registrant: Registrant,
+        tenure: Tenure,
+    ) -> Result<Registration, (ErrorCode, u64)> {
+        let memory = self.disk.memory_mut();
+        match self.log.register_producer(memory, registrant, tenure, self.now.unix_ns) {
+            Ok(registered) => Ok(registered),
+            Err(ControlError::Busy) if Mutant::BusySaysFull.is_on() => Err((ErrorCode::NoSpace, 0)),
+            Err(ControlError::Busy) => Err((ErrorCode::Busy, 0)),
+            Err(ControlError::TableFull { limit }) => Err((ErrorCode::ProducersFull, limit as u64)),
+            Err(ControlError::Full) => {
+                self.become_full();
+                Err((ErrorCode::NoSpace, 0))
+            }
+        }
+    }
+
+    /// The session before of a producer ends, and the new one has what that is owed. One of another instance is told
+    /// that it is fenced.
+    fn take_over(&mut self, before: SessionSlot, slot: SessionSlot, fences: bool) {
+        self.leave(before, Parting::MayReturn);
+        self.sessions.inherit(before, slot);
+        let farewell = self.sessions.get_mut(before).farewell();
+        self.sessions.close(before);
+        self.sessions.get_mut(slot).fences = fences.then_some(farewell);
+    }
+
+    /// What recovery has found of a producer that comes back.
+    fn recall(&mut self, slot: SessionSlot, id: ProducerId, last_seq: u64) {
         let receipts = &mut self.sessions.get_mut(slot).receipts;
-        receipts.reset(registered.last_seq);
-        if let Some(runs) = self.publishers.take_recovered(registered.id) {
-            receipts.reset(
-                runs.first().map_or(registered.last_seq, |run| run.first_seq.saturating_sub(1)),
-            );
+        receipts.reset(last_seq);
+        if let Some(runs) = self.publishers.take_recovered(id) {
+            receipts.reset(runs.first().map_or(last_seq, |run| run.first_seq.saturating_sub(1)));
             for run in runs {
                 receipts.append_recovered(run);
             }
         }
-        slot
+    }
+
+    /// A session publishes as a producer from now on; it is open once a batch is durable, if it has to wait for one.
+    fn publish_as(
+        &mut self,
+        slot: SessionSlot,
+        producer: Producer,
+        last_seq: u64,
+        batch_seq: Option<BatchSeq>,
+    ) {
+        self.sessions.receive_from(slot, last_seq);
+        let in_flight = self.sessions.get(slot).receipts.in_flight();
+        let session = self.sessions.get_mut(slot);
+        session.producer = Some(producer);
+        self.publishers.join(slot, self.log.hold_producer(producer.id, slot));
+        if let Some(batch_seq) = batch_seq {
+            self.sessions.get_mut(slot).phase = Phase::Registering { batch_seq };
+            if in_flight {
+                self.publishers.await_batch(slot, batch_seq);
+            }
+        } else {
+            self.open_publisher(slot);
+        }
+    }
+
+    /// All that a session of a publisher had to wait for is durable.
+    pub(super) fn open_publisher(&mut self, slot: SessionSlot) {
+        self.publishers.registered(slot);
+        let session = self.sessions.get_mut(slot);
+        session.phase = Phase::Open;
+        session.last_received_ns = self.now.monotonic_ns;
+        let fences = session.fences.take();
+        self.reply(Reply::Registered { slot });
+        if let Some(farewell) = fences {
+            self.reply(Reply::Close { farewell, code: ErrorCode::Fenced });
+        }
     }
 
     /// Ends a session and all it has; what it published stays.
@@ -205,18 +252,15 @@ impl Stations {
         self.sessions.close(slot);
     }
 
-    /// Ends a session whose client says that its producer will not return.
-    pub(super) fn on_retire(&mut self, slot: SessionSlot, retire: &Retire) {
+    /// A client ends its session; where it says so, its producer, of which nothing is in flight, will not return.
+    pub(super) fn on_close(&mut self, slot: SessionSlot, forgets: bool) {
         let session = self.sessions.get(slot);
-        let (peer, conn_id) = (session.peer, session.conn_id);
-        let durable_to = session.receipts.durable_to();
-        let ended = session.producer.is_some_and(|producer| {
-            let is_it = producer.id.0 == retire.producer_id.get();
-            is_it && !session.receipts.in_flight() && retire.durable_to.get() == durable_to
-        });
-        self.leave(slot, if ended { Parting::Ended } else { Parting::MayReturn });
-        self.sessions.close(slot);
-        self.reply(Reply::Close { peer, conn_id });
+        if forgets && session.producer.is_some() && !session.receipts.in_flight() {
+            self.leave(slot, Parting::Ended);
+            self.sessions.close(slot);
+        } else {
+            self.close_session(slot);
+        }
     }
 
     /// Takes a session out of all lists it is in, its place in the table of sessions apart.
@@ -244,13 +288,8 @@ impl Stations {
         self.counters.add(Counter::SessionsClosed, 1);
     }
 
-    pub(super) fn on_create_stream(
-        &mut self,
-        slot: SessionSlot,
-        asked: &NameRequest<'_>,
-        wanted: Option<u32>,
-    ) {
-        let request = asked.request;
+    pub(super) fn on_create_stream(&mut self, slot: SessionSlot, asked: &CreateStream<'_>) {
+        let (request, wanted) = (asked.head.request.get(), asked.shard());
         let of = RequestOf { slot, request };
         if self.requests.waits(of) {
             return;
@@ -363,16 +402,16 @@ impl Stations {
             outbox.push(Reply::Error { slot, code, request, detail: 0 })
         });
         while let Some(slot) = self.publishers.registering() {
-            let (peer, conn_id) = (self.sessions.get(slot).peer, ConnId(0));
-            if !self.outbox.push(Reply::Refuse { peer, conn_id, code, detail: 0 }) {
-                return;
-            }
-            self.close_session(slot);
+            self.leave(slot, Parting::MayReturn);
+            let session = self.sessions.get_mut(slot);
+            session.phase = Phase::Confirmed;
+            let request = session.answered.request;
+            self.reply(Reply::Error { slot, code, request, detail: 0 });
         }
     }
 
-    pub(super) fn on_describe_stream(&mut self, slot: SessionSlot, asked: &NameRequest<'_>) {
-        let request = asked.request;
+    pub(super) fn on_describe_stream(&mut self, slot: SessionSlot, asked: &DescribeStream<'_>) {
+        let request = asked.head.request.get();
         let stream = self.log.stream_by_name(asked.name).map(|stream| stream.id);
         let reply = match stream {
             Some(stream) => Reply::StreamInfo { slot, request, stream },
@@ -387,7 +426,7 @@ impl Stations {
     pub(super) fn on_subscribe(&mut self, slot: SessionSlot, asked: &Subscribe) {
         let (request, stream) = (asked.request.get(), StreamId(asked.stream.get()));
         let error = |code, detail| Reply::Error { slot, code, request, detail };
-        let Some(from) = StartFrom::decode(asked.from_kind.get(), asked.from_value.get()) else {
+        let Some(from) = StartFrom::decode(asked.from_kind, asked.from_value.get()) else {
             self.reply(error(ErrorCode::BadRequest, 0));
             return;
         };
@@ -395,26 +434,34 @@ impl Stations {
             self.reply(error(ErrorCode::UnknownStream, u64::from(stream.0)));
             return;
         };
-        let (first, end) = (facts.first_sequence, end_of(facts));
-        if let Some(index) = self.fanout.find(slot, stream) {
+        let (first, end, durable_next) = (facts.first_sequence, end_of(facts), facts.durable_next);
+        if let Some(index) = self.fanout.find(slot, request) {
             let known = self.fanout.get(index);
-            if known.request() == request {
-                if !known.cursor.is_seeking() {
-                    self.reply(Reply::Subscribed { slot, stream });
-                } else if let Some(Stop::Damaged { first, .. }) = known.cursor.stopped() {
-                    self.reply(error(ErrorCode::DataLoss, first));
-                }
-                return;
+            if known.cursor.stream() == stream && !known.cursor.is_seeking() {
+                self.reply(Reply::Subscribed { slot, sub: request });
+            } else if let Some(Stop::Damaged { first, .. }) = known.cursor.stopped() {
+                self.reply(error(ErrorCode::DataLoss, first));
             }
+            return;
+        }
+        if let Some(index) = self.fanout.to_stream(slot, stream) {
             // Numbers of requests grow: one that was overtaken on its way means nothing any more.
-            if request.wrapping_sub(known.request()) > u32::MAX / 2 {
+            if request.wrapping_sub(self.fanout.get(index).request()) > u32::MAX / 2 {
                 return;
             }
             self.end_subscription(slot, index);
         }
         if from.earliest() < first && matches!(from, StartFrom::Sequence(_)) {
-            self.reply(Reply::Trimmed { slot, stream, request, log_start: first });
+            self.reply(Reply::Trimmed { slot, sub: request, log_start: first });
             return;
+        }
+        if let (StartFrom::Sequence(sequence), lineage @ 1..) = (from, asked.lineage.get()) {
+            // What is not kept tells nothing.
+            let found = self.log.lineage_of(stream, sequence.saturating_sub(1));
+            if found.is_some_and(|found| found.0 != lineage) {
+                self.reply(error(ErrorCode::Diverged, durable_next));
+                return;
+            }
         }
         let limit = self.settings.limits.subscriptions;
         if self.sessions.get(slot).subscriptions >= limit {
@@ -438,12 +485,12 @@ impl Stations {
         let session = self.sessions.get_mut(slot);
         session.subscriptions = session.subscriptions.saturating_add(1);
         if !cursor.is_seeking() {
-            self.reply(Reply::Subscribed { slot, stream });
+            self.reply(Reply::Subscribed { slot, sub: request });
         }
     }
 
     pub(super) fn on_unsubscribe(&mut self, slot: SessionSlot, asked: &Unsubscribe) {
-        if let Some(index) = self.fanout.find(slot, StreamId(asked.stream.get())) {
+        if let Some(index) = self.fanout.find(slot, asked.sub.get()) {
             self.end_subscription(slot, index);
         }
     }
@@ -456,17 +503,12 @@ impl Stations {
             session.subscriptions.checked_sub(1).expect("a session counts its subscriptions");
     }
 
-    /// An UNSUBSCRIBE that came late may have ended a subscription made after it: the consumer, which goes on
-    /// telling where it is, asks for it again.
-    fn tell_unknown_subscription(&mut self, slot: SessionSlot, stream: StreamId) {
-        let (code, detail) = (ErrorCode::UnknownSubscription, u64::from(stream.0));
-        self.reply(Reply::Error { slot, code, request: 0, detail });
-    }
-
     pub(super) fn on_status(&mut self, slot: SessionSlot, status: &Status) {
-        let stream = StreamId(status.stream.get());
-        let Some(index) = self.fanout.find(slot, stream) else {
-            self.tell_unknown_subscription(slot, stream);
+        let sub = status.sub.get();
+        let Some(index) = self.fanout.find(slot, sub) else {
+            // Its consumer, which goes on telling where it is, asks for it again.
+            let (code, request) = (ErrorCode::UnknownSubscription, sub);
+            self.reply(Reply::Error { slot, code, request, detail: 0 });
             return;
         };
         let (position, limit) = (status.position.get(), status.limit.get());
@@ -483,6 +525,7 @@ impl Stations {
         if status.flags.get() & STATUS_REWIND == 0 {
             return;
         }
+        let stream = cursor.stream();
         let log_start = self.log.stream(stream).map_or(0, |facts| facts.first_sequence);
         if position >= cursor.start().max(log_start) && position < cursor.next() {
             cursor.rewind(position);
@@ -492,7 +535,7 @@ impl Stations {
         }
         if position < log_start {
             // If that is where the consumer still is: the word may be late.
-            self.reply(Reply::Trimmed { slot, stream, request: 0, log_start });
+            self.reply(Reply::Trimmed { slot, sub, log_start });
         }
     }
 }

@@ -129,8 +129,8 @@ impl Stations {
         self.fanout.release(index);
         let subscription = self.fanout.get_mut(index);
         if subscription.cursor.rest(self.log.durable_end(), durable_next) {
-            let (slot, stream) = (subscription.session(), subscription.cursor.stream());
-            self.reply(Reply::Subscribed { slot, stream });
+            let (slot, sub) = (subscription.session(), subscription.request());
+            self.reply(Reply::Subscribed { slot, sub });
         }
     }
 
@@ -145,8 +145,8 @@ impl Stations {
             return 0;
         }
         let body = Heartbeat {
-            stream: subscription.cursor.stream().0.into(),
-            reserved: 0.into(),
+            sub: subscription.request().into(),
+            flags: 0.into(),
             durable_next: durable_next.into(),
         };
         let sent = send(session, port, |writer| {
@@ -163,15 +163,17 @@ impl Stations {
         let memory = self.disk.memory();
         let subscription = self.fanout.get_mut(index);
         let session = self.sessions.get_mut(subscription.session());
+        let sub = subscription.request();
         let cursor = &mut subscription.cursor;
         let mut batches = 0_usize;
         for _ in 0..DATAGRAMS_A_TURN {
             let Some(buffer) = port.reserve(session.peer) else { return Served::Enough };
             let room = session.datagram_bytes.min(buffer.len());
             let packet_no = session.packet_no.saturating_add(1);
-            let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
+            let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
             debug_assert!(writer.room() >= DATA_FRAME_BYTES_MIN);
-            let mut frame = DataFrame::begin(cursor, &mut writer);
+            let mut frame = DataFrame::begin(sub, cursor, &mut writer);
+            let mut lineage = None;
             let mut too_large = Served::Enough;
             let served = loop {
                 if cursor.next() >= durable_next || batches == BATCHES_A_TURN {
@@ -182,6 +184,12 @@ impl Stations {
                     Found::NotHere => break Some(Served::NeedsRead),
                     Found::Damaged => break Some(Served::Damaged),
                 };
+                // A frame is of one lineage: what another opening has written begins the next.
+                let here = self.log.lineage_at(cursor.log_off());
+                if !frame.is_empty() && here != lineage {
+                    break None;
+                }
+                lineage = here;
                 match frame.pack(cursor, body, &mut writer) {
                     Packed::BatchEnd => {
                         cursor.go_to(next);
@@ -201,7 +209,7 @@ impl Stations {
                     Packed::Gap => break Some(Served::Damaged),
                 }
             };
-            let records = frame.end(&mut writer);
+            let records = frame.end(lineage.unwrap_or_default(), &mut writer);
             if records == 0 {
                 return served.unwrap_or(too_large);
             }
@@ -219,13 +227,13 @@ impl Stations {
     fn seek_on(&mut self, index: usize) -> Served {
         let memory = self.disk.memory();
         let subscription = self.fanout.get_mut(index);
-        let (slot, cursor) = (subscription.session(), &mut subscription.cursor);
+        let (slot, sub) = (subscription.session(), subscription.request());
+        let cursor = &mut subscription.cursor;
         for _ in 0..BATCHES_A_TURN {
             match find(&self.log, memory, cursor) {
                 Found::Batch { body, next } => {
                     if cursor.seek_in(body) {
-                        let stream = cursor.stream();
-                        self.reply(Reply::Subscribed { slot, stream });
+                        self.reply(Reply::Subscribed { slot, sub });
                         return Served::Enough;
                     }
                     cursor.go_to(next);
@@ -289,14 +297,14 @@ impl Stations {
     /// Says why a subscription gets no more.
     pub(super) fn tell_stopped(&mut self, index: usize) {
         let subscription = self.fanout.get(index);
-        let (slot, stream) = (subscription.session(), subscription.cursor.stream());
+        let (slot, sub) = (subscription.session(), subscription.request());
         let reply = match subscription.cursor.stopped() {
             None => return,
-            Some(Stop::Damaged { first, last }) => Reply::DataLoss { slot, stream, first, last },
+            Some(Stop::Damaged { first, last }) => Reply::DataLoss { slot, sub, first, last },
             Some(Stop::TooLarge { needs, takes }) => Reply::Error {
                 slot,
                 code: ErrorCode::MessageTooLarge,
-                request: subscription.request(),
+                request: sub,
                 detail: Sizes { needs, takes }.detail(),
             },
         };

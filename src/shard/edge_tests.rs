@@ -7,11 +7,12 @@ use crate::client::{ClientOptions, Publisher, Request, StartFrom};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::port::memory::{Faults, MemoryPort};
-use crate::session::table::{Phase, Requester};
+use crate::session::table::Phase;
 use crate::testing::rig::{Rig, address};
-use crate::wire::DATAGRAM_HEADER_BYTES;
-use crate::wire::frame::Kind;
+use crate::wire::datagram::{DatagramHeader, RESET_CAUSE_BYTES, Reset, Retry, Versions};
 use crate::wire::samples::{Sample, all};
+use crate::wire::{DATAGRAM_HEADER_BYTES, Kind, Side};
+use zerocopy::IntoBytes;
 
 /// Who says it all.
 const LIAR: u16 = 50;
@@ -21,6 +22,8 @@ const LIAR: u16 = 50;
 enum State {
     /// There is none.
     Stranger,
+    /// It is not registered.
+    Registers,
     /// It has published, and something is in flight.
     Publishes,
     /// It has a subscription.
@@ -29,8 +32,16 @@ enum State {
     Idle,
 }
 
-/// A session of the liar in this state, opened anew where a frame has ended the last one.
-fn session(rig: &mut Rig, state: State, sample: &dyn Fn(Kind) -> Sample) -> ConnId {
+const STATES: [State; 5] =
+    [State::Stranger, State::Registers, State::Publishes, State::Consumes, State::Idle];
+
+/// A session of the liar in this state, opened anew where a frame has ended the last one. Its datagrams have `numbers`.
+fn session(
+    rig: &mut Rig,
+    state: State,
+    sample: &dyn Fn(Kind) -> Sample,
+    numbers: &mut u64,
+) -> ConnId {
     if state == State::Stranger {
         return ConnId(0x1234_5678);
     }
@@ -44,15 +55,22 @@ fn session(rig: &mut Rig, state: State, sample: &dyn Fn(Kind) -> Sample) -> Conn
     if let Some(conn_id) = of_liar(rig) {
         return conn_id;
     }
-    let say = |rig: &Rig, conn_id, kind| {
-        rig.net.inject(address(LIAR), address(1), &sample(kind).datagram(conn_id));
+    let mut say = |rig: &Rig, conn_id, kind| {
+        *numbers += 1;
+        rig.net.inject(address(LIAR), address(1), &sample(kind).numbered(conn_id, *numbers));
     };
+    let peer = Peer::ip_only(address(LIAR));
+    let stations = &mut rig.shards[0].stations;
+    let slot = stations.confirmed(peer, stations.now.monotonic_ns);
+    let conn_id = stations.sessions.get(slot).conn_id;
+    if state == State::Registers {
+        return conn_id;
+    }
     rig.until("the liar has a session", |rig| {
-        say(rig, ConnId(0), Kind::Register);
+        say(rig, conn_id, Kind::Register);
         rig.turn();
         of_liar(rig).is_some()
     });
-    let conn_id = of_liar(rig).unwrap();
     if state == State::Publishes || state == State::Idle {
         say(rig, conn_id, Kind::Publish);
     }
@@ -67,7 +85,8 @@ fn session(rig: &mut Rig, state: State, sample: &dyn Fn(Kind) -> Sample) -> Conn
 
 #[test]
 fn a_shard_stands_every_number_of_every_frame() {
-    for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
+    for state in STATES {
+        let mut numbers = 0;
         let mut rig = Rig::new(1, Faults { delay_ns: 1_000, ..Faults::default() });
         let honest = rig.client(Publisher::New);
         let stream = rig.create(honest, "orders");
@@ -77,9 +96,9 @@ fn a_shard_stands_every_number_of_every_frame() {
             samples.iter().flat_map(|sample| [sample.clone()].into_iter().chain(sample.at_edges()))
         {
             // A trim or a registration is durable: the log is to last for all of them.
-            let conn_id = session(&mut rig, state, &sample);
-            let conn_id = if frame.kind == Kind::Register { ConnId(0) } else { conn_id };
-            rig.net.inject(address(LIAR), address(1), &frame.datagram(conn_id));
+            let conn_id = session(&mut rig, state, &sample, &mut numbers);
+            numbers += 1;
+            rig.net.inject(address(LIAR), address(1), &frame.numbered(conn_id, numbers));
             rig.clock.advance_ns(20_000_000);
             rig.turn();
             let condition = rig.shards[0].condition();
@@ -97,7 +116,9 @@ fn victim(rig: &mut Rig, state: State, stream: StreamId) -> Client<MemoryPort, M
     // One producer for all of them: the table of a shard has an end.
     let publisher = match state {
         State::Consumes => Publisher::No,
-        State::Stranger | State::Publishes | State::Idle => Publisher::Known(ProducerId(2)),
+        State::Stranger | State::Registers | State::Publishes | State::Idle => {
+            Publisher::Known(ProducerId(2))
+        }
     };
     let options = ClientOptions {
         publisher,
@@ -114,9 +135,14 @@ fn victim(rig: &mut Rig, state: State, stream: StreamId) -> Client<MemoryPort, M
     for _ in 0..1_000 {
         rig.turn();
         client.poll(&mut |_| {}).unwrap();
-        if client.is_connected() {
+        let registers = state == State::Registers && client.session().1.0 != 0;
+        if registers || client.is_connected() {
             break;
         }
+    }
+    if state == State::Registers {
+        assert!(!client.is_connected());
+        return client;
     }
     assert!(client.is_connected(), "{state:?}");
     if state != State::Consumes {
@@ -137,7 +163,8 @@ fn victim(rig: &mut Rig, state: State, stream: StreamId) -> Client<MemoryPort, M
 
 #[test]
 fn a_client_stands_every_number_of_every_frame() {
-    for state in [State::Stranger, State::Publishes, State::Consumes, State::Idle] {
+    for state in STATES {
+        let mut numbers = 1 << 20;
         let mut rig = Rig::new(2, Faults::default());
         let honest = rig.client(Publisher::New);
         let stream = rig.create(honest, "orders");
@@ -152,12 +179,9 @@ fn a_client_stands_every_number_of_every_frame() {
         let mut client = victim(&mut rig, state, stream);
         for sample in all(stream.0, 1) {
             for frame in [sample.clone()].into_iter().chain(sample.at_edges()) {
-                let mut frame = frame;
                 let (conn_id, _) = client.session();
-                if frame.kind == Kind::Registered && frame.body[..8] == sample.body[..8] {
-                    frame.body[..8].copy_from_slice(&client.nonce().to_le_bytes());
-                }
-                rig.net.inject(address(1), address(60), &frame.datagram(conn_id));
+                numbers += 1;
+                rig.net.inject(address(1), address(60), &frame.numbered(conn_id, numbers));
                 let mut over = false;
                 for _ in 0..2 {
                     rig.clock.advance_ns(3_000_000);
@@ -169,7 +193,8 @@ fn a_client_stands_every_number_of_every_frame() {
                 }
                 assert!(client.position(stream) <= crate::limits::NUMBER_MAX);
                 // A forged word may end a client: the next one has another.
-                if over || client.server() != address(1) || state == State::Stranger {
+                let is_new = matches!(state, State::Stranger | State::Registers);
+                if over || client.server() != address(1) || is_new {
                     drop(client);
                     client = victim(&mut rig, state, stream);
                 }
@@ -188,10 +213,9 @@ fn nothing_that_reports_an_error_is_answered() {
         rig.turn();
     }
     let peer = Peer::ip_only(address(LIAR));
-    let shard = &mut rig.shards[0];
-    let known =
-        shard.stations.sessions.open(Requester { peer, nonce: 9 }, rig.clock.now_ns()).unwrap();
-    let known = shard.stations.sessions.get(known).conn_id;
+    let stations = &mut rig.shards[0].stations;
+    let known = stations.silent(peer, 9);
+    let known = stations.sessions.get(known).conn_id;
     let answers = |rig: &mut Rig, bytes: &[u8]| {
         let before = rig.net.hits().sent;
         rig.net.inject(address(LIAR), address(1), bytes);
@@ -200,33 +224,28 @@ fn nothing_that_reports_an_error_is_answered() {
         shard.turn();
         rig.net.hits().sent - before - 1
     };
-    for sample in all(1, 1) {
-        let asks = matches!(
-            sample.kind,
-            Kind::Publish
-                | Kind::Probe
-                | Kind::Subscribe
-                | Kind::Status
-                | Kind::Heartbeat
-                | Kind::CreateStream
-                | Kind::CreateStreamOn
-                | Kind::DescribeStream
-                | Kind::TrimStream
-                | Kind::ListStreams
-                | Kind::Unsubscribe
-                | Kind::Retire
-        );
-        let unknown = answers(&mut rig, &sample.datagram(ConnId(0x1234_5678)));
-        assert!(unknown <= u64::from(asks), "{:?} in no session", sample.kind);
-        if !asks && sample.kind != Kind::Close {
-            let said = answers(&mut rig, &sample.datagram(known));
+    for (sample, packet_no) in all(1, 1).into_iter().zip(1..) {
+        let datagram = sample.datagram(ConnId(0x1234_5678));
+        // By RESET, which is smaller and is not answered.
+        let expected = u64::from(datagram.len() >= RESET_CAUSE_BYTES);
+        assert_eq!(answers(&mut rig, &datagram), expected, "{:?} in no session", sample.kind);
+        if !sample.kind.is_said_by(Side::Client) {
+            let said = answers(&mut rig, &sample.numbered(known, packet_no));
             assert_eq!(said, 0, "{:?} in a session", sample.kind);
         }
     }
+    for said in [
+        Reset::new(ConnId(0x1234_5678), [1; 16]).as_bytes(),
+        Retry::new(ConnId(7), [1; 16]).as_bytes(),
+        reject(ConnId(7), ErrorCode::Busy, 1).as_bytes(),
+        Versions::new(7).as_bytes(),
+    ] {
+        assert_eq!(answers(&mut rig, said), 0, "what only a server says: {said:?}");
+    }
     let heartbeat = all(1, 1).into_iter().find(|sample| sample.kind == Kind::Heartbeat).unwrap();
-    let frame = heartbeat.datagram(known)[16..].to_vec();
-    let many: Vec<u8> =
-        heartbeat.datagram(known)[..16].iter().copied().chain(frame.repeat(70)).collect();
+    let mut heartbeat = heartbeat.numbered(known, 900);
+    heartbeat[16 + 4 + 4] = 1;
+    let many = [&heartbeat[..16], &heartbeat[16..].repeat(70)].concat();
     assert_eq!(answers(&mut rig, &many), 1, "70 heartbeats in a datagram are answered once");
 }
 
@@ -244,8 +263,11 @@ fn an_answer_to_subscribe_that_is_doubled_ends_no_consumer() {
     for count in 1..=2 {
         rig.clients[publisher].offer(stream, b"more").unwrap();
         rig.until("it is consumed", |rig| rig.received[consumer].len() == count);
-        // It says that nothing was durable, as was so when it was sent.
-        rig.net.inject(address(1), rig.clients[consumer].local(), &answer);
+        // It says that nothing was durable, as was so when it was sent; in a datagram that has not come.
+        let (conn_id, _) = rig.clients[consumer].session();
+        let header = DatagramHeader::plain(conn_id, 900 + count as u64);
+        let again = [header.as_bytes(), &answer[DATAGRAM_HEADER_BYTES..]].concat();
+        rig.net.inject(address(1), rig.clients[consumer].local(), &again);
     }
     rig.turn();
     rig.turn();

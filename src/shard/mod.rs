@@ -29,6 +29,8 @@ mod timers;
 mod transmit;
 
 #[cfg(test)]
+mod pretend;
+#[cfg(test)]
 mod producer_tests;
 #[cfg(test)]
 mod tests;
@@ -53,6 +55,7 @@ use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::port::{AnyPort, Port};
+use crate::session::gate::Gate;
 use crate::session::receipts::Run;
 use crate::session::table::Sessions;
 use crate::wire::control::ErrorCode;
@@ -66,9 +69,8 @@ use observe::{Mark, Observer};
 use outbox::{Outbox, Reply};
 pub use placement::Siblings;
 use publishers::Publishers;
-pub use receive::REFUSAL_BYTES;
 use requests::Requests;
-pub use transmit::refuse;
+pub use transmit::{reject, send_to};
 
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
 const MESSAGE_OVERHEAD: usize = {
@@ -88,15 +90,23 @@ const _: () = assert!(MESSAGE_OVERHEAD < DATAGRAM_BYTES_MIN);
 pub struct ShardOptions {
     /// Messages one publisher may have sent and not yet seen durable, at most `WINDOW_MESSAGES_MAX`.
     pub window_messages: usize,
-    /// Random, known to nobody else: connection ids follow from it.
-    pub secret: u64,
+    /// Known to nobody else: numbers of sessions, cookies and the tokens of RESET follow from it. The same after a
+    /// restart, so that clients of the process before learn at once that it is gone.
+    pub secret: [u8; 32],
+    /// Which shard of its appliance it is.
+    pub shard: u16,
     /// How much of what there may be it has.
     pub limits: Limits,
 }
 
 impl Default for ShardOptions {
     fn default() -> Self {
-        Self { window_messages: WINDOW_MESSAGES_MAX, secret: 0, limits: Limits::MAX }
+        Self {
+            window_messages: WINDOW_MESSAGES_MAX,
+            secret: [0; 32],
+            shard: 0,
+            limits: Limits::MAX,
+        }
     }
 }
 
@@ -119,6 +129,7 @@ struct Stations {
     disk: AnyDisk,
     log: Log,
     sessions: Sessions,
+    gate: Gate,
     fanout: Fanout,
     outbox: Outbox,
     publishers: Publishers,
@@ -191,7 +202,8 @@ impl<C: Clock> Shard<C> {
         let settings = Settings { window_messages, limits, message_bytes_max, datagram_bytes };
         let service = Service::new(log.is_full());
         let stations = Stations {
-            sessions: Sessions::new(log.epoch(), options.secret, &limits),
+            sessions: Sessions::new(log.epoch(), &options.secret, &limits),
+            gate: Gate::new(&options.secret, options.shard),
             disk,
             log,
             fanout: Fanout::new(limits.replay_buffers),
@@ -333,7 +345,7 @@ impl<C: Clock> Shard<C> {
 impl Stations {
     fn begin_turn<C: Clock>(&mut self, clock: &C) {
         self.now = clock.now();
-        self.sessions.begin_turn();
+        self.gate.begin_turn();
         self.observe_turn();
     }
 

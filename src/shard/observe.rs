@@ -301,7 +301,7 @@ impl Stations {
                 continue;
             }
             let Some(row) = snapshot.sessions.add() else { break };
-            row.conn_id = session.conn_id.0;
+            row.conn_id = session.conn_id.short();
             row.peer = session.peer.addr;
             row.producer_id = session.producer.map_or(0, |producer| producer.id.0);
             row.accepted_to = session.receiver.accepted_to();
@@ -318,7 +318,7 @@ impl Stations {
         for index in from..to {
             let subscription = self.fanout.get(index);
             let Some(row) = snapshot.subscriptions.add() else { break };
-            row.conn_id = self.sessions.get(subscription.session()).conn_id.0;
+            row.conn_id = self.sessions.get(subscription.session()).conn_id.short();
             row.stream = subscription.cursor.stream().0;
             row.next = subscription.cursor.next();
             row.told = subscription.cursor.told();
@@ -348,7 +348,6 @@ mod tests {
     use crate::metrics::snapshot::exchange;
     use crate::metrics::stages::Stage;
     use crate::port::memory::Faults;
-    use crate::session::table::Requester;
     use crate::testing::rig::{Rig, address};
 
     #[test]
@@ -367,9 +366,8 @@ mod tests {
     fn a_turn_copies_so_many_rows_and_the_next_one_goes_on() {
         let mut rig = Rig::new(1, Faults::default());
         let stations = &mut rig.shards[0].stations;
-        for nonce in 0..ROWS_A_TURN as u64 + 1 {
-            let peer = Peer::ip_only(address(9));
-            stations.sessions.open(Requester { peer, nonce }, 1).unwrap();
+        for number in 0..ROWS_A_TURN as u64 + 1 {
+            stations.silent(Peer::ip_only(address(9)), number);
         }
         let at = Appended { batch_seq: BatchSeq::NONE, at_ns: 0 };
         let mut snapshot = Snapshot::new();

@@ -8,11 +8,18 @@ use crate::ids::{ConnId, Peer, StreamId};
 use crate::limits::{REFUSALS_MAX, REPLIES_MAX, SESSIONS_MAX};
 use crate::metrics::{Counter, Counters};
 use crate::position::SessionSlot;
+use crate::session::table::Farewell;
 use crate::wire::control::ErrorCode;
+use crate::wire::datagram::{Reset, Retry, Versions};
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
+    /// There is a session for who asked: the one at `slot`.
+    Accepted {
+        /// Session.
+        slot: SessionSlot,
+    },
     /// The session at `slot` is open.
     Registered {
         /// Session.
@@ -22,17 +29,15 @@ pub(super) enum Reply {
     Subscribed {
         /// Session.
         slot: SessionSlot,
-        /// Stream.
-        stream: StreamId,
+        /// The subscription.
+        sub: u32,
     },
     /// The position asked for is gone.
     Trimmed {
         /// Session.
         slot: SessionSlot,
-        /// Stream.
-        stream: StreamId,
-        /// Of the SUBSCRIBE.
-        request: u32,
+        /// The subscription.
+        sub: u32,
         /// The oldest sequence kept.
         log_start: u64,
     },
@@ -40,8 +45,8 @@ pub(super) enum Reply {
     DataLoss {
         /// Session.
         slot: SessionSlot,
-        /// Stream.
-        stream: StreamId,
+        /// The subscription.
+        sub: u32,
         /// The first.
         first: u64,
         /// The last, as far as is known.
@@ -90,23 +95,42 @@ pub(super) enum Reply {
         /// Belongs to the reason.
         detail: u64,
     },
-    /// A refusal to somebody without a session.
-    Refuse {
+    /// Who asks for a session has to ask again, with a cookie.
+    Retry {
         /// Who asked.
         peer: Peer,
-        /// The connection id it used.
-        conn_id: ConnId,
+        /// What it is told.
+        retry: Retry,
+    },
+    /// There is no session for who asked.
+    Rejected {
+        /// Who asked.
+        peer: Peer,
+        /// How it numbers the session it wanted.
+        client_id: ConnId,
         /// Why.
         code: ErrorCode,
-        /// Belongs to the reason.
-        detail: u64,
     },
-    /// The session has ended.
-    Close {
-        /// Who it was.
+    /// There is no session of that number.
+    Reset {
+        /// Who named it.
         peer: Peer,
-        /// Its connection id.
-        conn_id: ConnId,
+        /// What it is told.
+        reset: Reset,
+    },
+    /// Which versions there are.
+    Versions {
+        /// Who speaks another one.
+        peer: Peer,
+        /// What it is told.
+        versions: Versions,
+    },
+    /// A session has ended for good.
+    Close {
+        /// Whose it was.
+        farewell: Farewell,
+        /// Why.
+        code: ErrorCode,
     },
 }
 
@@ -114,7 +138,8 @@ impl Reply {
     /// The session it is for, if it is for one.
     fn slot(&self) -> Option<SessionSlot> {
         match *self {
-            Self::Registered { slot }
+            Self::Accepted { slot }
+            | Self::Registered { slot }
             | Self::Subscribed { slot, .. }
             | Self::Trimmed { slot, .. }
             | Self::DataLoss { slot, .. }
@@ -123,14 +148,19 @@ impl Reply {
             | Self::Redirect { slot, .. }
             | Self::Heartbeat { slot }
             | Self::Error { slot, .. } => Some(slot),
-            Self::Refuse { .. } | Self::Close { .. } => None,
+            Self::Retry { .. }
+            | Self::Rejected { .. }
+            | Self::Reset { .. }
+            | Self::Versions { .. }
+            | Self::Close { .. } => None,
         }
     }
 }
 
 /// Whether a reply is one that says as much once as often: a heartbeat, that a session is open.
 fn kinds(reply: &Reply) -> (bool, bool) {
-    (matches!(reply, Reply::Heartbeat { .. }), matches!(reply, Reply::Registered { .. }))
+    let opens = matches!(reply, Reply::Registered { .. } | Reply::Accepted { .. });
+    (matches!(reply, Reply::Heartbeat { .. }), opens)
 }
 
 /// What one session has in the outbox.
@@ -188,13 +218,12 @@ impl Outbox {
                 noted.heartbeat |= beats;
                 noted.registered |= registers;
             }
-            None if matches!(reply, Reply::Refuse { .. }) => {
+            None => {
                 if self.refusals == REFUSALS_MAX {
                     return false;
                 }
                 self.refusals = self.refusals.saturating_add(1);
             }
-            None => {}
         }
         self.replies.push(reply);
         true
@@ -204,8 +233,7 @@ impl Outbox {
     pub(super) fn consume(&mut self, count: usize) {
         for reply in self.replies.drain(..count) {
             let Some(slot) = reply.slot() else {
-                let refusals = usize::from(matches!(reply, Reply::Refuse { .. }));
-                self.refusals = self.refusals.saturating_sub(refusals);
+                self.refusals = self.refusals.saturating_sub(1);
                 continue;
             };
             let noted = &mut self.noted[slot.index()];
@@ -241,7 +269,7 @@ mod tests {
         let mut outbox = Outbox::new(REPLIES_A_SESSION_MAX);
         let list = |slot, request| Reply::List { slot: SessionSlot::new(slot), request, after: 0 };
         let peer = Peer::ip_only(std::net::SocketAddrV4::new([127, 0, 0, 1].into(), 9));
-        let refuse = Reply::Refuse { peer, conn_id: ConnId(1), code: ErrorCode::Fenced, detail: 0 };
+        let refuse = Reply::Rejected { peer, client_id: ConnId(1), code: ErrorCode::SessionsFull };
         let taken = |outbox: &mut Outbox, reply: &dyn Fn(u32) -> Reply| {
             (0..1_000).filter(|&n| outbox.push(reply(n))).count()
         };

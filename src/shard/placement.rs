@@ -6,7 +6,7 @@ use super::directory::{Directory, Placer};
 use super::requests::RequestOf;
 use super::{Reply, Stations};
 use crate::limits::STREAMS_MAX;
-use crate::wire::control::{ErrorCode, Redirect};
+use crate::wire::control::ErrorCode;
 
 /// What a shard knows of the appliance around it; a shard that is alone knows nothing.
 #[derive(Debug)]
@@ -15,8 +15,6 @@ pub struct Siblings {
     pub shard: u32,
     /// Shards of the appliance.
     pub shards: u32,
-    /// UDP port of shard 0; shard k is at this port + k.
-    pub base_port: u16,
     /// Who has which stream.
     pub directory: Arc<Directory>,
     /// Decides where a new stream goes; shard 0 has it.
@@ -24,16 +22,6 @@ pub struct Siblings {
 }
 
 impl Siblings {
-    /// The UDP port of a shard.
-    ///
-    /// # Panics
-    /// When that is no port: launch has checked the last one.
-    #[must_use]
-    pub fn port_of(&self, shard: u32) -> u16 {
-        let offset = u16::try_from(shard).expect("few shards");
-        self.base_port.checked_add(offset).expect("launch has checked the last one")
-    }
-
     /// The shard to ask for a stream that is to be made. `None` when no shard has room for it.
     fn place(&mut self, name: &str, wanted: Option<u32>) -> Option<u32> {
         match (self.directory.find(name), &mut self.placer) {
@@ -89,18 +77,6 @@ impl Stations {
         };
         self.reply(reply);
         true
-    }
-
-    /// What is said to who is to go to another shard.
-    pub(super) fn redirect(&self, request: u32, shard: u32) -> Option<Redirect> {
-        let all = self.siblings.as_ref()?;
-        Some(Redirect {
-            request: request.into(),
-            shard: shard.into(),
-            address: [0; 4],
-            port: all.port_of(shard).into(),
-            reserved: 0.into(),
-        })
     }
 
     /// The other shard that has a stream, if one has.

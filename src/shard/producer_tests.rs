@@ -3,13 +3,15 @@
 use super::*;
 use crate::client::{ClientError, Compared, Publisher, Request};
 use crate::ids::{Peer, ProducerId, StreamId};
-use crate::limits::{EVICTIONS_A_TURN, PRODUCER_RETURN_NS, PRODUCERS_MAX, SESSIONS_MAX};
+use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::log::{Owner, Registrant, Tenure};
 use crate::port::memory::Faults;
 use crate::position::SessionSlot;
+use crate::session::table::Phase;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{BASE_PORT, CLIENT_PORT, Rig, address};
-use crate::wire::control::{CodedError, NameRequest, Subscribe};
+use crate::wire::control::Want;
+use crate::wire::{Datagram, FromClient, parse};
 
 const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
 
@@ -122,82 +124,45 @@ fn a_place_is_free_when_its_publisher_ends_in_order_and_only_then() {
     }
 }
 
-/// A registration of a publisher that is new, from somewhere.
-fn register(nonce: u64) -> crate::wire::control::Register {
-    crate::wire::control::Register {
-        nonce: nonce.into(),
-        producer_id: 0.into(),
-        producer_epoch: 0.into(),
-        datagram_bytes: 1_472.into(),
-        flags: crate::wire::control::REGISTER_PUBLISHER.into(),
-        instance: nonce.into(),
-        padding: [0; 40],
-    }
-}
-
-/// Sessions opened so far.
-fn opened(rig: &mut Rig) -> u64 {
-    rig.stations().counters.get(crate::metrics::Counter::SessionsOpened)
+/// So many sessions from somewhere register as new producers, in one turn; how many were let in.
+fn register(rig: &mut Rig, numbers: std::ops::Range<u64>) -> usize {
+    let peer = Peer::ip_only(address(999));
+    let stations = rig.stations();
+    let register = |number| {
+        let slot = stations.confirmed(peer, number);
+        stations.registers(slot, Want::New);
+        matches!(stations.sessions.get(slot).phase, Phase::Registering { .. })
+    };
+    numbers.map(register).filter(|is_in| *is_in).count()
 }
 
 #[test]
-fn registrations_at_full_tables_are_bounded_in_a_turn() {
-    let mut rig = Rig::new(35, Faults::default());
-    let peer = Peer::ip_only(address(999));
-    let mut nonce = 0;
-    let say = |rig: &mut Rig, nonce: &mut u64| {
-        *nonce += 1;
-        rig.stations().on_register(peer, &register(*nonce));
-    };
-    rig.until("all places are taken", |rig| {
-        say(rig, &mut nonce);
-        rig.shards[0].sessions() == SESSIONS_MAX
-    });
-    rig.turn();
-    rig.turn();
-    let before = opened(&mut rig);
-    (0..400).for_each(|_| say(&mut rig, &mut nonce));
-    assert_eq!(opened(&mut rig) - before, EVICTIONS_A_TURN as u64, "so many have to go");
-    // The same with the table of producers, where there are places for sessions.
+fn registrations_at_a_full_table_are_bounded_in_a_turn() {
     let mut rig = Rig::new(36, Faults::default());
     let unix_ns = rig.clock.unix_ns();
     rig.crowd(PRODUCERS_MAX, unix_ns);
     rig.wait_for_returns();
-    let before = opened(&mut rig);
-    (0..400).for_each(|_| say(&mut rig, &mut nonce));
-    assert_eq!(opened(&mut rig) - before, 1, "all are looked at once");
+    assert_eq!(register(&mut rig, 0..400), 1, "all are looked at once");
     rig.turn();
-    say(&mut rig, &mut nonce);
-    assert_eq!(opened(&mut rig) - before, 2, "and again in the next turn");
+    assert_eq!(register(&mut rig, 400..800), 1, "and again in the next turn");
 }
 
 #[test]
-fn nobody_leaves_for_somebody_whom_the_log_does_not_take() {
+fn who_finds_all_places_of_producers_taken_is_told_so() {
     let mut rig = Rig::new(37, Faults::default());
-    let peer = Peer::ip_only(address(999));
-    let mut nonce = 0;
-    rig.until("all places are taken", |rig| {
-        nonce += 1;
-        rig.stations().on_register(peer, &register(nonce));
-        rig.shards[0].sessions() == SESSIONS_MAX
-    });
-    // All producers have published: none is forgotten, and the table is full.
+    // All have published: none is forgotten.
     let unix_ns = rig.clock.unix_ns();
-    let known = rig.shards[0].log().producers().count();
-    rig.crowd(PRODUCERS_MAX - known, unix_ns);
+    rig.crowd(PRODUCERS_MAX, unix_ns);
     for id in 1..=PRODUCERS_MAX as u64 {
         rig.stations().log.pretend_published(ProducerId(id));
     }
-    rig.turn();
-    let closed =
-        |rig: &mut Rig| rig.stations().counters.get(crate::metrics::Counter::SessionsClosed);
-    let before = closed(&mut rig);
-    rig.stations().on_register(peer, &register(nonce + 1));
-    let outbox = &rig.stations().outbox;
-    let told = (0..).map_while(|index| outbox.get(index)).last();
+    assert_eq!(register(&mut rig, 0..1), 0);
+    let told = rig.stations().outbox.get(0);
     let full = ErrorCode::ProducersFull;
-    assert!(matches!(told, Some(Reply::Refuse { code, .. }) if code == full), "{told:?}");
-    assert_eq!(closed(&mut rig), before, "nobody had to go");
+    assert!(
+        matches!(told, Some(Reply::Error { code, request: 1, .. }) if code == full),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -274,20 +239,13 @@ fn a_stream_is_told_by_nobody_before_it_is_durable() {
     let mut rig = Rig::new(24, Faults::default());
     let [one, other] = two_sessions(&mut rig);
     let stations = rig.stations();
-    stations.on_create_stream(one, &NameRequest { request: 7, name: "orders" }, None);
+    stations.asks_to_create(one, 7, "orders");
     // Who asked for it is gone, and nothing was written yet.
     stations.close_session(one);
-    stations.on_create_stream(other, &NameRequest { request: 8, name: "orders" }, None);
+    stations.asks_to_create(other, 8, "orders");
     assert_eq!(stations.outbox.get(0), None, "it waits for the record");
-    stations.on_describe_stream(other, &NameRequest { request: 9, name: "orders" });
-    let subscribe = Subscribe {
-        request: 10.into(),
-        stream: 1.into(),
-        from_kind: 0.into(),
-        window: 8.into(),
-        from_value: 0.into(),
-    };
-    stations.on_subscribe(other, &subscribe);
+    stations.asks_to_describe(other, 9, "orders");
+    stations.asks_to_subscribe(other, 10, 1);
     for (index, request) in [(0, 9), (1, 10)] {
         let told = stations.outbox.get(index);
         let Some(Reply::Error { code, request: of, .. }) = told else { panic!("{told:?}") };
@@ -304,7 +262,7 @@ fn a_stream_that_was_told_survives_a_power_cut() {
     let mut rig = Rig::new(25, Faults::default());
     let [one, other] = two_sessions(&mut rig);
     let stations = rig.stations();
-    stations.on_create_stream(one, &NameRequest { request: 7, name: "orders" }, None);
+    stations.asks_to_create(one, 7, "orders");
     stations.close_session(one);
     let asked = rig.clients[1].request(Request::CreateStream("orders".into()));
     let mut told = false;
@@ -341,14 +299,13 @@ fn another_log_at_the_address_ends_publisher_and_consumer() {
     let publisher = rig.client(Publisher::New);
     rig.publish(publisher, stream, b"acknowledged");
     rig.restart_on(TestDisk::formatted(64 << 20));
-    let error = ends(&mut rig, publisher);
-    let unknown = ErrorCode::UnknownProducer;
-    assert!(
-        matches!(error, ClientError::Refused(CodedError { code, .. }) if code == unknown),
-        "{error}"
-    );
-    let error = ends(&mut rig, consumer);
-    assert!(matches!(error, ClientError::OtherLog { .. }), "{error}");
+    for client in [publisher, consumer] {
+        let error = ends(&mut rig, client);
+        let ClientError::OtherLog { begun, found, .. } = error else { panic!("{error}") };
+        assert_eq!(found, rig.shards[0].log().tag());
+        assert_ne!(begun, found);
+    }
+    assert_eq!(rig.shards[0].log().producers().count(), 0, "nothing was changed there");
 }
 
 #[test]
@@ -368,9 +325,7 @@ fn a_producer_of_the_same_number_in_another_log_acknowledges_nothing() {
     rig.clients.insert(0, mine);
     let _ = rig.clients[0].offer(stream, b"outstanding");
     let error = ends(&mut rig, 0);
-    // The number is another's there, which is refused before the log says which it is.
-    let says = error.to_string();
-    assert!(says.contains("producer 1") && says.contains("another log than before"), "{says}");
+    assert!(matches!(error, ClientError::OtherLog { .. }), "{error}");
     assert!(rig.clients[0].next_completion().is_none(), "nothing was counted as acknowledged");
 }
 
@@ -421,11 +376,16 @@ fn a_busy_log_is_no_full_table() {
     }
     // As many registrations as one batch holds may still find room in the open one.
     let peer = Peer::ip_only(address(999));
-    let refused = (0..10_000).find_map(|nonce| {
-        stations.on_register(peer, &register(nonce));
-        stations.outbox.get(0)
+    let refused = (0..1_000).find_map(|number| {
+        let slot = stations.confirmed(peer, number);
+        stations.registers(slot, Want::New);
+        let told = stations.outbox.get(0);
+        if told.is_none() && number % 2 == 1 {
+            stations.close_session(slot);
+        }
+        told
     });
-    let Some(Reply::Refuse { code, .. }) = refused else { panic!("{refused:?}") };
+    let Some(Reply::Error { code, .. }) = refused else { panic!("{refused:?}") };
     assert!(code.is_retry(), "{code}");
     let late = rig.client(Publisher::New);
     rig.until("it registers in the end", |rig| rig.clients[late].is_connected());
@@ -461,7 +421,8 @@ fn an_appliance_that_is_stopped_in_order_and_started_again_ends_nobody() {
 }
 
 /// A publisher whose REGISTER was doubled, and a rival that takes its producer over and publishes while the first is cut off;
-/// `offered` messages of the first wait meanwhile. Then the late REGISTER arrives. What the first ends with.
+/// `offered` messages of the first wait meanwhile. Then the late REGISTER arrives. What the first ends with; the rival
+/// goes on.
 fn overtaken(offered: usize) -> (Rig, usize, ClientError) {
     let mut rig = Rig::new(38, Faults::default());
     rig.clients_end = true;
@@ -475,8 +436,8 @@ fn overtaken(offered: usize) -> (Rig, usize, ClientError) {
     let first = rig.client(Publisher::Known(producer));
     rig.until("the first is it", |rig| rig.clients[first].is_connected());
     let is_register = |bytes: &Vec<u8>| {
-        let (_, _, mut frames) = crate::wire::parse(bytes).unwrap();
-        matches!(frames.next(), Some(Ok(crate::wire::Frame::Register(_))))
+        let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { return false };
+        matches!(frames.from_client().next(), Some(Ok(FromClient::Register(_))))
     };
     let register = rig.net.kept().into_iter().find(is_register).unwrap();
     rig.net.keep_datagrams(false);
@@ -491,14 +452,13 @@ fn overtaken(offered: usize) -> (Rig, usize, ClientError) {
     rig.publish(rival, stream, b"of the rival");
     rig.net.set_cut(place, false);
     rig.net.inject(place, address(BASE_PORT), &register);
-    let fenced = ends(&mut rig, rival);
-    assert!(fenced.to_string().contains("another instance"), "{fenced}");
     let error = ends(&mut rig, first);
+    rig.publish(rival, stream, b"it goes on");
     (rig, first, error)
 }
 
 #[test]
-fn a_producer_that_its_late_register_took_back_is_fenced() {
+fn a_late_register_takes_no_producer_back() {
     // The rival's message has the number of the first of those that wait.
     for offered in 0..4 {
         let (mut rig, first, error) = overtaken(offered);
@@ -536,4 +496,64 @@ fn a_producer_whose_number_is_another_s_on_an_older_copy_of_the_log_ends() {
     assert!(rig.clients[mine].next_completion().is_none(), "{error}");
     assert!(error.to_string().contains("is this the address"), "{error}");
     rig.publish(other, stream, b"it goes on");
+}
+
+/// A log of which a copy was made, which went on, and whose copy then went on in its place with as many messages, of
+/// a rival that took the producer over. Publisher and consumer were cut off meanwhile.
+fn on_a_copy_that_went_on() -> (Rig, StreamId, [usize; 2]) {
+    let mut rig = Rig::new(40, Faults::default());
+    rig.clients_end = true;
+    let publisher = rig.client(Publisher::New);
+    let consumer = rig.client(Publisher::No);
+    let stream = rig.create(publisher, "orders");
+    rig.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
+    rig.publish(publisher, stream, b"in the copy");
+    let disk = rig.kill();
+    let copy = disk.copy();
+    rig.start(disk);
+    rig.publish(publisher, stream, b"acknowledged since");
+    rig.publish(publisher, stream, b"and this");
+    rig.until("all is delivered", |rig| rig.clients[consumer].position(stream) == 4);
+    let places = [CLIENT_PORT, CLIENT_PORT + 1].map(address);
+    places.iter().for_each(|&place| rig.net.set_cut(place, true));
+    let producer = rig.clients[publisher].producer().0;
+    rig.restart_on(copy);
+    let rival = rig.client(Publisher::Known(producer));
+    rig.until("the rival is it", |rig| rig.clients[rival].is_connected());
+    for _ in 0..3 {
+        rig.publish(rival, stream, b"of the other history");
+    }
+    places.iter().for_each(|&place| rig.net.set_cut(place, false));
+    (rig, stream, [publisher, consumer])
+}
+
+/// No number tells: the epoch is the same, and so is how far producer and stream have come.
+#[test]
+fn a_publisher_knows_a_copy_of_its_log_that_went_another_way() {
+    let (mut rig, stream, [publisher, _]) = on_a_copy_that_went_on();
+    let _ = rig.clients[publisher].offer(stream, b"on its way");
+    let error = ends(&mut rig, publisher);
+    let expected = ClientError::OtherHistory { server: address(BASE_PORT), stream, sequence: 3 };
+    assert_eq!(error, expected);
+    assert!(rig.clients[publisher].next_completion().is_none(), "nothing was counted");
+    assert_eq!(rig.shards[0].log().stream(stream).unwrap().next_sequence, 5, "nor stored");
+}
+
+#[test]
+fn a_consumer_knows_a_copy_of_its_log_that_went_another_way() {
+    let (mut rig, stream, [_, consumer]) = on_a_copy_that_went_on();
+    let mut told = None;
+    rig.until("it is told", |rig| {
+        while let Some(event) = rig.clients[consumer].next_event() {
+            if let crate::client::Event::Refused { code, detail, .. } = event {
+                told = Some((code, detail));
+            }
+        }
+        told.is_some()
+    });
+    assert_eq!(told, Some((ErrorCode::Diverged, 5)));
+    assert_eq!(rig.received[consumer].len(), 3, "nothing of the other history is delivered");
+    // Who asks without a position of this history is served.
+    rig.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
+    rig.until("it begins anew", |rig| rig.received[consumer].len() == 3 + 4);
 }

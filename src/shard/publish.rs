@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::ids::StreamId;
-use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::limits::{DATAGRAM_BYTES_MAX, NUMBER_MAX};
 use crate::log::{AppendError, Message};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
@@ -161,6 +161,7 @@ impl Stations {
                 stream: stream.0,
                 batch_seq: appended.batch_seq,
                 received_ns: self.now.monotonic_ns,
+                received_unix_ns: self.now.unix_ns.min(NUMBER_MAX),
                 server_ns: 0,
                 device_ns: 0,
             });

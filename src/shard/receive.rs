@@ -1,109 +1,146 @@
 //! The receive station: what a datagram says, and to whom.
 
-use crate::ids::Peer;
+use crate::ids::{ConnId, Peer};
 use crate::metrics::Counter;
 use crate::position::SessionSlot;
-use crate::session::table::Phase;
-use crate::wire::control::{ErrorCode, ErrorHead, Heartbeat, Registered};
-use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse};
+use crate::session::gate::Verdict;
+use crate::session::table::{Phase, Requester};
+use crate::wire::control::{CLOSE_FORGET, ErrorCode, HEARTBEAT_ANSWER, Heartbeat};
+use crate::wire::datagram::{Init, RESET_CAUSE_BYTES};
+use crate::wire::frame::Body;
+use crate::wire::{Datagram, FromClient, parse};
 
 use super::{Reply, Stations};
-use crate::limits::REGISTERS_A_DATAGRAM;
-
-/// Length of the datagram that refuses somebody without a session.
-pub const REFUSAL_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<ErrorHead>();
-
-/// Length of the datagram that answers a registration.
-const REGISTERED_BYTES: usize = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES + size_of::<Registered>();
 
 impl Stations {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.
     pub(super) fn on_datagram(&mut self, peer: Peer, bytes: &[u8]) {
         self.counters.add(Counter::DatagramsReceived, 1);
-        let Ok((conn_id, _, frames)) = parse(bytes) else {
-            self.counters.add(Counter::DroppedMalformed, 1);
-            return;
-        };
-        if conn_id.0 == 0 {
-            // No answers are longer than what was asked, so that nobody is flooded through us.
-            let mut answers = REGISTERS_A_DATAGRAM.min(bytes.len() / REGISTERED_BYTES);
-            for frame in frames {
-                if let (Ok(Frame::Register(register)), Some(left)) = (frame, answers.checked_sub(1))
-                {
-                    answers = left;
-                    self.on_register(peer, register);
-                } else {
-                    self.counters.add(Counter::DroppedMalformed, 1);
-                    break;
+        match parse(bytes) {
+            Ok(Datagram::Session { conn_id, packet_no, frames }) => {
+                let slot = self.sessions.find(conn_id);
+                let slot = slot.filter(|&slot| self.sessions.get(slot).peer.addr == peer.addr);
+                match slot {
+                    Some(slot) => self.on_session(slot, packet_no, frames),
+                    None => self.on_unknown(peer, conn_id, bytes.len()),
                 }
             }
+            Ok(Datagram::Init(init)) => self.on_init(peer, init),
+            Ok(Datagram::OtherVersion { client_id }) => {
+                self.counters.add(Counter::DroppedMalformed, 1);
+                if let Some(versions) = self.gate.versions(client_id) {
+                    self.reply(Reply::Versions { peer, versions });
+                }
+            }
+            // What only a server says.
+            Ok(
+                Datagram::Retry(_) | Datagram::Resp(_) | Datagram::Reset(_) | Datagram::Versions(_),
+            )
+            | Err(_) => self.counters.add(Counter::DroppedMalformed, 1),
+        }
+    }
+
+    /// A datagram of a session that there is not.
+    fn on_unknown(&mut self, peer: Peer, conn_id: ConnId, bytes: usize) {
+        self.counters.add(Counter::DroppedUnknownSession, 1);
+        if bytes < RESET_CAUSE_BYTES {
             return;
         }
-        let slot = self.sessions.find(conn_id).filter(|&slot| {
-            let session = self.sessions.get(slot);
-            session.peer.addr == peer.addr && session.phase == Phase::Open
-        });
-        let Some(slot) = slot else {
-            self.counters.add(Counter::DroppedUnknownSession, 1);
-            if bytes.len() >= REFUSAL_BYTES && frames.ask() {
-                let code = ErrorCode::UnknownSession;
-                self.reply(Reply::Refuse { peer, conn_id, code, detail: 0 });
-            }
+        if let Some(reset) = self.gate.reset(conn_id, self.now.monotonic_ns) {
+            self.reply(Reply::Reset { peer, reset });
+        }
+    }
+
+    /// Somebody wants a session.
+    fn on_init(&mut self, peer: Peer, init: &Init) {
+        match self.gate.judge(peer.addr, init, self.now.unix_ns) {
+            Verdict::Drop => self.counters.add(Counter::DroppedInits, 1),
+            Verdict::Retry(retry) => self.reply(Reply::Retry { peer, retry }),
+            Verdict::Admit => self.admit(peer, init),
+        }
+    }
+
+    fn admit(&mut self, peer: Peer, init: &Init) {
+        let client_id = ConnId(init.client_id.get());
+        let instance = u128::from_le_bytes(init.hello.instance);
+        let requester = Requester { peer, client_id, instance };
+        if let Some(slot) = self.sessions.asked_by(requester) {
+            self.reply(Reply::Accepted { slot });
+            return;
+        }
+        if let Some(oldest) = self.sessions.leaves_for_another() {
+            self.close_session(oldest);
+        }
+        let Some(slot) = self.sessions.open(requester, self.now.monotonic_ns) else {
+            self.reply(Reply::Rejected { peer, client_id, code: ErrorCode::SessionsFull });
             return;
         };
-        if self.sessions.hear(slot, self.now.monotonic_ns) {
-            self.tell_condition(slot);
+        let datagram_bytes = usize::from(init.hello.datagram_bytes.get());
+        self.sessions.get_mut(slot).datagram_bytes =
+            datagram_bytes.min(self.settings.datagram_bytes);
+        self.counters.add(Counter::SessionsOpened, 1);
+        self.reply(Reply::Accepted { slot });
+    }
+
+    fn on_session(&mut self, slot: SessionSlot, packet_no: u64, frames: Body<'_>) {
+        if !self.sessions.accepts(slot, packet_no, self.now.monotonic_ns) {
+            self.counters.add(Counter::DroppedRepeated, 1);
+            return;
         }
-        for frame in frames {
+        if self.sessions.get(slot).phase == Phase::Unconfirmed {
+            self.sessions.confirm(slot);
+            if let Some(before) = self.sessions.replaced_by(slot) {
+                self.close_session(before);
+            }
+        }
+        for frame in frames.from_client() {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);
                 return;
             };
-            self.on_frame(slot, &frame);
-            if self.sessions.get(slot).phase == Phase::Free {
+            if let FromClient::Register(register) = &frame {
+                // One a datagram, and what follows is not looked at: it is of a session that is not open.
+                self.on_register(slot, register);
                 return;
             }
+            if let FromClient::Close(close) = &frame {
+                self.on_close(slot, close.flags.get() & CLOSE_FORGET != 0);
+                return;
+            }
+            if self.sessions.get(slot).phase != Phase::Open {
+                self.counters.add(Counter::DroppedMalformed, 1);
+                return;
+            }
+            if self.sessions.hear(slot) {
+                self.tell_condition(slot);
+            }
+            self.on_frame(slot, &frame);
         }
     }
 
-    fn on_frame(&mut self, slot: SessionSlot, frame: &Frame<'_>) {
+    fn on_frame(&mut self, slot: SessionSlot, frame: &FromClient<'_>) {
         match frame {
-            Frame::Publish(publish) => self.on_publish(slot, publish),
-            Frame::Probe(probe) => self.on_probe(slot, probe),
-            Frame::Status(status) => self.on_status(slot, status),
-            Frame::Heartbeat(heartbeat) => self.on_heartbeat(slot, heartbeat),
-            Frame::Subscribe(subscribe) => self.on_subscribe(slot, subscribe),
-            Frame::Unsubscribe(unsubscribe) => self.on_unsubscribe(slot, unsubscribe),
-            Frame::CreateStream(request) => self.on_create_stream(slot, request, None),
-            Frame::CreateStreamOn(asked) => {
-                self.on_create_stream(slot, &asked.stream, Some(asked.shard));
-            }
-            Frame::DescribeStream(request) => self.on_describe_stream(slot, request),
-            Frame::TrimStream(request) => self.on_trim_stream(slot, request),
-            Frame::ListStreams(request) => {
+            FromClient::Publish(publish) => self.on_publish(slot, publish),
+            FromClient::Probe(probe) => self.on_probe(slot, probe),
+            FromClient::Status(status) => self.on_status(slot, status),
+            FromClient::Heartbeat(heartbeat) => self.on_heartbeat(slot, heartbeat),
+            FromClient::Subscribe(subscribe) => self.on_subscribe(slot, subscribe),
+            FromClient::Unsubscribe(unsubscribe) => self.on_unsubscribe(slot, unsubscribe),
+            FromClient::CreateStream(request) => self.on_create_stream(slot, request),
+            FromClient::DescribeStream(request) => self.on_describe_stream(slot, request),
+            FromClient::TrimStream(request) => self.on_trim_stream(slot, request),
+            FromClient::ListStreams(request) => {
                 let (request, after) = (request.request.get(), request.after.get());
                 self.reply(Reply::List { slot, request, after });
             }
-            Frame::Close => self.close_session(slot),
-            Frame::Retire(retire) => self.on_retire(slot, retire),
-            // What only a server says, and a registration inside a session, is not for us.
-            Frame::Register(_)
-            | Frame::Registered(_)
-            | Frame::Ack(_)
-            | Frame::Nak(_)
-            | Frame::Subscribed(_)
-            | Frame::Data(_)
-            | Frame::Trimmed(_)
-            | Frame::DataLoss(_)
-            | Frame::StreamInfo(_)
-            | Frame::ListEnd(_)
-            | Frame::Redirect(_)
-            | Frame::Error(_) => self.counters.add(Counter::DroppedMalformed, 1),
+            FromClient::Pad(_) | FromClient::Register(_) | FromClient::Close(_) => {}
         }
     }
 
-    fn on_heartbeat(&mut self, slot: SessionSlot, _heartbeat: &Heartbeat) {
-        self.reply(Reply::Heartbeat { slot });
+    fn on_heartbeat(&mut self, slot: SessionSlot, heartbeat: &Heartbeat) {
+        if heartbeat.flags.get() & HEARTBEAT_ANSWER != 0 {
+            self.reply(Reply::Heartbeat { slot });
+        }
     }
 
     /// Notes a reply for the transmit station.

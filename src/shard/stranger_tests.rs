@@ -6,15 +6,16 @@ use super::*;
 use crate::client::{ClientError, Event, OfferError, Publisher, SizeLimit, StartFrom};
 use crate::fanout::Stop;
 use crate::ids::{ConnId, ProducerId, StreamId};
-use crate::limits::SESSIONS_MAX;
+use crate::limits::UNCONFIRMED_MAX;
 use crate::port::memory::Faults;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{Rig, address};
-use crate::wire::DatagramWriter;
-use crate::wire::control::{REGISTER_PUBLISHER, Register};
-use crate::wire::frame::Kind;
+use crate::wire::control::{RegisterHead, Want};
+use crate::wire::datagram::{Hello, Init, PACKET_NO_LAST};
+use crate::wire::mac::MacKey;
 use crate::wire::publish::{MessageHead, PublishHead};
 use crate::wire::record::Signed;
+use crate::wire::{Datagram, DatagramWriter, Kind, parse};
 
 fn quiet() -> Faults {
     Faults { delay_ns: 1_000, ..Faults::default() }
@@ -60,7 +61,7 @@ fn a_message_too_large_for_one_consumer_stops_only_that_one() {
         rig.clients[consumer].subscribe(stream, StartFrom::Start, 16);
     }
     let event = told(&mut rig, small);
-    let (needs, takes) = (16 + 4 + 16 + 48 + 1000, 576);
+    let (needs, takes) = (16 + 4 + 24 + 48 + 1000, 576);
     let limit = SizeLimit::Client;
     assert_eq!(event, Event::TooLarge { stream, sequence: 2, needs, takes, limit });
     assert_eq!(rig.received[small].len(), 1, "what came before was delivered");
@@ -150,8 +151,13 @@ fn a_publisher_with_small_datagrams_or_a_small_window_is_told() {
     publish(&mut rig, small, stream, &[&vec![1; max]]);
 }
 
-/// A datagram with one message of a session.
-fn lone_message(conn_id: ConnId, producer_id: ProducerId, payload: &[u8]) -> Vec<u8> {
+/// A datagram with one message of a session, of a number it has not used.
+fn lone_message(
+    conn_id: ConnId,
+    packet_no: u64,
+    producer_id: ProducerId,
+    payload: &[u8],
+) -> Vec<u8> {
     let (stream, flags, ext_len) = (StreamId(1), 0, 0);
     let signed = Signed { producer_id, producer_seq: 1, stream, flags, ext_len };
     let mut head = PublishHead::new_zeroed();
@@ -160,7 +166,7 @@ fn lone_message(conn_id: ConnId, producer_id: ProducerId, payload: &[u8]) -> Vec
     message.len = u16::try_from(payload.len()).unwrap().into();
     message.crc32c = signed.crc32c(payload).into();
     let mut room = vec![0; 1472];
-    let mut writer = DatagramWriter::new(&mut room, conn_id, 1);
+    let mut writer = DatagramWriter::new(&mut room, conn_id, packet_no);
     let tail = [message.as_bytes(), payload].concat();
     assert!(writer.frame(Kind::Publish, head.as_bytes(), &tail));
     let len = writer.len();
@@ -174,11 +180,11 @@ fn a_message_over_the_announced_maximum_is_not_taken() {
     let publisher = rig.client(Publisher::New);
     rig.create(publisher, "orders");
     let max = rig.clients[publisher].message_bytes_max();
-    let (conn_id, _) = rig.clients[publisher].session();
+    let (_, conn_id) = rig.clients[publisher].session();
     let producer = rig.clients[publisher].producer().0;
     let from = rig.clients[publisher].local();
     let taken = |rig: &Rig| rig.shards[0].log().stream(StreamId(1)).unwrap().next_sequence;
-    rig.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max + 1]));
+    rig.net.inject(from, address(1), &lone_message(conn_id, 1_001, producer, &vec![1; max + 1]));
     rig.clock.advance_ns(10_000);
     rig.shards[0].turn();
     assert_eq!(taken(&rig), 1, "one byte more than announced");
@@ -186,7 +192,7 @@ fn a_message_over_the_announced_maximum_is_not_taken() {
     let error = rig.clients[publisher].poll(&mut |_| {}).unwrap_err();
     let (bytes, limit) = (max + 1, SizeLimit::Server);
     assert_eq!(error, ClientError::TooLarge { bytes, max, limit });
-    rig.net.inject(from, address(1), &lone_message(conn_id, producer, &vec![1; max]));
+    rig.net.inject(from, address(1), &lone_message(conn_id, 1_002, producer, &vec![1; max]));
     rig.clock.advance_ns(10_000);
     rig.shards[0].turn();
     assert_eq!(taken(&rig), 2, "just what was announced");
@@ -208,65 +214,85 @@ fn every_publisher_of_many_gets_the_largest_message_through() {
 }
 
 #[test]
-fn an_old_register_that_comes_late_fences_nobody() {
+fn a_register_in_a_session_that_is_open_is_nothing() {
     let mut rig = Rig::new(7, quiet());
     let publisher = rig.client(Publisher::New);
     let stream = rig.create(publisher, "orders");
     publish(&mut rig, publisher, stream, &[b"one"]);
     let from = rig.clients[publisher].local();
-    let instance = rig.clients[publisher].nonce();
     let (id, epoch) = rig.clients[publisher].producer();
-    rig.crash();
-    rig.until("it is back", |rig| {
-        let shard = &rig.shards[0];
-        rig.clients[publisher].is_connected() && shard.sessions() == 1
-    });
-    publish(&mut rig, publisher, stream, &[b"two"]);
-    assert!(rig.clients[publisher].producer().1 > epoch);
-    for old in [0, epoch] {
-        let mut register = Register::new_zeroed();
-        register.nonce = 4_711.into();
+    let (_, conn_id) = rig.clients[publisher].session();
+    for (packet_no, held) in [(1_001, 0), (1_002, epoch), (1_003, epoch + 1)] {
+        let mut register = RegisterHead::new_zeroed();
+        register.request = 4_711.into();
+        register.want = (Want::Known as u16).into();
         register.producer_id = id.0.into();
-        register.producer_epoch = old.into();
+        register.producer_epoch = held.into();
         register.datagram_bytes = 1472.into();
-        register.flags = REGISTER_PUBLISHER.into();
-        register.instance = instance.into();
         let mut room = vec![0; 16 + 4 + 72];
-        let mut writer = DatagramWriter::new(&mut room, ConnId(0), 1);
+        let mut writer = DatagramWriter::new(&mut room, conn_id, packet_no);
         assert!(writer.frame(Kind::Register, register.as_bytes(), &[]));
         rig.net.inject(from, address(1), &room);
-        publish(&mut rig, publisher, stream, &[b"three"]);
+        publish(&mut rig, publisher, stream, &[b"more"]);
     }
+    assert_eq!(rig.clients[publisher].producer(), (id, epoch));
     assert_eq!(rig.shards[0].sessions(), 1);
 }
 
 #[test]
-fn sessions_that_nobody_uses_make_room_for_clients() {
+fn who_does_not_receive_where_it_says_it_is_takes_no_place() {
     let mut rig = Rig::new(9, quiet());
     let early = rig.client(Publisher::New);
     let stream = rig.create(early, "orders");
-    let register = |rig: &Rig, nonce: u64| {
-        let mut register = Register::new_zeroed();
-        register.nonce = nonce.into();
-        register.datagram_bytes = 1472.into();
-        let mut room = vec![0; 16 + 4 + 72];
-        let mut writer = DatagramWriter::new(&mut room, ConnId(0), 1);
-        assert!(writer.frame(Kind::Register, register.as_bytes(), &[]));
-        rig.net.inject(address(50), address(1), &room);
-    };
-    for nonce in 1..=2 * SESSIONS_MAX as u64 {
-        register(&rig, nonce);
-        if nonce % 16 == 0 {
+    let key = MacKey::of_server(&[0; 32]);
+    for number in 1..=2_000 {
+        let mut cookie = [0; 16];
+        cookie[0] = u8::try_from(number % 256).unwrap();
+        let init = Init::plain(ConnId(number), cookie, Hello::new(1, 1472, number.into()));
+        rig.net.inject(address(50), address(1), init.with_mac(&key).as_bytes());
+        if number % 16 == 0 {
             rig.turn();
         }
     }
-    assert_eq!(rig.shards[0].sessions(), SESSIONS_MAX);
+    assert_eq!(rig.shards[0].sessions(), 1);
     let late = rig.client(Publisher::New);
-    for nonce in 10_000..10_020 {
-        register(&rig, nonce);
-        rig.turn();
+    rig.until("it is let in", |rig| rig.clients[late].is_connected());
+    for client in [early, late] {
+        publish(&mut rig, client, stream, &[b"served"]);
     }
-    assert!(rig.clients[late].is_connected(), "a stranger's sessions do not keep clients out");
+}
+
+#[test]
+fn who_takes_places_and_does_not_use_them_keeps_few_and_not_for_long() {
+    let mut rig = Rig::new(9, quiet());
+    let early = rig.client(Publisher::New);
+    let stream = rig.create(early, "orders");
+    let port = rig.net.port(address(50), 1472);
+    let mut port: Box<dyn crate::port::Port> = Box::new(port);
+    let key = MacKey::of_server(&[0; 32]);
+    let init = |number, cookie| {
+        let init = Init::plain(ConnId(number), cookie, Hello::new(1, 1472, number.into()));
+        init.with_mac(&key)
+    };
+    rig.net.inject(address(50), address(1), init(1, [0; 16]).as_bytes());
+    let mut cookie = None;
+    rig.until("it is given a cookie", |_| {
+        for index in 0..port.receive() {
+            if let Ok(Datagram::Retry(retry)) = parse(port.datagram(index).1) {
+                cookie = Some(retry.cookie);
+            }
+        }
+        cookie.is_some()
+    });
+    for number in 1..=500 {
+        rig.net.inject(address(50), address(1), init(number, cookie.unwrap()).as_bytes());
+        if number % 8 == 0 {
+            rig.turn();
+        }
+    }
+    assert_eq!(rig.shards[0].sessions(), 1 + UNCONFIRMED_MAX);
+    let late = rig.client(Publisher::New);
+    rig.until("it is let in", |rig| rig.clients[late].is_connected());
     for client in [early, late] {
         publish(&mut rig, client, stream, &[b"served"]);
     }
@@ -299,6 +325,25 @@ fn a_client_shows_at_once_that_it_knows_of_its_session() {
     for _ in 0..10 {
         rig.turn();
     }
-    let unproven = rig.shards[0].stations.sessions.longest_unproven();
-    assert_eq!(unproven, None, "nobody else may be given its place");
+    let sessions = &rig.shards[0].stations.sessions;
+    assert!(sessions.in_use().all(|(_, session)| session.proven), "it knows its producer");
+}
+
+#[test]
+fn a_session_whose_numbers_are_used_up_gives_way_to_another() {
+    let mut rig = Rig::new(1, quiet());
+    let client = rig.client(Publisher::New);
+    let stream = rig.create(client, "orders");
+    let before = rig.clients[client].session();
+    let (slot, _) = rig.shards[0].stations.sessions.in_use().next().unwrap();
+    rig.shards[0].stations.sessions.get_mut(slot).packet_no = PACKET_NO_LAST;
+    rig.until("it has another", |rig| {
+        let _ = rig.clients[client].offer(stream, b"goes on");
+        rig.clients[client].session() != before && rig.clients[client].is_connected()
+    });
+    rig.until("nothing is lost", |rig| {
+        while rig.clients[client].next_completion().is_some() {}
+        rig.clients[client].outstanding() == 0
+    });
+    assert_eq!(rig.shards[0].sessions(), 1);
 }

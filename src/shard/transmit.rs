@@ -1,25 +1,28 @@
 //! The transmit station: acknowledgements, reports of gaps, and the replies noted in this turn.
 
-use zerocopy::IntoBytes;
+use zerocopy::little_endian::U16;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::ids::{ConnId, Peer};
 use crate::limits::{
-    CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, TRANSMIT_BURST,
+    CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, NUMBER_MAX, TRANSMIT_BURST,
 };
+use crate::log::Position;
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::position::SessionSlot;
-use crate::session::table::{Granted, Phase, Session};
+use crate::session::table::{Farewell, Granted, Phase, Session};
 use crate::wire::control::{
-    DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Registered, StreamInfoHead, Subscribed,
-    Trimmed,
+    Close, DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Redirect, Registered,
+    StreamInfoHead, Subscribed, Trimmed,
 };
-use crate::wire::frame::Kind;
+use crate::wire::datagram::{Accept, Resp, SUITE_PLAIN, VERSION};
 use crate::wire::publish::{ACK_HEAD_BYTES, AckHead, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange};
-use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES};
+use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES, Kind, NAME, tlv_bytes};
 
 use super::placement::OwnShard;
+use super::timers::SILENCE_NS;
 use super::{Reply, Stations};
 
 impl Stations {
@@ -51,7 +54,7 @@ impl Stations {
         let Some(buffer) = port.reserve(session.peer) else { return false };
         let room = session.datagram_bytes.min(buffer.len());
         let packet_no = session.next_packet_no();
-        let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
+        let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
         let receipts_max = writer.room().saturating_sub(ACK_HEAD_BYTES) / RECEIPT_RUN_BYTES;
         let receipts = session.receipts.untold().min(receipts_max);
         head.receipt_count = u16::try_from(receipts).expect("fewer than RUNS_MAX").into();
@@ -68,23 +71,25 @@ impl Stations {
     fn ack_head(&mut self, slot: SessionSlot) -> AckHead {
         let credit = self.credit(slot);
         let session = self.sessions.get(slot);
+        let durable_to = session.receipts.durable_to().into();
         let head = AckHead {
-            epoch: self.epoch().0.into(),
             received_to: session.receiver.accepted_to().into(),
-            durable_to: session.receipts.durable_to().into(),
+            replicated_to: durable_to,
+            durable_to,
             max_seq_allowed: credit.seq_max().into(),
             max_bytes_allowed: credit.bytes_max().into(),
             sack: session.receiver.sack().map(Into::into),
             receipts_from: session.receipts.held_from().into(),
-            durability: self.durability().code(),
-            state: self.condition().publish_state() as u8,
             receipt_count: 0.into(),
-            reserved: 0.into(),
+            state: self.condition().publish_state() as u8,
+            copies: 1,
+            retry_ms: 0.into(),
         };
         if Mutant::AckBeforeDurable.is_on() {
             let accepted_to = session.receiver.accepted_to();
             let receipts_from = accepted_to.saturating_add(1).into();
-            return AckHead { durable_to: accepted_to.into(), receipts_from, ..head };
+            let (durable_to, replicated_to) = (accepted_to.into(), accepted_to.into());
+            return AckHead { durable_to, replicated_to, receipts_from, ..head };
         }
         head
     }
@@ -165,50 +170,52 @@ impl Stations {
 
     /// Sends one reply; `false` when the port has no room. A reply whose session is gone is forgotten.
     fn send_reply(&mut self, reply: Reply, port: &mut dyn Port) -> bool {
-        let (kind, slot) = match reply {
-            Reply::Refuse { peer, conn_id, code, detail } => {
-                return refuse(port, peer, conn_id, code, detail);
+        let slot = match reply {
+            Reply::Retry { peer, retry } => return send_to(port, peer, retry.as_bytes()),
+            Reply::Reset { peer, reset } => return send_to(port, peer, reset.as_bytes()),
+            Reply::Versions { peer, versions } => return send_to(port, peer, versions.as_bytes()),
+            Reply::Rejected { peer, client_id, code } => {
+                let resp = reject(client_id, code, self.now.unix_ns);
+                return send_to(port, peer, resp.as_bytes());
             }
-            Reply::Close { peer, conn_id } => {
-                let Some(buffer) = port.reserve(peer) else { return false };
-                let mut writer = DatagramWriter::new(buffer, conn_id, u64::MAX);
-                let _ = writer.frame(Kind::Close, &[], &[]);
-                let len = writer.len();
-                port.commit(len);
+            Reply::Close { farewell, code } => return close(port, farewell, code),
+            Reply::Accepted { slot } => return self.send_accept(slot, port),
+            Reply::Registered { slot }
+            | Reply::Subscribed { slot, .. }
+            | Reply::Trimmed { slot, .. }
+            | Reply::DataLoss { slot, .. }
+            | Reply::StreamInfo { slot, .. }
+            | Reply::List { slot, .. }
+            | Reply::Redirect { slot, .. }
+            | Reply::Heartbeat { slot }
+            | Reply::Error { slot, .. } => slot,
+        };
+        let registers = matches!(reply, Reply::Error { .. });
+        match self.sessions.get(slot).phase {
+            Phase::Open => {}
+            Phase::Confirmed if registers => {}
+            Phase::Free | Phase::Unconfirmed | Phase::Confirmed | Phase::Registering { .. } => {
                 return true;
             }
-            Reply::Registered { slot } => (Kind::Registered, slot),
-            Reply::Subscribed { slot, .. } => (Kind::Subscribed, slot),
-            Reply::Trimmed { slot, .. } => (Kind::Trimmed, slot),
-            Reply::DataLoss { slot, .. } => (Kind::DataLoss, slot),
-            Reply::StreamInfo { slot, .. } => (Kind::StreamInfo, slot),
-            Reply::List { slot, .. } => (Kind::ListEnd, slot),
-            Reply::Redirect { slot, .. } => (Kind::Redirect, slot),
-            Reply::Heartbeat { slot } => (Kind::Heartbeat, slot),
-            Reply::Error { slot, .. } => (Kind::Error, slot),
-        };
-        if self.sessions.get(slot).phase != Phase::Open {
-            return true;
         }
         match reply {
             Reply::Registered { .. } => {
                 let body = self.registered(slot);
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+                self.send_frame(slot, port, Kind::Registered, body.as_bytes())
             }
-            Reply::Subscribed { stream, .. } => {
-                let Some(body) = self.subscribed(slot, stream) else { return true };
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            Reply::Subscribed { sub, .. } => {
+                let Some(body) = self.subscribed(slot, sub) else { return true };
+                self.send_frame(slot, port, Kind::Subscribed, body.as_bytes())
             }
-            Reply::Trimmed { stream, request, log_start, .. } => {
-                let (stream, request) = (stream.0.into(), request.into());
-                let body = Trimmed { stream, request, log_start: log_start.into() };
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            Reply::Trimmed { sub, log_start, .. } => {
+                let (sub, reserved, log_start) = (sub.into(), 0.into(), log_start.into());
+                let body = Trimmed { sub, reserved, log_start };
+                self.send_frame(slot, port, Kind::Trimmed, body.as_bytes())
             }
-            Reply::DataLoss { stream, first, last, .. } => {
-                let (stream, reserved) = (stream.0.into(), 0.into());
-                let (first, last) = (first.into(), last.into());
-                let body = DataLoss { stream, reserved, first, last };
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            Reply::DataLoss { sub, first, last, .. } => {
+                let (sub, reserved) = (sub.into(), 0.into());
+                let body = DataLoss { sub, reserved, first: first.into(), last: last.into() };
+                self.send_frame(slot, port, Kind::DataLoss, body.as_bytes())
             }
             Reply::StreamInfo { request, stream, .. } => {
                 self.send_info(slot, port, request, stream)
@@ -216,18 +223,42 @@ impl Stations {
             Reply::List { request, after, .. } => self.send_list(slot, port, request, after),
             Reply::Error { code, request, detail, .. } => {
                 let head = error_head(code, request, detail);
-                self.send_frame(slot, port, kind, head.as_bytes(), &[])
+                self.send_frame(slot, port, Kind::Error, head.as_bytes())
             }
             Reply::Redirect { request, shard, .. } => {
-                let Some(body) = self.redirect(request, shard) else { return true };
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+                let body = Redirect { request: request.into(), shard: shard.into() };
+                self.send_frame(slot, port, Kind::Redirect, body.as_bytes())
             }
-            Reply::Heartbeat { .. } | Reply::Refuse { .. } | Reply::Close { .. } => {
-                let zero = 0.into();
-                let body = Heartbeat { stream: zero, reserved: zero, durable_next: 0.into() };
-                self.send_frame(slot, port, kind, body.as_bytes(), &[])
+            Reply::Heartbeat { .. } => {
+                let body = Heartbeat::new_zeroed();
+                self.send_frame(slot, port, Kind::Heartbeat, body.as_bytes())
             }
+            Reply::Accepted { .. }
+            | Reply::Retry { .. }
+            | Reply::Rejected { .. }
+            | Reply::Reset { .. }
+            | Reply::Versions { .. }
+            | Reply::Close { .. } => true,
         }
+    }
+
+    /// Tells a client of its session.
+    fn send_accept(&mut self, slot: SessionSlot, port: &mut dyn Port) -> bool {
+        let session = self.sessions.get(slot);
+        if session.phase == Phase::Free {
+            return true;
+        }
+        let (peer, client_id, conn_id) = (session.peer, session.client_id, session.conn_id);
+        let OwnShard { number: shard, of: shards } = self.own_shard();
+        let code = |number| u16::try_from(number).expect("at most 64 shards");
+        let mut accept = refusal(self.now.unix_ns);
+        accept.suite = SUITE_PLAIN.into();
+        accept.datagram_bytes = datagram_bytes(self.settings.datagram_bytes);
+        accept.server_id = conn_id.0.into();
+        accept.reset_token = self.gate.reset_token(conn_id);
+        accept.cookie = self.gate.cookie_for(peer.addr, self.now.unix_ns);
+        (accept.shard, accept.shards) = (code(shard).into(), code(shards).into());
+        send_to(port, peer, Resp::plain(client_id, accept).as_bytes())
     }
 
     fn send_frame(
@@ -235,12 +266,11 @@ impl Stations {
         slot: SessionSlot,
         port: &mut dyn Port,
         kind: Kind,
-        head: &[u8],
-        tail: &[u8],
+        body: &[u8],
     ) -> bool {
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
-            let _ = writer.frame(kind, head, tail);
+            let _ = writer.frame(kind, body, &[]);
         })
     }
 
@@ -248,42 +278,52 @@ impl Stations {
         let credit = self.credit(slot);
         let session = self.sessions.get(slot);
         let producer = session.producer;
-        let OwnShard { number: shard, of: shards } = self.own_shard();
-        let base_port = self.siblings.as_ref().map_or(0, |all| all.base_port);
-        let code = |number| u8::try_from(number).expect("at most 64 shards");
+        let (accepted_to, durable_to) =
+            (session.receiver.accepted_to(), session.receipts.durable_to());
+        // Of what is not durable yet nothing is said that a power cut could undo.
+        let known = producer.filter(|_| durable_to == accepted_to);
+        let known = known.and_then(|producer| self.log.producer(producer.id));
+        let last = known.map_or(Position::NONE, |known| known.last);
+        let lineage = self.log.lineage_of(last.stream, last.sequence).unwrap_or_default();
+        let message_bytes_max = u32::try_from(self.settings.message_bytes_max);
         Registered {
-            nonce: session.client.nonce.into(),
-            conn_id: session.conn_id.0.into(),
-            producer_epoch: producer.map_or(0, |producer| producer.epoch).into(),
-            producer_id: producer.map_or(0, |producer| producer.id.0).into(),
+            request: session.answered.request.into(),
+            flags: session.answered.flags.into(),
+            datagram_bytes: datagram_bytes(self.settings.datagram_bytes),
+            log_id: self.log.id(),
             epoch: self.epoch().0.into(),
-            durable_to: session.receipts.durable_to().into(),
+            lineage: self.log.lineage().0.into(),
+            producer_id: producer.map_or(0, |producer| producer.id.0).into(),
+            producer_epoch: producer.map_or(0, |producer| producer.epoch).into(),
+            message_bytes_max: message_bytes_max.expect("below 64 KiB").into(),
+            accepted_to: accepted_to.into(),
+            durable_to: durable_to.into(),
             max_seq_allowed: credit.seq_max().into(),
             max_bytes_allowed: credit.bytes_max().into(),
-            message_bytes_max: u32::try_from(self.settings.message_bytes_max)
-                .expect("below 64 KiB")
-                .into(),
+            last_sequence: last.sequence.into(),
+            last_lineage: lineage.0.into(),
+            last_stream: last.stream.0.into(),
             durability: self.durability().code(),
-            shard: code(shard),
-            shards: code(shards),
+            state: self.condition().publish_state() as u8,
+            copies: 1,
             reserved: 0,
-            datagram_bytes: u16::try_from(self.settings.datagram_bytes)
-                .expect("below 64 KiB")
-                .into(),
-            base_port: base_port.into(),
-            log: self.log.tag().into(),
+            idle_ms: u32::try_from(SILENCE_NS / 1_000_000).expect("10 s").into(),
+            padding: 0.into(),
         }
     }
 
-    fn subscribed(&self, slot: SessionSlot, stream: crate::ids::StreamId) -> Option<Subscribed> {
-        let subscription = self.fanout.get(self.fanout.find(slot, stream)?);
+    fn subscribed(&self, slot: SessionSlot, sub: u32) -> Option<Subscribed> {
+        let subscription = self.fanout.get(self.fanout.find(slot, sub)?);
+        let (stream, start) = (subscription.cursor.stream(), subscription.cursor.start());
         let facts = self.log.stream(stream)?;
+        let lineage = self.log.lineage_of(stream, start.saturating_sub(1)).unwrap_or_default();
         Some(Subscribed {
-            request: subscription.request().into(),
+            request: sub.into(),
             stream: stream.0.into(),
-            start: subscription.cursor.start().into(),
+            start: start.into(),
             log_start: facts.first_sequence.into(),
             durable_next: facts.durable_next.into(),
+            lineage: lineage.0.into(),
         })
     }
 
@@ -298,7 +338,8 @@ impl Stations {
         let head = info_head(facts, request, self.own_shard().number);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
-            let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
+            let name = facts.name.as_bytes();
+            let _ = writer.frame_with(Kind::StreamInfo, head.as_bytes(), NAME, name);
         })
     }
 
@@ -319,12 +360,13 @@ impl Stations {
             let mut more = false;
             for facts in log.streams().filter(|facts| facts.id.0 > after) {
                 let head = info_head(facts, request, own);
-                let bytes = head.as_bytes().len().saturating_add(facts.name.len());
+                let name = facts.name.as_bytes();
+                let bytes = head.as_bytes().len().saturating_add(tlv_bytes(name.len()));
                 if writer.room() < bytes.saturating_add(END_BYTES) {
                     more = true;
                     break;
                 }
-                let _ = writer.frame(Kind::StreamInfo, head.as_bytes(), facts.name.as_bytes());
+                let _ = writer.frame_with(Kind::StreamInfo, head.as_bytes(), NAME, name);
                 listed = facts.id.0;
             }
             let end =
@@ -365,25 +407,48 @@ pub(super) fn send(
     let Some(buffer) = port.reserve(session.peer) else { return false };
     let room = session.datagram_bytes.min(buffer.len());
     let packet_no = session.next_packet_no();
-    let mut writer = DatagramWriter::new(&mut buffer[..room], session.conn_id, packet_no);
+    let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
     fill(&mut writer);
     let len = writer.len();
     port.commit(len);
     true
 }
 
-/// Queues a refusal for somebody without a session; `false` when the port has no room.
-pub fn refuse(
-    port: &mut dyn Port,
-    peer: Peer,
-    conn_id: ConnId,
-    code: ErrorCode,
-    detail: u64,
-) -> bool {
+/// Queues bytes for somebody; `false` when the port has no room.
+pub fn send_to(port: &mut dyn Port, peer: Peer, bytes: &[u8]) -> bool {
     let Some(buffer) = port.reserve(peer) else { return false };
-    // Without a session there is nothing to count packets by.
-    let mut writer = DatagramWriter::new(buffer, conn_id, u64::MAX);
-    let _ = writer.frame(Kind::Error, error_head(code, 0, detail).as_bytes(), &[]);
+    buffer[..bytes.len()].copy_from_slice(bytes);
+    port.commit(bytes.len());
+    true
+}
+
+fn datagram_bytes(bytes: usize) -> U16 {
+    u16::try_from(bytes).expect("below 64 KiB").into()
+}
+
+/// What is said to who asks for a session, where there is none.
+fn refusal(unix_ns: u64) -> Accept {
+    let mut accept = Accept::new_zeroed();
+    accept.version_max = VERSION.into();
+    accept.unix_ns = unix_ns.min(NUMBER_MAX).into();
+    accept
+}
+
+/// That there is no session for a client, and why.
+#[must_use]
+pub fn reject(client_id: ConnId, code: ErrorCode, unix_ns: u64) -> Resp {
+    let mut accept = refusal(unix_ns);
+    accept.status = code.code().into();
+    Resp::plain(client_id, accept)
+}
+
+/// Tells the client of a session that has ended why it did; `false` when the port has no room.
+fn close(port: &mut dyn Port, farewell: Farewell, code: ErrorCode) -> bool {
+    let Farewell { peer, client_id, packet_no } = farewell;
+    let Some(buffer) = port.reserve(peer) else { return false };
+    let mut writer = DatagramWriter::new(buffer, client_id, packet_no);
+    let (code, flags, reserved) = (code.code().into(), 0.into(), 0.into());
+    let _ = writer.frame(Kind::Close, Close { code, flags, reserved }.as_bytes(), &[]);
     let len = writer.len();
     port.commit(len);
     true
@@ -402,7 +467,9 @@ mod tests {
         let mut rig = Rig::new(1, Faults::default());
         let stations = &mut rig.shards[0].stations;
         let mut granted = |publishers| {
-            let asker = Requester { peer: Peer::ip_only(address(9)), nonce: publishers as u64 };
+            let (peer, number) = (Peer::ip_only(address(9)), publishers as u64);
+            let (client_id, instance) = (ConnId(number), number.into());
+            let asker = Requester { peer, client_id, instance };
             let slot = stations.sessions.open(asker, 1).unwrap();
             stations.publishers.pretend(publishers);
             stations.credit(slot)

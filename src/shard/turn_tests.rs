@@ -6,30 +6,25 @@ use super::*;
 use crate::client::Publisher;
 use crate::disk::{Io, Operation};
 use crate::fanout::{Begin, Cursor, Subscription};
-use crate::ids::{ConnId, Peer, StreamId};
+use crate::ids::{Peer, StreamId};
 use crate::limits::{
-    BATCHES_A_TURN, BLOCK_BYTES, COMPLETIONS_A_TURN, DATAGRAM_BYTES_MAX, DATAGRAMS_A_TURN,
-    GAPS_A_TURN, REGISTERS_A_DATAGRAM, REQUESTS_MAX, SESSIONS_MAX, SLOTS_AN_AUDIT,
-    SUBSCRIPTIONS_A_TURN, SUBSCRIPTIONS_MAX, TIMERS_A_TURN,
+    BATCHES_A_TURN, BLOCK_BYTES, COMPLETIONS_A_TURN, DATAGRAMS_A_TURN, GAPS_A_TURN, REQUESTS_MAX,
+    SESSIONS_MAX, SLOTS_AN_AUDIT, SUBSCRIPTIONS_A_TURN, SUBSCRIPTIONS_MAX, TIMERS_A_TURN,
 };
 use crate::metrics::Counter;
 use crate::port::memory::Faults;
 use crate::position::{DiskOffset, SessionSlot};
-use crate::session::table::Requester;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{Rig, address};
-use crate::wire::DATAGRAM_HEADER_BYTES;
-use crate::wire::control::{NameRequest, Subscribe};
-use crate::wire::frame::Kind;
 use crate::wire::samples::all;
+use crate::wire::{DATAGRAM_HEADER_BYTES, Kind};
 
 /// Opens so many sessions of clients that say nothing.
 fn open(rig: &mut Rig, count: usize) -> Vec<SessionSlot> {
-    let now_ns = rig.clock.now_ns();
-    let sessions = &mut rig.shards[0].stations.sessions;
+    rig.turn();
+    let stations = &mut rig.shards[0].stations;
     let peer = Peer::ip_only(address(9));
-    let asker = |nonce| Requester { peer, nonce };
-    (0..count as u64).map(|nonce| sessions.open(asker(nonce), now_ns).unwrap()).collect()
+    (0..count as u64).map(|number| stations.silent(peer, number)).collect()
 }
 
 /// Subscribes a session to a stream, to be served from the batch that holds sequence `begins` on.
@@ -162,25 +157,23 @@ fn an_audit_finds_within_so_many_slots_what_does_not_agree() {
 }
 
 #[test]
-fn a_datagram_registers_so_many_and_what_is_beyond_is_counted() {
-    let most = REGISTERS_A_DATAGRAM;
-    for (asked, expected) in [(1, (1, 0)), (2 * most, (most, 1))] {
-        let mut rig = Rig::new(1, Faults::default());
-        let mut sample = all(1, 1).into_iter().find(|of| of.kind == Kind::Register).unwrap();
-        // Nobody's producer, nor a new one.
-        sample.body[8..20].fill(0);
-        sample.body[22..24].fill(0);
-        let mut bytes = sample.datagram(ConnId(0))[..DATAGRAM_HEADER_BYTES].to_vec();
-        for nonce in 0..asked as u64 {
-            sample.body[..8].copy_from_slice(&nonce.to_le_bytes());
-            bytes.extend(&sample.datagram(ConnId(0))[DATAGRAM_HEADER_BYTES..]);
-        }
-        assert!(bytes.len() <= DATAGRAM_BYTES_MAX, "it fits a datagram");
-        let shard = &mut rig.shards[0];
-        shard.stations.on_datagram(Peer::ip_only(address(9)), &bytes);
-        let dropped = shard.counters().get(Counter::DroppedMalformed);
-        assert_eq!((shard.sessions(), dropped), expected, "{asked}");
-    }
+fn a_datagram_registers_once() {
+    let mut rig = Rig::new(1, Faults::default());
+    rig.turn();
+    let stations = &mut rig.shards[0].stations;
+    let peer = Peer::ip_only(address(9));
+    let slot = stations.confirmed(peer, 1);
+    let conn_id = stations.sessions.get(slot).conn_id;
+    let mut sample = all(1, 1).into_iter().find(|of| of.kind == Kind::Register).unwrap();
+    // Publishes as nobody.
+    sample.body[4] = 0;
+    let mut bytes = sample.datagram(conn_id);
+    sample.body[..4].copy_from_slice(&2_u32.to_le_bytes());
+    bytes.extend(&sample.datagram(conn_id)[DATAGRAM_HEADER_BYTES..]);
+    stations.on_datagram(peer, &bytes);
+    assert_eq!(stations.outbox.get(0), Some(Reply::Registered { slot }));
+    assert_eq!(stations.sessions.get(slot).answered.request, 1);
+    assert_eq!(stations.outbox.get(1), None);
 }
 
 #[test]
@@ -191,18 +184,11 @@ fn a_session_has_so_many_subscriptions_and_is_told_why_it_gets_no_more() {
     let streams: Vec<_> = names.map(|name| rig.create(client, &name)).collect();
     let slot = open(&mut rig, 1)[0];
     for (request, stream) in (1..).zip(streams) {
-        let subscribe = Subscribe {
-            request: request.into(),
-            stream: stream.0.into(),
-            from_kind: 0.into(),
-            window: 16.into(),
-            from_value: 0.into(),
-        };
         let stations = &mut rig.shards[0].stations;
-        stations.on_subscribe(slot, &subscribe);
+        stations.asks_to_subscribe(slot, request, stream.0);
         let (code, detail) = (ErrorCode::SubscriptionsFull, SUBSCRIPTIONS_MAX as u64);
         let expected = if request as usize <= SUBSCRIPTIONS_MAX {
-            Reply::Subscribed { slot, stream }
+            Reply::Subscribed { slot, sub: request }
         } else {
             Reply::Error { slot, code, request, detail }
         };
@@ -218,13 +204,13 @@ fn a_request_that_cannot_wait_for_its_record_is_counted() {
     let stations = &mut rig.shards[0].stations;
     for request in 0..=u32::try_from(REQUESTS_MAX).unwrap() {
         let name = format!("s{request}");
-        stations.on_create_stream(slot, &NameRequest { request, name: &name }, None);
+        stations.asks_to_create(slot, request, &name);
     }
     let dropped = stations.counters.get(Counter::RepliesDropped);
     assert_eq!((stations.requests.slots().count(), dropped), (REQUESTS_MAX, 1));
     let beyond = format!("s{REQUESTS_MAX}");
     assert!(stations.log.stream_being_made(&beyond).is_none(), "nothing was done for it");
     // Nor for who asks for one that is being made.
-    stations.on_create_stream(slot, &NameRequest { request: 9_999, name: "s0" }, None);
+    stations.asks_to_create(slot, 9_999, "s0");
     assert_eq!(stations.counters.get(Counter::RepliesDropped), 2);
 }

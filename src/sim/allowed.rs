@@ -53,12 +53,13 @@ const fn of_code(code: ErrorCode) -> When {
         | ErrorCode::SubscriptionsFull => When::If(|injected| injected.limited),
         // The last word of the instance before, which is no more, was late.
         ErrorCode::Fenced => When::If(|injected| injected.stragglers),
-        // A client asks again by itself, and nobody sends what is too large or damaged.
-        ErrorCode::UnknownSession
+        // The log is not the one that acknowledged.
+        ErrorCode::WrongLog | ErrorCode::Diverged => When::Never("O1"),
+        // A client asks again by itself, nobody sends what is too large, and nobody answers while a log is opened.
+        ErrorCode::Protocol
         | ErrorCode::UnknownSubscription
         | ErrorCode::MessageTooLarge
-        | ErrorCode::Checksum
-        | ErrorCode::LimitReached => When::Never("O15"),
+        | ErrorCode::Starting => When::Never("O15"),
     }
 }
 
@@ -67,6 +68,7 @@ const fn of_error(error: &ClientError) -> When {
         ClientError::Refused(CodedError { code, .. }) => of_code(*code),
         // The log is not the one that acknowledged, or not all of it.
         ClientError::OtherLog { .. }
+        | ClientError::OtherHistory { .. }
         | ClientError::Behind { .. }
         | ClientError::OtherProducer { .. } => When::Never("O1"),
         ClientError::DamagedMessage { .. } => When::Never("O2"),
@@ -75,6 +77,7 @@ const fn of_error(error: &ClientError) -> When {
         }
         // There is one shard, of this protocol, and its datagrams stay as they are.
         ClientError::ShardUnreachable { .. }
+        | ClientError::OtherVersion { .. }
         | ClientError::TooLarge { .. }
         | ClientError::Nonsense { .. } => When::Never("O15"),
     }

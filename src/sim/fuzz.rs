@@ -30,8 +30,10 @@ use crate::log::verify::verify;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
 use crate::position::{LogOffset, SegmentNo};
 use crate::random::Random;
-use crate::wire::frame::Kind;
-use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES, Frame, parse, samples};
+
+use crate::wire::datagram::{DatagramHeader, Reset, Versions};
+use crate::wire::{DATAGRAM_HEADER_BYTES, Datagram, FromClient, FromServer, parse, samples};
+use zerocopy::IntoBytes;
 
 /// One target: its name, what is fed, and examples to start from.
 #[derive(Clone, Copy, Debug)]
@@ -148,20 +150,18 @@ fn set_to_an_edge(bytes: &mut [u8], random: &mut Random) {
     bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
 }
 
-/// A datagram, and every frame of it.
+/// A datagram, and every frame of it, as what either side says.
 fn datagram(bytes: &[u8]) {
-    let Ok((_, _, frames)) = parse(bytes) else { return };
-    for frame in frames {
-        match frame {
-            Ok(Frame::Publish(publish)) => {
-                assert_eq!(publish.messages().count() as u64, publish.count());
-            }
-            Ok(Frame::Data(data)) => {
-                let bytes: usize = data.records().map(|record| record.payload.len()).sum();
-                assert!(bytes <= DATAGRAM_BYTES * 8, "records lie within their datagram");
-            }
-            Ok(_) => {}
-            Err(_) => break,
+    let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { return };
+    for frame in frames.from_client().map_while(Result::ok) {
+        if let FromClient::Publish(publish) = frame {
+            assert_eq!(publish.messages().count() as u64, publish.count());
+        }
+    }
+    for frame in frames.from_server().map_while(Result::ok) {
+        if let FromServer::Data(data) = frame {
+            let bytes: usize = data.records().map(|record| record.payload.len()).sum();
+            assert!(bytes <= DATAGRAM_BYTES * 8, "records lie within their datagram");
         }
     }
 }
@@ -246,7 +246,8 @@ thread_local! {
 /// After so many inputs a scene is made anew.
 const SCENE_INPUTS: u32 = 2_000;
 
-fn with_scene(run: impl FnOnce(&mut Scene)) {
+/// Runs with a scene, and a number that no datagram of its sessions has had, as long as they are no longer than inputs.
+fn with_scene(run: impl FnOnce(&mut Scene, u64)) {
     SCENE.with_borrow_mut(|slot| {
         let (scene, used) = slot.get_or_insert_with(|| {
             let mut scene = Scene::new(false);
@@ -255,7 +256,7 @@ fn with_scene(run: impl FnOnce(&mut Scene)) {
             streams.for_each(|stream| scene.oracle.trim_asked(stream, u64::MAX));
             (scene, 0)
         });
-        run(scene);
+        run(scene, (1 << 24) + u64::from(*used));
         *used += 1;
         if *used == SCENE_INPUTS || scene.is_over {
             *slot = None;
@@ -263,21 +264,25 @@ fn with_scene(run: impl FnOnce(&mut Scene)) {
     });
 }
 
-/// The same datagram of the session with this id.
-fn of_session(bytes: &[u8], conn_id: ConnId) -> Vec<u8> {
+/// The same datagram of the session of this number; one that belongs to none says it where it names one.
+fn of_session(bytes: &[u8], conn_id: ConnId, packet_no: u64) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    if let Some(place) = bytes.get_mut(4..8) {
+    if let Some(place) = bytes.get_mut(8..16) {
         place.copy_from_slice(&conn_id.0.to_le_bytes());
+    }
+    if matches!(parse(&bytes), Ok(Datagram::Session { .. })) {
+        let header = DatagramHeader::plain(conn_id, packet_no);
+        bytes[..DATAGRAM_HEADER_BYTES].copy_from_slice(header.as_bytes());
     }
     bytes
 }
 
 /// A datagram to a running server, from a stranger, its publisher and its consumer: it goes on serving.
 fn server(bytes: &[u8]) {
-    with_scene(|scene| {
+    with_scene(|scene, packet_no| {
         scene.net.inject(address(9), SERVER, bytes);
         for client in [&scene.publisher, &scene.consumer] {
-            let bytes = of_session(bytes, client.session().0);
+            let bytes = of_session(bytes, client.session().1, packet_no);
             scene.net.inject(client.local(), SERVER, &bytes);
         }
         scene.turns(2);
@@ -287,15 +292,9 @@ fn server(bytes: &[u8]) {
 
 /// A datagram to clients, as if the server had sent it.
 fn client(bytes: &[u8]) {
-    with_scene(|scene| {
+    with_scene(|scene, packet_no| {
         for client in [&scene.publisher, &scene.consumer] {
-            let mut bytes = of_session(bytes, client.session().0);
-            // An answer to its registration is one to the last that it has asked for.
-            let nonce = DATAGRAM_HEADER_BYTES + FRAME_HEAD_BYTES;
-            let registered = bytes.get(DATAGRAM_HEADER_BYTES) == Some(&(Kind::Registered as u8));
-            if let Some(place) = bytes.get_mut(nonce..nonce + 8).filter(|_| registered) {
-                place.copy_from_slice(&client.nonce().to_le_bytes());
-            }
+            let bytes = of_session(bytes, client.session().0, packet_no);
             scene.net.inject(SERVER, client.local(), &bytes);
         }
         scene.turns(2);
@@ -317,10 +316,14 @@ fn datagrams() -> Vec<Vec<u8>> {
     let producer_id = scene.publisher.producer().0.0;
     let samples = samples::all(scene.stream.0, producer_id);
     let mut all: Vec<_> = samples.iter().map(|sample| sample.datagram(conn_id)).collect();
+    let (id, tag) = (ConnId(7), [1; 16]);
+    all.push(Reset::new(id, tag).as_bytes().to_vec());
+    all.push(Versions::new(7).as_bytes().to_vec());
     let mut kept = BTreeMap::new();
     for datagram in scene.net.kept() {
-        let count: &mut usize =
-            kept.entry(datagram.get(DATAGRAM_HEADER_BYTES).copied()).or_default();
+        let kinds =
+            [datagram.first(), datagram.get(DATAGRAM_HEADER_BYTES)].map(Option::<&u8>::copied);
+        let count: &mut usize = kept.entry(kinds).or_default();
         *count += 1;
         if *count <= KEPT_A_KIND {
             all.push(datagram);
@@ -471,17 +474,30 @@ fn itch_files() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Kind, Side};
 
     #[test]
     fn every_frame_occurs_in_what_sessions_are_fuzzed_with() {
         for name in ["datagram", "server", "client"] {
             let target = TARGETS.iter().find(|target| target.name == name).unwrap();
-            let mut kinds: Vec<u8> = Vec::new();
+            let (mut kinds, mut of_no_session) = (Vec::new(), Vec::new());
             for datagram in (target.examples)() {
-                let (_, _, frames) = parse(&datagram).unwrap();
-                assert!(frames.into_iter().all(|frame| frame.is_ok()), "{datagram:?}");
-                kinds.push(datagram[DATAGRAM_HEADER_BYTES]);
+                let Ok(Datagram::Session { frames, .. }) = parse(&datagram) else {
+                    of_no_session.push(datagram[0]);
+                    continue;
+                };
+                let kind = Kind::from_code(datagram[DATAGRAM_HEADER_BYTES]).unwrap();
+                let is_whole = if kind.is_said_by(Side::Client) {
+                    frames.from_client().all(|frame| frame.is_ok())
+                } else {
+                    frames.from_server().all(|frame| frame.is_ok())
+                };
+                assert!(is_whole, "{datagram:?}");
+                kinds.push(kind as u8);
             }
+            of_no_session.sort_unstable();
+            of_no_session.dedup();
+            assert_eq!(of_no_session, [0x05, 0x11, 0x12, 0x13, 0x14], "{name}");
             kinds.sort_unstable();
             kinds.dedup();
             let all: Vec<u8> = samples::all(1, 1).iter().map(|sample| sample.kind as u8).collect();

@@ -68,8 +68,7 @@ impl Rig {
         for shard in 0..count {
             rig.start(TestDisk::formatted(12 << 20));
             let (directory, placer) = (directory.clone(), placer.take());
-            let base_port = BASE_PORT;
-            let all = Siblings { shard, shards: count, base_port, directory, placer };
+            let all = Siblings { shard, shards: count, directory, placer };
             rig.shards.last_mut().unwrap().join(all);
         }
         rig

@@ -7,72 +7,150 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Malformed;
 use super::range::ranged;
+use super::tlv::Tlvs;
+use crate::ids::is_name;
 use crate::limits::STREAM_NAME_BYTES_MAX;
 
-pub use errors::{CodedError, ErrorCode, ErrorFrame, ErrorHead, STARTING, Sizes};
+pub use errors::{CodedError, ErrorCode, ErrorFrame, ErrorHead, OF_PRODUCER, Sizes};
 
-/// REGISTER flag: the session publishes, so it wants a producer.
-pub const REGISTER_PUBLISHER: u16 = 1;
+/// PAD: zeros, so that a datagram is longer.
+#[derive(Clone, Copy, Debug)]
+pub struct Padding<'a> {
+    /// How many.
+    pub zeros: &'a [u8],
+}
 
-/// REGISTER: opens a session. As long as its answer, so that it cannot amplify.
+impl<'a> Padding<'a> {
+    pub(super) fn parse(zeros: &'a [u8]) -> Result<Self, Malformed> {
+        let is_zero = zeros.iter().all(|&byte| byte == 0);
+        if is_zero { Ok(Self { zeros }) } else { Err(Malformed::Reserved) }
+    }
+}
+
+/// Whom a session publishes as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Want {
+    /// Nobody: it does not publish.
+    Nothing = 0,
+    /// A new producer.
+    New = 1,
+    /// The producer of this number.
+    Known = 2,
+}
+
+impl Want {
+    /// Back from the wire; `None` for one of a later release.
+    #[must_use]
+    pub fn from_code(code: u16) -> Option<Self> {
+        [Self::Nothing, Self::New, Self::Known].into_iter().find(|want| *want as u16 == code)
+    }
+}
+
+/// Fixed part of REGISTER.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Register {
-    /// Random, chosen by the client; the same in repetitions of one request.
-    pub nonce: U64,
-    /// 0 asks for a new producer.
-    pub producer_id: U64,
-    /// The producer epoch the client last held; 0 takes the producer over from another instance.
-    pub producer_epoch: U32,
+pub struct RegisterHead {
+    /// Given back in the answer; the same in repetitions.
+    pub request: U32,
+    /// A code of [`Want`].
+    pub want: U16,
     /// UDP payload the client receives at most.
     pub datagram_bytes: U16,
-    /// [`REGISTER_PUBLISHER`] or 0.
-    pub flags: U16,
-    /// Random, the same over the life of one client: tells its own second try from another instance.
-    pub instance: U64,
-    /// Must be zero.
-    pub padding: [u8; 40],
+    /// The log the client was with before; zeros where it was with none.
+    pub log_id: [u8; 16],
+    /// The producer, where one is wanted by its number.
+    pub producer_id: U64,
+    /// The epoch the client last held; 0 takes the producer over from another instance.
+    pub producer_epoch: U32,
+    /// The witness, the newest message that the client knows to be stored: its stream; 0 where there is none.
+    pub witness_stream: U32,
+    /// Its sequence.
+    pub witness_sequence: U64,
+    /// Its lineage.
+    pub witness_lineage: U64,
+    /// The producer's numbers up to this one were said to be durable.
+    pub durable_to: U64,
+    /// The highest epoch of the log that the client has seen.
+    pub epoch: U64,
 }
+
+/// REGISTER: the first frame of a session. It says whom the client publishes as, and what it knows of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Register<'a> {
+    /// The fixed part.
+    pub head: &'a RegisterHead,
+    /// As its code says.
+    pub want: Want,
+}
+
+impl<'a> Register<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, rest) = RegisterHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        Tlvs::parse(rest)?;
+        let want = Want::from_code(head.want.get()).ok_or(Malformed::Range)?;
+        Ok(Self { head: ranged(head)?, want })
+    }
+}
+
+/// REGISTERED flag: the witness stands in this log as the client has it.
+pub const WITNESS_PROVEN: u16 = 1;
+/// REGISTERED flag: the witness is not kept any more, and cannot be looked at.
+pub const WITNESS_TRIMMED: u16 = 2;
+/// REGISTERED flag: the producer is new.
+pub const PRODUCER_NEW: u16 = 4;
 
 /// REGISTERED: the session is open.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Registered {
-    /// Of the request.
-    pub nonce: U64,
-    /// The session from now on.
-    pub conn_id: U32,
-    /// The producer's epoch from now on; older instances are fenced.
-    pub producer_epoch: U32,
+    /// Of the REGISTER.
+    pub request: U32,
+    /// [`WITNESS_PROVEN`], [`WITNESS_TRIMMED`], [`PRODUCER_NEW`].
+    pub flags: U16,
+    /// UDP payload the server receives and sends in this session at most.
+    pub datagram_bytes: U16,
+    /// Tells the log from any other.
+    pub log_id: [u8; 16],
+    /// The writer's epoch, from 1 on.
+    pub epoch: U64,
+    /// Of what is appended in this epoch; not 0.
+    pub lineage: U64,
     /// The producer; 0 in a session that does not publish.
     pub producer_id: U64,
-    /// The writer's epoch.
-    pub epoch: U64,
-    /// The producer's numbers up to this one are durable; go on with the next.
+    /// The producer's epoch from now on; older instances are fenced.
+    pub producer_epoch: U32,
+    /// Payload bytes of one message, at most.
+    pub message_bytes_max: U32,
+    /// The producer's numbers up to this one have been received: go on with the next.
+    pub accepted_to: U64,
+    /// Of these, up to this one they are durable.
     pub durable_to: U64,
     /// See [`super::publish::AckHead::max_seq_allowed`].
     pub max_seq_allowed: U64,
     /// See [`super::publish::AckHead::max_bytes_allowed`].
     pub max_bytes_allowed: U64,
-    /// Payload bytes of one message, at most.
-    pub message_bytes_max: U32,
+    /// The newest message of the producer, where all of its are durable: its sequence; 0 where there is none.
+    pub last_sequence: U64,
+    /// Its lineage; 0 where it is not kept any more.
+    pub last_lineage: U64,
+    /// Its stream; 0 where there is none.
+    pub last_stream: U32,
     /// [`crate::ids::Durability`] of this log.
     pub durability: u8,
-    /// The shard that answers.
-    pub shard: u8,
-    /// Shards of the appliance; 0 from a release that has one.
-    pub shards: u8,
+    /// [`super::publish::PublishState`].
+    pub state: u8,
+    /// Copies of the log that an acknowledged message is in; 1.
+    pub copies: u8,
     /// Must be zero.
     pub reserved: u8,
-    /// UDP payload the server receives at most.
-    pub datagram_bytes: U16,
-    /// UDP port of shard 0, shard k is at this port + k; 0 where there is one shard.
-    pub base_port: U16,
-    /// Tells the log from another at the same address; 0 from a release that does not say.
-    pub log: U32,
+    /// A session that says nothing for so long is ended.
+    pub idle_ms: U32,
+    /// Must be zero.
+    pub padding: U32,
 }
 
-const _: () = assert!(size_of::<Register>() == 72 && size_of::<Registered>() == 72);
+const _: () = assert!(size_of::<RegisterHead>() == 72 && size_of::<Registered>() == 120);
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +165,11 @@ pub enum StartFrom {
     Time(u64),
 }
 
-/// A [`From`] on the wire.
+/// A [`StartFrom`] on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromCode {
     /// Which.
-    pub kind: u32,
+    pub kind: u8,
     /// The sequence or the time; 0 where there is none.
     pub value: u64,
 }
@@ -111,7 +189,7 @@ impl StartFrom {
 
     /// Back from the wire; `None` for a kind of a later release.
     #[must_use]
-    pub fn decode(kind: u32, value: u64) -> Option<Self> {
+    pub fn decode(kind: u8, value: u64) -> Option<Self> {
         match kind {
             0 => Some(Self::Start),
             1 => Some(Self::End),
@@ -122,27 +200,32 @@ impl StartFrom {
     }
 }
 
-/// SUBSCRIBE: deliver a stream to this session; one subscription a stream and session.
+/// SUBSCRIBE: deliver a stream to this session. Its request is the subscription's number in all further frames, so that
+/// what is said of one that has ended harms none that came after it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Subscribe {
-    /// Given back in the answer; the same in repetitions.
+    /// Not 0; the same in repetitions.
     pub request: U32,
     /// Stream.
     pub stream: U32,
     /// See [`StartFrom::encode`].
-    pub from_kind: U32,
+    pub from_kind: u8,
+    /// Must be zero.
+    pub reserved: [u8; 3],
     /// Messages the server may send before it hears a STATUS.
     pub window: U32,
     /// See [`StartFrom::encode`].
     pub from_value: U64,
+    /// Lineage of the message before a sequence asked for, as the client has it; 0 where it has none.
+    pub lineage: U64,
 }
 
 /// SUBSCRIBED: the subscription stands.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Subscribed {
-    /// Of the request.
+    /// Of the SUBSCRIBE.
     pub request: U32,
     /// Stream.
     pub stream: U32,
@@ -152,6 +235,8 @@ pub struct Subscribed {
     pub log_start: U64,
     /// The sequence after the newest durable one.
     pub durable_next: U64,
+    /// Lineage of the message before `start`; 0 where it is not kept.
+    pub lineage: U64,
 }
 
 /// STATUS flag: go back to `position` and send from there.
@@ -161,8 +246,8 @@ pub const STATUS_REWIND: u32 = 1;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Status {
-    /// Stream.
-    pub stream: U32,
+    /// The subscription.
+    pub sub: U32,
     /// [`STATUS_REWIND`] or 0.
     pub flags: U32,
     /// The next sequence the consumer wants.
@@ -171,26 +256,29 @@ pub struct Status {
     pub limit: U64,
 }
 
-/// HEARTBEAT: from a client or for the session as a whole, `stream` is 0.
+/// HEARTBEAT flag, of a client: say something.
+pub const HEARTBEAT_ANSWER: u32 = 1;
+
+/// HEARTBEAT: from a client, and for the session as a whole, `sub` is 0.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Heartbeat {
-    /// Stream of a subscription, or 0.
-    pub stream: U32,
-    /// Must be zero.
-    pub reserved: U32,
-    /// The sequence after the newest durable one; 0 where `stream` is 0.
+    /// The subscription, or 0.
+    pub sub: U32,
+    /// [`HEARTBEAT_ANSWER`] or 0.
+    pub flags: U32,
+    /// The sequence after the newest durable one; 0 where `sub` is 0.
     pub durable_next: U64,
 }
 
-/// TRIMMED: the position asked for is older than the oldest message kept.
+/// TRIMMED: the position of a subscription is older than the oldest message kept.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Trimmed {
-    /// Stream.
-    pub stream: U32,
-    /// Of the SUBSCRIBE, or 0 when a running subscription was overtaken.
-    pub request: U32,
+    /// The subscription.
+    pub sub: U32,
+    /// Must be zero.
+    pub reserved: U32,
     /// The oldest sequence that is kept.
     pub log_start: U64,
 }
@@ -199,8 +287,8 @@ pub struct Trimmed {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct DataLoss {
-    /// Stream.
-    pub stream: U32,
+    /// The subscription.
+    pub sub: U32,
     /// Must be zero.
     pub reserved: U32,
     /// First damaged sequence.
@@ -213,8 +301,8 @@ pub struct DataLoss {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Unsubscribe {
-    /// Stream.
-    pub stream: U32,
+    /// The subscription.
+    pub sub: U32,
 }
 
 /// TRIM_STREAM: keep nothing of a stream below a sequence; answered by STREAM_INFO once that is durable.
@@ -229,15 +317,19 @@ pub struct TrimStream {
     pub first: U64,
 }
 
-/// RETIRE: ends the session as CLOSE does, and its producer: it will not return, so its place is free. Answered by
-/// CLOSE; a repetition by an ERROR that says that there is no such session.
+/// CLOSE flag, of a client: its producer will not return, so its place is free.
+pub const CLOSE_FORGET: u16 = 1;
+
+/// CLOSE: the session has ended, and what was wanted of it is not to be had in another.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Retire {
-    /// The session's producer.
-    pub producer_id: U64,
-    /// The last of its numbers that it knows to be durable: all it ever gave out.
-    pub durable_to: U64,
+pub struct Close {
+    /// A code of [`ErrorCode`]; 0 where the client wishes it so.
+    pub code: U16,
+    /// [`CLOSE_FORGET`] or 0.
+    pub flags: U16,
+    /// Must be zero.
+    pub reserved: U32,
 }
 
 /// LIST_STREAMS: answered by STREAM_INFO frames and one LIST_END.
@@ -260,63 +352,71 @@ pub struct ListEnd {
     pub after: U32,
 }
 
-/// Fixed part of CREATE_STREAM and DESCRIBE_STREAM; the name follows.
+/// The shard of a CREATE_STREAM that leaves it to the appliance.
+pub const ANY_SHARD: u32 = u32::MAX;
+
+/// Fixed part of CREATE_STREAM; the name follows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct NameRequestHead {
+pub struct CreateStreamHead {
     /// Given back in the answer; the same in repetitions.
     pub request: U32,
+    /// Where a stream that is new is to live, or [`ANY_SHARD`].
+    pub shard: U32,
 }
 
-/// A request that names a stream.
+/// CREATE_STREAM: a stream of this name; answered alike when it is there already.
 #[derive(Clone, Copy, Debug)]
-pub struct NameRequest<'a> {
-    /// Given back in the answer.
-    pub request: u32,
+pub struct CreateStream<'a> {
+    /// The fixed part.
+    pub head: &'a CreateStreamHead,
     /// A valid stream name.
     pub name: &'a str,
 }
 
-/// CREATE_STREAM: a stream of this name; answered alike when it is there already.
-pub type CreateStream<'a> = NameRequest<'a>;
-
-impl<'a> NameRequest<'a> {
+impl<'a> CreateStream<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let (head, name) =
-            NameRequestHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        Ok(Self { request: head.request.get(), name: parse_name(name)? })
+        let (head, rest) =
+            CreateStreamHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head, name: stream_name(rest)? })
+    }
+
+    /// Where a stream that is new is to live; `None` where that is left to the appliance.
+    #[must_use]
+    pub fn shard(&self) -> Option<u32> {
+        Some(self.head.shard.get()).filter(|&shard| shard != ANY_SHARD)
     }
 }
 
-/// Fixed part of CREATE_STREAM_ON; the name follows.
+/// Fixed part of DESCRIBE_STREAM; the name follows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct CreateStreamOnHead {
+pub struct DescribeStreamHead {
     /// Given back in the answer; the same in repetitions.
     pub request: U32,
-    /// Where a stream that is new is to live.
-    pub shard: U32,
+    /// Must be zero: a stream is asked for by its name.
+    pub stream: U32,
 }
 
-/// CREATE_STREAM_ON: as CREATE_STREAM, a new one on a shard of the client's choice.
+/// DESCRIBE_STREAM: answered by STREAM_INFO, REDIRECT or ERROR.
 #[derive(Clone, Copy, Debug)]
-pub struct CreateStreamOn<'a> {
-    /// Which stream.
-    pub stream: NameRequest<'a>,
-    /// Where a stream that is new is to live.
-    pub shard: u32,
+pub struct DescribeStream<'a> {
+    /// The fixed part.
+    pub head: &'a DescribeStreamHead,
+    /// A valid stream name.
+    pub name: &'a str,
 }
 
-impl<'a> CreateStreamOn<'a> {
+impl<'a> DescribeStream<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let (head, name) =
-            CreateStreamOnHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        let stream = NameRequest { request: head.request.get(), name: parse_name(name)? };
-        Ok(Self { stream, shard: head.shard.get() })
+        let (head, rest) =
+            DescribeStreamHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        Ok(Self { head: ranged(head)?, name: stream_name(rest)? })
     }
 }
 
-/// REDIRECT: the stream a request names lives on another shard, or is to; ask there.
+/// REDIRECT: the stream a request names lives on another shard, or is to; ask there. Its port is as far from the one
+/// dialled as its number is.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Redirect {
@@ -324,28 +424,22 @@ pub struct Redirect {
     pub request: U32,
     /// The shard.
     pub shard: U32,
-    /// IPv4 address of its port; zeros stand for the address that was asked.
-    pub address: [u8; 4],
-    /// UDP port.
-    pub port: U16,
-    /// Must be zero.
-    pub reserved: U16,
 }
 
-const _: () = assert!(size_of::<CreateStreamOnHead>() == 8 && size_of::<Redirect>() == 16);
+const _: () = assert!(size_of::<Subscribe>() == 32 && size_of::<Subscribed>() == 40);
+const _: () = assert!(size_of::<Status>() == 24 && size_of::<Heartbeat>() == 16);
+const _: () = assert!(size_of::<Trimmed>() == 16 && size_of::<DataLoss>() == 24);
+const _: () = assert!(size_of::<Close>() == 8 && size_of::<CreateStreamHead>() == 8);
 
-fn parse_name(bytes: &[u8]) -> Result<&str, Malformed> {
-    let name = std::str::from_utf8(bytes).map_err(|_| Malformed::FrameBody)?;
-    if is_stream_name(name) { Ok(name) } else { Err(Malformed::FrameBody) }
+fn stream_name(tlvs: &[u8]) -> Result<&str, Malformed> {
+    let name = Tlvs::parse(tlvs)?.name;
+    name.filter(|name| is_stream_name(name)).ok_or(Malformed::FrameBody)
 }
 
 /// Whether `name` may name a stream: 1 to 64 of letters, digits, `.`, `_`, `-`, `/` and `:`, not starting with `.`.
 #[must_use]
 pub fn is_stream_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
-    (1..=STREAM_NAME_BYTES_MAX).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(allowed)
+    (1..=STREAM_NAME_BYTES_MAX).contains(&name.len()) && is_name(name)
 }
 
 /// Fixed part of STREAM_INFO; the name follows.
@@ -383,8 +477,8 @@ pub struct StreamInfo<'a> {
 
 impl<'a> StreamInfo<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let (head, name) =
+        let (head, rest) =
             StreamInfoHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        Ok(Self { head: ranged(head)?, name: parse_name(name)? })
+        Ok(Self { head: ranged(head)?, name: stream_name(rest)? })
     }
 }

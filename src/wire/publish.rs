@@ -169,10 +169,10 @@ impl PublishState {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct AckHead {
-    /// The writer's epoch; a client drops what carries a lower one than it has seen.
-    pub epoch: U64,
     /// All producer numbers up to this one have arrived: stops retransmission, promises nothing.
     pub received_to: U64,
+    /// All up to this one are in every copy of the log; the same as `durable_to` where there is one.
+    pub replicated_to: U64,
     /// All up to this one are durable: the promise.
     pub durable_to: U64,
     /// The highest producer number that may be sent.
@@ -183,14 +183,14 @@ pub struct AckHead {
     pub sack: [U64; 4],
     /// Receipts of lower numbers are no longer held: such messages are durable, their sequence unsaid.
     pub receipts_from: U64,
-    /// [`crate::ids::Durability`] of this log.
-    pub durability: u8,
-    /// [`PublishState`].
-    pub state: u8,
     /// Receipts that follow.
     pub receipt_count: U16,
-    /// Must be zero.
-    pub reserved: U32,
+    /// [`PublishState`].
+    pub state: u8,
+    /// Copies of the log that an acknowledged message is in; 1.
+    pub copies: u8,
+    /// When to ask again where nothing is taken; 0 leaves it to the client.
+    pub retry_ms: U32,
 }
 
 /// One receipt: a run of messages that are contiguous in producer number and in stream sequence and
@@ -200,8 +200,10 @@ pub struct AckHead {
 pub struct ReceiptRun {
     /// Producer number of the first.
     pub first_seq: U64,
-    /// Stream sequence of the first.
+    /// Stream sequence of the first; 0 where it is not known any more.
     pub first_sequence: U64,
+    /// Unix time at which the first was received; 0 where it is not known any more.
+    pub received_ns: U64,
     /// How many messages.
     pub count: U32,
     /// Stream.
@@ -216,7 +218,7 @@ pub struct ReceiptRun {
 pub const ACK_HEAD_BYTES: usize = size_of::<AckHead>();
 /// Size of [`ReceiptRun`].
 pub const RECEIPT_RUN_BYTES: usize = size_of::<ReceiptRun>();
-const _: () = assert!(ACK_HEAD_BYTES == 88 && RECEIPT_RUN_BYTES == 32);
+const _: () = assert!(ACK_HEAD_BYTES == 88 && RECEIPT_RUN_BYTES == 40);
 
 /// An ACK frame with its receipts.
 #[derive(Clone, Copy, Debug)]
@@ -285,19 +287,21 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct DataHead {
-    /// Stream of all records in the frame.
-    pub stream: U32,
+    /// The subscription.
+    pub sub: U32,
     /// Records, at least one.
     pub count: U16,
     /// Must be zero.
     pub reserved: U16,
     /// Sequence of the first; the others follow without a gap.
     pub first_sequence: U64,
+    /// Of all of them; not 0.
+    pub lineage: U64,
 }
 
 /// Size of [`DataHead`].
 pub const DATA_HEAD_BYTES: usize = size_of::<DataHead>();
-const _: () = assert!(DATA_HEAD_BYTES == 16);
+const _: () = assert!(DATA_HEAD_BYTES == 24);
 
 /// A DATA frame whose records are all there, in sequence.
 #[derive(Clone, Copy, Debug)]
@@ -314,8 +318,9 @@ impl<'a> Data<'a> {
         let mut iterator = data.records();
         let mut expected = head.first_sequence.get();
         let mut found = 0u16;
+        let stream = data.records().next().map_or(0, |first| first.header.stream.get());
         for record in iterator.by_ref() {
-            if record.header.sequence.get() != expected || record.header.stream != head.stream {
+            if record.header.sequence.get() != expected || record.header.stream.get() != stream {
                 return Err(Malformed::FrameBody);
             }
             expected = expected.saturating_add(1);

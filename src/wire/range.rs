@@ -1,12 +1,13 @@
 //! The range of every number on the wire, checked once when its frame is parsed.
 //!
-//! What is not here may be anything: it is compared or given back, and never counted with (nonces, instances,
+//! What is not here may be anything: it is compared or given back, and never counted with (lineages, identities,
 //! requests, ids that are looked up, details of errors).
 
 use super::Malformed;
 use super::control::{
-    DataLoss, Heartbeat, ListEnd, ListStreams, Redirect, Register, Registered, Retire, Status,
-    StreamInfoHead, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
+    CLOSE_FORGET, Close, DataLoss, DescribeStreamHead, HEARTBEAT_ANSWER, Heartbeat, ListEnd,
+    ListStreams, Redirect, RegisterHead, Registered, STATUS_REWIND, Status, StreamInfoHead,
+    Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{AckHead, DataHead, Probe, PublishHead, ReceiptRun, SeqRange};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, NUMBER_MAX, SHARDS_MAX};
@@ -41,50 +42,55 @@ fn datagram(bytes: u16) -> bool {
     (DATAGRAM_BYTES_MIN..=DATAGRAM_BYTES_MAX).contains(&usize::from(bytes))
 }
 
-impl Ranged for Register {
+impl Ranged for RegisterHead {
     fn in_range(&self) -> bool {
-        // More than we send is no matter; with less, the answer itself would not arrive.
-        number(self.producer_id.get())
-            && usize::from(self.datagram_bytes.get()) >= DATAGRAM_BYTES_MIN
+        self.request.get() > 0
+            && datagram(self.datagram_bytes.get())
+            && number(self.producer_id.get())
+            && number(self.witness_sequence.get())
+            && number(self.durable_to.get())
+            && number(self.epoch.get())
     }
 }
 
 impl Ranged for Registered {
     fn in_range(&self) -> bool {
-        // A release that has one shard says 0.
-        let (shard, shards) = (u32::from(self.shard), u32::from(self.shards).max(1));
-        let ports = u32::from(self.base_port.get()).saturating_add(shards).saturating_sub(1);
-        self.conn_id.get() > 0
-            && number(self.producer_id.get())
+        let (accepted_to, durable_to) = (self.accepted_to.get(), self.durable_to.get());
+        self.request.get() > 0
+            && datagram(self.datagram_bytes.get())
+            && self.epoch.get() > 0
             && number(self.epoch.get())
-            && number(self.durable_to.get())
+            && self.lineage.get() > 0
+            && number(self.producer_id.get())
+            && (1..=DATAGRAM_BYTES_MAX as u64).contains(&u64::from(self.message_bytes_max.get()))
+            && durable_to <= accepted_to
+            && number(accepted_to)
             && number(self.max_seq_allowed.get())
             && number(self.max_bytes_allowed.get())
-            && (1..=DATAGRAM_BYTES_MAX as u64).contains(&u64::from(self.message_bytes_max.get()))
-            && shard < shards
-            && shards <= SHARDS_MAX
-            && ports <= u32::from(u16::MAX)
-            && datagram(self.datagram_bytes.get())
+            && number(self.last_sequence.get())
+            && self.reserved == 0
+            && self.padding.get() == 0
     }
 }
 
-impl Ranged for Retire {
+impl Ranged for Close {
     fn in_range(&self) -> bool {
-        number(self.producer_id.get()) && number(self.durable_to.get())
+        self.flags.get() & !CLOSE_FORGET == 0 && self.reserved.get() == 0
     }
 }
 
 impl Ranged for PublishHead {
     fn in_range(&self) -> bool {
-        run(self.first_seq.get(), u64::from(self.count.get()))
+        self.reserved.get() == 0 && run(self.first_seq.get(), u64::from(self.count.get()))
     }
 }
 
 impl Ranged for AckHead {
     fn in_range(&self) -> bool {
-        number(self.epoch.get())
+        let durable_to = self.durable_to.get();
+        durable_to <= self.replicated_to.get()
+            && self.replicated_to <= self.received_to
             && number(self.received_to.get())
-            && number(self.durable_to.get())
             && number(self.max_seq_allowed.get())
             && number(self.max_bytes_allowed.get())
             && number(self.receipts_from.get())
@@ -94,7 +100,9 @@ impl Ranged for AckHead {
 impl Ranged for ReceiptRun {
     fn in_range(&self) -> bool {
         let count = u64::from(self.count.get());
-        run(self.first_seq.get(), count) && run(self.first_sequence.get().max(1), count)
+        run(self.first_seq.get(), count)
+            && run(self.first_sequence.get().max(1), count)
+            && number(self.received_ns.get())
     }
 }
 
@@ -112,13 +120,16 @@ impl Ranged for Probe {
 
 impl Ranged for DataHead {
     fn in_range(&self) -> bool {
-        run(self.first_sequence.get(), u64::from(self.count.get()))
+        self.sub.get() > 0
+            && self.reserved.get() == 0
+            && self.lineage.get() > 0
+            && run(self.first_sequence.get(), u64::from(self.count.get()))
     }
 }
 
 impl Ranged for Subscribe {
     fn in_range(&self) -> bool {
-        number(self.from_value.get())
+        self.request.get() > 0 && self.reserved == [0; 3] && number(self.from_value.get())
     }
 }
 
@@ -130,25 +141,31 @@ impl Ranged for Subscribed {
 
 impl Ranged for Status {
     fn in_range(&self) -> bool {
-        number(self.position.get()) && number(self.limit.get())
+        self.sub.get() > 0
+            && self.flags.get() & !STATUS_REWIND == 0
+            && number(self.position.get())
+            && number(self.limit.get())
     }
 }
 
 impl Ranged for Heartbeat {
     fn in_range(&self) -> bool {
-        number(self.durable_next.get())
+        self.flags.get() & !HEARTBEAT_ANSWER == 0 && number(self.durable_next.get())
     }
 }
 
 impl Ranged for Trimmed {
     fn in_range(&self) -> bool {
-        number(self.log_start.get())
+        self.sub.get() > 0 && self.reserved.get() == 0 && number(self.log_start.get())
     }
 }
 
 impl Ranged for DataLoss {
     fn in_range(&self) -> bool {
-        self.first <= self.last && number(self.last.get())
+        self.sub.get() > 0
+            && self.reserved.get() == 0
+            && self.first <= self.last
+            && number(self.last.get())
     }
 }
 
@@ -164,12 +181,25 @@ impl Ranged for StreamInfoHead {
             && number(self.created_ns.get())
             && number(self.bytes.get())
             && self.shard.get() < SHARDS_MAX
+            && self.reserved.get() == 0
+    }
+}
+
+impl Ranged for DescribeStreamHead {
+    fn in_range(&self) -> bool {
+        self.stream.get() == 0
+    }
+}
+
+impl Ranged for Unsubscribe {
+    fn in_range(&self) -> bool {
+        self.sub.get() > 0
     }
 }
 
 impl Ranged for Redirect {
     fn in_range(&self) -> bool {
-        self.shard.get() < SHARDS_MAX && self.port.get() > 0
+        self.shard.get() < SHARDS_MAX
     }
 }
 
@@ -184,4 +214,4 @@ macro_rules! anything {
     };
 }
 
-anything!(Unsubscribe, ListStreams, ListEnd);
+anything!(ListStreams, ListEnd);

@@ -2,8 +2,10 @@
 
 use zerocopy::IntoBytes;
 
+use super::datagram::DatagramHeader;
 use super::frame::Kind;
-use super::{DATAGRAM_HEADER_BYTES, DatagramHeader, FRAME_HEAD_BYTES, VERSION_TYPE_CLEAR};
+use super::tlv::{TLV_HEAD_BYTES, tlv_bytes};
+use super::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 use crate::ids::ConnId;
 
 /// A datagram being written. A frame that does not fit is refused whole.
@@ -16,19 +18,13 @@ pub struct DatagramWriter<'a> {
 }
 
 impl<'a> DatagramWriter<'a> {
-    /// Starts a datagram; `buffer` is as long as the datagram may become.
+    /// Starts a datagram to the session that its receiver calls `conn_id`; `buffer` is as long as the datagram may become.
     ///
     /// # Panics
     /// When the buffer does not even hold the header.
+    #[inline]
     pub fn new(buffer: &'a mut [u8], conn_id: ConnId, packet_no: u64) -> Self {
-        let header = DatagramHeader {
-            version_type: VERSION_TYPE_CLEAR,
-            flags: 0,
-            key_phase: 0,
-            reserved: 0,
-            conn_id: conn_id.0.into(),
-            packet_no: packet_no.into(),
-        };
+        let header = DatagramHeader::plain(conn_id, packet_no);
         buffer[..DATAGRAM_HEADER_BYTES].copy_from_slice(header.as_bytes());
         Self { buffer, len: DATAGRAM_HEADER_BYTES, frame: None }
     }
@@ -69,6 +65,42 @@ impl<'a> DatagramWriter<'a> {
         self.extend(tail);
         self.end();
         true
+    }
+
+    /// The same of `head` followed by a value of this type, as [`super::NAME`] is one.
+    #[must_use]
+    pub fn frame_with(&mut self, kind: Kind, head: &[u8], tlv: u16, value: &[u8]) -> bool {
+        if head.len().saturating_add(tlv_bytes(value.len())) > self.room() {
+            return false;
+        }
+        let len = u16::try_from(value.len()).expect("it fits a datagram");
+        let padding = tlv_bytes(value.len()).saturating_sub(TLV_HEAD_BYTES);
+        let padding = padding.saturating_sub(value.len());
+        self.begin(kind);
+        self.extend(head);
+        self.extend(&tlv.to_le_bytes());
+        self.extend(&len.to_le_bytes());
+        self.extend(value);
+        self.extend(&[0; 3][..padding]);
+        self.end();
+        true
+    }
+
+    /// Makes the datagram at least so long, as far as there is room: with a frame that says nothing.
+    pub fn pad_to(&mut self, bytes: usize) {
+        const ZEROS: [u8; 64] = [0; 64];
+        let missing = bytes.min(self.buffer.len()).saturating_sub(self.len);
+        if missing == 0 || self.room_in_frame() < FRAME_HEAD_BYTES {
+            return;
+        }
+        self.begin(Kind::Pad);
+        let mut left = missing.saturating_sub(FRAME_HEAD_BYTES);
+        while left > 0 {
+            let step = left.min(ZEROS.len());
+            self.extend(&ZEROS[..step]);
+            left = left.saturating_sub(step);
+        }
+        self.end();
     }
 
     /// Opens a frame whose body is added piece by piece; the caller has seen that it fits.
@@ -119,8 +151,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::datagram::Datagram;
+    use crate::wire::frame::{Body, FromClient, FromServer};
     use crate::wire::publish::{MessageHead, Probe, PublishHead};
-    use crate::wire::{Frame, Malformed, parse};
+    use crate::wire::{Malformed, parse};
+
+    fn body(bytes: &[u8]) -> Body<'_> {
+        let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { panic!("of a session") };
+        frames
+    }
 
     fn publish(buffer: &mut [u8], payloads: &[&[u8]]) -> usize {
         let mut writer = DatagramWriter::new(buffer, ConnId(7), 9);
@@ -148,18 +187,36 @@ mod tests {
     }
 
     #[test]
-    fn several_frames_come_back_in_order() {
+    fn several_frames_come_back_in_order_and_zeros_say_nothing() {
         let mut buffer = [0; 256];
         let mut writer = DatagramWriter::new(&mut buffer, ConnId(7), 9);
         let probe = Probe { next_seq: 5.into(), receipts_to: 4.into() };
         assert!(writer.frame(Kind::Probe, probe.as_bytes(), &[]));
-        assert!(writer.frame(Kind::Close, &[], &[]));
+        assert!(writer.frame(Kind::Close, &[0; 8], &[]));
+        writer.pad_to(20);
+        writer.pad_to(200);
         let len = writer.len();
-        let (conn_id, packet_no, mut frames) = parse(&buffer[..len]).unwrap();
+        assert_eq!(len, 200);
+        let parsed = parse(&buffer[..len]).unwrap();
+        let Datagram::Session { conn_id, packet_no, frames } = parsed else { panic!("{parsed:?}") };
         assert_eq!((conn_id, packet_no), (ConnId(7), 9));
-        assert!(matches!(frames.next(), Some(Ok(Frame::Probe(p))) if p.next_seq.get() == 5));
-        assert!(matches!(frames.next(), Some(Ok(Frame::Close))));
+        let mut frames = frames.from_client();
+        assert!(matches!(frames.next(), Some(Ok(FromClient::Probe(p))) if p.next_seq.get() == 5));
+        assert!(matches!(frames.next(), Some(Ok(FromClient::Close(_)))));
+        let Some(Ok(FromClient::Pad(padding))) = frames.next() else { panic!("the padding") };
+        assert_eq!(padding.zeros.len(), 200 - 16 - 20 - 12 - 4);
         assert!(frames.next().is_none());
+    }
+
+    #[test]
+    fn padding_ends_where_the_datagram_does() {
+        for room in 48..56 {
+            let mut buffer = vec![0; room];
+            let mut writer = DatagramWriter::new(&mut buffer, ConnId(7), 9);
+            assert!(writer.frame(Kind::Close, &[0; 28], &[]));
+            writer.pad_to(1_000);
+            assert!(writer.len() <= room && (writer.len() == room || room < 52), "{room}");
+        }
     }
 
     #[test]
@@ -167,6 +224,7 @@ mod tests {
         let mut buffer = [0; 32];
         let mut writer = DatagramWriter::new(&mut buffer, ConnId(7), 9);
         assert!(!writer.frame(Kind::Error, &[0; 16], &[]));
+        assert!(!writer.frame_with(Kind::Error, &[0; 4], crate::wire::TEXT, b"a long text"));
         assert!(writer.is_empty());
     }
 
@@ -175,7 +233,7 @@ mod tests {
         let mut buffer = [0; 256];
         let len = publish(&mut buffer, &[b"one", b"two", b""]);
         for cut in 17..len {
-            let (_, _, mut frames) = parse(&buffer[..cut]).unwrap();
+            let mut frames = body(&buffer[..cut]).from_client();
             assert!(matches!(frames.next(), Some(Err(_))), "cut at {cut} of {len}");
             assert!(frames.next().is_none(), "nothing is read past damage");
         }
@@ -189,7 +247,7 @@ mod tests {
         for (at, value) in [(24, 3), (24, 1), (36, 200), (38, 9), (18, 255)] {
             let mut copy = buffer;
             copy[at] = value;
-            let (_, _, mut frames) = parse(&copy[..len]).unwrap();
+            let mut frames = body(&copy[..len]).from_client();
             assert!(matches!(frames.next(), Some(Err(_))), "byte {at} set to {value}");
         }
     }
@@ -197,15 +255,21 @@ mod tests {
     proptest! {
         #[test]
         fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..512), ours in any::<bool>()) {
-            if ours && bytes.len() > 4 {
-                bytes[..4].copy_from_slice(&[VERSION_TYPE_CLEAR, 0, 0, 0]);
-                if let Some(kind) = bytes.get_mut(16) { *kind %= 26; }
-                if let Some(flags) = bytes.get_mut(17) { *flags = 0; }
+            if ours && bytes.len() > 18 {
+                let header = DatagramHeader::plain(ConnId(7), 9);
+                bytes[..16].copy_from_slice(header.as_bytes());
+                bytes[16] %= 24;
+                bytes[17] = 0;
             }
-            if let Ok((_, _, frames)) = parse(&bytes) {
-                for frame in frames {
-                    if let Ok(Frame::Publish(publish)) = frame {
+            if let Ok(Datagram::Session { frames, .. }) = parse(&bytes) {
+                for frame in frames.from_client() {
+                    if let Ok(FromClient::Publish(publish)) = frame {
                         prop_assert_eq!(publish.messages().count() as u64, publish.count());
+                    }
+                }
+                for frame in frames.from_server() {
+                    if let Ok(FromServer::Data(data)) = frame {
+                        prop_assert!(data.records().count() > 0);
                     }
                 }
             }

@@ -56,7 +56,9 @@ impl<C: Clock> Link<C> {
             self.events.note(Event::Redirected { request, shard, server });
             return;
         }
-        self.route.follow(shard, server, self.session.conn_id());
+        let (conn_id, packet_no) = (self.session.server_id(), self.session.next_packet_no());
+        self.route.follow(shard, server, conn_id, packet_no);
+        self.session.forget_cookie();
         self.publishing.forget_producer();
         self.terms.forget_log();
         self.register_again();

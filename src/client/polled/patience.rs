@@ -5,7 +5,7 @@ use super::session::Refusal;
 use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::fired::Timer;
-use crate::wire::control::{ErrorCode, STARTING};
+use crate::wire::control::ErrorCode;
 
 /// After so long without a word from the server, register again: it may have been restarted.
 const SILENCE_NS: u64 = 2_500_000_000;
@@ -26,13 +26,17 @@ impl<C: Clock> Link<C> {
         if silent_ns > dead_after_ns {
             if self.session.is_only_answered() {
                 Timer::GivesUpRegister.fired();
-                self.unanswered("REGISTER");
+                self.unanswered("INIT or REGISTER");
             } else {
                 Timer::GivesUpServer.fired();
                 self.events.fail(self.route.unreachable());
             }
-        } else if silent_ns > SILENCE_NS && is_open {
+        } else if (silent_ns > SILENCE_NS && is_open)
+            || self.session.registers_since(SILENCE_NS, self.now_ns)
+        {
             Timer::ServerSilent.fired();
+            self.register_again();
+        } else if self.session.is_spent() {
             self.register_again();
         }
         if self.session.is_open() && !self.session.is_young(self.now_ns) && dead_after_ns < u64::MAX
@@ -62,8 +66,8 @@ impl<C: Clock> Link<C> {
 
     /// Whether a refusal is waited for without limit. Whoever starts or stops says so for as long as it takes, and so
     /// does an appliance whose disk is away. A first connection waits for one that starts only: it will serve.
-    fn may_last(was_connected: bool, code: ErrorCode, detail: u64) -> bool {
-        code == ErrorCode::Draining && (detail == STARTING || was_connected)
+    fn may_last(was_connected: bool, code: ErrorCode) -> bool {
+        code == ErrorCode::Starting || (code == ErrorCode::Draining && was_connected)
     }
 
     /// Gives up asking again where the reason of a refusal does not pass.
@@ -73,7 +77,7 @@ impl<C: Clock> Link<C> {
         let dead_after_ns = self.options.dead_after_ns;
         let now_ns = self.now_ns;
         let waits = |since_ns: u64, patience_ns: u64| now_ns.saturating_sub(since_ns) > patience_ns;
-        let is_over = if Self::may_last(self.terms.was_connected(), code, detail) {
+        let is_over = if Self::may_last(self.terms.was_connected(), code) {
             // Messages wait, offered or subscribed to; whoever asked for something does not.
             let asked = [self.requests.oldest_ns(), self.subscriptions.oldest_new_ns()];
             let asked_ns = asked.into_iter().flatten().min();
@@ -98,9 +102,9 @@ impl<C: Clock> Link<C> {
         let waits = code.is_retry() || (is_full && (for_ever || registers));
         if waits && registers {
             let was_connected = self.terms.was_connected();
-            let lasts = Self::may_last(was_connected, code, detail);
+            let lasts = Self::may_last(was_connected, code);
             self.session.refuse(code, detail, self.now_ns, |before| {
-                Self::may_last(was_connected, before.code, before.detail) != lasts
+                Self::may_last(was_connected, before.code) != lasts
             });
         }
         waits

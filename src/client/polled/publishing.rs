@@ -5,14 +5,22 @@ use std::net::SocketAddrV4;
 use super::terms::Terms;
 use crate::client::{BackPressure, ClientError, ClientOptions, Compared, OfferError, Publisher};
 use crate::fired::Timer;
-use crate::ids::{ProducerId, StreamId};
+use crate::ids::{Lineage, ProducerId, StreamId};
 use crate::limits::CLIENT_WINDOW_MESSAGES_MAX;
 use crate::session::send::{Blocked, Credit, Sender, Sent};
-use crate::wire::control::{Registered, Retire};
-use crate::wire::publish::PublishState;
+use crate::wire::control::Registered;
+use crate::wire::publish::{Ack, PublishState};
 
 /// After so long without an answer, the server is told again that the producer will not return.
 const RETIRE_NS: u64 = 50_000_000;
+
+/// Where a message is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    pub(super) stream: StreamId,
+    pub(super) sequence: u64,
+    pub(super) lineage: Lineage,
+}
 
 /// A producer, and its messages that are not completed.
 #[derive(Debug)]
@@ -21,6 +29,10 @@ pub(super) struct Publishing {
     sender: Sender,
     producer: ProducerId,
     producer_epoch: u32,
+    /// The newest of its messages that is known to be stored, with its place.
+    newest: Option<Stored>,
+    /// What it numbers so and below was received by an opening before that of this session.
+    accepted_before: u64,
     /// When the server was last told that the producer will not return; 0 when never.
     retired_ns: u64,
     /// The producer is no more: there is nothing to register for.
@@ -48,6 +60,8 @@ impl Publishing {
             sender: Sender::new(messages, bytes),
             producer,
             producer_epoch: 0,
+            newest: None,
+            accepted_before: 0,
             retired_ns: 0,
             is_over: false,
         }
@@ -121,7 +135,8 @@ impl Publishing {
         server: SocketAddrV4,
         registered: &Registered,
     ) -> Result<(), ClientError> {
-        let (durable_to, next_seq) = (registered.durable_to.get(), self.sender.next_seq());
+        let (accepted_to, next_seq) = (registered.accepted_to.get(), self.sender.next_seq());
+        let durable_to = registered.durable_to.get();
         if self.publishes() {
             let (expected, found) = (self.producer.0, registered.producer_id.get());
             if found == 0 || (expected != 0 && expected != found) {
@@ -134,11 +149,11 @@ impl Publishing {
                 return Err(ClientError::Behind { server, what, acknowledged, found });
             }
         }
-        if next_seq > 1 && durable_to >= next_seq {
+        if next_seq > 1 && accepted_to >= next_seq {
             // Messages that this client never sent: another one has been this producer meanwhile, and a REGISTER of ours
             // that was late on its way took it back.
             let (what, expected, found) =
-                (Compared::Messages, next_seq.saturating_sub(1), durable_to);
+                (Compared::Messages, next_seq.saturating_sub(1), accepted_to);
             return Err(ClientError::OtherProducer { server, what, expected, found });
         }
         Ok(())
@@ -155,7 +170,31 @@ impl Publishing {
             seq_max: registered.max_seq_allowed.get(),
             bytes_max: registered.max_bytes_allowed.get(),
         };
-        self.sender.begin(self.producer, registered.durable_to.get(), credit, now_ns);
+        let (accepted_to, durable_to) = (registered.accepted_to.get(), registered.durable_to.get());
+        self.sender.begin(self.producer, accepted_to, durable_to, credit, now_ns);
+        self.accepted_before = accepted_to;
+        let (stream, sequence) = (registered.last_stream.get(), registered.last_sequence.get());
+        if stream != 0 && registered.last_lineage.get() != 0 {
+            let lineage = Lineage(registered.last_lineage.get());
+            self.newest = Some(Stored { stream: StreamId(stream), sequence, lineage });
+        }
+    }
+
+    /// The newest message that is known to be stored.
+    pub(super) fn newest(&self) -> Option<Stored> {
+        self.newest
+    }
+
+    /// Keeps the newest message of an ACK, of those that were received in this session.
+    pub(super) fn witness(&mut self, ack: &Ack<'_>, lineage: Lineage) {
+        let Some(run) = ack.receipts.last() else { return };
+        let (first_seq, count) = (run.first_seq.get(), u64::from(run.count.get()));
+        let is_of_session = first_seq > self.accepted_before && run.first_sequence.get() > 0;
+        if is_of_session && first_seq.saturating_add(count) <= self.sender.next_seq() {
+            let sequence = run.first_sequence.get().saturating_add(count).saturating_sub(1);
+            let stream = StreamId(run.stream.get());
+            self.newest = Some(Stored { stream, sequence, lineage });
+        }
     }
 
     /// What was taken under another server's limits may fit no datagram of this one.
@@ -180,6 +219,7 @@ impl Publishing {
     /// Producers are a shard's own.
     pub(super) fn forget_producer(&mut self) {
         (self.producer, self.producer_epoch) = (ProducerId(0), 0);
+        self.newest = None;
     }
 
     /// Why nothing more is taken, where that will not change. The word that says so may be lost; every acknowledgement
@@ -193,19 +233,16 @@ impl Publishing {
         Some(ClientError::Refused(code.with(0)))
     }
 
-    /// That the producer will not return, when it is to be said now.
-    pub(super) fn retire(&mut self, now_ns: u64) -> Option<Retire> {
+    /// Whether it is to be said now that the producer will not return.
+    pub(super) fn retire(&mut self, now_ns: u64) -> bool {
         if self.retired_ns != 0 && now_ns.saturating_sub(self.retired_ns) < RETIRE_NS {
-            return None;
+            return false;
         }
         if self.retired_ns > 0 {
             Timer::RetireAgain.fired();
         }
-        self.retired_ns = now_ns;
-        Some(Retire {
-            producer_id: self.producer.0.into(),
-            durable_to: self.sender.next_seq().saturating_sub(1).into(),
-        })
+        self.retired_ns = now_ns.max(1);
+        true
     }
 
     /// The session is over; whoever has said that he will not return does not.
@@ -229,7 +266,7 @@ mod tests {
         };
         let mut publishing = Publishing::new(&options);
         let sender = publishing.sender_mut();
-        sender.begin(ProducerId(1), 0, Credit { seq_max: u64::MAX, bytes_max: u64::MAX }, 1);
+        sender.begin(ProducerId(1), 0, 0, Credit { seq_max: u64::MAX, bytes_max: u64::MAX }, 1);
         let taken = (0..).take_while(|_| sender.offer(StreamId(1), b"", 1).is_ok()).count();
         assert_eq!(taken, CLIENT_WINDOW_MESSAGES_MAX);
         assert_eq!(sender.offer(StreamId(1), b"", 1), Err(Blocked::Window));

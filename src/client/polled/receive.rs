@@ -3,15 +3,18 @@
 use super::Link;
 use crate::client::{ClientError, Compared, Event, SizeLimit};
 use crate::clock::Clock;
-use crate::ids::{ConnId, Peer, StreamId};
+use crate::ids::{ConnId, Lineage, Peer};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
 use crate::wire::control::{
-    ErrorCode, ErrorFrame, Heartbeat, Registered, Sizes, Subscribed, Trimmed,
+    Close, DataLoss, ErrorCode, ErrorFrame, Heartbeat, OF_PRODUCER, Registered, Sizes, Subscribed,
+    Trimmed,
 };
+use crate::wire::datagram::{Datagram, Reset, Resp};
+use crate::wire::frame::Body;
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
-use crate::wire::{Frame, Malformed, parse};
+use crate::wire::{FromServer, Malformed, parse};
 
 impl<C: Clock> Link<C> {
     pub(super) fn on_datagram(
@@ -20,21 +23,92 @@ impl<C: Clock> Link<C> {
         bytes: &[u8],
         sink: &mut dyn FnMut(&Record<'_>),
     ) {
-        let (conn_id, frames) = match parse(bytes) {
-            Ok((conn_id, _, frames))
-                if peer.addr == self.route.server() && self.session.may_be_of(conn_id) =>
-            {
-                (conn_id, frames)
+        if peer.addr != self.route.server() {
+            self.events.drop_one();
+            return;
+        }
+        let is_heard = match parse(bytes) {
+            Ok(Datagram::Session { conn_id, packet_no, frames }) => {
+                let old = Mutant::OldSessionHeard.is_on();
+                let is_ours = conn_id == self.session.client_id() || old;
+                let is_heard = is_ours && (self.session.accepts(packet_no) || old);
+                if is_heard {
+                    // Before what it says: that may begin another session.
+                    self.session.hears_something();
+                    self.on_frames(frames, sink);
+                }
+                is_heard
             }
-            Ok(_) | Err(_) => {
-                self.events.drop_one();
-                return;
+            Ok(Datagram::Retry(retry)) => {
+                let is_heard = self.session.on_retry(retry);
+                if is_heard {
+                    self.session.hears_something();
+                }
+                is_heard
             }
+            Ok(Datagram::Resp(resp)) => self.on_resp(resp),
+            Ok(Datagram::Reset(reset)) => self.on_reset(reset),
+            Ok(Datagram::Versions(versions)) => {
+                let is_ours = versions.client_id.get() == self.session.client_id().0;
+                if is_ours && !self.session.is_open() {
+                    let (lowest, highest) = (versions.lowest.get(), versions.highest.get());
+                    let server = self.route.server();
+                    self.events.fail(ClientError::OtherVersion { server, lowest, highest });
+                }
+                is_ours
+            }
+            Ok(Datagram::Init(_) | Datagram::OtherVersion { .. }) | Err(_) => false,
         };
+        if !is_heard {
+            self.events.drop_one();
+        }
+    }
+
+    fn on_resp(&mut self, resp: &Resp) -> bool {
+        if !self.session.on_resp(resp) {
+            return false;
+        }
         self.session.hears_something();
-        for frame in frames {
-            let frame = match frame {
-                Ok(frame) => frame,
+        let accept = &resp.accept;
+        if accept.status.get() == 0 {
+            self.terms.take_shards(self.route.server(), accept);
+            let request = self.requests.take_number();
+            self.session.accepted(resp, request, self.now_ns);
+            return true;
+        }
+        let code = ErrorCode::from_code(accept.status.get());
+        let code = code.filter(|code| code.is_retry());
+        let Some(code) = code else {
+            let code = ErrorCode::from_code(accept.status.get()).unwrap_or(ErrorCode::Protocol);
+            self.events.fail(ClientError::Refused(code.with(0)));
+            return true;
+        };
+        self.session.rejected(accept.retry_ms.get(), self.now_ns);
+        let _ = self.is_waited_for(code, 0);
+        self.session.hears(self.now_ns);
+        true
+    }
+
+    fn on_reset(&mut self, reset: &Reset) -> bool {
+        let is_ours = self.session.is_reset(ConnId(reset.conn_id.get()), &reset.token);
+        if is_ours {
+            if self.session.is_open() {
+                self.session.hears(self.now_ns);
+            }
+            self.register_again();
+        }
+        is_ours
+    }
+
+    fn on_frames(&mut self, frames: Body<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
+        for frame in frames.from_server() {
+            match frame {
+                Ok(frame) => {
+                    if self.session.is_open() {
+                        self.session.hears(self.now_ns);
+                    }
+                    self.on_frame(&frame, sink);
+                }
                 Err(malformed) => {
                     self.events.drop_one();
                     if malformed == Malformed::Range && self.session.is_open() {
@@ -42,91 +116,77 @@ impl<C: Clock> Link<C> {
                     }
                     return;
                 }
-            };
-            if self.session.is_open() {
-                self.session.hears(self.now_ns);
-            } else if conn_id.0 != 0 && matches!(frame, Frame::Error(_)) {
-                // What is said of a session given up: that it was fenced by the one asked for now.
-                self.events.drop_one();
-                return;
             }
-            self.on_frame(&frame, sink);
         }
     }
 
-    fn on_frame(&mut self, frame: &Frame<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
+    fn on_frame(&mut self, frame: &FromServer<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
         match frame {
-            Frame::Registered(registered) => self.on_registered(registered),
-            Frame::Error(error) => self.on_error(error),
+            FromServer::Pad(_) => {}
+            FromServer::Registered(registered) => self.on_registered(registered),
+            FromServer::Error(error) => self.on_error(error),
+            FromServer::Close(close) => self.on_close(close),
             _ if !self.session.is_open() => self.events.drop_one(),
-            Frame::Ack(ack) => {
-                // An ACK of an earlier epoch is of a server that is no longer the writer.
-                if ack.head.epoch.get() >= self.terms.epoch() || Mutant::EpochIgnored.is_on() {
-                    self.publishing.sender_mut().on_ack(ack, self.now_ns);
-                }
+            FromServer::Ack(ack) => {
+                self.publishing.sender_mut().on_ack(ack, self.now_ns);
+                self.publishing.witness(ack, self.terms.lineage());
             }
-            Frame::Nak(nak) => self.publishing.sender_mut().on_nak(nak, self.now_ns),
-            Frame::Data(data) => self.on_data(data, sink),
-            Frame::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
-            Frame::Subscribed(subscribed) => self.on_subscribed(subscribed),
-            Frame::Trimmed(trimmed) => self.on_trimmed(trimmed),
-            Frame::DataLoss(loss) => {
-                let stream = StreamId(loss.stream.get());
-                let (first, last) = (loss.first.get(), loss.last.get());
-                // One that comes late may be of a subscription before this one.
-                let concerns = |sub: &mut Subscription| sub.is_open() && first >= sub.expected();
-                if self.subscriptions.of_mut(stream).is_some_and(concerns) {
-                    self.subscriptions.end(stream);
-                    self.events.note(Event::DataLoss { stream, first, last });
-                }
-            }
-            Frame::StreamInfo(info) => self.on_stream_info(info),
-            Frame::ListEnd(end) => self.on_list_end(end),
-            Frame::Redirect(redirect) => self.on_redirect(redirect),
-            // The session is over, not the conversation: the appliance may be on its way back.
-            Frame::Close => self.register_again(),
-            Frame::Register(_)
-            | Frame::Publish(_)
-            | Frame::Probe(_)
-            | Frame::Subscribe(_)
-            | Frame::Status(_)
-            | Frame::Unsubscribe(_)
-            | Frame::CreateStream(_)
-            | Frame::CreateStreamOn(_)
-            | Frame::Retire(_)
-            | Frame::DescribeStream(_)
-            | Frame::TrimStream(_)
-            | Frame::ListStreams(_) => self.events.drop_one(),
+            FromServer::Nak(nak) => self.publishing.sender_mut().on_nak(nak, self.now_ns),
+            FromServer::Data(data) => self.on_data(data, sink),
+            FromServer::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
+            FromServer::Subscribed(subscribed) => self.on_subscribed(subscribed),
+            FromServer::Trimmed(trimmed) => self.on_trimmed(trimmed),
+            FromServer::DataLoss(loss) => self.on_data_loss(loss),
+            FromServer::StreamInfo(info) => self.on_stream_info(info),
+            FromServer::ListEnd(end) => self.on_list_end(end),
+            FromServer::Redirect(redirect) => self.on_redirect(redirect),
+        }
+    }
+
+    /// The session is over for good: only the server's own word says so, and to nobody else.
+    fn on_close(&mut self, close: &Close) {
+        let code = ErrorCode::from_code(close.code.get()).unwrap_or(ErrorCode::Protocol);
+        self.events.fail(ClientError::Refused(code.with(0)));
+    }
+
+    fn on_data_loss(&mut self, loss: &DataLoss) {
+        let (first, last) = (loss.first.get(), loss.last.get());
+        let Some(subscription) = self.subscriptions.of_request(loss.sub.get()) else { return };
+        // One that comes late may be of what was asked for again since.
+        if subscription.is_open() && first >= subscription.expected() {
+            let stream = subscription.stream;
+            self.subscriptions.end(stream);
+            self.events.note(Event::DataLoss { stream, first, last });
         }
     }
 
     fn on_data(&mut self, data: &Data<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
-        if let Err(damaged) = self.subscriptions.on_data(data, &mut self.history, sink) {
-            let (stream, sequence) = (StreamId(data.head.stream.get()), damaged.sequence);
+        if let Err((stream, damaged)) = self.subscriptions.on_data(data, &mut self.history, sink) {
+            let sequence = damaged.sequence;
             self.events.fail(ClientError::DamagedMessage { stream, sequence });
         }
     }
 
     fn on_heartbeat(&mut self, heartbeat: &Heartbeat) {
-        let stream = StreamId(heartbeat.stream.get());
-        if let Some(subscription) = self.subscriptions.of_mut(stream) {
+        if let Some(subscription) = self.subscriptions.of_request_mut(heartbeat.sub.get()) {
             subscription.on_heartbeat(heartbeat.durable_next.get());
         }
     }
 
     fn on_subscribed(&mut self, subscribed: &Subscribed) {
-        let (server, stream) = (self.route.server(), StreamId(subscribed.stream.get()));
+        let server = self.route.server();
         let (start, durable_next) = (subscribed.start.get(), subscribed.durable_next.get());
         let request = subscribed.request.get();
         // One that is doubled or late says how far the stream was then.
-        let answers = |sub: &&mut Subscription| sub.request() == request && !sub.is_open();
-        let Some(subscription) = self.subscriptions.of_mut(stream).filter(answers) else { return };
-        let acknowledged = subscription.delivered_to();
+        let waits = |sub: &&mut Subscription| !sub.is_open();
+        let found = self.subscriptions.of_request_mut(request).filter(waits);
+        let Some(subscription) = found else { return };
+        let (stream, acknowledged) = (subscription.stream, subscription.delivered_to());
         if durable_next <= acknowledged {
             // All that was delivered was durable.
             let (what, found) = (Compared::Stream(stream), durable_next.saturating_sub(1));
             self.events.fail(ClientError::Behind { server, what, acknowledged, found });
-        } else if subscription.on_subscribed(start) {
+        } else if subscription.on_subscribed(start, Lineage(subscribed.lineage.get())) {
             if let Some(history) = &mut self.history {
                 history.subscribed(stream, start, durable_next);
             }
@@ -135,14 +195,11 @@ impl<C: Clock> Link<C> {
     }
 
     fn on_trimmed(&mut self, trimmed: &Trimmed) {
-        let stream = StreamId(trimmed.stream.get());
-        let (request, log_start) = (trimmed.request.get(), trimmed.log_start.get());
-        // One that comes late may be of a subscription before this one.
-        let concerns = |subscription: &mut Subscription| match request {
-            0 => (1..log_start).contains(&subscription.expected()),
-            request => subscription.request() == request,
-        };
-        if self.subscriptions.of_mut(stream).is_some_and(concerns) {
+        let log_start = trimmed.log_start.get();
+        let Some(subscription) = self.subscriptions.of_request(trimmed.sub.get()) else { return };
+        // One that comes late may be of where it was before.
+        if !subscription.is_open() || (1..log_start).contains(&subscription.expected()) {
+            let stream = subscription.stream;
             self.subscriptions.end(stream);
             if let Some(history) = &mut self.history {
                 history.trimmed(stream, log_start);
@@ -152,7 +209,7 @@ impl<C: Clock> Link<C> {
     }
 
     fn on_registered(&mut self, registered: &Registered) {
-        if !self.session.asked_with(registered.nonce.get()) {
+        if !self.session.registers_with(registered.request.get()) {
             return;
         }
         let server = self.route.server();
@@ -162,8 +219,8 @@ impl<C: Clock> Link<C> {
             return;
         }
         self.route.arrived();
-        self.session.open(ConnId(registered.conn_id.get()), self.now_ns);
-        self.terms.take(server, registered, self.publishing.window_bytes());
+        self.session.open(self.now_ns);
+        self.terms.take(registered, self.publishing.window_bytes());
         self.publishing.begin(registered, self.now_ns);
         if let Err(error) = self.publishing.check_sizes(&self.terms) {
             self.events.fail(error);
@@ -188,24 +245,25 @@ impl<C: Clock> Link<C> {
             self.events.drop_one();
             return;
         };
-        if code == ErrorCode::UnknownSession {
-            if self.session.is_open() {
-                self.register_again();
-            }
-            return;
-        }
         if code == ErrorCode::UnknownSubscription {
-            let request = self.requests.take_number();
-            self.subscriptions.restart(detail, request);
+            let again = self.requests.take_number();
+            self.subscriptions.restart(request, again);
             return;
         }
-        let registers = !self.session.is_open();
-        if code == ErrorCode::UnknownProducer && registers && self.publishing.is_unused() {
+        let registers = self.session.registers_with(request);
+        if registers && code == ErrorCode::UnknownProducer && self.publishing.is_unused() {
             // Its place was another's before it had done anything with it.
             self.publishing.forget_producer();
-            self.register_again();
+            let request = self.requests.take_number();
+            self.session.register_with(request);
             return;
         }
+        if registers && let Some(error) = self.other_history(code, detail) {
+            self.events.fail(error);
+            return;
+        }
+        // What is said of a registration is said of all that is wanted.
+        let request = if registers { 0 } else { request };
         if request == 0 && self.is_waited_for(code, detail) {
             self.session.hears(self.now_ns);
             return;
@@ -235,9 +293,31 @@ impl<C: Clock> Link<C> {
         self.events.note(Event::TooLarge { stream, sequence, needs, takes, limit });
     }
 
+    /// What a registration is refused for by a log that is not the one this client was with.
+    fn other_history(&self, code: ErrorCode, detail: u64) -> Option<ClientError> {
+        let server = self.route.server();
+        if code == ErrorCode::WrongLog {
+            let (begun, found) = (self.terms.log(), u32::try_from(detail).unwrap_or(0));
+            return Some(ClientError::OtherLog { server, begun, found });
+        }
+        if code == ErrorCode::Diverged && detail & OF_PRODUCER != 0 {
+            let (what, found) = (Compared::Messages, detail & !OF_PRODUCER);
+            let acknowledged = self.publishing.sender().durable_to();
+            return Some(ClientError::Behind { server, what, acknowledged, found });
+        }
+        let witness = self.publishing.newest().filter(|_| code == ErrorCode::Diverged)?;
+        let (stream, acknowledged) = (witness.stream, witness.sequence);
+        Some(if detail <= acknowledged {
+            let (what, found) = (Compared::Stream(stream), detail.saturating_sub(1));
+            ClientError::Behind { server, what, acknowledged, found }
+        } else {
+            ClientError::OtherHistory { server, stream, sequence: acknowledged }
+        })
+    }
+
     pub(super) fn register_again(&mut self) {
         self.publishing.session_ended();
-        self.session.ask_anew();
+        self.session.ask_anew(self.now_ns);
         if self.terms.was_connected() {
             // Before the first session, all addresses that are tried have the patience of one together.
             self.session.forget_refusal();

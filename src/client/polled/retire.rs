@@ -3,9 +3,12 @@
 use zerocopy::IntoBytes;
 
 use super::Client;
+use super::transmit::CLOSE;
 use crate::clock::Clock;
 use crate::port::Port;
-use crate::wire::frame::Kind;
+use crate::wire::Kind;
+use crate::wire::control::{CLOSE_FORGET, Close};
+use crate::wire::datagram::RESET_CAUSE_BYTES;
 
 impl<P: Port, C: Clock> Client<P, C> {
     /// Ends the session and its producer, which will not return, when everything it published is durable: its place
@@ -26,9 +29,12 @@ impl<P: Port, C: Clock> Client<P, C> {
         if link.publishing.is_over() {
             return true;
         }
-        if let Some(body) = link.publishing.retire(link.now_ns) {
+        if link.publishing.retire(link.now_ns) {
+            let body = Close { flags: CLOSE_FORGET.into(), ..CLOSE };
             link.send(port, |writer| {
-                let _ = writer.frame(Kind::Retire, body.as_bytes(), &[]);
+                let _ = writer.frame(Kind::Close, body.as_bytes(), &[]);
+                // Long enough to be answered where the session is gone: that is how we learn it.
+                writer.pad_to(RESET_CAUSE_BYTES);
             });
             port.flush();
         }

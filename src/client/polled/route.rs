@@ -11,6 +11,8 @@ use crate::limits::REDIRECTS_MAX;
 pub(super) struct Left {
     pub(super) server: SocketAddrV4,
     pub(super) conn_id: ConnId,
+    /// The number of the next datagram in it.
+    pub(super) packet_no: u64,
 }
 
 /// Where the session is, or is to be.
@@ -46,9 +48,15 @@ impl Route {
     }
 
     /// Goes to another shard.
-    pub(super) fn follow(&mut self, shard: u32, server: SocketAddrV4, conn_id: ConnId) {
+    pub(super) fn follow(
+        &mut self,
+        shard: u32,
+        server: SocketAddrV4,
+        conn_id: ConnId,
+        packet_no: u64,
+    ) {
         self.redirects = self.redirects.saturating_add(1);
-        self.left = Some(Left { server: self.server, conn_id });
+        self.left = Some(Left { server: self.server, conn_id, packet_no });
         self.sent_by = Some((self.server, shard));
         self.server = server;
     }
@@ -89,7 +97,7 @@ mod tests {
             let followed = (0..2 * REDIRECTS_MAX).take_while(|&shard| {
                 let may_follow = route.may_follow();
                 if may_follow {
-                    route.follow(shard, server(2), ConnId(1));
+                    route.follow(shard, server(2), ConnId(1), 1);
                 }
                 may_follow
             });

@@ -2,12 +2,20 @@
 
 use crate::fired::Timer;
 use crate::ids::ConnId;
-use crate::random::Random;
+use crate::session::replay::ReplayWindow;
 use crate::wire::DatagramWriter;
 use crate::wire::control::ErrorCode;
+use crate::wire::datagram::{Hello, Init, PACKET_NO_LAST, Resp, Retry, Tag};
+use crate::wire::mac::{MacKey, is_same};
 
-/// Repetition of REGISTER: first, and at most.
-const REGISTER_NS: (u64, u64) = (2_000_000, 200_000_000);
+/// Repetition of INIT and of REGISTER: first, and at most.
+const ASK_NS: (u64, u64) = (2_000_000, 200_000_000);
+
+/// After so long an INIT is sent under another number: what answers the one before is not waited for any more.
+const INIT_NS: u64 = 1_000_000_000;
+
+/// Cookies taken for one INIT, at most: who gives more leads it in a circle.
+const RETRIES_MAX: u32 = 3;
 
 /// After so long without a word from us, a heartbeat.
 const HEARTBEAT_NS: u64 = 1_000_000_000;
@@ -18,11 +26,17 @@ const YOUNG_NS: u64 = 1_000_000_000;
 /// How far the session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Registering { asked_ns: u64, wait_ns: u64 },
+    /// INIT is not answered.
+    Asking {
+        /// Since when under this number.
+        since_ns: u64,
+    },
+    /// REGISTER is not answered.
+    Registering,
     Open,
 }
 
-/// That registrations are refused for a reason that may pass.
+/// That there is no session for a reason that may pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusal {
     /// Since when, for whatever reason.
@@ -35,41 +49,105 @@ pub(super) struct Refusal {
     pub(super) detail: u64,
 }
 
+/// When something was last asked for, and how long before it is asked for again.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at_ns: u64,
+    wait_ns: u64,
+}
+
+impl Asked {
+    fn is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.at_ns) >= self.wait_ns
+    }
+
+    /// It is asked for; whether that is a repetition.
+    fn again(&mut self, now_ns: u64) -> bool {
+        let is_again = self.wait_ns > ASK_NS.0;
+        self.at_ns = now_ns;
+        self.wait_ns = self.wait_ns.saturating_mul(2).clamp(ASK_NS.0, ASK_NS.1);
+        is_again
+    }
+}
+
 /// A session, or the wish for one.
 #[derive(Debug)]
 pub(super) struct Session {
     phase: Phase,
-    nonce: u64,
-    conn_id: ConnId,
+    /// What numbers of sessions are made from, and how many were made.
+    secret: [u8; 32],
+    made: u64,
+    /// The same over the life of the client.
+    instance: u128,
+    /// As this side numbers it, and as the server does; 0 before it has.
+    client_id: ConnId,
+    server_id: ConnId,
+    /// What RESET says of it.
+    reset_token: Tag,
+    /// What the server gave to this address; zeros before it has.
+    cookie: Tag,
+    retries: u32,
+    mac: MacKey,
+    asked: Asked,
+    /// Of the REGISTER.
+    request: u32,
+    came: ReplayWindow,
     packet_no: u64,
     /// When the server last said something that belongs to the session, or opened it.
     last_received_ns: u64,
     opened_ns: u64,
-    /// When it was last asked to open one.
-    asked_ns: u64,
+    /// When there was one, to be registered with.
+    accepted_ns: u64,
     /// Something came from it that opened none.
     speaks: bool,
     last_sent_ns: u64,
-    /// Nothing was said in this session yet: whatever is first proves that we are where its answer was sent to.
+    /// Nothing was said in this session yet: whatever is first shows that we know that it is open.
     is_mute: bool,
     refused: Option<Refusal>,
 }
 
 impl Session {
     pub(super) fn new(nonce: u64, now_ns: u64) -> Self {
-        Self {
-            phase: Phase::Registering { asked_ns: 0, wait_ns: 0 },
-            nonce,
-            conn_id: ConnId(0),
+        let secret = blake3::derive_key("buslane client sessions", &nonce.to_le_bytes());
+        let instance = blake3::derive_key("buslane client instance", &nonce.to_le_bytes());
+        let (instance, _) = instance.split_first_chunk().expect("32 bytes");
+        let mut session = Self {
+            phase: Phase::Asking { since_ns: now_ns },
+            secret,
+            made: 0,
+            instance: u128::from_le_bytes(*instance).max(1),
+            client_id: ConnId(0),
+            server_id: ConnId(0),
+            reset_token: [0; 16],
+            cookie: [0; 16],
+            retries: 0,
+            mac: MacKey::of_server(&[0; 32]),
+            asked: Asked { at_ns: 0, wait_ns: 0 },
+            request: 0,
+            came: ReplayWindow::new(),
             packet_no: 0,
             last_received_ns: now_ns,
             opened_ns: 0,
-            asked_ns: 0,
+            accepted_ns: 0,
             speaks: false,
             last_sent_ns: 0,
             is_mute: false,
             refused: None,
-        }
+        };
+        session.begin(now_ns);
+        session
+    }
+
+    /// Another session is asked for, under another number.
+    fn begin(&mut self, now_ns: u64) {
+        self.made = self.made.wrapping_add(1);
+        let hash = blake3::keyed_hash(&self.secret, &self.made.to_le_bytes());
+        let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+        self.client_id = ConnId(u64::from_le_bytes(*id).max(1));
+        self.server_id = ConnId(0);
+        self.phase = Phase::Asking { since_ns: now_ns };
+        (self.packet_no, self.retries) = (0, 0);
+        self.came.reset();
     }
 
     #[inline]
@@ -77,20 +155,23 @@ impl Session {
         self.phase == Phase::Open
     }
 
-    pub(super) fn conn_id(&self) -> ConnId {
-        self.conn_id
+    /// As this side numbers it.
+    pub(super) fn client_id(&self) -> ConnId {
+        self.client_id
     }
 
-    pub(super) fn nonce(&self) -> u64 {
-        self.nonce
+    /// As the server numbers it; 0 where it does not yet.
+    pub(super) fn server_id(&self) -> ConnId {
+        self.server_id
     }
 
-    /// Whether a datagram may be of it.
-    pub(super) fn may_be_of(&self, conn_id: ConnId) -> bool {
-        conn_id == self.conn_id || !self.is_open()
+    /// Takes a datagram of it in; `false` where it came before.
+    #[inline]
+    pub(super) fn accepts(&mut self, packet_no: u64) -> bool {
+        self.came.accept(packet_no)
     }
 
-    /// The server said something, to the session where one stands.
+    /// The server said something that opens no session.
     pub(super) fn hears_something(&mut self) {
         self.speaks = true;
     }
@@ -100,53 +181,126 @@ impl Session {
         self.last_received_ns = now_ns;
     }
 
-    /// Whether an answer is to what is asked now.
-    pub(super) fn asked_with(&self, nonce: u64) -> bool {
-        !self.is_open() && nonce == self.nonce
+    fn asks_as(&self, client_id: u64) -> bool {
+        matches!(self.phase, Phase::Asking { .. }) && client_id == self.client_id.0
     }
 
-    pub(super) fn open(&mut self, conn_id: ConnId, now_ns: u64) {
-        (self.phase, self.conn_id, self.packet_no) = (Phase::Open, conn_id, 0);
+    /// The server wants its cookie back; the INIT is due with it.
+    pub(super) fn on_retry(&mut self, retry: &Retry) -> bool {
+        let is_good = self.asks_as(retry.client_id.get())
+            && self.retries < RETRIES_MAX
+            && retry.has_mac(&self.mac);
+        if is_good {
+            self.cookie = retry.cookie;
+            self.retries = self.retries.saturating_add(1);
+            self.asked.wait_ns = 0;
+        }
+        is_good
+    }
+
+    /// Whether an answer is to the INIT that is asked now.
+    pub(super) fn on_resp(&self, resp: &Resp) -> bool {
+        self.asks_as(resp.client_id.get())
+    }
+
+    /// There is a session: REGISTER is due.
+    pub(super) fn accepted(&mut self, resp: &Resp, request: u32, now_ns: u64) {
+        let accept = &resp.accept;
+        if self.accepted_ns <= self.opened_ns {
+            // The first since one was open: a server that gives sessions and registers nobody is given up.
+            self.last_received_ns = now_ns;
+        }
+        (self.phase, self.accepted_ns) = (Phase::Registering, now_ns);
+        self.server_id = ConnId(accept.server_id.get());
+        (self.reset_token, self.cookie) = (accept.reset_token, accept.cookie);
+        self.asked = Asked { at_ns: 0, wait_ns: 0 };
+        self.request = request;
+    }
+
+    /// There is none, for a reason that may pass: it is asked for again then.
+    pub(super) fn rejected(&mut self, retry_ms: u32, now_ns: u64) {
+        let wait_ns = u64::from(retry_ms).saturating_mul(1_000_000).min(ASK_NS.1);
+        self.asked.at_ns = now_ns;
+        self.asked.wait_ns = self.asked.wait_ns.max(wait_ns).max(ASK_NS.0);
+    }
+
+    /// Whether the server has no such session any more, by its own word.
+    pub(super) fn is_reset(&self, conn_id: ConnId, token: &Tag) -> bool {
+        let is_named = self.server_id.0 != 0 && conn_id == self.server_id;
+        is_named && is_same(&self.reset_token, token)
+    }
+
+    /// Whether REGISTER is not answered for so long that there may be no such session any more.
+    pub(super) fn registers_since(&self, patience_ns: u64, now_ns: u64) -> bool {
+        let since_ns = self.accepted_ns.max(self.last_received_ns);
+        self.phase == Phase::Registering && now_ns.saturating_sub(since_ns) > patience_ns
+    }
+
+    /// Whether an answer is to the REGISTER that is asked now.
+    pub(super) fn registers_with(&self, request: u32) -> bool {
+        self.phase == Phase::Registering && request == self.request
+    }
+
+    /// REGISTER is asked again, with something else.
+    pub(super) fn register_with(&mut self, request: u32) {
+        self.request = request;
+        self.asked = Asked { at_ns: 0, wait_ns: 0 };
+    }
+
+    pub(super) fn open(&mut self, now_ns: u64) {
+        self.phase = Phase::Open;
         (self.last_received_ns, self.opened_ns) = (now_ns, now_ns);
         (self.speaks, self.is_mute, self.refused) = (false, true, None);
     }
 
     /// It is over: another is asked for.
-    pub(super) fn ask_anew(&mut self) {
-        // Another nonce: an answer to the old REGISTER that comes late must not be taken.
-        self.nonce = Random::new(self.nonce).next_u64();
-        // Not faster than a REGISTER is repeated, whatever made us.
-        self.phase = Phase::Registering { asked_ns: self.asked_ns, wait_ns: REGISTER_NS.0 };
+    pub(super) fn ask_anew(&mut self, now_ns: u64) {
+        self.begin(now_ns);
+        // Not faster than what is asked is repeated, whatever made us.
+        self.asked.wait_ns = ASK_NS.0;
         self.speaks = false;
     }
 
-    /// Whether it is asked for, and now again.
-    pub(super) fn is_register_due(&self, now_ns: u64) -> bool {
-        match self.phase {
-            Phase::Registering { asked_ns, wait_ns } => now_ns.saturating_sub(asked_ns) >= wait_ns,
-            Phase::Open => false,
+    /// Another server is asked, which has given no cookie.
+    pub(super) fn forget_cookie(&mut self) {
+        self.cookie = [0; 16];
+    }
+
+    /// The INIT that is due now, if one is.
+    pub(super) fn init(&mut self, unix_ns: u64, datagram_bytes: u16, now_ns: u64) -> Option<Init> {
+        let Phase::Asking { since_ns } = self.phase else { return None };
+        if !self.asked.is_due(now_ns) {
+            return None;
         }
+        if now_ns.saturating_sub(since_ns) >= INIT_NS {
+            self.begin(now_ns);
+        }
+        if self.asked.again(now_ns) {
+            Timer::InitAgain.fired();
+        }
+        let hello = Hello::new(unix_ns, datagram_bytes, self.instance);
+        Some(Init::plain(self.client_id, self.cookie, hello).with_mac(&self.mac))
     }
 
-    /// What is asked belongs to no session.
-    pub(super) fn begin_register(&mut self) {
-        self.conn_id = ConnId(0);
-    }
-
-    /// It was asked for.
-    pub(super) fn registers(&mut self, now_ns: u64) {
-        let Phase::Registering { wait_ns, .. } = self.phase else { return };
-        if wait_ns > REGISTER_NS.0 {
+    /// The request of the REGISTER that is due now, if one is.
+    pub(super) fn register(&mut self, now_ns: u64) -> Option<u32> {
+        if self.phase != Phase::Registering || !self.asked.is_due(now_ns) {
+            return None;
+        }
+        if self.asked.again(now_ns) {
             Timer::RegisterAgain.fired();
         }
-        let wait_ns = wait_ns.saturating_mul(2).clamp(REGISTER_NS.0, REGISTER_NS.1);
-        self.asked_ns = now_ns;
-        self.phase = Phase::Registering { asked_ns: now_ns, wait_ns };
+        Some(self.request)
     }
 
     /// The server answers, but does not open one.
     pub(super) fn is_only_answered(&self) -> bool {
         self.speaks && !self.is_open()
+    }
+
+    /// Whether its datagrams have used up their numbers.
+    pub(super) fn is_spent(&self) -> bool {
+        self.packet_no >= PACKET_NO_LAST
     }
 
     pub(super) fn silent_ns(&self, now_ns: u64) -> u64 {
@@ -169,7 +323,7 @@ impl Session {
     /// The next datagram of the session; [`Session::said`] when it goes.
     #[inline]
     pub(super) fn writer<'a>(&self, buffer: &'a mut [u8]) -> DatagramWriter<'a> {
-        DatagramWriter::new(buffer, self.conn_id, self.next_packet_no())
+        DatagramWriter::new(buffer, self.server_id, self.next_packet_no())
     }
 
     #[inline]

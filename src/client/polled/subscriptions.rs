@@ -8,11 +8,11 @@ use crate::session::consume::{Damaged, Subscription};
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
 
-/// Subscriptions, and streams that the server is to stop sending.
+/// Subscriptions, and the numbers of those that the server is to end.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     all: Vec<Subscription>,
-    unsubscribe: Vec<StreamId>,
+    unsubscribe: Vec<u32>,
 }
 
 impl Subscriptions {
@@ -24,20 +24,11 @@ impl Subscriptions {
         self.all.push(subscription);
     }
 
-    /// The owner ends one; whether there was one.
-    pub(super) fn remove(&mut self, stream: StreamId) -> bool {
-        self.unsubscribe.retain(|other| *other != stream);
-        let before = self.all.len();
-        self.all.retain(|subscription| subscription.stream != stream);
-        self.all.len() < before
-    }
-
-    /// The server has ended one, and may forget it.
+    /// Ends one: the server is to stop sending, or may forget it.
     pub(super) fn end(&mut self, stream: StreamId) {
+        let ended = self.all.iter().find(|subscription| subscription.stream == stream);
+        self.unsubscribe.extend(ended.map(Subscription::request));
         self.all.retain(|subscription| subscription.stream != stream);
-        if !self.unsubscribe.contains(&stream) {
-            self.unsubscribe.push(stream);
-        }
     }
 
     pub(super) fn of(&self, stream: StreamId) -> Option<&Subscription> {
@@ -46,6 +37,10 @@ impl Subscriptions {
 
     pub(super) fn of_mut(&mut self, stream: StreamId) -> Option<&mut Subscription> {
         self.all.iter_mut().find(|subscription| subscription.stream == stream)
+    }
+
+    pub(super) fn of_request_mut(&mut self, request: u32) -> Option<&mut Subscription> {
+        self.all.iter_mut().find(|subscription| subscription.request() == request)
     }
 
     pub(super) fn of_request(&self, request: u32) -> Option<&Subscription> {
@@ -66,15 +61,16 @@ impl Subscriptions {
 
     /// A session begins: all are asked for in it, from where they are.
     pub(super) fn begin(&mut self, requests: &mut Requests) {
+        // Of those the session before had there are none in this one.
+        self.unsubscribe.clear();
         for subscription in &mut self.all {
             subscription.restart(requests.take_number());
         }
     }
 
     /// The server lost one: it is asked for again, from where it is.
-    pub(super) fn restart(&mut self, stream: u64, request: u32) {
-        let is_it = |sub: &&mut Subscription| u64::from(sub.stream.0) == stream && sub.is_open();
-        if let Some(subscription) = self.all.iter_mut().find(is_it) {
+    pub(super) fn restart(&mut self, lost: u32, request: u32) {
+        if let Some(subscription) = self.of_request_mut(lost).filter(|sub| sub.is_open()) {
             subscription.restart(request);
         }
     }
@@ -96,9 +92,9 @@ impl Subscriptions {
         data: &Data<'_>,
         history: &mut Option<Box<History>>,
         sink: &mut dyn FnMut(&Record<'_>),
-    ) -> Result<(), Damaged> {
-        let stream = StreamId(data.head.stream.get());
-        let Some(subscription) = self.of_mut(stream) else { return Ok(()) };
+    ) -> Result<(), (StreamId, Damaged)> {
+        let Some(subscription) = self.of_request_mut(data.head.sub.get()) else { return Ok(()) };
+        let stream = subscription.stream;
         match history {
             None => subscription.on_data(data, sink),
             Some(history) => subscription.on_data(data, &mut |record| {
@@ -107,15 +103,16 @@ impl Subscriptions {
             }),
         }
         .map(|_| ())
+        .map_err(|damaged| (stream, damaged))
     }
 
-    /// A stream the server is to stop sending.
-    pub(super) fn take_unsubscribe(&mut self) -> Option<StreamId> {
+    /// A subscription the server is to end.
+    pub(super) fn take_unsubscribe(&mut self) -> Option<u32> {
         self.unsubscribe.pop()
     }
 
     /// It could not be told now.
-    pub(super) fn put_back(&mut self, stream: StreamId) {
-        self.unsubscribe.push(stream);
+    pub(super) fn put_back(&mut self, sub: u32) {
+        self.unsubscribe.push(sub);
     }
 }

@@ -4,9 +4,9 @@
 use std::net::SocketAddrV4;
 
 use crate::client::{ClientError, Compared, ShardFacts, SizeLimit};
-use crate::ids::Durability;
-use crate::mutant::Mutant;
+use crate::ids::{Durability, Lineage};
 use crate::wire::control::Registered;
+use crate::wire::datagram::Accept;
 use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 
@@ -19,8 +19,10 @@ const MESSAGE_OVERHEAD: usize =
 pub(super) struct Terms {
     /// 0 before the first session.
     epoch: u64,
-    /// The log that the first answer was from; 0 before that, and where the server does not say.
-    log: u32,
+    /// The log that the first answer was from; zeros before that.
+    log_id: [u8; 16],
+    /// Of what is appended in the session.
+    lineage: Lineage,
     durability: Durability,
     shards: ShardFacts,
     /// Payload of one message; 0 where nothing is taken.
@@ -36,7 +38,8 @@ impl Terms {
     pub(super) fn new(server: SocketAddrV4, own_datagram_bytes: usize) -> Self {
         Self {
             epoch: 0,
-            log: 0,
+            log_id: [0; 16],
+            lineage: Lineage(0),
             durability: Durability::Volatile,
             shards: ShardFacts { shard: 0, shards: 1, base: server },
             message_bytes_max: 0,
@@ -52,39 +55,38 @@ impl Terms {
         server: SocketAddrV4,
         registered: &Registered,
     ) -> Result<(), ClientError> {
-        let (begun, found) = (self.log, registered.log.get());
-        if begun != 0 && found != 0 && begun != found {
+        if self.log_id != [0; 16] && self.log_id != registered.log_id {
+            let (begun, found) = (self.log(), tag(&registered.log_id));
             return Err(ClientError::OtherLog { server, begun, found });
         }
         let found = registered.epoch.get();
-        if found < self.epoch && !Mutant::EpochIgnored.is_on() {
+        if found < self.epoch {
             let (what, acknowledged) = (Compared::Epoch, self.epoch);
             return Err(ClientError::Behind { server, what, acknowledged, found });
         }
         Ok(())
     }
 
-    /// Takes what was said; `window_bytes` is what a message may have at most on this side.
-    pub(super) fn take(
-        &mut self,
-        server: SocketAddrV4,
-        registered: &Registered,
-        window_bytes: usize,
-    ) {
+    /// Takes what was said of the log; `window_bytes` is what a message may have at most on this side.
+    pub(super) fn take(&mut self, registered: &Registered, window_bytes: usize) {
         self.epoch = registered.epoch.get();
-        if registered.log.get() != 0 {
-            self.log = registered.log.get();
-        }
+        self.log_id = registered.log_id;
+        self.lineage = Lineage(registered.lineage.get());
         self.durability =
             Durability::from_code(registered.durability).unwrap_or(Durability::Volatile);
+        self.take_sizes(registered, window_bytes);
+    }
+
+    /// Takes what was said of the appliance when it gave a session.
+    pub(super) fn take_shards(&mut self, server: SocketAddrV4, accept: &Accept) {
         // Ports may be mapped on the way: the others are as far from the one dialled as they are over there.
-        let base_port = server.port().saturating_sub(registered.shard.into());
+        let base_port = server.port().saturating_sub(accept.shard.get());
         self.shards = ShardFacts {
-            shard: u32::from(registered.shard),
-            shards: u32::from(registered.shards).max(1),
+            shard: u32::from(accept.shard.get()),
+            shards: u32::from(accept.shards.get()),
             base: SocketAddrV4::new(*server.ip(), base_port),
         };
-        self.take_sizes(registered, window_bytes);
+        self.server_datagram_bytes = usize::from(accept.datagram_bytes.get());
     }
 
     /// What a message may be long: the least of what the server takes, this side's port, and its window.
@@ -103,7 +105,8 @@ impl Terms {
 
     /// It goes to another shard, whose epochs are its own; nothing is taken for a producer that is not known yet.
     pub(super) fn forget_log(&mut self) {
-        (self.epoch, self.log, self.message_bytes_max) = (0, 0, 0);
+        (self.epoch, self.message_bytes_max) = (0, 0);
+        (self.log_id, self.lineage) = ([0; 16], Lineage(0));
     }
 
     /// Whether there was a session with this log: then the appliance is the one that is meant, and what was offered
@@ -116,8 +119,17 @@ impl Terms {
         self.epoch
     }
 
+    /// The log, as `log describe` begins its identity; 0 before there was one.
     pub(super) fn log(&self) -> u32 {
-        self.log
+        tag(&self.log_id)
+    }
+
+    pub(super) fn log_id(&self) -> [u8; 16] {
+        self.log_id
+    }
+
+    pub(super) fn lineage(&self) -> Lineage {
+        self.lineage
     }
 
     pub(super) fn durability(&self) -> Durability {
@@ -147,4 +159,10 @@ impl Terms {
         let ours = self.own_datagram_bytes <= self.server_datagram_bytes;
         if ours { SizeLimit::Client } else { SizeLimit::Server }
     }
+}
+
+/// The first bytes of a log's identity.
+fn tag(log_id: &[u8; 16]) -> u32 {
+    let [a, b, c, d, ..] = *log_id;
+    u32::from_le_bytes([d, c, b, a])
 }

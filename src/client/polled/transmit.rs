@@ -6,14 +6,18 @@ use super::Link;
 use super::route::Left;
 use crate::client::Request;
 use crate::clock::Clock;
-use crate::limits::DATAGRAMS_A_POLL;
+use crate::ids::ProducerId;
+use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_A_POLL};
 use crate::port::Port;
-use crate::wire::DatagramWriter;
 use crate::wire::control::{
-    CreateStreamOnHead, Heartbeat, ListStreams, NameRequestHead, REGISTER_PUBLISHER, Register,
-    TrimStream, Unsubscribe,
+    ANY_SHARD, Close, CreateStreamHead, DescribeStreamHead, HEARTBEAT_ANSWER, Heartbeat,
+    ListStreams, RegisterHead, TrimStream, Unsubscribe, Want,
 };
-use crate::wire::frame::Kind;
+use crate::wire::{DatagramWriter, Kind, NAME};
+use zerocopy::little_endian::{U16, U32};
+
+/// The client wishes it so.
+pub(super) const CLOSE: Close = Close { code: U16::ZERO, flags: U16::ZERO, reserved: U32::ZERO };
 
 impl<C: Clock> Link<C> {
     pub(super) fn transmit<P: Port>(&mut self, port: &mut P) -> usize {
@@ -21,17 +25,17 @@ impl<C: Clock> Link<C> {
             self.say_goodbye(port, left);
         }
         if !self.session.is_open() {
-            return if self.session.is_register_due(self.now_ns) { self.register(port) } else { 0 };
+            return self.ask_for_session(port);
         }
         self.transmit_publishes(port).saturating_add(self.send_small(port))
     }
 
     /// Ends a session that is not this one any more; where that is lost, the server ends it in its own time.
-    fn say_goodbye<P: Port>(&mut self, port: &mut P, Left { server, conn_id }: Left) {
-        let Some(peer) = port.resolve(server) else { return };
+    fn say_goodbye<P: Port>(&mut self, port: &mut P, left: Left) {
+        let Some(peer) = port.resolve(left.server) else { return };
         let Some(buffer) = port.reserve(peer) else { return };
-        let mut writer = DatagramWriter::new(buffer, conn_id, self.session.next_packet_no());
-        let _ = writer.frame(Kind::Close, &[], &[]);
+        let mut writer = DatagramWriter::new(buffer, left.conn_id, left.packet_no);
+        let _ = writer.frame(Kind::Close, CLOSE.as_bytes(), &[]);
         let len = writer.len();
         port.commit(len);
     }
@@ -48,25 +52,47 @@ impl<C: Clock> Link<C> {
         sent
     }
 
-    fn register<P: Port>(&mut self, port: &mut P) -> usize {
-        let datagram_bytes = u16::try_from(port.datagram_bytes()).unwrap_or(u16::MAX);
-        let body = Register {
-            nonce: self.session.nonce().into(),
-            producer_id: self.publishing.producer().0.into(),
-            producer_epoch: self.publishing.producer_epoch().into(),
-            datagram_bytes: datagram_bytes.into(),
-            flags: if self.publishing.publishes() { REGISTER_PUBLISHER } else { 0 }.into(),
-            instance: self.options.nonce.into(),
-            padding: [0; 40],
-        };
-        self.session.begin_register();
-        let sent = self.send(port, |writer| {
-            let _ = writer.frame(Kind::Register, body.as_bytes(), &[]);
-        });
-        if sent {
-            self.session.registers(self.now_ns);
+    /// Sends what is due of INIT or REGISTER.
+    fn ask_for_session<P: Port>(&mut self, port: &mut P) -> usize {
+        let datagram_bytes = u16::try_from(port.datagram_bytes().min(DATAGRAM_BYTES_MAX));
+        let datagram_bytes = datagram_bytes.expect("below 64 KiB");
+        let Some(peer) = port.resolve(self.route.server()) else { return 0 };
+        if let Some(request) = self.session.register(self.now_ns) {
+            let head = self.register(request, datagram_bytes);
+            return usize::from(self.send(port, |writer| {
+                let _ = writer.frame(Kind::Register, head.as_bytes(), &[]);
+            }));
         }
-        usize::from(sent)
+        let unix_ns = self.clock.unix_ns_at(self.now_ns);
+        let Some(init) = self.session.init(unix_ns, datagram_bytes, self.now_ns) else { return 0 };
+        let Some(buffer) = port.reserve(peer) else { return 0 };
+        let bytes = init.as_bytes();
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        port.commit(bytes.len());
+        1
+    }
+
+    fn register(&self, request: u32, datagram_bytes: u16) -> RegisterHead {
+        let publishing = &self.publishing;
+        let want = match publishing.producer() {
+            _ if !publishing.publishes() => Want::Nothing,
+            ProducerId(0) => Want::New,
+            _ => Want::Known,
+        };
+        let newest = publishing.newest();
+        RegisterHead {
+            request: request.into(),
+            want: (want as u16).into(),
+            datagram_bytes: datagram_bytes.into(),
+            log_id: self.terms.log_id(),
+            producer_id: publishing.producer().0.into(),
+            producer_epoch: publishing.producer_epoch().into(),
+            witness_stream: newest.map_or(0, |newest| newest.stream.0).into(),
+            witness_sequence: newest.map_or(0, |newest| newest.sequence).into(),
+            witness_lineage: newest.map_or(0, |newest| newest.lineage.0).into(),
+            durable_to: publishing.sender().durable_to().into(),
+            epoch: self.terms.epoch().into(),
+        }
     }
 
     fn send_publishes<P: Port>(&mut self, port: &mut P) -> bool {
@@ -94,13 +120,13 @@ impl<C: Clock> Link<C> {
                 let _ = writer.frame(Kind::Probe, probe.as_bytes(), &[]);
             })));
         }
-        while let Some(stream) = self.subscriptions.take_unsubscribe() {
-            let body = Unsubscribe { stream: stream.0.into() };
+        while let Some(sub) = self.subscriptions.take_unsubscribe() {
+            let body = Unsubscribe { sub: sub.into() };
             let said = self.send(port, |writer| {
                 let _ = writer.frame(Kind::Unsubscribe, body.as_bytes(), &[]);
             });
             if !said {
-                self.subscriptions.put_back(stream);
+                self.subscriptions.put_back(sub);
                 break;
             }
             sent = sent.saturating_add(1);
@@ -121,7 +147,8 @@ impl<C: Clock> Link<C> {
             sent = sent.saturating_add(self.ask(index, port));
         }
         if self.session.is_heartbeat_due(now_ns) {
-            let body = Heartbeat { stream: 0.into(), reserved: 0.into(), durable_next: 0.into() };
+            let (sub, flags, durable_next) = (0.into(), HEARTBEAT_ANSWER.into(), 0.into());
+            let body = Heartbeat { sub, flags, durable_next };
             sent = sent.saturating_add(usize::from(self.send(port, |writer| {
                 let _ = writer.frame(Kind::Heartbeat, body.as_bytes(), &[]);
             })));
@@ -131,17 +158,19 @@ impl<C: Clock> Link<C> {
 
     fn ask<P: Port>(&mut self, index: usize, port: &mut P) -> usize {
         let Some((id, after, request)) = self.requests.due(index, self.now_ns) else { return 0 };
-        let named = |writer: &mut DatagramWriter<'_>, kind, name: &str| {
-            let head = NameRequestHead { request: id.into() };
-            let _ = writer.frame(kind, head.as_bytes(), name.as_bytes());
+        let create = |writer: &mut DatagramWriter<'_>, name: &str, shard: u32| {
+            let head = CreateStreamHead { request: id.into(), shard: shard.into() };
+            let name = name.as_bytes();
+            let _ = writer.frame_with(Kind::CreateStream, head.as_bytes(), NAME, name);
         };
         usize::from(self.send(port, |writer| match &request {
-            Request::CreateStream(name) => named(writer, Kind::CreateStream, name),
-            Request::CreateStreamOn(name, shard) => {
-                let head = CreateStreamOnHead { request: id.into(), shard: (*shard).into() };
-                let _ = writer.frame(Kind::CreateStreamOn, head.as_bytes(), name.as_bytes());
+            Request::CreateStream(name) => create(writer, name, ANY_SHARD),
+            Request::CreateStreamOn(name, shard) => create(writer, name, *shard),
+            Request::DescribeStream(name) => {
+                let head = DescribeStreamHead { request: id.into(), stream: 0.into() };
+                let name = name.as_bytes();
+                let _ = writer.frame_with(Kind::DescribeStream, head.as_bytes(), NAME, name);
             }
-            Request::DescribeStream(name) => named(writer, Kind::DescribeStream, name),
             Request::TrimStream(stream, first) => {
                 let (stream, first) = (stream.0.into(), (*first).into());
                 let body = TrimStream { request: id.into(), stream, first };

@@ -124,32 +124,6 @@ pub struct Tenure {
     pub instance: u64,
 }
 
-/// Low bits of a producer's epoch: how often in a row the same instance has registered again. The others count how
-/// often another one did.
-const RENEWAL_BITS: u32 = 12;
-
-impl Tenure {
-    /// The one after it, of an instance that asks.
-    #[must_use]
-    pub fn next(self, instance: u64) -> Self {
-        let last = self.epoch | ((1 << RENEWAL_BITS) - 1);
-        let epoch = if instance == self.instance {
-            // An instance that renewed it thousands of times has no number left, and needs none.
-            self.epoch.saturating_add(1).min(last)
-        } else {
-            last.saturating_add(1)
-        };
-        Self { epoch, instance }
-    }
-
-    /// Whether no other instance has registered since the epoch `held`. That the instance is the same now does not say
-    /// so: a REGISTER of it that was late on its way may have taken the producer back, behind what the other published.
-    #[must_use]
-    pub fn goes_on_from(self, held: u32) -> bool {
-        held >> RENEWAL_BITS == self.epoch >> RENEWAL_BITS
-    }
-}
-
 /// The right of a session to publish as a producer. It is made when the session takes the producer's place in the
 /// table, and gone when the session gives it back; between the two nobody else can have that place. There is one,
 /// since it cannot be copied.

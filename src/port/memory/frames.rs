@@ -1,7 +1,6 @@
 //! Which frames have gone over a network in memory, by direction, and which errors were told.
 
-use crate::wire::frame::Kind;
-use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
+use crate::wire::{DATAGRAM_HEADER_BYTES, Datagram, FRAME_HEAD_BYTES, Kind, parse};
 
 /// Above every code of a frame and of an error.
 const CODES: usize = 32;
@@ -13,14 +12,28 @@ pub(crate) struct FrameHits {
     pub to_server: [u64; CODES],
     /// Sent by the server.
     pub by_server: [u64; CODES],
-    /// Errors the server told.
+    /// Errors the server told, in whatever way.
     pub errors: [u64; CODES],
+    /// Datagrams of no session, by their types, whoever sent them.
+    pub of_no_session: [u64; CODES],
 }
 
 impl FrameHits {
     /// Counts the frames of a datagram, as far as it is whole.
     pub(super) fn add(&mut self, by_server: bool, datagram: &[u8]) {
-        let mut rest = datagram.get(DATAGRAM_HEADER_BYTES..).unwrap_or_default();
+        let frames = match parse(datagram) {
+            Ok(Datagram::Session { .. }) => datagram.get(DATAGRAM_HEADER_BYTES..),
+            Ok(of_no_session) => {
+                let kind = datagram.first().map_or(0, |first| usize::from(first & 0x0f));
+                self.of_no_session[kind] += 1;
+                if let Datagram::Resp(resp) = of_no_session {
+                    self.told(resp.accept.status.get());
+                }
+                None
+            }
+            Err(_) => None,
+        };
+        let mut rest = frames.unwrap_or_default();
         while let Some((head, body)) = rest.split_at_checked(FRAME_HEAD_BYTES) {
             let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
             let Some((body, others)) = body.split_at_checked(len) else { return };
@@ -29,13 +42,16 @@ impl FrameHits {
             if let Some(count) = kinds.get_mut(usize::from(head[0])) {
                 *count += 1;
             }
-            let code = body.first_chunk().map_or(0, |code| u16::from_le_bytes(*code));
-            if by_server
-                && head[0] == Kind::Error as u8
-                && let Some(count) = self.errors.get_mut(usize::from(code))
-            {
-                *count += 1;
+            let says_why = [Kind::Error as u8, Kind::Close as u8].contains(&head[0]);
+            if by_server && says_why {
+                self.told(body.first_chunk().map_or(0, |code| u16::from_le_bytes(*code)));
             }
+        }
+    }
+
+    fn told(&mut self, code: u16) {
+        if let Some(count) = self.errors.get_mut(usize::from(code)).filter(|_| code > 0) {
+            *count += 1;
         }
     }
 }

@@ -7,12 +7,12 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{Overtaken, World};
 use crate::client::Publisher;
 use crate::clock::{Clock, Wall};
-use crate::ids::Durability;
+use crate::ids::ConnId;
 use crate::sim::disk::Crash;
 use crate::sim::oracle::Violation;
 use crate::sim::server::SERVER;
 use crate::wire::DatagramWriter;
-use crate::wire::frame::Kind;
+use crate::wire::Kind;
 use crate::wire::publish::AckHead;
 
 /// The wall clock is set forward or back by up to 30 days.
@@ -152,23 +152,24 @@ impl World {
         }
     }
 
-    /// What a writer of an earlier epoch would say that does not know it was replaced.
+    /// What a writer of an earlier epoch would say that does not know it was replaced, to the session it had.
     fn forge_ack(&mut self) {
         let index = usize::try_from(self.random.below(self.publishers.len() as u64)).expect("few");
         let Some(client) = &self.publishers[index].client else { return };
-        let (conn_id, epoch) = client.session();
-        if epoch < 2 || client.outstanding() == 0 {
+        if client.outstanding() == 0 {
             return;
         }
+        // Not that of the session it has now.
+        let conn_id = ConnId(client.session().0.0 ^ 1);
         let last = client.next_seq() - 1;
         let mut head = AckHead::new_zeroed();
-        head.epoch = (epoch - 1).into();
         head.received_to = last.into();
+        head.replicated_to = last.into();
         head.durable_to = last.into();
         head.max_seq_allowed = (last + 256).into();
         head.max_bytes_allowed = (1 << 20).into();
         head.receipts_from = (last + 1).into();
-        head.durability = Durability::Volatile.code();
+        head.copies = 1;
         let mut room = [0; 256];
         let mut writer = DatagramWriter::new(&mut room, conn_id, 1 << 40);
         assert!(writer.frame(Kind::Ack, head.as_bytes(), &[]), "an ACK fits");

@@ -1,14 +1,14 @@
 //! Instances of a producer that live on though another one has come after: they go on publishing, and nothing of that is
 //! stored. What they say may be late, their registration too.
 
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{SERVER, SimClient, World};
 use crate::client::OfferError;
 use crate::sim::oracle::Violation;
 use crate::wire::DatagramWriter;
-use crate::wire::control::{REGISTER_PUBLISHER, Register};
-use crate::wire::frame::Kind;
+use crate::wire::Kind;
+use crate::wire::control::{RegisterHead, Want};
 
 /// What none of the journals holds.
 const PAYLOAD: &[u8] = b"of an instance that another came after";
@@ -69,20 +69,15 @@ impl World {
     }
 }
 
-/// The first datagram that a client has sent, once more.
+/// The registration of a client, once more in the session it had, under a number that it has not used.
 fn registration(client: &SimClient) -> Vec<u8> {
-    let instance = client.instance();
-    let register = Register {
-        nonce: instance.into(),
-        producer_id: client.producer().0.0.into(),
-        producer_epoch: 0.into(),
-        datagram_bytes: 1_472.into(),
-        flags: REGISTER_PUBLISHER.into(),
-        instance: instance.into(),
-        padding: [0; 40],
-    };
+    let mut register = RegisterHead::new_zeroed();
+    register.request = u32::MAX.into();
+    register.want = (Want::Known as u16).into();
+    register.datagram_bytes = 1_472.into();
+    register.producer_id = client.producer().0.0.into();
     let mut room = [0; 256];
-    let mut writer = DatagramWriter::new(&mut room, crate::ids::ConnId(0), 0);
+    let mut writer = DatagramWriter::new(&mut room, client.session().1, 1 << 40);
     assert!(writer.frame(Kind::Register, register.as_bytes(), &[]), "a REGISTER fits");
     let len = writer.len();
     room[..len].to_vec()

@@ -3,15 +3,19 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use zerocopy::IntoBytes;
+
 use super::World;
 use crate::ids::ConnId;
 use crate::port::memory::Traffic;
+use crate::shard::reject;
 use crate::sim::fuzz::mutate;
 use crate::sim::oracle::Violation;
 use crate::sim::server::SERVER;
-use crate::wire::frame::Kind;
+use crate::wire::control::ErrorCode;
+use crate::wire::datagram::{Hello, Init, Reset, Retry, Tag, Versions};
+use crate::wire::mac::MacKey;
 use crate::wire::samples::{Sample, all, edges};
-use crate::wire::{Frame, parse};
 
 /// Datagrams at once, at most.
 const FLOOD: u64 = 64;
@@ -22,9 +26,6 @@ const ADDRESSES: u64 = 4;
 /// The first port that is one of them; those of clients are above.
 const PORT: u64 = 10;
 
-/// The producer of a REGISTER.
-const REGISTER_PRODUCER: std::ops::Range<usize> = 8..16;
-
 /// Its own addresses.
 pub(super) fn addresses() -> impl Iterator<Item = SocketAddrV4> {
     (PORT..PORT + ADDRESSES).map(address)
@@ -32,13 +33,6 @@ pub(super) fn addresses() -> impl Iterator<Item = SocketAddrV4> {
 
 fn address(port: u64) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, u16::try_from(port).expect("a port"))
-}
-
-/// Whether it registers as a producer there may be. Whoever reaches the port may do so until sessions are authenticated:
-/// that the one before is fenced is no fault.
-fn takes_over(datagram: &[u8]) -> bool {
-    let Ok((_, _, frames)) = parse(datagram) else { return false };
-    frames.flatten().any(|frame| matches!(frame, Frame::Register(of) if of.producer_id.get() != 0))
 }
 
 impl World {
@@ -52,9 +46,11 @@ impl World {
         self.trace.note("stranger", from.port().into(), count);
         for _ in 0..count {
             let datagram = self.strange_datagram();
-            if !takes_over(&datagram) {
-                self.net.forge(from, SERVER, &datagram);
-            }
+            // In the server's name also to clients.
+            let client = address(101 + self.random.below(u64::from(self.others.next_port - 100)));
+            let to =
+                if from == SERVER && self.random.one_of_thousand(500) { client } else { SERVER };
+            self.net.forge(from, to, &datagram);
         }
     }
 
@@ -68,27 +64,24 @@ impl World {
     }
 
     fn strange_datagram(&mut self) -> Vec<u8> {
+        if self.random.one_of_thousand(400) {
+            return self.of_no_session();
+        }
         let samples = all(1 + u32::from(self.random.one_of_thousand(500)), 1);
         let nth = usize::try_from(self.random.below(samples.len() as u64)).expect("few kinds");
         let mut sample = samples[nth].clone();
         if self.random.one_of_thousand(700) {
             self.set_a_number(&mut sample);
         }
-        if sample.kind == Kind::Register {
-            sample.body[REGISTER_PRODUCER].fill(0);
-            let nonce = self.random.next_u64().to_le_bytes();
-            sample.body[..nonce.len()].copy_from_slice(&nonce);
-        }
-        let conn_id = match self.random.below(4) {
-            _ if sample.kind == Kind::Register => ConnId(0),
-            0 => ConnId(0),
-            1 => ConnId(u32::MAX),
-            _ => ConnId(u32::try_from(self.random.below(u64::from(u32::MAX))).expect("32 bits")),
+        let conn_id = match self.random.below(3) {
+            0 => ConnId(1),
+            1 => ConnId(u64::MAX),
+            _ => ConnId(self.random.next_u64().max(1)),
         };
         let mut datagram = sample.datagram(conn_id);
         if self.random.one_of_thousand(200) {
             // The same again in one datagram, without end, or anything.
-            datagram = if sample.kind == Kind::Register || self.random.one_of_thousand(500) {
+            datagram = if self.random.one_of_thousand(500) {
                 let frame = datagram.split_off(crate::wire::DATAGRAM_HEADER_BYTES);
                 let times = (self.plan.datagram_bytes - datagram.len()) / frame.len();
                 [datagram, frame.repeat(times)].concat()
@@ -99,6 +92,30 @@ impl World {
             };
         }
         datagram
+    }
+
+    /// A wish for a session, most of them sound but for the cookie, or what answers one.
+    fn of_no_session(&mut self) -> Vec<u8> {
+        let client_id = ConnId(self.random.next_u64().max(1));
+        let mut tag: Tag = [0; 16];
+        if self.random.one_of_thousand(300) {
+            tag[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
+        }
+        let key = MacKey::of_server(&[0; 32]);
+        let hello = Hello::new(self.random.next_u64() >> 1, 1_472, 9);
+        let init = Init::plain(client_id, tag, hello);
+        let mut bytes = match self.random.below(8) {
+            0 => Retry::new(client_id, tag).with_mac(&key).as_bytes().to_vec(),
+            1 => Reset::new(client_id, tag).as_bytes().to_vec(),
+            2 => reject(client_id, ErrorCode::Draining, 1).as_bytes().to_vec(),
+            3 => Versions::new(client_id.0).as_bytes().to_vec(),
+            _ => init.with_mac(&key).as_bytes().to_vec(),
+        };
+        if self.random.one_of_thousand(200) {
+            bytes = mutate(&[bytes], &mut self.random);
+            bytes.truncate(self.plan.datagram_bytes);
+        }
+        bytes
     }
 
     fn set_a_number(&mut self, sample: &mut Sample) {

@@ -6,16 +6,15 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::wire::Malformed;
+use crate::wire::tlv::Tlvs;
 
 /// Why something was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, displaydoc::Display, thiserror::Error)]
 #[repr(u16)]
 #[ignore_extra_doc_attributes]
 pub enum ErrorCode {
-    /// the server does not know this session
-    ///
-    /// The client registers again.
-    UnknownSession = 1,
+    /// the other side says what makes no sense: it is of another release, or its memory is damaged
+    Protocol = 1,
     /// another instance of this producer has registered
     Fenced = 2,
     /// the server does not know this producer: it was forgotten after a week without a session, or this is another
@@ -34,32 +33,34 @@ pub enum ErrorCode {
     DiskFailed = 7,
     /// acknowledged data is damaged on the media
     DataLoss = 8,
-    /// a table of the server is full
-    ///
-    /// Said by a release that does not say which.
-    LimitReached = 9,
-    /// the server is starting or stopping, or its disk is away
+    /// the server is stopping, or its disk is away
     Draining = 10,
     /// the request makes no sense to the server
     BadRequest = 11,
-    /// a message failed its checksum on arrival
-    Checksum = 12,
     /// the server knows no such subscription
     ///
     /// The client subscribes again.
     UnknownSubscription = 13,
     /// the server has its hands full just now; ask again
     Busy = 14,
+    /// the server serves another log now: is its disk in place, is this the address?
+    WrongLog = 16,
+    /// the server serves another history of this log: was a copy or a snapshot brought back?
+    ///
+    /// The detail is how far the stream has come there, or with [`OF_PRODUCER`] how far the producer has.
+    Diverged = 17,
+    /// the server is starting: it makes its log, or recovers it
+    Starting = 24,
     /// all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again
-    SessionsFull = 15,
+    SessionsFull = 25,
     /// all places for producers are taken; one is free when a publisher ends in order, or has been silent for a week:
     /// try again then, or go on as a producer that is known
-    ProducersFull = 16,
+    ProducersFull = 26,
     /// the shard has as many streams as it takes, and a stream stays for good: publish to one that is there, or make
     /// the log with more shards (each takes as many)
-    StreamsFull = 17,
+    StreamsFull = 27,
     /// there are as many subscriptions as the server takes: end one, or wait until another client ends
-    SubscriptionsFull = 18,
+    SubscriptionsFull = 28,
 }
 
 /// Why something was refused, with the number that belongs to the reason, where there is one.
@@ -76,8 +77,8 @@ impl fmt::Display for CodedError {
         let Self { code, detail } = *self;
         match (code, Sizes::of(detail)) {
             _ if detail == 0 => code.fmt(f),
-            (ErrorCode::Draining, _) if detail == STARTING => {
-                f.write_str("the server is starting: it makes its log, or recovers it")
+            (ErrorCode::Diverged, _) => {
+                write!(f, "{code} It is at {} there", detail & !OF_PRODUCER)
             }
             (ErrorCode::UnknownProducer, _) => {
                 let text = code.to_string();
@@ -99,8 +100,8 @@ impl ErrorCode {
     }
 
     /// All of them.
-    pub const ALL: [Self; 18] = [
-        Self::UnknownSession,
+    pub const ALL: [Self; 19] = [
+        Self::Protocol,
         Self::Fenced,
         Self::UnknownProducer,
         Self::UnknownStream,
@@ -108,12 +109,13 @@ impl ErrorCode {
         Self::NoSpace,
         Self::DiskFailed,
         Self::DataLoss,
-        Self::LimitReached,
         Self::Draining,
         Self::BadRequest,
-        Self::Checksum,
         Self::UnknownSubscription,
         Self::Busy,
+        Self::WrongLog,
+        Self::Diverged,
+        Self::Starting,
         Self::SessionsFull,
         Self::ProducersFull,
         Self::StreamsFull,
@@ -125,21 +127,22 @@ impl ErrorCode {
     #[must_use]
     pub fn is_retry(self) -> bool {
         match self {
-            Self::UnknownSession
-            | Self::UnknownSubscription
+            Self::UnknownSubscription
             | Self::Draining
+            | Self::Starting
             | Self::Busy
             | Self::SessionsFull => true,
-            Self::Fenced
+            Self::Protocol
+            | Self::Fenced
             | Self::UnknownProducer
             | Self::UnknownStream
             | Self::MessageTooLarge
             | Self::NoSpace
             | Self::DiskFailed
             | Self::DataLoss
-            | Self::LimitReached
             | Self::BadRequest
-            | Self::Checksum
+            | Self::WrongLog
+            | Self::Diverged
             | Self::ProducersFull
             | Self::StreamsFull
             | Self::SubscriptionsFull => false,
@@ -159,8 +162,8 @@ impl ErrorCode {
     }
 }
 
-/// The detail of [`ErrorCode::Draining`] where the server makes its log, or recovers it: it will serve when that is done.
-pub const STARTING: u64 = 1;
+/// Set in the detail of [`ErrorCode::Diverged`] where it is a producer's number.
+pub const OF_PRODUCER: u64 = 1 << 63;
 
 /// What [`ErrorCode::MessageTooLarge`] is about, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +215,8 @@ pub struct ErrorFrame<'a> {
 
 impl<'a> ErrorFrame<'a> {
     pub(in crate::wire) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let (head, text) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        let text = std::str::from_utf8(text).map_err(|_| Malformed::FrameBody)?;
+        let (head, rest) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        let text = Tlvs::parse(rest)?.text.unwrap_or_default();
         Ok(Self { head, text })
     }
 }
@@ -234,8 +237,6 @@ mod tests {
         assert!(places.ends_with(" (17)"), "{places}");
         let unknown = ErrorCode::UnknownProducer.with(17).to_string();
         assert!(unknown.starts_with("the server does not know producer 17: it was"), "{unknown}");
-        let starts = ErrorCode::Draining.with(STARTING).to_string();
-        assert!(starts.starts_with("the server is starting: "), "{starts}");
         let sizes = Sizes { needs: 2_000, takes: 1_400 };
         let large = ErrorCode::MessageTooLarge.with(sizes.detail()).to_string();
         assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
