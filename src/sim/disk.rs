@@ -256,7 +256,11 @@ impl Device {
     pub(super) fn vouch_at_rest(&mut self, done_ns: u64) {
         let data =
             self.vouched.batches.iter().rposition(|batch| batch.is_data).map_or(0, |last| last + 1);
-        self.vouch(done_ns, data);
+        // What is written down is how far all is durable: one that was done late holds up those behind it.
+        let newest = self.vouched.batches[..data].last();
+        if newest.is_some_and(|newest| newest.done_ns <= done_ns) {
+            self.vouch(done_ns, data);
+        }
     }
 
     fn vouch(&mut self, done_ns: u64, end: usize) {
