@@ -438,3 +438,73 @@ fn a_publisher_whose_log_was_replaced_by_an_older_copy_says_where_either_goes_on
     refused(&output, 1, &says);
     assert!(!text(&output).contains("may still"), "{}", text(&output));
 }
+
+#[test]
+fn a_named_producer_goes_on_where_it_was_however_it_ended() {
+    let mut appliance = small(&["disk.size=64MiB"]);
+    for stream in ["orders", "trades"] {
+        appliance.run(&["stream", "create", stream]);
+    }
+    let all: String = (1..=40_000).map(|number| format!("order {number}\n")).collect();
+    let path = file(&appliance, "lines", all.as_bytes());
+    let publish = |appliance: &Appliance, more: &[&str]| {
+        let base = ["publish", "orders", "--lines", path.as_str(), "--producer", "gateway-7"];
+        appliance.client(&[&base, more].concat())
+    };
+    // Killed in the middle, twice; the appliance in between.
+    for _ in 0..2 {
+        let mut command = publish(&appliance, &["--rate", "20k"]);
+        let mut publisher = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        publisher.kill().unwrap();
+        publisher.wait().unwrap();
+        appliance.kill();
+        appliance.restart();
+    }
+    // The one that was killed is taken for gone soon.
+    let output = publish(&appliance, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let consumed = appliance.run(&["consume", "orders", "-o", "raw"]);
+    let raw: String = (1..=40_000).map(|number| format!("order {number}")).collect();
+    assert!(consumed == raw.as_bytes(), "each once, in order: {} bytes", consumed.len());
+    // Again: there is nothing left to do.
+    let output = publish(&appliance, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(appliance.run(&["consume", "orders", "-o", "raw"]).len(), raw.len());
+    // Another input, one that is shorter, another stream.
+    let other = file(&appliance, "other", all.replace("order 40000", "order 4").as_bytes());
+    let short = file(&appliance, "short", b"order 1\n");
+    let run = |stream: &str, path: &str| {
+        let args = ["publish", stream, "--lines", path, "--producer", "gateway-7"];
+        appliance.client(&args).output().unwrap()
+    };
+    refused(&run("orders", &other), 1, &["message 40000 is not the last one", "another input?"]);
+    refused(&run("orders", &short), 1, &["has 1 messages only", "has published 40,000"]);
+    refused(&run("trades", &path), 1, &["gateway-7 publishes to another stream"]);
+    let again = run("orders", &path);
+    assert!(again.status.success(), "{}", text(&again));
+}
+
+#[test]
+fn a_named_producer_has_one_publisher_unless_it_is_taken_over() {
+    let appliance = small(&[]);
+    appliance.run(&["stream", "create", "orders"]);
+    let start = |more: &[&str]| {
+        let base = ["publish", "orders", "--lines", "-", "--producer", "gateway-7"];
+        let mut command = appliance.client(&[&base, more].concat());
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        piped.spawn().unwrap()
+    };
+    let mut first = start(&[]);
+    first.stdin.as_mut().unwrap().write_all(b"zero\n").unwrap();
+    appliance.run(&["consume", "orders", "--follow", "--count", "1"]);
+    let second = start(&["--connect-timeout", "1s"]);
+    refused(&second.wait_with_output().unwrap(), 1, &["is this producer just now", "127.0.0.1:"]);
+    let mut third = start(&["--take-over"]);
+    third.stdin.as_mut().unwrap().write_all(b"zero\none\n").unwrap();
+    appliance.run(&["consume", "orders", "--follow", "--count", "2"]);
+    refused(&first.wait_with_output().unwrap(), 1, &["another instance", "gateway-7"]);
+    let output = third.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(appliance.run(&["consume", "orders", "-o", "raw"]), b"zeroone");
+}

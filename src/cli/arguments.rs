@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use super::parse;
 use crate::client::StartFrom;
+use crate::ids::ProducerName;
 use crate::profile::units::{parse_bytes, parse_count, parse_duration_ns, parse_rate};
 
 /// `publish`.
@@ -17,6 +18,10 @@ for it and goes on where it stood: nothing is lost, nothing is stored twice. A c
 before its input does says how many messages are acknowledged: they are the first ones of the
 input, and --skip with that number goes on behind them.
 
+With --producer NAME none of that has to be kept: the appliance knows how far NAME has come. The
+same command with the same input, started again after whatever ended it, goes on behind what is
+stored; each message is stored once.
+
 What is no ITCH 5.0 file is refused with the byte where it is none; a packed one is unpacked first:
 gzip -dc FILE | buslane publish STREAM --itch -
 
@@ -24,6 +29,7 @@ EXAMPLES
   buslane publish orders --itch orders.itch50
   buslane publish orders --itch orders.itch50 --pace
   buslane publish orders --itch orders.itch50 --skip 16384
+  buslane publish orders --itch orders.itch50 --producer gateway-7
   buslane publish orders --lines - --rate 10k
   buslane publish copy --framed orders.framed")]
 pub struct PublishArgs {
@@ -41,6 +47,12 @@ pub struct PublishArgs {
     /// Leave out the first messages of the input: those an earlier command said are acknowledged
     #[arg(long, value_parser = parse_count, value_name = "N", default_value = "0")]
     pub skip: u64,
+    /// Publish as the producer of this name, which goes on behind its last message
+    #[arg(long, value_parser = parse::producer, value_name = "NAME", conflicts_with = "skip")]
+    pub producer: Option<ProducerName>,
+    /// Also from another publisher of that name, which then ends
+    #[arg(long, requires = "producer")]
+    pub take_over: bool,
     /// End after this many messages [default: all]
     #[arg(long, value_parser = parse_count, value_name = "N")]
     pub count: Option<u64>,

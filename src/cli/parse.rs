@@ -6,6 +6,17 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use jiff::Timestamp;
 
 use crate::client::StartFrom;
+use crate::ids::ProducerName;
+
+/// The name of a producer.
+pub(super) fn producer(text: &str) -> Result<ProducerName, String> {
+    ProducerName::new(text).ok_or_else(|| {
+        format!(
+            "`{}` cannot name a producer: 1 to 40 letters, digits, `.`, `_`, `-`, `/` or `:`, not starting with `.`",
+            text.escape_debug()
+        )
+    })
+}
 
 /// `start`, `end`, a sequence, or `@` and a time.
 pub(super) fn from(text: &str) -> Result<StartFrom, String> {

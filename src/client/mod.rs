@@ -21,7 +21,7 @@ pub mod blocking;
 
 use std::num::NonZeroU64;
 
-use crate::ids::{Durability, Epoch, ProducerId, StreamId};
+use crate::ids::{Durability, Epoch, ProducerId, ProducerName, StreamId};
 use crate::limits::WINDOW_MESSAGES_MAX;
 pub use crate::wire::control::StartFrom;
 use crate::wire::control::{CodedError, ErrorCode};
@@ -36,6 +36,14 @@ pub enum Publisher {
     New,
     /// A producer the server knows; another instance of it is fenced.
     Known(ProducerId),
+    /// The producer of a name, made where there is none. It is not forgotten: whoever publishes as it later, be it from
+    /// another host, goes on behind its last message ([`polled::Client::last_published`]).
+    Named {
+        /// Its name.
+        name: ProducerName,
+        /// Also from a publisher that is there, which is then fenced; else that one is waited for.
+        take_over: bool,
+    },
 }
 
 /// How a client behaves.

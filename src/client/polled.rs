@@ -358,6 +358,13 @@ impl<P: Port, C: Clock> Client<P, C> {
         refused.map(|refusal| (refusal.code, refusal.detail))
     }
 
+    /// The stream and sequence of the newest message that is known to be stored of this client's producer, be it of
+    /// another life of that.
+    #[must_use]
+    pub fn last_published(&self) -> Option<(StreamId, u64)> {
+        self.link.publishing.newest().map(|newest| (newest.stream, newest.sequence))
+    }
+
     /// The number the next message gets.
     #[must_use]
     pub fn next_seq(&self) -> u64 {

@@ -107,11 +107,12 @@ impl Starting {
 pub(super) fn connect_publisher(
     globals: &Globals,
     name: &str,
+    publisher: Publisher,
 ) -> Result<(Client<AnyPort>, StreamDescription), CommandError> {
     let mut asking = connect(globals, Publisher::No)?;
     let stream = asking.describe_stream(name).map_err(|error| missing(error, name))?;
     let server = asking.polled().server();
-    Ok((connect_at(globals, asking.close(), server, Publisher::New)?, stream))
+    Ok((connect_at(globals, asking.close(), server, publisher)?, stream))
 }
 
 /// Where the appliance is, the first address first: what was asked for, or what the profile says.

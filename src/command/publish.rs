@@ -17,9 +17,11 @@ use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::{Client, Error};
-use crate::client::{ClientError, Compared, Completion, OfferError};
+use crate::client::{
+    ClientError, Compared, Completion, OfferError, Publisher, StartFrom, StreamDescription,
+};
 use crate::clock::Clock;
-use crate::ids::StreamId;
+use crate::ids::{ProducerName, StreamId};
 use crate::itch::timestamp_ns;
 use crate::measure::Schedule;
 use crate::metrics::latency::{LatencyHistogram, Percentiles};
@@ -71,6 +73,8 @@ struct Tally {
     moved_ns: u64,
     /// What became of what is not acknowledged.
     rest: Rest,
+    /// The producer, where it has a name.
+    of: Option<ProducerName>,
 }
 
 /// What became of messages that were sent and not acknowledged.
@@ -127,6 +131,13 @@ impl Tally {
     /// How far it came and how to go on, for a command that ends before its input.
     fn so_far(&self) -> String {
         let acknowledged = thousands(self.acknowledged);
+        if let Some(name) = self.of.filter(|_| !matches!(self.rest, Rest::OtherLog(_))) {
+            return format!(
+                "{acknowledged} messages are acknowledged; the same command goes on behind what is stored of \
+                 producer {}",
+                name.as_str()
+            );
+        }
         let (unknown, through) =
             (self.published - self.acknowledged, self.skipped + self.acknowledged);
         if let Rest::OtherLog(has) = self.rest {
@@ -164,6 +175,60 @@ enum Ended {
     Input(String),
 }
 
+/// What of the input is stored already.
+struct Before {
+    /// Its first messages.
+    messages: u64,
+    /// The last of these, where it is kept.
+    last: Option<Vec<u8>>,
+    /// The producer, where it has a name.
+    of: Option<ProducerName>,
+}
+
+impl Before {
+    /// What a producer has published, and its last message.
+    fn of(
+        client: &mut Client<AnyPort>,
+        stream: &StreamDescription,
+        name: ProducerName,
+    ) -> Result<Self, CommandError> {
+        let messages = client.polled().next_seq() - 1;
+        let mut before = Self { messages, last: None, of: Some(name) };
+        let Some((id, sequence)) = client.polled().last_published().filter(|_| messages > 0) else {
+            return Ok(before);
+        };
+        if id != stream.id {
+            return Err(CommandError::Failed(format!(
+                "producer {} publishes to another stream, of number {id}; a producer's messages are counted \
+                 together: take another name for {}",
+                name.as_str(),
+                stream.name
+            )));
+        }
+        match client.subscribe(id, StartFrom::Sequence(sequence)) {
+            Ok(_) => {
+                before.last = Some(client.next_message()?.payload);
+                client.polled().unsubscribe(id);
+            }
+            // What is trimmed tells nothing.
+            Err(Error::Trimmed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(before)
+    }
+
+    /// Why the input is not the one that was published before, where its last message of those says so.
+    fn differs(&self, number: u64, message: &[u8]) -> Option<String> {
+        let last = self.last.as_ref().filter(|_| number == self.messages)?;
+        (last != message).then(|| {
+            format!(
+                "its message {number} is not the last one that producer {} has published: is it another input?",
+                self.of.map_or_else(String::new, |name| name.as_str().to_owned())
+            )
+        })
+    }
+}
+
 /// What kept a publisher from its stream, and how far it came.
 fn nothing_acknowledged(error: CommandError) -> CommandError {
     let say = |why: String| format!("{why}; 0 messages are acknowledged");
@@ -180,8 +245,15 @@ fn nothing_acknowledged(error: CommandError) -> CommandError {
 
 pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), CommandError> {
     let (source, name) = Source::open(&args.source)?;
+    let publisher = args
+        .producer
+        .map_or(Publisher::New, |name| Publisher::Named { name, take_over: args.take_over });
     let (mut client, stream) =
-        connect_publisher(globals, &args.stream).map_err(nothing_acknowledged)?;
+        connect_publisher(globals, &args.stream, publisher).map_err(nothing_acknowledged)?;
+    let before = match args.producer {
+        Some(name) => Before::of(&mut client, &stream, name)?,
+        None => Before { messages: args.skip, last: None, of: None },
+    };
     // From here on an appliance that goes away is waited for.
     client.polled().set_dead_after_ns(u64::MAX);
     note_session(globals, &mut client);
@@ -199,6 +271,7 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
         ack: LatencyHistogram::new(),
         moved_ns: begin_ns,
         rest: Rest::Unknown,
+        of: before.of,
     };
     let route = Route::of(globals);
     let mut work = Work {
@@ -215,12 +288,16 @@ pub(super) fn publish(globals: &Globals, args: &PublishArgs) -> Result<(), Comma
     };
     let progress = Progress::new(globals.quiet, "messages", args.count);
     // What was read before the input ended, in whatever way, is on media first.
-    let ended = work.feed(args, &progress).and_then(|ended| work.finish().map(|()| ended));
+    let ended = work.feed(args, &before, &progress).and_then(|ended| work.finish().map(|()| ended));
     drop(progress);
     let Work { mut client, tally, .. } = work;
     let seconds = seconds_since(begin_ns, client.polled().clock().now_ns());
     let recorded = client.polled().end_history().map_err(CommandError::Failed);
-    client.retire();
+    if args.producer.is_some() {
+        drop(client.close());
+    } else {
+        client.retire();
+    }
     let summary = Summary {
         schema_version: 1,
         stream: args.stream.clone(),
@@ -315,14 +392,19 @@ struct Work {
 
 impl Work {
     /// Offers what the source has until that ends.
-    fn feed(&mut self, args: &PublishArgs, progress: &Progress) -> Result<Ended, CommandError> {
+    fn feed(
+        &mut self,
+        args: &PublishArgs,
+        before: &Before,
+        progress: &Progress,
+    ) -> Result<Ended, CommandError> {
         let begin_ns = self.client.polled().clock().now_ns();
         let schedule = Schedule::new(begin_ns, args.rate, 1);
         let mut first_time_ns = None;
         let limit = args.count.unwrap_or(u64::MAX);
         let mut message = Vec::new();
         while self.tally.published < limit {
-            match self.read(&mut message, args.skip) {
+            match self.read(&mut message, before) {
                 Read::Message => {}
                 Read::NotYet => {
                     self.turn(Awaited::Input)?;
@@ -333,8 +415,11 @@ impl Work {
                 }
                 Read::Ended(ended) => return Ok(ended),
             }
-            if self.source.taken() <= args.skip {
+            if self.source.taken() <= before.messages {
                 self.tally.skipped += 1;
+                if let Some(why) = before.differs(self.source.taken(), &message) {
+                    return Ok(Ended::Input(why));
+                }
                 continue;
             }
             let due_ns = if args.pace {
@@ -362,7 +447,7 @@ impl Work {
     }
 
     /// Asks the source for a message.
-    fn read(&mut self, message: &mut Vec<u8>, skip: u64) -> Read {
+    fn read(&mut self, message: &mut Vec<u8>, before: &Before) -> Read {
         let ended = match self.source.next() {
             Ok(Next::Message(next)) => {
                 message.clear();
@@ -374,9 +459,18 @@ impl Work {
             Err(why) => Ended::Input(why),
         };
         let has = self.source.taken();
-        if matches!(ended, Ended::Whole(_)) && has < skip {
-            let what =
-                format!("it has {} messages only, and --skip {skip} was said", thousands(has));
+        if matches!(ended, Ended::Whole(_)) && has < before.messages {
+            let has = thousands(has);
+            let what = match before.of {
+                None => {
+                    format!("it has {has} messages only, and --skip {} was said", before.messages)
+                }
+                Some(name) => format!(
+                    "it has {has} messages only, and producer {} has published {}: is it another input?",
+                    name.as_str(),
+                    thousands(before.messages)
+                ),
+            };
             return Read::Ended(Ended::Input(what));
         }
         Read::Ended(ended)

@@ -66,7 +66,7 @@ mod trim_tests;
 mod bounds_tests;
 
 use crate::disk::DiskFault;
-use crate::ids::{Epoch, ProducerId, StreamId};
+use crate::ids::{Epoch, ProducerId, ProducerName, StreamId};
 use crate::limits::{Limits, QUEUE_DEPTH_MAX, RESERVED_SEGMENTS};
 use crate::metrics::stages::BatchTimes;
 use crate::position::{BatchSeq, DiskOffset};
@@ -336,6 +336,12 @@ impl Log {
     #[must_use]
     pub fn producer(&self, id: ProducerId) -> Option<&ProducerFacts> {
         self.catalog.producers().get(id)
+    }
+
+    /// The producer of a name, of sessions without identities.
+    #[must_use]
+    pub fn producer_named(&self, name: &ProducerName) -> Option<&ProducerFacts> {
+        self.producers().find(|producer| producer.owner.name == *name)
     }
 
     /// Whether the newest registration of a producer is durable.

@@ -5,7 +5,9 @@ use crate::fanout::{Begin, Cursor, Stop, Subscription};
 use crate::ids::{Lineage, ProducerId, StreamId};
 use crate::limits::SUBSCRIPTIONS_A_SHARD;
 use crate::log::trim::TrimError;
-use crate::log::{ControlError, Owner, Parting, Registrant, Registration, StreamFacts, Tenure};
+use crate::log::{
+    ControlError, Owner, Parting, ProducerFacts, Registrant, Registration, StreamFacts, Tenure,
+};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::position::{BatchSeq, SessionSlot};
@@ -13,11 +15,16 @@ use crate::session::table::{Answered, Phase, Producer};
 use crate::wire::control::{
     CreateStream, DescribeStream, ErrorCode, OF_PRODUCER, PRODUCER_NEW, Register, STATUS_REWIND,
     StartFrom, Status, Subscribe, TrimStream, Unsubscribe, WITNESS_PROVEN, WITNESS_TRIMMED, Want,
+    holder_detail,
 };
 
 use super::deliver::locate;
 use super::requests::RequestOf;
 use super::{Condition, Reply, Stations};
+
+/// A publisher that said nothing for so long is taken for gone where another one wants its producer: a client says
+/// something every second.
+const HELD_NS: u64 = 2_500_000_000;
 
 impl StartFrom {
     fn earliest(self) -> u64 {
@@ -70,8 +77,9 @@ impl Stations {
                 self.reply(Reply::Registered { slot });
                 Ok(())
             }
-            Want::New => self.register_new(slot),
+            Want::New => self.register_new(slot, Owner::NOBODY),
             Want::Known => self.register_known(slot, register),
+            Want::Named => self.register_named(slot, register),
         }
     }
 
@@ -108,12 +116,12 @@ impl Stations {
     }
 
     /// Registers a new producer: a record in the log; the session is open once that is durable.
-    fn register_new(&mut self, slot: SessionSlot) -> Result<(), (ErrorCode, u64)> {
+    fn register_new(&mut self, slot: SessionSlot, owner: Owner) -> Result<(), (ErrorCode, u64)> {
         if let Some(code) = self.condition().refusal() {
             return Err((code, 0));
         }
         let tenure = Tenure { epoch: 1, instance: self.instance(slot) };
-        let registered = self.record(Registrant::New(Owner::NOBODY), tenure)?;
+        let registered = self.record(Registrant::New(owner), tenure)?;
         if let Some(forgotten) = registered.forgotten {
             self.publishers.take_recovered(forgotten);
         }
@@ -123,6 +131,27 @@ impl Stations {
         Ok(())
     }
 
+    /// Registers the producer of a name: a new one, or the one that has it. Who publishes as it is not fenced unless that
+    /// is asked for.
+    fn register_named(
+        &mut self,
+        slot: SessionSlot,
+        register: &Register<'_>,
+    ) -> Result<(), (ErrorCode, u64)> {
+        let Some(known) = self.log.producer_named(&register.name).copied() else {
+            return self.register_new(slot, Owner { identity: 0, name: register.name });
+        };
+        let is_another = known.instance != self.instance(slot);
+        if let Some(holder) = known.holder.filter(|_| is_another && !register.takes_over()) {
+            let holder = self.sessions.get(holder);
+            let silent_ns = self.now.monotonic_ns.saturating_sub(holder.last_received_ns);
+            if silent_ns < HELD_NS {
+                return Err((ErrorCode::ProducerHeld, holder_detail(holder.peer.addr)));
+            }
+        }
+        self.go_on_as(slot, &known, register.head.producer_epoch.get())
+    }
+
     /// Registers a producer that is known. The instance that registered last goes on without a record; for another one
     /// there is a record, and the session before it is fenced once that is durable.
     fn register_known(
@@ -130,9 +159,19 @@ impl Stations {
         slot: SessionSlot,
         register: &Register<'_>,
     ) -> Result<(), (ErrorCode, u64)> {
-        let (asked, held) = (register.head.producer_id.get(), register.head.producer_epoch.get());
-        let id = ProducerId(asked);
-        let known = *self.log.producer(id).ok_or((ErrorCode::UnknownProducer, asked))?;
+        let asked = register.head.producer_id.get();
+        let known = self.log.producer(ProducerId(asked));
+        let known = *known.ok_or((ErrorCode::UnknownProducer, asked))?;
+        self.go_on_as(slot, &known, register.head.producer_epoch.get())
+    }
+
+    fn go_on_as(
+        &mut self,
+        slot: SessionSlot,
+        known: &ProducerFacts,
+        held: u32,
+    ) -> Result<(), (ErrorCode, u64)> {
+        let (id, asked) = (known.id, known.id.0);
         let instance = self.instance(slot);
         let same = known.instance == instance;
         if held > known.epoch || (held == known.epoch && held != 0 && !same) {
@@ -144,7 +183,7 @@ impl Stations {
         if !same && held != 0 && !comes_back {
             // That there is a later one is told once a power cut cannot undo it.
             let told =
-                if self.log.is_registered(&known) { ErrorCode::Fenced } else { ErrorCode::Busy };
+                if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
             return Err((told, asked));
         }
         let refusal = self.condition().refusal();

@@ -1,7 +1,7 @@
 //! Sessions without clients, for the tests of a shard.
 
 use super::Stations;
-use crate::ids::{ConnId, Peer};
+use crate::ids::{ConnId, Peer, ProducerName};
 use crate::position::SessionSlot;
 use crate::session::table::{Phase, Requester};
 use crate::wire::control::{
@@ -32,7 +32,7 @@ impl Stations {
         let mut head = RegisterHead::new_zeroed();
         head.request = 1.into();
         head.datagram_bytes = 1_472.into();
-        self.on_register(slot, &Register { head: &head, want });
+        self.on_register(slot, &Register { head: &head, want, name: ProducerName::NONE });
     }
 
     /// A session asks for a stream to be made.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::client::{ClientError, Compared, Publisher, Request};
-use crate::ids::{Peer, ProducerId, StreamId};
+use crate::ids::{Peer, ProducerId, ProducerName, StreamId};
 use crate::limits::{PRODUCER_RETURN_NS, PRODUCERS_MAX};
 use crate::log::{Owner, Registrant, Tenure};
 use crate::port::memory::Faults;
@@ -10,7 +10,7 @@ use crate::position::SessionSlot;
 use crate::session::table::Phase;
 use crate::testing::disk::TestDisk;
 use crate::testing::rig::{BASE_PORT, CLIENT_PORT, Rig, address};
-use crate::wire::control::Want;
+use crate::wire::control::{Want, holder_detail};
 use crate::wire::{Datagram, FromClient, parse};
 
 const WEEK_NS: u64 = 8 * 24 * 3600 * 1_000_000_000;
@@ -556,4 +556,53 @@ fn a_consumer_knows_a_copy_of_its_log_that_went_another_way() {
     // Who asks without a position of this history is served.
     rig.clients[consumer].subscribe(stream, crate::client::StartFrom::Start, 64);
     rig.until("it begins anew", |rig| rig.received[consumer].len() == 3 + 4);
+}
+
+#[test]
+fn a_producer_with_a_name_is_kept_and_found_again() {
+    let mut rig = Rig::new(41, Faults::default());
+    rig.clients_end = true;
+    let name = ProducerName::new("gateway-7").unwrap();
+    let named = |take_over| Publisher::Named { name, take_over };
+    let first = rig.client(named(false));
+    let stream = rig.create(first, "orders");
+    rig.publish(first, stream, b"one");
+    rig.publish(first, stream, b"two");
+    let id = rig.clients[first].producer().0;
+    // A second one is told who holds it, for as long as that says something.
+    let second = rig.client(named(false));
+    rig.until("it is refused", |rig| rig.clients[second].refusal().is_some());
+    let (code, detail) = rig.clients[second].refusal().unwrap();
+    let held = holder_detail(address(CLIENT_PORT));
+    assert_eq!((code, detail), (ErrorCode::ProducerHeld, held));
+    drop(rig.clients.remove(first).abandon());
+    rig.received.remove(first);
+    let second = 0;
+    rig.until("it is it", |rig| rig.clients[second].is_connected());
+    assert_eq!(rig.clients[second].producer().0, id);
+    assert_eq!(
+        (rig.clients[second].next_seq(), rig.clients[second].last_published()),
+        (3, Some((stream, 2)))
+    );
+    rig.publish(second, stream, b"three");
+    rig.crash();
+    rig.publish(second, stream, b"four");
+    let third = rig.client(named(true));
+    rig.until("it is taken over", |rig| rig.clients[third].is_connected());
+    assert_eq!(
+        (rig.clients[third].next_seq(), rig.clients[third].last_published()),
+        (5, Some((stream, 4)))
+    );
+    rig.publish(third, stream, b"five");
+    drop(rig.clients.remove(third));
+    rig.received.remove(third);
+    // It has no session, and was idle for weeks: nobody has its place.
+    let unix_ns = rig.clock.unix_ns();
+    rig.crowd(PRODUCERS_MAX - 1, unix_ns);
+    rig.wait_for_returns();
+    rig.crowd(10, unix_ns + WEEK_NS);
+    assert_eq!(rig.shards[0].log().producer_named(&name).map(|known| known.last_seq), Some(5));
+    rig.crash();
+    let known = *rig.shards[0].log().producer_named(&name).unwrap();
+    assert_eq!((known.id, known.last_seq, known.last.sequence), (id, 5, 5));
 }

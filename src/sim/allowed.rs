@@ -59,6 +59,7 @@ const fn of_code(code: ErrorCode) -> When {
         ErrorCode::Protocol
         | ErrorCode::UnknownSubscription
         | ErrorCode::MessageTooLarge
+        | ErrorCode::ProducerHeld
         | ErrorCode::Starting => When::Never("O15"),
     }
 }

@@ -8,10 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::Malformed;
 use super::range::ranged;
 use super::tlv::Tlvs;
-use crate::ids::is_name;
+use crate::ids::{ProducerName, is_name};
 use crate::limits::STREAM_NAME_BYTES_MAX;
 
-pub use errors::{CodedError, ErrorCode, ErrorFrame, ErrorHead, OF_PRODUCER, Sizes};
+pub use errors::{CodedError, ErrorCode, ErrorFrame, ErrorHead, OF_PRODUCER, Sizes, holder_detail};
 
 /// PAD: zeros, so that a datagram is longer.
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +37,20 @@ pub enum Want {
     New = 1,
     /// The producer of this number.
     Known = 2,
+    /// The producer of a name, new or known.
+    Named = 3,
 }
+
+/// Set beside a code of [`Want`]: the producer is taken over also from a publisher that is there.
+pub const WANT_TAKE_OVER: u16 = 1 << 15;
 
 impl Want {
     /// Back from the wire; `None` for one of a later release.
     #[must_use]
     pub fn from_code(code: u16) -> Option<Self> {
-        [Self::Nothing, Self::New, Self::Known].into_iter().find(|want| *want as u16 == code)
+        [Self::Nothing, Self::New, Self::Known, Self::Named]
+            .into_iter()
+            .find(|want| *want as u16 == code)
     }
 }
 
@@ -53,7 +60,7 @@ impl Want {
 pub struct RegisterHead {
     /// Given back in the answer; the same in repetitions.
     pub request: U32,
-    /// A code of [`Want`].
+    /// A code of [`Want`], and [`WANT_TAKE_OVER`] or not.
     pub want: U16,
     /// UDP payload the client receives at most.
     pub datagram_bytes: U16,
@@ -82,14 +89,28 @@ pub struct Register<'a> {
     pub head: &'a RegisterHead,
     /// As its code says.
     pub want: Want,
+    /// Of the producer, where it is wanted by its name; else none.
+    pub name: ProducerName,
 }
 
 impl<'a> Register<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, rest) = RegisterHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
-        Tlvs::parse(rest)?;
-        let want = Want::from_code(head.want.get()).ok_or(Malformed::Range)?;
-        Ok(Self { head: ranged(head)?, want })
+        let name = Tlvs::parse(rest)?.name;
+        let want = head.want.get() & !WANT_TAKE_OVER;
+        let want = Want::from_code(want).ok_or(Malformed::Range)?;
+        let name = match (want, name) {
+            (Want::Named, Some(name)) => ProducerName::new(name).ok_or(Malformed::FrameBody)?,
+            (Want::Nothing | Want::New | Want::Known, None) => ProducerName::NONE,
+            _ => return Err(Malformed::FrameBody),
+        };
+        Ok(Self { head: ranged(head)?, want, name })
+    }
+
+    /// Whether the producer is taken over also from a publisher that is there.
+    #[must_use]
+    pub fn takes_over(&self) -> bool {
+        self.head.want.get() & WANT_TAKE_OVER != 0
     }
 }
 

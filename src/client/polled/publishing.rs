@@ -5,10 +5,10 @@ use std::net::SocketAddrV4;
 use super::terms::Terms;
 use crate::client::{BackPressure, ClientError, ClientOptions, Compared, OfferError, Publisher};
 use crate::fired::Timer;
-use crate::ids::{Lineage, ProducerId, StreamId};
+use crate::ids::{Lineage, ProducerId, ProducerName, StreamId};
 use crate::limits::CLIENT_WINDOW_MESSAGES_MAX;
 use crate::session::send::{Blocked, Credit, Sender, Sent};
-use crate::wire::control::Registered;
+use crate::wire::control::{Registered, WANT_TAKE_OVER, Want};
 use crate::wire::publish::{Ack, PublishState};
 
 /// After so long without an answer, the server is told again that the producer will not return.
@@ -42,12 +42,12 @@ pub(super) struct Publishing {
 impl Publishing {
     pub(super) fn new(options: &ClientOptions) -> Self {
         let producer = match options.publisher {
-            Publisher::No | Publisher::New => ProducerId(0),
+            Publisher::No | Publisher::New | Publisher::Named { .. } => ProducerId(0),
             Publisher::Known(id) => id,
         };
         let (messages, bytes) = match options.publisher {
             Publisher::No => (1, 1),
-            Publisher::New | Publisher::Known(_) => {
+            Publisher::New | Publisher::Known(_) | Publisher::Named { .. } => {
                 let messages = options
                     .window_messages
                     .clamp(1, CLIENT_WINDOW_MESSAGES_MAX)
@@ -69,6 +69,18 @@ impl Publishing {
 
     pub(super) fn publishes(&self) -> bool {
         self.as_whom != Publisher::No
+    }
+
+    /// What is registered for.
+    pub(super) fn want(&self) -> (u16, ProducerName) {
+        match self.as_whom {
+            Publisher::No => (Want::Nothing as u16, ProducerName::NONE),
+            _ if self.producer.0 != 0 => (Want::Known as u16, ProducerName::NONE),
+            Publisher::New | Publisher::Known(_) => (Want::New as u16, ProducerName::NONE),
+            Publisher::Named { name, take_over } => {
+                (Want::Named as u16 | if take_over { WANT_TAKE_OVER } else { 0 }, name)
+            }
+        }
     }
 
     /// 0 before it is known.
@@ -213,7 +225,8 @@ impl Publishing {
 
     /// Whether nothing binds it to a shard.
     pub(super) fn is_free(&self) -> bool {
-        !matches!(self.as_whom, Publisher::Known(_)) && self.sender.next_seq() == 1
+        let is_bound = matches!(self.as_whom, Publisher::Known(_) | Publisher::Named { .. });
+        !is_bound && self.sender.next_seq() == 1
     }
 
     /// Producers are a shard's own.

@@ -6,12 +6,11 @@ use super::Link;
 use super::route::Left;
 use crate::client::Request;
 use crate::clock::Clock;
-use crate::ids::ProducerId;
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_A_POLL};
 use crate::port::Port;
 use crate::wire::control::{
     ANY_SHARD, Close, CreateStreamHead, DescribeStreamHead, HEARTBEAT_ANSWER, Heartbeat,
-    ListStreams, RegisterHead, TrimStream, Unsubscribe, Want,
+    ListStreams, RegisterHead, TrimStream, Unsubscribe,
 };
 use crate::wire::{DatagramWriter, Kind, NAME};
 use zerocopy::little_endian::{U16, U32};
@@ -58,9 +57,15 @@ impl<C: Clock> Link<C> {
         let datagram_bytes = datagram_bytes.expect("below 64 KiB");
         let Some(peer) = port.resolve(self.route.server()) else { return 0 };
         if let Some(request) = self.session.register(self.now_ns) {
-            let head = self.register(request, datagram_bytes);
+            let (want, name) = self.publishing.want();
+            let head = self.register(request, want, datagram_bytes);
             return usize::from(self.send(port, |writer| {
-                let _ = writer.frame(Kind::Register, head.as_bytes(), &[]);
+                let (head, name) = (head.as_bytes(), name.as_str().as_bytes());
+                let _ = if name.is_empty() {
+                    writer.frame(Kind::Register, head, &[])
+                } else {
+                    writer.frame_with(Kind::Register, head, NAME, name)
+                };
             }));
         }
         let unix_ns = self.clock.unix_ns_at(self.now_ns);
@@ -72,17 +77,12 @@ impl<C: Clock> Link<C> {
         1
     }
 
-    fn register(&self, request: u32, datagram_bytes: u16) -> RegisterHead {
+    fn register(&self, request: u32, want: u16, datagram_bytes: u16) -> RegisterHead {
         let publishing = &self.publishing;
-        let want = match publishing.producer() {
-            _ if !publishing.publishes() => Want::Nothing,
-            ProducerId(0) => Want::New,
-            _ => Want::Known,
-        };
         let newest = publishing.newest();
         RegisterHead {
             request: request.into(),
-            want: (want as u16).into(),
+            want: want.into(),
             datagram_bytes: datagram_bytes.into(),
             log_id: self.terms.log_id(),
             producer_id: publishing.producer().0.into(),

@@ -9,7 +9,7 @@ use crate::wire::control::ErrorCode;
 use crate::wire::{Kind, Side};
 
 /// What cannot happen in the simulator, and why.
-const CANNOT: [(&str, &str); 9] = [
+const CANNOT: [(&str, &str); 10] = [
     ("Redirect by the server", "there is one shard"),
     ("Pad by the server", "nothing it says has to be longer"),
     ("error Protocol", "every client is honest"),
@@ -17,6 +17,7 @@ const CANNOT: [(&str, &str); 9] = [
     ("error BadRequest", "every client is honest"),
     ("error WrongLog", "there is one log"),
     ("error Diverged", "the log is never replaced by a copy"),
+    ("error ProducerHeld", "no producer has a name"),
     ("error Starting", "nobody answers while a log is opened"),
     ("timer GivesUpSubscribe", "who is given a session is answered for its subscriptions"),
 ];

@@ -67,8 +67,12 @@ impl ProducerFacts {
         unix_ns.saturating_sub(self.last_active_ns) > PRODUCER_IDLE_NS
     }
 
-    /// Who is forgotten first; `None` for whoever has something to lose.
+    /// Who is forgotten first; `None` for whoever has something to lose, or is known by a name.
     fn rank(&self, unix_ns: u64) -> Option<u8> {
+        let is_named = self.owner.name != ProducerName::NONE;
+        if is_named && !self.ended {
+            return None;
+        }
         match (self.ended, self.is_idle(unix_ns), self.last_seq) {
             (true, _, _) => Some(0),
             (false, true, _) => Some(1),

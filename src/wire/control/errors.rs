@@ -1,6 +1,7 @@
 //! The frame that says why something was refused.
 
 use std::fmt;
+use std::net::SocketAddrV4;
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -61,6 +62,10 @@ pub enum ErrorCode {
     StreamsFull = 27,
     /// there are as many subscriptions as the server takes: end one, or wait until another client ends
     SubscriptionsFull = 28,
+    /// another publisher is this producer just now: end it, or take the producer over from it
+    ///
+    /// The detail is where it sends from.
+    ProducerHeld = 29,
 }
 
 /// Why something was refused, with the number that belongs to the reason, where there is one.
@@ -84,6 +89,10 @@ impl fmt::Display for CodedError {
                 let text = code.to_string();
                 f.write_str(&text.replacen("this producer", &format!("producer {detail}"), 1))
             }
+            (ErrorCode::ProducerHeld, _) => {
+                let from = holder(detail);
+                write!(f, "{code} ({from})")
+            }
             (ErrorCode::MessageTooLarge, Sizes { needs, takes }) => {
                 write!(f, "{code}: {needs} bytes, and {takes} fit")
             }
@@ -100,7 +109,7 @@ impl ErrorCode {
     }
 
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Protocol,
         Self::Fenced,
         Self::UnknownProducer,
@@ -120,6 +129,7 @@ impl ErrorCode {
         Self::ProducersFull,
         Self::StreamsFull,
         Self::SubscriptionsFull,
+        Self::ProducerHeld,
     ];
 
     /// Whether asking again may help by itself, soon; a client does that. All others are final for what was
@@ -131,6 +141,7 @@ impl ErrorCode {
             | Self::Draining
             | Self::Starting
             | Self::Busy
+            | Self::ProducerHeld
             | Self::SessionsFull => true,
             Self::Protocol
             | Self::Fenced
@@ -164,6 +175,18 @@ impl ErrorCode {
 
 /// Set in the detail of [`ErrorCode::Diverged`] where it is a producer's number.
 pub const OF_PRODUCER: u64 = 1 << 63;
+
+/// An address as detail of [`ErrorCode::ProducerHeld`].
+#[must_use]
+pub fn holder_detail(addr: SocketAddrV4) -> u64 {
+    u64::from(u32::from(*addr.ip())) << 16 | u64::from(addr.port())
+}
+
+fn holder(detail: u64) -> SocketAddrV4 {
+    let [port_low, port_high, ip @ .., _, _] = detail.to_le_bytes();
+    let ip = u32::from_le_bytes(ip);
+    SocketAddrV4::new(ip.into(), u16::from_le_bytes([port_low, port_high]))
+}
 
 /// What [`ErrorCode::MessageTooLarge`] is about, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +260,8 @@ mod tests {
         assert!(places.ends_with(" (17)"), "{places}");
         let unknown = ErrorCode::UnknownProducer.with(17).to_string();
         assert!(unknown.starts_with("the server does not know producer 17: it was"), "{unknown}");
+        let held = ErrorCode::ProducerHeld.with(holder_detail("10.1.2.3:4567".parse().unwrap()));
+        assert!(held.to_string().ends_with("take the producer over from it (10.1.2.3:4567)"));
         let sizes = Sizes { needs: 2_000, takes: 1_400 };
         let large = ErrorCode::MessageTooLarge.with(sizes.detail()).to_string();
         assert_eq!(large, "a message is too large: 2000 bytes, and 1400 fit");
