@@ -3,6 +3,7 @@
 use super::World;
 use crate::client::{Event, Publisher, StartFrom};
 use crate::clock::Clock;
+use crate::ids::Epoch;
 use crate::port::memory::Faults;
 use crate::shard::Condition;
 use crate::sim::End;
@@ -42,6 +43,7 @@ impl World {
             self.server.crash(Crash::PowerCut);
         }
         let mut end = End::Whole;
+        let mut trimmed_in = None;
         let mut from_ns = self.clock.now_ns();
         let too_large = self.server.hits.client.too_large;
         loop {
@@ -65,6 +67,11 @@ impl World {
                     return Ok(End::Halted);
                 }
                 from_ns = self.clock.now_ns();
+                trimmed_in = self.opening();
+            } else if full && end == End::Full && trimmed_in != self.opening() {
+                // Found damage meanwhile, refused to trim, and was restarted: its operator asks again.
+                self.trim_all();
+                trimmed_in = self.opening();
             }
             let skipped = self.server.hits.client.too_large - too_large;
             if self.clock.now_ns() - from_ns > SETTLE_NS + skipped * TOO_LARGE_NS {
@@ -92,6 +99,11 @@ impl World {
             self.server.turn(&mut self.oracle)?;
         }
         Ok(())
+    }
+
+    /// Which opening of the log runs.
+    fn opening(&self) -> Option<Epoch> {
+        self.server.shard.as_ref().map(|shard| shard.log().epoch())
     }
 
     fn unacknowledged(&self) -> u64 {
