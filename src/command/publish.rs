@@ -3,11 +3,14 @@
 //! However it ends, it says how far it came: acknowledged are always the first messages of the input, so that
 //! `--skip` with their number goes on behind them.
 
+mod before;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+use self::before::Before;
 use super::connect::{Route, connect_publisher};
 use super::idle::Idle;
 use super::outage::Outage;
@@ -17,9 +20,7 @@ use super::{CommandError, Out, note, note_session, record, told_to_end};
 use crate::cli::arguments::PublishArgs;
 use crate::cli::{Globals, Output};
 use crate::client::blocking::{Client, Error};
-use crate::client::{
-    ClientError, Compared, Completion, OfferError, Publisher, StartFrom, StreamDescription,
-};
+use crate::client::{ClientError, Compared, Completion, OfferError, Publisher};
 use crate::clock::Clock;
 use crate::ids::{ProducerName, StreamId};
 use crate::itch::timestamp_ns;
@@ -173,60 +174,6 @@ enum Ended {
     Interrupted,
     /// What is wrong with the input.
     Input(String),
-}
-
-/// What of the input is stored already.
-struct Before {
-    /// Its first messages.
-    messages: u64,
-    /// The last of these, where it is kept.
-    last: Option<Vec<u8>>,
-    /// The producer, where it has a name.
-    of: Option<ProducerName>,
-}
-
-impl Before {
-    /// What a producer has published, and its last message.
-    fn of(
-        client: &mut Client<AnyPort>,
-        stream: &StreamDescription,
-        name: ProducerName,
-    ) -> Result<Self, CommandError> {
-        let messages = client.polled().next_seq() - 1;
-        let mut before = Self { messages, last: None, of: Some(name) };
-        let Some((id, sequence)) = client.polled().last_published().filter(|_| messages > 0) else {
-            return Ok(before);
-        };
-        if id != stream.id {
-            return Err(CommandError::Failed(format!(
-                "producer {} publishes to another stream, of number {id}; a producer's messages are counted \
-                 together: take another name for {}",
-                name.as_str(),
-                stream.name
-            )));
-        }
-        match client.subscribe(id, StartFrom::Sequence(sequence)) {
-            Ok(_) => {
-                before.last = Some(client.next_message()?.payload);
-                client.polled().unsubscribe(id);
-            }
-            // What is trimmed tells nothing.
-            Err(Error::Trimmed { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(before)
-    }
-
-    /// Why the input is not the one that was published before, where its last message of those says so.
-    fn differs(&self, number: u64, message: &[u8]) -> Option<String> {
-        let last = self.last.as_ref().filter(|_| number == self.messages)?;
-        (last != message).then(|| {
-            format!(
-                "its message {number} is not the last one that producer {} has published: is it another input?",
-                self.of.map_or_else(String::new, |name| name.as_str().to_owned())
-            )
-        })
-    }
 }
 
 /// What kept a publisher from its stream, and how far it came.

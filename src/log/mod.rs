@@ -368,6 +368,12 @@ impl Log {
         if self.tail.is_empty() { open.before() } else { open }
     }
 
+    /// The same, where it is not durable yet.
+    #[must_use]
+    pub fn newest_undurable(&self) -> Option<BatchSeq> {
+        Some(self.appended_batch()).filter(|&newest| !self.is_durable(newest))
+    }
+
     /// Segments that count, and that are free.
     #[must_use]
     pub fn segments(&self) -> SegmentCounts {

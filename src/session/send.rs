@@ -123,6 +123,7 @@ impl Sender {
         accepted_to: u64,
         durable_to: u64,
         credit: Credit,
+        state: PublishState,
         now_ns: u64,
     ) {
         self.producer_id = producer_id;
@@ -138,7 +139,7 @@ impl Sender {
         self.session_bytes = 0;
         self.credit = credit;
         self.resend.clear();
-        self.state = PublishState::Open;
+        self.state = state;
         self.waits_since_ns = now_ns;
         self.probing.begin(now_ns);
         self.probing.set_lacks_receipts(self.durable_to > self.receipts.to());

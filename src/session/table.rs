@@ -132,6 +132,10 @@ pub(crate) struct Session {
     pub receipts: Receipts,
     /// What its publisher may send.
     pub credit: Granted,
+    /// When it was opened.
+    pub opened_ns: u64,
+    /// When its producer registered in it.
+    pub registered_ns: u64,
     /// When a datagram last came.
     pub last_received_ns: u64,
     /// Number of the last datagram sent.
@@ -158,6 +162,8 @@ impl Session {
             receiver: Receiver::new(),
             receipts: Receipts::new(),
             credit: Granted::default(),
+            opened_ns: 0,
+            registered_ns: 0,
             last_received_ns: 0,
             packet_no: 0,
             subscriptions: 0,
@@ -328,6 +334,7 @@ impl Sessions {
         session.producer = None;
         session.receipts.reset(0);
         session.credit = Granted::default();
+        (session.opened_ns, session.registered_ns) = (now_ns, 0);
         session.last_received_ns = now_ns;
         session.packet_no = 0;
         session.subscriptions = 0;
@@ -342,13 +349,27 @@ impl Sessions {
         self.slots[slot.index()].phase = Phase::Confirmed;
     }
 
-    /// Another session of the same client that does not publish: it has come back with this one.
+    /// Sessions of a client.
+    fn of_instance(&self, instance: u128) -> impl Iterator<Item = SessionSlot> {
+        let all = SessionSlot::all().zip(&self.instances);
+        all.filter(move |(_, of)| **of == instance).map(|(slot, _)| slot)
+    }
+
+    /// A session of a client that has to go for another one of it, where no place is free.
+    #[must_use]
+    pub(crate) fn leaves_for_itself(&self, instance: u128) -> Option<SessionSlot> {
+        self.of_instance(instance).next().filter(|_| self.free.is_empty())
+    }
+
+    /// An earlier session of the same client that does not publish: it has come back with this one.
     #[must_use]
     pub(crate) fn replaced_by(&self, slot: SessionSlot) -> Option<SessionSlot> {
-        let instance = self.instances[slot.index()];
-        let same = SessionSlot::all().zip(&self.instances).filter(|(_, of)| **of == instance);
-        let others = same.map(|(other, _)| other).filter(|other| *other != slot);
-        others.into_iter().find(|other| self.slots[other.index()].producer.is_none())
+        let session = &self.slots[slot.index()];
+        let is_before = |other: &SessionSlot| {
+            let of = &self.slots[other.index()];
+            *other != slot && of.producer.is_none() && of.opened_ns <= session.opened_ns
+        };
+        self.of_instance(session.instance).find(is_before)
     }
 
     /// The heir of a producer goes on with what the session before it is owed.
@@ -611,6 +632,10 @@ mod tests {
         }
         assert_eq!(sessions.open(requester(9_999), 0), None);
         assert_eq!((sessions.len(), sessions.leaves_for_another()), (SESSIONS_MAX, None));
+        // But for one of whose client it has the session before.
+        let seventh = Some(SessionSlot::new(7));
+        assert_eq!(sessions.leaves_for_itself(7), seventh);
+        assert_eq!(sessions.leaves_for_itself(9_999), None);
         let first = SessionSlot::FIRST;
         sessions.close(first);
         let late = sessions.open(requester(9_999), 0).unwrap();

@@ -149,7 +149,7 @@ impl Stations {
                 return Err((ErrorCode::ProducerHeld, holder_detail(holder.peer.addr)));
             }
         }
-        self.go_on_as(slot, &known, register.head.producer_epoch.get())
+        self.go_on_as(slot, &known, register.head.producer_epoch.get(), false)
     }
 
     /// Registers a producer that is known. The instance that registered last goes on without a record; for another one
@@ -162,7 +162,11 @@ impl Stations {
         let asked = register.head.producer_id.get();
         let known = self.log.producer(ProducerId(asked));
         let known = *known.ok_or((ErrorCode::UnknownProducer, asked))?;
-        self.go_on_as(slot, &known, register.head.producer_epoch.get())
+        // A session from before the holder's was asked for by somebody who came before: its REGISTER was late.
+        let opened_ns = self.sessions.get(slot).opened_ns;
+        let is_late = |holder| opened_ns < self.sessions.get(holder).registered_ns;
+        let was_late = known.holder.is_some_and(is_late);
+        self.go_on_as(slot, &known, register.head.producer_epoch.get(), was_late)
     }
 
     fn go_on_as(
@@ -170,6 +174,7 @@ impl Stations {
         slot: SessionSlot,
         known: &ProducerFacts,
         held: u32,
+        was_late: bool,
     ) -> Result<(), (ErrorCode, u64)> {
         let (id, asked) = (known.id, known.id.0);
         let instance = self.instance(slot);
@@ -180,7 +185,7 @@ impl Stations {
             return Err((ErrorCode::UnknownProducer, asked));
         }
         let comes_back = Mutant::FencedComesBack.is_on();
-        if !same && held != 0 && !comes_back {
+        if !same && (held != 0 || was_late) && !comes_back {
             // That there is a later one is told once a power cut cannot undo it.
             let told =
                 if self.log.is_registered(known) { ErrorCode::Fenced } else { ErrorCode::Busy };
@@ -193,7 +198,7 @@ impl Stations {
             return Err((code, 0));
         }
         let (epoch, batch_seq) = if same {
-            (known.epoch, (!self.log.is_idle()).then(|| self.log.appended_batch()))
+            (known.epoch, self.log.newest_undurable())
         } else {
             let tenure = Tenure { epoch: known.epoch.saturating_add(1), instance };
             let registered = self.record(Registrant::Known(id), tenure)?;
@@ -233,6 +238,7 @@ impl Stations {
         self.sessions.inherit(before, slot);
         let farewell = self.sessions.get_mut(before).farewell();
         self.sessions.close(before);
+        self.counters.add(Counter::SessionsClosed, 1);
         self.sessions.get_mut(slot).fences = fences.then_some(farewell);
     }
 
@@ -260,6 +266,7 @@ impl Stations {
         let in_flight = self.sessions.get(slot).receipts.in_flight();
         let session = self.sessions.get_mut(slot);
         session.producer = Some(producer);
+        session.registered_ns = self.now.monotonic_ns;
         self.publishers.join(slot, self.log.hold_producer(producer.id, slot));
         if let Some(batch_seq) = batch_seq {
             self.sessions.get_mut(slot).phase = Phase::Registering { batch_seq };
@@ -286,17 +293,23 @@ impl Stations {
 
     /// Ends a session and all it has; what it published stays.
     pub(super) fn close_session(&mut self, slot: SessionSlot) {
-        let heard = self.sessions.get(slot).proven;
-        self.leave(slot, if heard { Parting::MayReturn } else { Parting::Unheard });
+        let session = self.sessions.get(slot);
+        // A client that heard of its producer in an earlier session knows it.
+        let knows = session.proven || session.answered.flags & PRODUCER_NEW == 0;
+        self.end_session(slot, if knows { Parting::MayReturn } else { Parting::Unheard });
+    }
+
+    fn end_session(&mut self, slot: SessionSlot, parting: Parting) {
+        self.leave(slot, parting);
         self.sessions.close(slot);
+        self.counters.add(Counter::SessionsClosed, 1);
     }
 
     /// A client ends its session; where it says so, its producer, of which nothing is in flight, will not return.
     pub(super) fn on_close(&mut self, slot: SessionSlot, forgets: bool) {
         let session = self.sessions.get(slot);
         if forgets && session.producer.is_some() && !session.receipts.in_flight() {
-            self.leave(slot, Parting::Ended);
-            self.sessions.close(slot);
+            self.end_session(slot, Parting::Ended);
         } else {
             self.close_session(slot);
         }
@@ -324,7 +337,6 @@ impl Stations {
         }
         self.requests.forget(slot);
         self.outbox.forget(slot);
-        self.counters.add(Counter::SessionsClosed, 1);
     }
 
     pub(super) fn on_create_stream(&mut self, slot: SessionSlot, asked: &CreateStream<'_>) {
@@ -495,9 +507,10 @@ impl Stations {
             return;
         }
         if let (StartFrom::Sequence(sequence), lineage @ 1..) = (from, asked.lineage.get()) {
-            // What is not kept tells nothing.
-            let found = self.log.lineage_of(stream, sequence.saturating_sub(1));
-            if found.is_some_and(|found| found.0 != lineage) {
+            // What is not kept any more tells nothing; what is not there yet was never durable here.
+            let last = sequence.saturating_sub(1);
+            let found = self.log.lineage_of(stream, last);
+            if last >= durable_next || found.is_some_and(|found| found.0 != lineage) {
                 self.reply(error(ErrorCode::Diverged, durable_next));
                 return;
             }

@@ -33,6 +33,8 @@ mod pretend;
 #[cfg(test)]
 mod producer_tests;
 #[cfg(test)]
+mod return_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod edge_tests;

@@ -158,18 +158,20 @@ impl Reply {
 }
 
 /// Whether a reply is one that says as much once as often: a heartbeat, that a session is open.
-fn kinds(reply: &Reply) -> (bool, bool) {
-    let opens = matches!(reply, Reply::Registered { .. } | Reply::Accepted { .. });
-    (matches!(reply, Reply::Heartbeat { .. }), opens)
+fn kinds(reply: &Reply) -> [bool; 3] {
+    [
+        matches!(reply, Reply::Heartbeat { .. }),
+        matches!(reply, Reply::Registered { .. }),
+        matches!(reply, Reply::Accepted { .. }),
+    ]
 }
 
 /// What one session has in the outbox.
 #[derive(Clone, Copy, Debug, Default)]
 struct Noted {
     replies: u8,
-    /// Among them.
-    heartbeat: bool,
-    registered: bool,
+    /// Which of [`kinds`] are among them.
+    once: [bool; 3],
 }
 
 /// The replies that were not sent yet.
@@ -207,16 +209,15 @@ impl Outbox {
         match reply.slot() {
             Some(slot) => {
                 let noted = &mut self.noted[slot.index()];
-                let (beats, registers) = kinds(&reply);
-                if (beats && noted.heartbeat) || (registers && noted.registered) {
+                let kinds = kinds(&reply);
+                if kinds.iter().zip(noted.once).any(|(is_it, is_noted)| *is_it && is_noted) {
                     return true;
                 }
                 if noted.replies == self.replies_a_session {
                     return false;
                 }
                 noted.replies = noted.replies.saturating_add(1);
-                noted.heartbeat |= beats;
-                noted.registered |= registers;
+                noted.once.iter_mut().zip(kinds).for_each(|(noted, is_it)| *noted |= is_it);
             }
             None => {
                 if self.refusals == REFUSALS_MAX {
@@ -238,9 +239,8 @@ impl Outbox {
             };
             let noted = &mut self.noted[slot.index()];
             noted.replies = noted.replies.saturating_sub(1);
-            let (beats, registers) = kinds(&reply);
-            noted.heartbeat &= !beats;
-            noted.registered &= !registers;
+            let kinds = kinds(&reply);
+            noted.once.iter_mut().zip(kinds).for_each(|(noted, is_it)| *noted &= !is_it);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Sessions without clients, for the tests of a shard.
 
 use super::Stations;
-use crate::ids::{ConnId, Peer, ProducerName};
+use crate::ids::{ConnId, Peer, ProducerId, ProducerName};
 use crate::position::SessionSlot;
 use crate::session::table::{Phase, Requester};
 use crate::wire::control::{
@@ -33,6 +33,16 @@ impl Stations {
         head.request = 1.into();
         head.datagram_bytes = 1_472.into();
         self.on_register(slot, &Register { head: &head, want, name: ProducerName::NONE });
+    }
+
+    /// A session registers as a producer that it takes over.
+    pub(super) fn takes_over(&mut self, slot: SessionSlot, producer: ProducerId) {
+        let mut head = RegisterHead::new_zeroed();
+        head.request = 1.into();
+        head.datagram_bytes = 1_472.into();
+        head.producer_id = producer.0.into();
+        let register = Register { head: &head, want: Want::Known, name: ProducerName::NONE };
+        self.on_register(slot, &register);
     }
 
     /// A session asks for a stream to be made.

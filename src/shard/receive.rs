@@ -68,8 +68,9 @@ impl Stations {
             self.reply(Reply::Accepted { slot });
             return;
         }
-        if let Some(oldest) = self.sessions.leaves_for_another() {
-            self.close_session(oldest);
+        let leaves = self.sessions.leaves_for_another();
+        if let Some(leaves) = leaves.or_else(|| self.sessions.leaves_for_itself(instance)) {
+            self.close_session(leaves);
         }
         let Some(slot) = self.sessions.open(requester, self.now.monotonic_ns) else {
             self.reply(Reply::Rejected { peer, client_id, code: ErrorCode::SessionsFull });
@@ -89,7 +90,7 @@ impl Stations {
         }
         if self.sessions.get(slot).phase == Phase::Unconfirmed {
             self.sessions.confirm(slot);
-            if let Some(before) = self.sessions.replaced_by(slot) {
+            while let Some(before) = self.sessions.replaced_by(slot) {
                 self.close_session(before);
             }
         }

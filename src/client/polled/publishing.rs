@@ -183,7 +183,8 @@ impl Publishing {
             bytes_max: registered.max_bytes_allowed.get(),
         };
         let (accepted_to, durable_to) = (registered.accepted_to.get(), registered.durable_to.get());
-        self.sender.begin(self.producer, accepted_to, durable_to, credit, now_ns);
+        let state = PublishState::from_code(registered.state);
+        self.sender.begin(self.producer, accepted_to, durable_to, credit, state, now_ns);
         self.accepted_before = accepted_to;
         let (stream, sequence) = (registered.last_stream.get(), registered.last_sequence.get());
         if stream != 0 && registered.last_lineage.get() != 0 {
@@ -279,7 +280,8 @@ mod tests {
         };
         let mut publishing = Publishing::new(&options);
         let sender = publishing.sender_mut();
-        sender.begin(ProducerId(1), 0, 0, Credit { seq_max: u64::MAX, bytes_max: u64::MAX }, 1);
+        let credit = Credit { seq_max: u64::MAX, bytes_max: u64::MAX };
+        sender.begin(ProducerId(1), 0, 0, credit, PublishState::Open, 1);
         let taken = (0..).take_while(|_| sender.offer(StreamId(1), b"", 1).is_ok()).count();
         assert_eq!(taken, CLIENT_WINDOW_MESSAGES_MAX);
         assert_eq!(sender.offer(StreamId(1), b"", 1), Err(Blocked::Window));

@@ -3,7 +3,7 @@
 use super::Link;
 use crate::client::{ClientError, Compared, Event, SizeLimit};
 use crate::clock::Clock;
-use crate::ids::{ConnId, Lineage, Peer};
+use crate::ids::{ConnId, Lineage, Peer, StreamId};
 use crate::mutant::Mutant;
 use crate::session::consume::Subscription;
 use crate::wire::control::{
@@ -168,8 +168,10 @@ impl<C: Clock> Link<C> {
     }
 
     fn on_heartbeat(&mut self, heartbeat: &Heartbeat) {
-        if let Some(subscription) = self.subscriptions.of_request_mut(heartbeat.sub.get()) {
-            subscription.on_heartbeat(heartbeat.durable_next.get());
+        let sub = heartbeat.sub.get();
+        match self.subscriptions.of_request_mut(sub) {
+            Some(subscription) => subscription.on_heartbeat(heartbeat.durable_next.get()),
+            None => self.subscriptions.end_unknown(sub),
         }
     }
 
@@ -284,6 +286,10 @@ impl<C: Clock> Link<C> {
         let Some(subscription) = self.subscriptions.of_request(request) else { return };
         let (stream, sequence) = (subscription.stream, subscription.expected());
         self.subscriptions.end(stream);
+        if code == ErrorCode::Diverged {
+            self.events.fail(self.other_stream(stream, sequence.saturating_sub(1), detail));
+            return;
+        }
         if code != ErrorCode::MessageTooLarge {
             self.events.note(Event::Refused { request, code, detail });
             return;
@@ -306,13 +312,18 @@ impl<C: Clock> Link<C> {
             return Some(ClientError::Behind { server, what, acknowledged, found });
         }
         let witness = self.publishing.newest().filter(|_| code == ErrorCode::Diverged)?;
-        let (stream, acknowledged) = (witness.stream, witness.sequence);
-        Some(if detail <= acknowledged {
-            let (what, found) = (Compared::Stream(stream), detail.saturating_sub(1));
+        Some(self.other_stream(witness.stream, witness.sequence, detail))
+    }
+
+    /// A stream of which a message is known to be stored, and that goes on with `next` where it is not.
+    fn other_stream(&self, stream: StreamId, acknowledged: u64, next: u64) -> ClientError {
+        let server = self.route.server();
+        if next <= acknowledged {
+            let (what, found) = (Compared::Stream(stream), next.saturating_sub(1));
             ClientError::Behind { server, what, acknowledged, found }
         } else {
             ClientError::OtherHistory { server, stream, sequence: acknowledged }
-        })
+        }
     }
 
     pub(super) fn register_again(&mut self) {

@@ -98,6 +98,8 @@ pub(super) struct Session {
     opened_ns: u64,
     /// When there was one, to be registered with.
     accepted_ns: u64,
+    /// How long was waited before the last one that did not open was asked for.
+    fruitless_ns: u64,
     /// Something came from it that opened none.
     speaks: bool,
     last_sent_ns: u64,
@@ -129,6 +131,7 @@ impl Session {
             last_received_ns: now_ns,
             opened_ns: 0,
             accepted_ns: 0,
+            fruitless_ns: 0,
             speaks: false,
             last_sent_ns: 0,
             is_mute: false,
@@ -255,9 +258,12 @@ impl Session {
 
     /// It is over: another is asked for.
     pub(super) fn ask_anew(&mut self, now_ns: u64) {
+        let was_open = self.is_open();
         self.begin(now_ns);
-        // Not faster than what is asked is repeated, whatever made us.
-        self.asked.wait_ns = ASK_NS.0;
+        // Not faster than what is asked is repeated, whatever made us; and the slower the more sessions did not open.
+        let longer_ns = self.fruitless_ns.saturating_mul(2);
+        self.fruitless_ns = if was_open { 0 } else { longer_ns }.clamp(ASK_NS.0, ASK_NS.1);
+        self.asked.wait_ns = self.fruitless_ns;
         self.speaks = false;
     }
 

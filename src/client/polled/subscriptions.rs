@@ -31,6 +31,13 @@ impl Subscriptions {
         self.all.retain(|subscription| subscription.stream != stream);
     }
 
+    /// The server sends something of one that has ended here: it has not heard so.
+    pub(super) fn end_unknown(&mut self, sub: u32) {
+        if sub != 0 && !self.unsubscribe.contains(&sub) {
+            self.unsubscribe.push(sub);
+        }
+    }
+
     pub(super) fn of(&self, stream: StreamId) -> Option<&Subscription> {
         self.all.iter().find(|subscription| subscription.stream == stream)
     }
@@ -93,7 +100,11 @@ impl Subscriptions {
         history: &mut Option<Box<History>>,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> Result<(), (StreamId, Damaged)> {
-        let Some(subscription) = self.of_request_mut(data.head.sub.get()) else { return Ok(()) };
+        let sub = data.head.sub.get();
+        let Some(subscription) = self.of_request_mut(sub) else {
+            self.end_unknown(sub);
+            return Ok(());
+        };
         let stream = subscription.stream;
         match history {
             None => subscription.on_data(data, sink),

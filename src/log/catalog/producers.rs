@@ -432,6 +432,7 @@ impl Producers {
         if !Mutant::PlaceWithoutOwner.is_on() {
             producer.holder = Some(holder);
         }
+        producer.ended = false;
         ProducerHandle { id, slot, holder }
     }
 
