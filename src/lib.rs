@@ -50,6 +50,7 @@ mod whole;
 pub mod metrics;
 pub mod mutant;
 pub mod fired;
+pub mod access;
 
 pub mod wire;
 pub mod port;

@@ -1,0 +1,3 @@
+//! Who may reach an appliance, and what each may do there.
+
+pub mod key;
