@@ -245,6 +245,26 @@ pub const HTTP_CONNECTIONS_MAX: usize = 256;
 /// Bytes of an HTTP request's head.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
 
+/// Identities of one appliance, at most.
+pub const IDENTITIES_MAX: usize = 256;
+
+/// Keys one identity may come with, at most: more than a change of keys on several hosts takes.
+pub const KEYS_AN_IDENTITY_MAX: usize = 8;
+
+/// Patterns in one list of an identity's rights, at most; a request looks at each of them.
+pub const PATTERNS_A_LIST_MAX: usize = 64;
+
+/// Bytes of an identity's name, at most: it can be that of a producer.
+pub const IDENTITY_NAME_BYTES_MAX: usize = 40;
+
+/// Bytes of a file of keys or rights, at most; one that is larger is no such file.
+pub const ACCESS_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Files of credentials that are looked through for the one of a server, at most.
+pub const CREDENTIALS_LOOKED_AT_MAX: usize = 64;
+
+const _: () = assert!(IDENTITY_NAME_BYTES_MAX <= crate::ids::PRODUCER_NAME_BYTES_MAX);
+
 const _: () = assert!(SUBSCRIPTIONS_MAX <= SUBSCRIPTIONS_A_SHARD);
 
 /// What a shard is given of what may be less than the maximum: tests and the simulator fill it. Memory is always

@@ -38,6 +38,7 @@ const LAYERS: [&[&str]; 8] = [
         "metrics",
         "mutant",
         "fired",
+        "access",
     ],
     &["wire"],
     &["port", "disk"],

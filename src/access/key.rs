@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::agreement::{PrivateKey, X25519};
+use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A key that only its owner knows. Its memory is zeroed when it is dropped, and nothing prints it.
@@ -55,9 +55,56 @@ impl SecretKey {
     }
 }
 
+impl PublicKey {
+    /// Whether somebody can have its secret: it is written the one way there is to write it, and no point of low order,
+    /// with which everybody agrees on the same shared secret.
+    ///
+    /// # Panics
+    /// Never: every 32 bytes are a secret.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let any = PrivateKey::from_private_key(&X25519, &[1; 32]).expect("32 bytes");
+        let peer = UnparsedPublicKey::new(&X25519, self.0);
+        is_reduced(&self.0) && agree(&any, peer, (), |_| Ok(())).is_ok()
+    }
+}
+
+/// Whether the number is below 2^255 - 19: what is not is another way to write a smaller one.
+fn is_reduced(bytes: &[u8; 32]) -> bool {
+    let [lowest, middle @ .., highest] = bytes;
+    *highest < 0x7f
+        || *highest == 0x7f && (middle.iter().any(|byte| *byte != 0xff) || *lowest < 0xed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The points of order 1, 2, 4 and 8, and other ways to write them and a good one.
+    #[test]
+    fn a_public_key_that_everybody_could_speak_for_is_not_sound() {
+        let hex = |text: &str| {
+            let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+            PublicKey(bytes.try_into().unwrap())
+        };
+        for bad in [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "f6ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        ] {
+            assert!(!hex(bad).is_sound(), "{bad}");
+        }
+        let mut good = SecretKey::from_bytes([9; 32]).public();
+        assert!(good.is_sound());
+        good.0[31] |= 0x80;
+        assert!(!good.is_sound(), "the same point, written otherwise");
+    }
 
     /// Of RFC 7748, 5.2: the first iteration.
     #[test]
