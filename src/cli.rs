@@ -6,7 +6,10 @@
 
 pub(crate) mod arguments;
 pub(crate) mod host;
+pub(crate) mod key;
 pub(crate) mod parse;
+
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -15,6 +18,7 @@ use arguments::{
     StreamCommand, TopArgs, VerifyHistoryArgs,
 };
 use host::HostCommand;
+use key::KeyCommand;
 use parse::Server;
 
 /// The version, and the commit it was built from: `0.1.0 (4711abcdef01)`.
@@ -60,6 +64,12 @@ pub struct Globals {
     #[arg(short, long, global = true, env = "BUSLANE_SERVER", value_name = "HOST[:PORT]")]
     #[arg(value_parser = parse::server)]
     pub server: Option<Server>,
+    /// Credentials to come with [default: those of the appliance of this user, or in ~/.config/buslane]
+    #[arg(long, global = true, env = "BUSLANE_ACCESS", value_name = "FILE")]
+    pub access: Option<PathBuf>,
+    /// Speak in the clear, to an appliance that does so; whoever is on the way can read and change all of it
+    #[arg(long, global = true, conflicts_with = "access")]
+    pub plain: bool,
     /// How long to look for an appliance that does not answer before giving up
     #[arg(long, global = true, env = "BUSLANE_CONNECT_TIMEOUT", value_name = "TIME")]
     #[arg(default_value = "5s", value_parser = parse::connect_timeout)]
@@ -160,6 +170,9 @@ EXAMPLES
     /// Measure latency and throughput, and the floor below them
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Make keys, and say who may do what
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Check the host, tune it, and write profiles and units for it
     #[command(subcommand)]
     Host(HostCommand),
@@ -233,6 +246,24 @@ mod tests {
                 "{name}: {help}"
             );
         }
+    }
+
+    #[test]
+    fn who_comes_in_the_clear_has_no_credentials() {
+        assert!(parse("stream list --plain --access x").is_err());
+        let sealed = parse("stream list --access x").unwrap().globals;
+        assert_eq!((sealed.access, sealed.plain), (Some("x".into()), false));
+        assert!(parse("--plain stream list").unwrap().globals.plain);
+    }
+
+    #[test]
+    fn rights_are_given_one_by_one_or_with_commas() {
+        let line = "key authorize a --publish x,y.* --publish z --admin";
+        let Command::Key(KeyCommand::Authorize(args)) = parse(line).unwrap().command else {
+            panic!("key authorize")
+        };
+        assert_eq!((args.publish, args.admin), (["x", "y.*", "z"].map(str::to_owned).into(), true));
+        assert!(parse("key authorize a blp1x --out f").is_err(), "its secret is elsewhere");
     }
 
     #[test]

@@ -92,8 +92,14 @@ impl Credentials {
     /// Writes them to a file that is not there yet, for its owner alone. When it returns, the file is on the disk.
     ///
     /// # Errors
-    /// What the operating system says; `AlreadyExists` for a file that is there.
+    /// What the operating system says; `AlreadyExists` for a file that is there, `InvalidInput` where `server` or
+    /// `identity` cannot be what they are.
     pub fn write_new(&self, path: &Path) -> io::Result<()> {
+        let is_sound = is_identity_name(&self.identity) && self.server.as_deref().is_none_or(is_server);
+        if !is_sound {
+            let what = "neither server nor identity can have such a name";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         private::create(path, &self.to_toml(), None)?;
         private::sync_directory(private::directory_of(path))
     }
@@ -119,6 +125,30 @@ impl Credentials {
         }
         text
     }
+}
+
+/// Writes a secret to a file that is not there yet, for its owner alone: the beginning of a file of credentials, to which
+/// comes what only the appliance knows.
+///
+/// # Errors
+/// What the operating system says; `AlreadyExists` for a file that is there.
+pub fn write_secret(path: &Path, secret: &SecretKey) -> io::Result<()> {
+    let public = secret.public();
+    let secret = secret.to_text();
+    let mut text = Zeroizing::new(String::with_capacity(512));
+    for part in [
+        "# Give ",
+        &public.to_string(),
+        " to whoever runs the appliance.\n\
+         # What `buslane key authorize` says there, identity and server_key, goes in here.\n\
+         secret = \"",
+        &secret,
+        "\"\n",
+    ] {
+        text.push_str(part);
+    }
+    private::create(path, &text, None)?;
+    private::sync_directory(private::directory_of(path))
 }
 
 /// Whether this may be `HOST:PORT`: nothing in it has a meaning in TOML or on a terminal.

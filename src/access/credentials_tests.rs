@@ -35,6 +35,13 @@ fn what_is_written_is_read_and_no_file_is_overwritten() {
         let shown = format!("{known:?}");
         assert!(!shown.contains(&known.secret.to_text()[4..]), "{shown}");
     }
+    for (server, identity) in [("h\"\n:1", "n"), ("", "n"), ("h:1", "../n")] {
+        let identity = identity.to_owned();
+        let known = Credentials { identity, ..credentials(1, Some(server)) };
+        let path = place.path().join("none");
+        assert_eq!(known.write_new(&path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(!path.exists());
+    }
 }
 
 #[test]
@@ -71,6 +78,23 @@ fn what_cannot_be_is_refused_with_its_line_and_without_a_secret() {
     fs::write(&path, &good).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
     assert!(Credentials::load(&path).unwrap_err().to_string().contains("(mode 0604)"));
+}
+
+#[test]
+fn a_secret_alone_is_the_beginning_of_a_file_of_credentials() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("x.access");
+    let known = Credentials { server: None, psk: None, ..credentials(1, None) };
+    write_secret(&path, &known.secret).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    let said = Credentials::load(&path).unwrap_err().to_string();
+    assert!(said.contains("missing field `server_key`"), "{said}");
+    let mut text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(&format!("Give {} to", known.secret.public())), "{text}");
+    text.push_str(&format!("identity = \"n1\"\nserver_key = \"{}\"\n", known.server_key));
+    fs::write(&path, text).unwrap();
+    assert_eq!(Credentials::load(&path).unwrap(), known);
+    assert!(write_secret(&path, &known.secret).is_err());
 }
 
 /// Places where credentials are looked for.

@@ -25,7 +25,7 @@ pub mod text;
 
 use std::collections::BTreeMap;
 
-pub use credentials::{Credentials, find};
+pub use credentials::{Credentials, find, write_secret};
 pub use error::AccessError;
 pub use key::{PublicKey, SecretKey};
 pub use keyring::Keyring;

@@ -61,7 +61,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 
 /// What a private file says.
 pub(super) fn read(path: &Path, way: Way) -> Result<Zeroizing<String>, AccessError> {
-    let cannot = |error: io::Error| cannot_be(path, "read", &error);
+    let cannot = |error: io::Error| cannot_read(path, &error);
     // Not to wait for whoever writes into a pipe.
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -118,16 +118,16 @@ fn foreign(owner: u32, user: u32) -> String {
     )
 }
 
-fn cannot_be(path: &Path, done: &str, error: &io::Error) -> AccessError {
+fn cannot_read(path: &Path, error: &io::Error) -> AccessError {
     if error.kind() == ErrorKind::NotFound {
         return AccessError::absent(path, "is not there");
     }
-    AccessError::host(path, format!("cannot be {done}: {error}"))
+    AccessError::host(path, format!("cannot be read: {error}"))
 }
 
 /// Whether a directory is private to a user that is believed, and who that is.
 pub(super) fn check_directory(path: &Path) -> Result<(), AccessError> {
-    let facts = fs::metadata(path).map_err(|error| cannot_be(path, "read", &error))?;
+    let facts = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
     if !facts.is_dir() {
         return Err(AccessError::host(path, "is no directory; move it away, or name another one"));
     }

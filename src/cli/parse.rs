@@ -80,6 +80,12 @@ impl Server {
         Ok(addresses)
     }
 
+    /// It as text, with `port` where it has none.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> String {
+        format!("{}:{}", self.host, self.port.unwrap_or(port))
+    }
+
     /// Whether it is a name, whose addresses may change.
     #[must_use]
     pub fn is_name(&self) -> bool {

@@ -11,6 +11,7 @@ mod connect;
 mod copy_target;
 mod idle;
 mod keepers;
+mod key;
 mod serve;
 mod source;
 mod stat;
@@ -40,6 +41,7 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::SIGHUP;
 
+use crate::access::AccessError;
 use crate::cli::arguments::SampleCommand;
 use crate::cli::{Cli, Command, Globals, Output};
 use crate::client::blocking::Client;
@@ -114,6 +116,12 @@ impl From<ProfileError> for CommandError {
         } else {
             Self::Failed(error.to_string())
         }
+    }
+}
+
+impl From<AccessError> for CommandError {
+    fn from(error: AccessError) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 
@@ -192,6 +200,7 @@ pub fn run(cli: &Cli) -> Result<(), CommandError> {
         Command::Top(args) => top::top(globals, args),
         Command::Bench(command) => bench::bench(globals, command),
         Command::Host(command) => host::host(globals, command),
+        Command::Key(command) => key::key(globals, command),
     }
 }
 

@@ -70,6 +70,7 @@ impl Profile {
     pub fn check_serve(&self, cores: &[usize]) -> Result<(), ProfileError> {
         self.check_cores(cores)?;
         self.check_driver("port", &self.port)?;
+        self.check_security()?;
         if self.disk.driver == DiskDriver::Spdk && !cfg!(feature = "spdk") {
             let what = "disk.driver is spdk, which this binary was built without; build one with \
                         `cargo build --release --features spdk`";

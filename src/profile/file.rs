@@ -26,7 +26,7 @@ pub const SHIPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys outside a port.
-const KEYS: [&str; 31] = [
+const KEYS: [&str; 34] = [
     "name",
     "description",
     "instance",
@@ -47,6 +47,9 @@ const KEYS: [&str; 31] = [
     "disk.spdk.write_cache_off",
     "disk.spdk.power_loss_protected",
     "client.core",
+    "security.mode",
+    "security.accept_plain",
+    "security.keys",
     "limits.window_messages",
     "limits.turn_us",
     "limits.watchdog_ms",
@@ -77,7 +80,7 @@ const PORT_KEYS: [&str; 12] = [
 ];
 
 /// Keys whose value is text, so that `--set` takes it as it stands, be it `7` or `true`.
-const TEXT_KEYS: [&str; 10] = [
+const TEXT_KEYS: [&str; 12] = [
     "name",
     "description",
     "instance",
@@ -85,6 +88,8 @@ const TEXT_KEYS: [&str; 10] = [
     "device",
     "mac",
     "identity",
+    "mode",
+    "keys",
     "http",
     "socket",
     "dir",

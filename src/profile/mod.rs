@@ -12,6 +12,7 @@ pub(crate) mod file;
 pub(crate) mod runtime;
 pub(crate) mod units;
 mod check;
+mod security;
 mod shards;
 mod values;
 
@@ -23,6 +24,7 @@ use crate::limits::{DATAGRAM_BYTES, RING_BYTES, WINDOW_MESSAGES_MAX};
 use crate::port::Steering;
 
 pub use file::{SHIPPED, Source, load, load_again};
+pub use security::{SecurityMode, SecurityProfile};
 pub use values::{Core, MacAddress};
 
 /// Where metrics and state are served over HTTP unless told otherwise.
@@ -46,6 +48,8 @@ pub struct Profile {
     pub disk: DiskProfile,
     /// How clients on this host reach it.
     pub client: ClientProfile,
+    /// How sessions are protected, and where the keys are.
+    pub security: SecurityProfile,
     /// Maxima lower than those of the build.
     pub limits: LimitsProfile,
     /// What it tells of itself.
@@ -270,6 +274,7 @@ impl Default for Profile {
                 spdk: SpdkProfile::default(),
             },
             client: ClientProfile { core: Core::First, port: client_port },
+            security: SecurityProfile::default(),
             limits: LimitsProfile {
                 window_messages: WINDOW_MESSAGES_MAX,
                 turn_us: 1000,

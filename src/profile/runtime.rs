@@ -41,5 +41,6 @@ fn texts(profile: &mut Profile) -> impl Iterator<Item = &mut String> {
     let ports = [&mut profile.port, &mut profile.client.port];
     let eal =
         ports.into_iter().filter_map(|port| port.dpdk.as_mut()).flat_map(|dpdk| &mut dpdk.eal);
-    eal.chain([&mut profile.disk.path, &mut profile.metrics.socket, &mut profile.metrics.dir])
+    let Profile { disk, security, metrics, .. } = profile;
+    eal.chain([&mut disk.path, &mut security.keys, &mut metrics.socket, &mut metrics.dir])
 }
