@@ -95,7 +95,8 @@ impl Credentials {
     /// What the operating system says; `AlreadyExists` for a file that is there, `InvalidInput` where `server` or
     /// `identity` cannot be what they are.
     pub fn write_new(&self, path: &Path) -> io::Result<()> {
-        let is_sound = is_identity_name(&self.identity) && self.server.as_deref().is_none_or(is_server);
+        let is_sound =
+            is_identity_name(&self.identity) && self.server.as_deref().is_none_or(is_server);
         if !is_sound {
             let what = "neither server nor identity can have such a name";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));

@@ -46,7 +46,7 @@ pub struct Needs {
     pub disk_path: Option<String>,
     /// Bytes of the log.
     pub disk_bytes: u64,
-    /// Directories, besides the log's, that files are made in: interval logs, the unix socket.
+    /// Directories, besides the log's, that files are made in: interval logs, the unix socket, keys.
     pub directories: Vec<String>,
     /// Whether metrics are served at an IPv6 address.
     pub http_is_ipv6: bool,
@@ -164,13 +164,19 @@ impl Needs {
     }
 }
 
-/// Where interval logs and the unix socket are, if the profile says so.
+/// Where interval logs and the unix socket are, and what the directory of keys is made in, if the profile says so.
 fn directories(profile: &Profile) -> Vec<String> {
     let metrics = &profile.metrics;
     let socket = Some(metrics.socket.as_str()).filter(|path| !["", "off"].contains(path));
     let beside = socket.and_then(|path| Path::new(path).parent()).and_then(Path::to_str);
     let dir = Some(metrics.dir.as_str());
-    [dir, beside].into_iter().flatten().filter(|path| !path.is_empty()).map(str::to_owned).collect()
+    let keys = Path::new(&profile.security.keys).parent().and_then(Path::to_str);
+    [dir, beside, keys]
+        .into_iter()
+        .flatten()
+        .filter(|path| !path.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn named<T>(key: &str, value: T) -> Named<T> {
