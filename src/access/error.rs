@@ -33,6 +33,11 @@ impl AccessError {
         Self::Wrong(said(path, line, &what.to_string()))
     }
 
+    /// What is to be said instead where something is not there.
+    pub(super) fn if_absent(self, path: &Path, what: &str) -> Self {
+        if matches!(self, Self::Absent(_)) { Self::absent(path, what) } else { self }
+    }
+
     pub(super) fn host(path: &Path, what: impl Display) -> Self {
         Self::Host(said(path, None, &what.to_string()))
     }

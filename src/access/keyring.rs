@@ -26,6 +26,14 @@ const LOCAL_ACCESS: &str = "local.access";
 /// The identity of those.
 pub const LOCAL: &str = "local";
 
+/// What is said where there is no directory.
+const NO_KEYS: &str = "there are no keys; `buslane serve` makes them at its first start, where security.keys of its profile \
+                       says";
+
+/// What is said where a file is missing in one.
+const NO_FILE: &str = "is not there, though the directory is; bring it back from a backup, or move the whole directory away: \
+                       then new keys are made, and every client needs new ones";
+
 /// Directories that come in each other's way so often are not made by chance.
 const ATTEMPTS: usize = 8;
 
@@ -59,16 +67,10 @@ impl Keyring {
     /// # Errors
     /// `AccessError` when something is missing or says what cannot be, or others may read or write it.
     pub fn open(dir: &Path) -> Result<Self, AccessError> {
-        let check = |error| match error {
-            AccessError::Absent(_) => AccessError::absent(
-                dir,
-                "there are no keys; `buslane serve` makes them at its first start, where security.keys of its profile says",
-            ),
-            other => other,
-        };
-        private::check_directory(dir).map_err(check)?;
+        private::check_directory(dir).map_err(|error| error.if_absent(dir, NO_KEYS))?;
         let path = dir.join(SERVER_KEY);
-        let text = private::read(&path, Way::Named).map_err(|error| missing(error, &path))?;
+        let text =
+            private::read(&path, Way::Named).map_err(|error| error.if_absent(&path, NO_FILE))?;
         let secret = SecretKey::from_text(text.trim())
             .map_err(|error| AccessError::wrong(&path, None, format!("what is in it {error}")))?;
         let access = load(dir)?;
@@ -123,18 +125,7 @@ impl Keyring {
 
 fn load(dir: &Path) -> Result<Access, AccessError> {
     let path = dir.join(ACCESS);
-    Access::load(&path).map_err(|error| missing(error, &path))
-}
-
-fn missing(error: AccessError, path: &Path) -> AccessError {
-    match error {
-        AccessError::Absent(_) => AccessError::absent(
-            path,
-            "is not there, though the directory is; bring it back from a backup, or move the whole directory away: then \
-             new keys are made, and every client needs new ones",
-        ),
-        other => other,
-    }
+    Access::load(&path).map_err(|error| error.if_absent(&path, NO_FILE))
 }
 
 fn cannot_make(dir: &Path, error: &io::Error) -> AccessError {
@@ -252,10 +243,10 @@ fn fill(dir: &Path) -> io::Result<()> {
 fn access_toml(local_key: &str) -> String {
     format!(
         "# Who may do what here. What is not said is denied. To let somebody in:\n\
-         #   buslane key authorize gateway-7 --publish 'orders.*' --subscribe 'fills.*'\n\
-         # It writes gateway-7.access, the one file to hand to the gateway. To shut somebody out: buslane key revoke NAME.\n\
-         # A pattern is a name, or the beginning of names and a `*`. What is changed here counts after\n\
-         #   systemctl reload buslane          (or kill -HUP)\n\
+         #   buslane key authorize gateway-7 --publish 'orders.*' --subscribe fills\n\
+         # It writes gateway-7.access, the one file to hand over. To shut somebody out:\n\
+         #   buslane key revoke gateway-7\n\
+         # What is changed here counts after: systemctl reload buslane (or kill -HUP)\n\
          \n\
          # Whoever can read local.access, which is beside this file.\n\
          [[identity]]\n\

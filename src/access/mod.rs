@@ -245,12 +245,8 @@ mod tests {
 
     #[test]
     fn identities_are_found_by_key_and_by_id() {
-        let all =
-            ["a", "b", "c"].map(|name| identity(name, &[name.as_bytes()[0], name.len() as u8]));
-        let mut all = all.to_vec();
-        for (index, one) in all.iter_mut().enumerate() {
-            one.keys = vec![key(10 + index as u8), key(20 + index as u8)];
-        }
+        let mut all =
+            vec![identity("a", &[10, 20]), identity("b", &[11, 21]), identity("c", &[12, 22])];
         all[1].rights.admin = true;
         let access = Access::new(all, Rights::none()).unwrap();
         assert_eq!(access.by_key(&key(11)).unwrap().name, "b");
