@@ -9,7 +9,7 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
@@ -270,4 +270,25 @@ fn a_change_that_is_killed_is_whole_or_none() {
     keys.done(&["authorize", "last", "--publish", "x"]);
     let left = fs::read_dir(keys.path("keys")).unwrap().count();
     assert_eq!(left, 3, "no draft is left");
+}
+
+/// As on a host where the appliance runs as a user of its own.
+#[test]
+fn root_changes_the_keys_of_another_user_and_leaves_them_his() {
+    let keys = Keys::new();
+    if keys.place.path().metadata().unwrap().uid() != 0 {
+        return;
+    }
+    let dir = keys.path("keys");
+    let files = ["server.key", "access.toml", "local.access"].map(|name| dir.join(name));
+    for path in files.iter().chain([&dir]) {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    keys.done(&["authorize", "a", "--publish", "x"]);
+    for path in &files {
+        assert_eq!((path.metadata().unwrap().uid(), mode(path)), (65534, 0o600));
+    }
+    assert_eq!(keys.path("a.access").metadata().unwrap().uid(), 0, "whoever made it hands it over");
+    chown(&files[0], Some(1), None).unwrap();
+    keys.refused(&["show"], 1, "server.key: belongs to user 1");
 }

@@ -1,5 +1,7 @@
 //! Files of rights that are read, and those that are refused.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::access::IdentityId;
 use crate::limits::{IDENTITIES_MAX, PATTERNS_A_LIST_MAX};
@@ -124,4 +126,26 @@ fn values_are_cut_out_of_what_the_parser_says() {
     assert_eq!(without_values("string \"x\ny\", expected a\nb"), "string \"..\", expected a, b");
     assert_eq!(without_values("nothing"), "nothing");
     assert_eq!(without_values("cut \"off"), "cut \"..");
+}
+
+proptest! {
+    /// Whatever is in the file, it is read or refused, in one line.
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        at in 0usize..400,
+        cut in 0usize..400,
+        put in "[\\[\\]\"=#\n a-zäb1]{0,8}",
+    ) {
+        let whole = format!(
+            "[[identity]]\nname = \"a\"\nkeys = [\"{}\"]\npsk = \"{}\"\npublish = [\"x*\"]\n[plain]\n",
+            public(1),
+            *secret(3).to_text()
+        );
+        let (at, cut) = (at.min(whole.len()), cut.min(whole.len()));
+        let damaged = format!("{}{put}{}", &whole[..at], &whole[cut..]);
+        if let Err(said) = read(&damaged) {
+            prop_assert!(!said.contains('\n') && said.starts_with("access.toml"), "{}", said);
+            prop_assert!(!said.contains(&secret(3).to_text()[20..40]), "{}", said);
+        }
+    }
 }

@@ -117,6 +117,8 @@ impl Keyring {
         let text = private::read(&path, Way::Named)?;
         file::parse(&path, &text)?;
         let new = change(&text).map_err(|what| AccessError::wrong(&path, None, what))?;
+        private::check_length(new.len() as u64)
+            .map_err(|what| AccessError::wrong(&path, None, format!("changed so, it {what}")))?;
         let access = file::parse(&path, &new)?;
         private::replace(&path, &new).map_err(cannot)?;
         Ok(access)

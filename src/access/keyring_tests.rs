@@ -183,9 +183,18 @@ fn a_change_is_whole_or_none() {
     assert!(twice.to_string().contains("there are two identities desk"), "{twice}");
     let refused = ring.edit(|_| Err("not today".to_owned())).unwrap_err();
     assert!(refused.to_string().ends_with("access.toml: not today"), "{refused}");
+    let huge = ring.edit(|text| Ok(format!("{text}#{}", "x".repeat(1 << 20)))).unwrap_err();
+    assert!(huge.to_string().contains("changed so, it has more than 1048576 bytes"), "{huge}");
+    let no_toml = ring.edit(|text| Ok(text[..text.len() - 3].to_owned())).unwrap_err();
+    assert!(matches!(no_toml, AccessError::Wrong(_)), "{no_toml}");
     assert_eq!(fs::read_to_string(dir.join(ACCESS)).unwrap(), after);
     assert_eq!(mode(&dir.join(ACCESS)), 0o600);
     assert_eq!(names(&dir).len(), 3, "no draft is left");
+    fs::rename(dir.join(ACCESS), place.path().join("elsewhere")).unwrap();
+    symlink(place.path().join("elsewhere"), dir.join(ACCESS)).unwrap();
+    assert!(ring.reload().is_ok(), "a link is read");
+    let linked = ring.edit(|text| Ok(text.to_owned())).unwrap_err();
+    assert!(linked.to_string().contains("it is a link"), "{linked}");
 }
 
 #[test]

@@ -115,6 +115,9 @@ impl Access {
     ///
     /// # Errors
     /// What is wrong: too many of something, a name that can be none, two with one name or key, a key nobody can have.
+    ///
+    /// # Panics
+    /// When an id is not that of the name.
     pub fn new(identities: Vec<Identity>, plain: Rights) -> Result<Self, String> {
         Self::checked(identities, plain).map_err(|fault| fault.what)
     }
@@ -191,6 +194,7 @@ fn check(identities: &[Identity]) -> Result<(), Fault> {
                 )));
             }
         }
+        assert_eq!(identity.id, IdentityId::of(name), "an id is that of the name");
         for key in &identity.keys {
             if let Some(other) = keys.insert(*key, name) {
                 return Err(fault(format!(
@@ -204,7 +208,7 @@ fn check(identities: &[Identity]) -> Result<(), Fault> {
 
 /// Whether an identity can be one.
 fn check_one(identity: &Identity) -> Result<(), String> {
-    let Identity { name, id, keys, .. } = identity;
+    let Identity { name, keys, .. } = identity;
     if !is_identity_name(name) {
         return Err(format!(
             "`{}` cannot name an identity: 1 to {IDENTITY_NAME_BYTES_MAX} letters, digits, `.`, `_` and `-`, not \
@@ -212,7 +216,6 @@ fn check_one(identity: &Identity) -> Result<(), String> {
             name.escape_debug()
         ));
     }
-    assert_eq!(*id, IdentityId::of(name), "{name}: an id is that of the name");
     if keys.len() > KEYS_AN_IDENTITY_MAX {
         return Err(format!(
             "{name} has {} keys, {KEYS_AN_IDENTITY_MAX} are the most; revoke those that are not used any more",
@@ -282,6 +285,10 @@ mod tests {
         assert_eq!(said, "there are two identities a; make them one");
         let said = refused(vec![identity("a", &[1]), identity("b", &[1])]);
         assert!(said.contains("is a key of a and again one of b"), "{said}");
+        let mut chance = identity("b", &[]);
+        chance.id = IdentityId::of("a");
+        let said = refused(vec![identity("a", &[]), chance]);
+        assert_eq!(said, "b and a have the same number by chance; rename one");
         let said = refused(vec![identity("a", &[1, 1])]);
         assert!(said.contains("is a key of a and again one of a"), "{said}");
     }

@@ -70,9 +70,8 @@ pub(super) fn read(path: &Path, way: Way) -> Result<Zeroizing<String>, AccessErr
     judge(&facts, Owners::of(path, way)).map_err(|what| AccessError::host(path, what))?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity(&facts)));
     file.take(ACCESS_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() > capacity_max() {
-        return Err(AccessError::host(path, too_large()));
-    }
+    // It may have grown meanwhile.
+    check_length(bytes.len() as u64).map_err(|what| AccessError::host(path, what))?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(_) => Err(AccessError::wrong(path, None, "is no text; bring it back, or make it anew")),
@@ -81,15 +80,7 @@ pub(super) fn read(path: &Path, way: Way) -> Result<Zeroizing<String>, AccessErr
 
 /// Room for all of a file, so that none of it is left behind where a buffer grew.
 fn capacity(facts: &Metadata) -> usize {
-    usize::try_from(facts.len()).unwrap_or(usize::MAX).min(capacity_max()) + 64
-}
-
-fn capacity_max() -> usize {
-    usize::try_from(ACCESS_FILE_BYTES_MAX).expect("a small number")
-}
-
-fn too_large() -> String {
-    format!("has more than {ACCESS_FILE_BYTES_MAX} bytes, which no such file has; look what it is")
+    usize::try_from(facts.len().min(ACCESS_FILE_BYTES_MAX)).expect("a small number") + 64
 }
 
 fn judge(facts: &Metadata, owners: Owners) -> Result<(), String> {
@@ -106,10 +97,17 @@ fn judge(facts: &Metadata, owners: Owners) -> Result<(), String> {
              change that; then chmod 600"
         ));
     }
-    if facts.len() > ACCESS_FILE_BYTES_MAX {
-        return Err(too_large());
+    check_length(facts.len())
+}
+
+/// Whether a file of so many bytes can be one of these.
+pub(super) fn check_length(bytes: u64) -> Result<(), String> {
+    if bytes <= ACCESS_FILE_BYTES_MAX {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "has more than {ACCESS_FILE_BYTES_MAX} bytes, which no such file has; look what it is"
+    ))
 }
 
 fn foreign(owner: u32, user: u32) -> String {
@@ -164,25 +162,25 @@ pub(super) fn create(path: &Path, text: &str, owner: Option<&Metadata>) -> io::R
     })
 }
 
-/// Puts `text` in the place of the file `path`, whole or not at all; what it is, its owner is too. The caller sees to it
-/// that nobody else does so at the same time.
+/// Puts `text` in the place of the file `path`, whole or not at all; whose it is, it stays. A link is refused: whoever owns
+/// the directory could lead root anywhere. The caller sees to it that nobody else does so at the same time.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A link stays one: what it leads to is replaced.
-    let path = fs::canonicalize(path)?;
-    let facts = fs::metadata(&path)?;
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = Path::new(&draft);
+    let facts = fs::symlink_metadata(path)?;
+    if facts.is_symlink() {
+        return Err(io::Error::other("it is a link; change what it leads to by hand"));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.draft"));
     // Of one that was killed.
-    match fs::remove_file(draft) {
+    match fs::remove_file(&draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    create(draft, text, Some(&facts))?;
-    fs::rename(draft, &path).inspect_err(|_| {
-        let _ = fs::remove_file(draft);
+    create(&draft, text, Some(&facts))?;
+    fs::rename(&draft, path).inspect_err(|_| {
+        let _ = fs::remove_file(&draft);
     })?;
-    sync_directory(directory_of(&path))
+    sync_directory(directory_of(path))
 }
 
 /// Sees to it that the names in a directory are on the disk.
@@ -306,13 +304,18 @@ mod tests {
         assert_eq!(create(&path, "two", None).unwrap_err().kind(), ErrorKind::AlreadyExists);
         symlink("nowhere", place.path().join("link")).unwrap();
         assert!(create(&place.path().join("link"), "two", None).is_err(), "a link is not followed");
-        fs::write(place.path().join("x.new"), "left by one that was killed").unwrap();
+        let draft = place.path().join(".x.draft");
+        fs::write(&draft, "left by one that was killed").unwrap();
+        replace(&path, "three").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three");
+        assert!(!draft.exists());
         let link = place.path().join("other");
         symlink(&path, &link).unwrap();
-        replace(&link, "three").unwrap();
+        assert!(replace(&link, "four").unwrap_err().to_string().contains("it is a link"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
-        assert!(link.symlink_metadata().unwrap().is_symlink());
-        assert!(!place.path().join("x.new").exists());
+        fs::create_dir(&draft).unwrap();
+        assert!(replace(&path, "four").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three");
         assert!(replace(&place.path().join("none"), "x").is_err());
     }
 
