@@ -68,6 +68,9 @@ impl Keyring {
     /// `AccessError` when something is missing or says what cannot be, or others may read or write it.
     pub fn open(dir: &Path) -> Result<Self, AccessError> {
         private::check_directory(dir).map_err(|error| error.if_absent(dir, NO_KEYS))?;
+        if is_missing(dir).is_ok_and(|is_missing| is_missing) {
+            return Err(AccessError::absent(dir, NO_KEYS));
+        }
         let path = dir.join(SERVER_KEY);
         let text =
             private::read(&path, Way::Named).map_err(|error| error.if_absent(&path, NO_FILE))?;

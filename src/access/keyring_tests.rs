@@ -60,6 +60,8 @@ fn an_empty_directory_gives_way() {
     let place = place();
     let dir = place.path().join("keys");
     fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+    assert!(Keyring::open(&dir).unwrap_err().to_string().contains("there are no keys"));
     fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
     assert!(Keyring::open_or_make(&dir).unwrap().1);
     assert_eq!(mode(&dir), 0o700);
