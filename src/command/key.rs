@@ -110,7 +110,7 @@ fn show(globals: &Globals) -> Result<(), CommandError> {
     out.line(&format!("server key {}", shown.server_key))?;
     out.line(&format!("keys       {}", shown.keys))?;
     for ShownIdentity { name, keys } in &shown.identities {
-        out.line(&format!("{name:<40} {}", keys.join(" ")))?;
+        out.line(format!("{name:<40} {}", keys.join(" ")).trim_end())?;
     }
     out.finish()
 }
