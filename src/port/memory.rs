@@ -311,7 +311,11 @@ impl Drop for MemoryPort {
     fn drop(&mut self) {
         let mut net = self.net.0.borrow_mut();
         net.open.remove(&self.local);
-        net.packets.retain(|(to, _, _), _| *to != self.local);
+        let all = (self.local, 0, 0)..=(self.local, u64::MAX, u64::MAX);
+        let on_their_way: Vec<_> = net.packets.range(all).map(|(key, _)| *key).collect();
+        for key in on_their_way {
+            net.packets.remove(&key);
+        }
     }
 }
 
