@@ -201,6 +201,11 @@ impl TestDisk {
         self.backend().bytes.clone()
     }
 
+    /// The same, of a disk that nobody needs any more.
+    pub(crate) fn into_image(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.backend_mut().bytes)
+    }
+
     /// Completes in submission order from now on.
     pub(crate) fn in_order(&mut self) {
         self.backend_mut().order = Order::Oldest;
@@ -221,8 +226,20 @@ impl TestDisk {
     /// bit `n` of `kept` is the n-th block, over all of them.
     pub(crate) fn crash_image(&self, kept: u64) -> Vec<u8> {
         let mut image = self.image();
+        self.put_crash(&mut image, kept);
+        image
+    }
+
+    /// The same, in a copy of the media of this moment that may have been put in another state before.
+    pub(crate) fn put_crash(&self, image: &mut [u8], kept: u64) {
+        let writes = self.pending_writes();
+        for io in &writes {
+            let start = usize::try_from(io.disk_offset.get()).unwrap();
+            let before = start..start + io.bytes;
+            image[before.clone()].copy_from_slice(&self.media()[before]);
+        }
         let mut number = 0;
-        for io in self.pending_writes() {
+        for io in writes {
             for block in 0..io.bytes / BLOCK_BYTES {
                 if kept >> (number % 64) & 1 == 1 {
                     let at = usize::try_from(io.disk_offset.get()).unwrap() + block * BLOCK_BYTES;
@@ -233,7 +250,6 @@ impl TestDisk {
                 number += 1;
             }
         }
-        image
     }
 
     /// Blocks in flight.
