@@ -184,7 +184,7 @@ pub(super) fn sim(globals: &Globals, args: &SimArgs) -> Result<(), CommandError>
         before(info);
     }));
     if let Some(name) = &args.mutant {
-        return mutants(globals, name);
+        return mutants(globals, name, args.threads);
     }
     if let Some(seed) = args.seed {
         return one(seed, &args.without, args.twice);
@@ -302,8 +302,34 @@ fn one(seed: u64, left_out: &[Feature], twice: bool) -> Result<(), CommandError>
     out.finish()
 }
 
+/// The first seed that this oracle finds something with, the same for any number of threads: those before it are run to
+/// their end. What another oracle finds before is no proof of this one.
+fn first_caught(oracle: &str, threads: u64, progress: &(dyn Fn(u64) + Sync)) -> Option<Finding> {
+    let (next, end) = (AtomicU64::new(0), AtomicU64::new(MUTANT_SEEDS));
+    let worker = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end.load(Ordering::Relaxed) {
+                return None;
+            }
+            progress(seed);
+            let finding = try_seed(seed, &[], false).err();
+            if let Some(finding) = finding.filter(|finding| finding.oracle == oracle) {
+                end.fetch_min(seed, Ordering::Relaxed);
+                return Some(finding);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
+        let caught =
+            handles.into_iter().filter_map(|handle| handle.join().expect("what panics is caught"));
+        caught.min_by_key(|finding| finding.seed)
+    })
+}
+
 /// Each mistake has to be caught; a table says by what, and how soon.
-fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
+fn mutants(globals: &Globals, name: &str, threads: u64) -> Result<(), CommandError> {
     let chosen: Vec<Mutant> =
         Mutant::ALL.into_iter().filter(|mutant| name == "all" || mutant.name() == name).collect();
     if chosen.is_empty() {
@@ -317,12 +343,7 @@ fn mutants(globals: &Globals, name: &str) -> Result<(), CommandError> {
     for mutant in chosen {
         switch_on(Some(mutant))?;
         let progress = Progress::new(globals.quiet, "seeds", Some(MUTANT_SEEDS));
-        let caught = (0..MUTANT_SEEDS).find_map(|seed| {
-            progress.set(seed);
-            // What another oracle finds before is no proof of this one.
-            let is_its = |finding: &Finding| finding.oracle == mutant.oracle();
-            try_seed(seed, &[], false).err().filter(is_its)
-        });
+        let caught = first_caught(mutant.oracle(), threads, &|seed| progress.set(seed));
         drop(progress);
         switch_on(None)?;
         match caught {
