@@ -76,13 +76,11 @@ impl<C: Clock> Link<C> {
             self.session.accepted(resp, request, self.now_ns);
             return true;
         }
-        let code = ErrorCode::from_code(accept.status.get());
-        let code = code.filter(|code| code.is_retry());
-        let Some(code) = code else {
-            let code = ErrorCode::from_code(accept.status.get()).unwrap_or(ErrorCode::Protocol);
+        let code = ErrorCode::from_code(accept.status.get()).unwrap_or(ErrorCode::Protocol);
+        if !code.is_retry() {
             self.events.fail(ClientError::Refused(code.with(0)));
             return true;
-        };
+        }
         self.session.rejected(accept.retry_ms.get(), self.now_ns);
         let _ = self.is_waited_for(code, 0);
         self.session.hears(self.now_ns);
