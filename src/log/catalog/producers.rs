@@ -62,6 +62,12 @@ impl ProducerFacts {
         self.registered_batch
     }
 
+    /// It published a message of this number, which is there.
+    fn publish(&mut self, producer_seq: u64, last: Position, unix_ns: u64) {
+        (self.last_seq, self.last) = (producer_seq, last);
+        self.last_active_ns = unix_ns;
+    }
+
     /// Whether nothing was heard of it for a week.
     fn is_idle(&self, unix_ns: u64) -> bool {
         unix_ns.saturating_sub(self.last_active_ns) > PRODUCER_IDLE_NS
@@ -271,9 +277,7 @@ impl Producers {
         last: Position,
         unix_ns: u64,
     ) {
-        let producer = self.of(handle);
-        (producer.last_seq, producer.last) = (producer_seq, last);
-        producer.last_active_ns = unix_ns;
+        self.of(handle).publish(producer_seq, last, unix_ns);
     }
 
     /// The same as recovery finds it; one that was forgotten since is passed over.
@@ -285,9 +289,7 @@ impl Producers {
         unix_ns: u64,
     ) {
         if let Some(slot) = self.slot(id) {
-            let producer = &mut self.places[slot];
-            (producer.last_seq, producer.last) = (producer_seq, last);
-            producer.last_active_ns = unix_ns;
+            self.places[slot].publish(producer_seq, last, unix_ns);
         }
     }
 
