@@ -334,8 +334,7 @@ fn a_producer_with_a_name_is_kept_and_found_again() {
     let (code, detail) = rig.clients[second].refusal().unwrap();
     let held = holder_detail(address(CLIENT_PORT));
     assert_eq!((code, detail), (ErrorCode::ProducerHeld, held));
-    drop(rig.clients.remove(first).abandon());
-    rig.received.remove(first);
+    drop(rig.take(first).abandon());
     let second = 0;
     rig.until("it is it", |rig| rig.clients[second].is_connected());
     assert_eq!(rig.clients[second].producer().0, id);
@@ -353,8 +352,7 @@ fn a_producer_with_a_name_is_kept_and_found_again() {
         (5, Some((stream, 4)))
     );
     rig.publish(third, stream, b"five");
-    drop(rig.clients.remove(third));
-    rig.received.remove(third);
+    drop(rig.take(third));
     // It has no session, and was idle for weeks: nobody has its place.
     let unix_ns = rig.clock.unix_ns();
     rig.crowd(PRODUCERS_MAX - 1, unix_ns);
@@ -373,8 +371,7 @@ fn a_late_takeover_of_a_session_from_before_fences_nobody() {
     let stream = rig.create(owner, "orders");
     rig.publish(owner, stream, b"one");
     let producer = rig.clients[owner].producer().0;
-    drop(rig.clients.remove(owner));
-    rig.received.remove(owner);
+    drop(rig.take(owner));
     // A process that asks for a session, says REGISTER, and is killed; its successor; and then that REGISTER.
     let peer = Peer::ip_only(address(999));
     let late = rig.stations().confirmed(peer, 1);

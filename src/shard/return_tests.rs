@@ -118,8 +118,7 @@ fn overtaken(offered: usize) -> (Rig, usize, ClientError) {
     let stream = rig.create(owner, "orders");
     rig.publish(owner, stream, b"one");
     let producer = rig.clients[owner].producer().0;
-    drop(rig.clients.remove(owner));
-    rig.received.remove(owner);
+    drop(rig.take(owner));
     rig.net.keep_datagrams(true);
     let first = rig.client(Publisher::Known(producer));
     rig.until("the first is it", |rig| rig.clients[first].is_connected());
@@ -254,8 +253,7 @@ fn a_consumer_at_the_end_knows_an_older_copy_that_has_not_come_so_far() {
     let consumer = rig.client(Publisher::No);
     rig.clients[consumer].subscribe(stream, crate::client::StartFrom::End, 64);
     rig.until("it stands at the end", |rig| rig.clients[consumer].position(stream) == 6);
-    drop(rig.clients.remove(publisher));
-    rig.received.remove(publisher);
+    drop(rig.take(publisher));
     let consumer = consumer - 1;
     // As many openings as the other has had: its epoch is no lower.
     rig.restart_on(copy);

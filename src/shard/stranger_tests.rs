@@ -129,8 +129,7 @@ fn what_waits_and_fits_no_datagram_of_the_server_any_more_is_an_error() {
     rig.datagram_bytes = 576;
     rig.crash();
     rig.net.set_cut(address(1), false);
-    let mut client = rig.clients.remove(publisher);
-    rig.received.remove(publisher);
+    let mut client = rig.take(publisher);
     let error = (0..2_000_000).find_map(|_| {
         rig.turn();
         client.poll(&mut |_| {}).err()

@@ -151,8 +151,7 @@ fn a_second_instance_fences_the_first() {
     rig.until("the first is acknowledged", |rig| rig.clients[first].next_completion().is_some());
     let id = rig.clients[first].producer().0;
     assert_ne!(id, ProducerId(0));
-    let old = rig.clients.remove(first);
-    rig.received.remove(first);
+    let old = rig.take(first);
     let second = rig.client(Publisher::Known(id));
     rig.until("the second is connected", |rig| rig.clients[second].is_connected());
     assert_eq!(rig.clients[second].next_seq(), 2, "it goes on behind what is durable");

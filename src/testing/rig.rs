@@ -143,6 +143,12 @@ impl Rig {
         self.add_client(publisher, address(BASE_PORT), 1472)
     }
 
+    /// This client, which the rig polls no more; those behind it come one forward.
+    pub(crate) fn take(&mut self, client: usize) -> Client<MemoryPort, ManualClock> {
+        self.received.remove(client);
+        self.clients.remove(client)
+    }
+
     /// One whose datagrams have this size.
     pub(crate) fn client_of(&mut self, publisher: Publisher, datagram_bytes: usize) -> usize {
         self.add_client(publisher, address(BASE_PORT), datagram_bytes)
