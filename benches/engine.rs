@@ -84,9 +84,9 @@ impl Port for WirePort {
         count
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        let (len, buffer) = &self.received[index];
-        (Peer::ip_only(self.far), &buffer[..*len])
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
+        let (len, buffer) = &mut self.received[index];
+        (Peer::ip_only(self.far), &mut buffer[..*len])
     }
 
     fn reserve(&mut self, _peer: Peer) -> Option<&mut [u8]> {

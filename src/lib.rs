@@ -51,6 +51,7 @@ pub mod metrics;
 pub mod mutant;
 pub mod fired;
 pub mod access;
+pub mod seal;
 
 pub mod wire;
 pub mod port;

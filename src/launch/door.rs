@@ -182,8 +182,8 @@ mod tests {
             1
         }
 
-        fn datagram(&self, _: usize) -> (Peer, &[u8]) {
-            (Peer::ip_only(self.local()), &self.bytes)
+        fn datagram(&mut self, _: usize) -> (Peer, &mut [u8]) {
+            (Peer::ip_only(self.local()), &mut self.bytes)
         }
 
         fn reserve(&mut self, _: Peer) -> Option<&mut [u8]> {

@@ -326,11 +326,11 @@ impl Port for DpdkPort {
         self.received.good_count
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        let Received { frames, good, good_count } = &self.received;
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
+        let Received { frames, good, good_count } = &mut self.received;
         assert!(index < *good_count, "datagram {index} of {good_count}");
         let Good { peer, frame, start, end } = good[index];
-        (peer, &frames.bytes(frame)[start..end])
+        (peer, &mut frames.bytes_mut(frame)[start..end])
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {

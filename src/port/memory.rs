@@ -336,8 +336,8 @@ impl Port for MemoryPort {
         self.inbox.len()
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
-        let (peer, bytes) = &self.inbox[index];
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
+        let (peer, bytes) = &mut self.inbox[index];
         (*peer, bytes)
     }
 

@@ -29,11 +29,11 @@ pub trait Port {
     /// Those of the burst before are gone.
     fn receive(&mut self) -> usize;
 
-    /// Datagram `index` of the last burst: who sent it and its UDP payload.
+    /// Datagram `index` of the last burst: who sent it and its UDP payload, to be opened in place.
     ///
     /// # Panics
     /// When `index` is not below what `receive` returned.
-    fn datagram(&self, index: usize) -> (Peer, &[u8]);
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]);
 
     /// Room for one datagram to `peer`, `datagram_bytes` long; `None` when the port can take no more
     /// before it is flushed. A reservation that is not committed is simply overwritten by the next.
@@ -85,7 +85,7 @@ impl<P: Port + ?Sized> Port for Box<P> {
         (**self).receive()
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
         (**self).datagram(index)
     }
 

@@ -164,11 +164,11 @@ impl Port for UdpPort {
         self.received
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
         assert!(index < self.received, "datagram {index} of {}", self.received);
         let slot = self.good[index];
         let peer = Peer::ip_only(self.receive.address(slot));
-        (Peer { local: self.receive.local(slot), ..peer }, self.receive.payload(slot))
+        (Peer { local: self.receive.local(slot), ..peer }, self.receive.payload_mut(slot))
     }
 
     fn reserve(&mut self, peer: Peer) -> Option<&mut [u8]> {
@@ -370,9 +370,9 @@ impl Burst {
         control.info.ipi_spec_dst.s_addr = u32::from(local).to_be();
     }
 
-    fn payload(&self, slot: usize) -> &[u8] {
+    fn payload_mut(&mut self, slot: usize) -> &mut [u8] {
         let len = usize::try_from(self.headers[slot].msg_len).expect("u32 fits usize");
-        &self.bytes[slot * self.datagram_bytes..][..len]
+        &mut self.bytes[slot * self.datagram_bytes..][..len]
     }
 
     fn room(&mut self, slot: usize) -> &mut [u8] {

@@ -122,7 +122,7 @@ impl Port for Beside {
         self.port.receive()
     }
 
-    fn datagram(&self, index: usize) -> (Peer, &[u8]) {
+    fn datagram(&mut self, index: usize) -> (Peer, &mut [u8]) {
         self.port.datagram(index)
     }
 

@@ -58,7 +58,12 @@ impl<const N: usize> Frames<N> {
 
     #[inline]
     pub(super) fn last_bytes_mut(&mut self) -> &mut [u8] {
-        let frame = self.get(self.count - 1);
+        self.bytes_mut(self.count - 1)
+    }
+
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, index: usize) -> &mut [u8] {
+        let frame = self.get(index);
         let length = usize::try_from(frame.length).expect("u32 fits usize");
         // SAFETY: as in `bytes`, and each frame is in one place only, so `&mut self` is the sole access;
         // the driver's buffers are mapped memory without uninitialised padding.
