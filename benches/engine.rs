@@ -147,7 +147,7 @@ impl Scene {
             Shard::new(server, disk, clock.clone(), log, BTreeMap::new(), shard_options);
         // It is not looked after while others are made.
         let options =
-            ClientOptions { dead_after_ns: u64::MAX, ..ClientOptions::new(Publisher::New) };
+            ClientOptions { dead_after_ns: u64::MAX, ..ClientOptions::plain(Publisher::New) };
         let mut client = Client::new(client, clock.clone(), address, options);
         client.request(Request::CreateStream("orders".into()));
         let stream = loop {

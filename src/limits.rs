@@ -68,6 +68,25 @@ pub const RESETS_A_TURN: usize = 8;
 /// The same in a second.
 pub const RESETS_MAX: usize = 1_000;
 
+/// Handshakes of a shard that wait to be answered, at most; so many answers wait for the shard.
+pub const HANDSHAKES_WAITING_MAX: usize = 64;
+
+/// Keys and handshakes that wait for who makes, drops and answers them: as many as all sessions of a shard may have in
+/// their two directions, used and to come.
+pub const KEYS_WAITING_MAX: usize = 4 * SESSIONS_MAX;
+
+/// Handshakes answered for one shard before the next one is looked at.
+pub const HANDSHAKES_A_LOOK: usize = 8;
+
+/// Answers of handshakes that a shard takes in a turn.
+pub const HANDSHAKES_A_TURN: usize = 4;
+
+/// Answers of handshakes that are kept for who did not hear them.
+pub const ANSWERS_KEPT: usize = 256;
+
+/// Places in which it is counted how often a source of handshakes comes.
+pub const SOURCES_MAX: usize = 1024;
+
 /// Sessions whose clients have not used them yet, at most; the oldest leaves for another one.
 pub const UNCONFIRMED_MAX: usize = 64;
 
@@ -259,6 +278,9 @@ pub const IDENTITY_NAME_BYTES_MAX: usize = 40;
 
 /// Bytes of a file of keys or rights, at most; one that is larger is no such file.
 pub const ACCESS_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Entries of a directory that are looked through for one of an appliance, at most.
+pub const DIRECTORIES_LOOKED_AT_MAX: usize = 1024;
 
 /// Files of credentials that are looked through for the one of a server, at most.
 pub const CREDENTIALS_LOOKED_AT_MAX: usize = 64;

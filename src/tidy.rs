@@ -39,6 +39,7 @@ const LAYERS: [&[&str]; 8] = [
         "mutant",
         "fired",
         "access",
+        "seal",
     ],
     &["wire"],
     &["port", "disk"],

@@ -184,16 +184,23 @@ fn a_read_only_disk_is_refused() {
         shift; exec \"$@\"";
     let port = format!("port.address=127.0.0.1:{}", free_port());
     let set = format!("disk.path={path}");
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh", dir.path().to_str().unwrap(), BUSLANE])
-        .args(["serve", "--set", &port, "--set", &set])
-        .args(sizes)
-        .output();
-    match output {
-        Ok(output) if output.status.code() == Some(1) => {
-            refused(&output, 1, &[path, "Read-only file system"]);
+    // Keys go beside the log, unless they have a place of their own.
+    let (elsewhere, beside) = (tempfile::tempdir().unwrap(), dir.path().join("keys"));
+    for keys in [beside, elsewhere.path().join("keys")] {
+        let is_beside = keys.parent() == Some(dir.path());
+        let named = if is_beside { keys.to_str().unwrap() } else { path };
+        let output = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh", dir.path().to_str().unwrap(), BUSLANE])
+            .args(["serve", "--set", &port, "--set", &set])
+            .args(["--set", &format!("security.keys={}", keys.display())])
+            .args(sizes)
+            .output();
+        match output {
+            Ok(output) if output.status.code() == Some(1) => {
+                refused(&output, 1, &[named, "Read-only file system"]);
+            }
+            other => println!("SKIPPED: no read-only mount may be made here: {other:?}"),
         }
-        other => println!("SKIPPED: no read-only mount may be made here: {other:?}"),
     }
 }
 

@@ -23,7 +23,8 @@ use common::Appliance;
 use zerocopy::{FromZeros, IntoBytes};
 
 fn connect(appliance: &Appliance, publisher: Publisher) -> Client {
-    Client::connect(appliance.address.parse().unwrap(), ClientOptions::new(publisher)).unwrap()
+    let server = appliance.address.parse().unwrap();
+    Client::connect(server, common::options(server, publisher)).unwrap()
 }
 
 #[test]
@@ -109,11 +110,11 @@ fn arguments_are_checked_where_they_enter() {
     }
     assert!(client.subscribe(StreamId(99), StartFrom::Start).is_err());
     let server = appliance.address.parse().unwrap();
-    let options = ClientOptions::new(Publisher::New);
+    let options = common::options(server, Publisher::New);
     for options in [
-        ClientOptions { window_messages: 0, ..options },
-        ClientOptions { window_messages: 1_000, ..options },
-        ClientOptions { window_bytes: 0, ..options },
+        ClientOptions { window_messages: 0, ..options.clone() },
+        ClientOptions { window_messages: 1_000, ..options.clone() },
+        ClientOptions { window_bytes: 0, ..options.clone() },
     ] {
         assert!(matches!(Client::connect(server, options), Err(Error::Argument { .. })));
     }
@@ -218,7 +219,7 @@ fn opens(
 #[test]
 fn a_server_that_speaks_and_never_answers_is_given_up() {
     let dead_after_ns = 300_000_000;
-    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(Publisher::New) };
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::plain(Publisher::New) };
     let heartbeat = |client| datagram(client, Kind::Heartbeat, &[0; 16]);
     let since = Instant::now();
     // One that says something, one that gives sessions and registers nobody, and one that is heard of by RETRY alone.
@@ -232,11 +233,11 @@ fn a_server_that_speaks_and_never_answers_is_given_up() {
         Retry::new(client, [1; 16]).with_mac(&key).as_bytes().to_vec()
     });
     for server in [silent, gives, circle] {
-        let error = Client::connect(server.address, options).unwrap_err();
+        let error = Client::connect(server.address, options.clone()).unwrap_err();
         assert!(matches!(error, Error::Client(ClientError::Unanswered { .. })), "{error}");
     }
     let deaf = Fake::start(opens(1, heartbeat));
-    let client = || Client::connect(deaf.address, options).unwrap();
+    let client = || Client::connect(deaf.address, options.clone()).unwrap();
     let errors = [
         client().create_stream("orders").map(|_| ()).unwrap_err(),
         client().list_streams().map(|_| ()).unwrap_err(),
@@ -253,7 +254,7 @@ fn a_server_that_speaks_and_never_answers_is_given_up() {
 #[test]
 fn a_server_that_starts_is_waited_for_and_one_that_stops_is_not() {
     let dead_after_ns = 300_000_000;
-    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(Publisher::New) };
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::plain(Publisher::New) };
     let starts = Duration::from_millis(1_500);
     let since = Instant::now();
     let server = Fake::start(move |_, client| {
@@ -261,25 +262,28 @@ fn a_server_that_starts_is_waited_for_and_one_that_stops_is_not() {
         let code = if is_starting { ErrorCode::Starting } else { ErrorCode::Draining };
         resp(client, 1, code.code())
     });
-    let error = Client::connect(server.address, options).unwrap_err();
+    let error = Client::connect(server.address, options.clone()).unwrap_err();
     assert!(since.elapsed() > starts, "it was given up after {:?}: {error}", since.elapsed());
     assert!(error.to_string().contains("is stopping"), "it stops: {error}");
 }
 
 #[test]
 fn a_server_of_another_version_is_named_as_such() {
-    let server = Fake::start(|_, client| Versions::new(client.0).as_bytes().to_vec());
-    let error = Client::connect(server.address, ClientOptions::new(Publisher::No)).unwrap_err();
+    let server = Fake::start(|_, client| {
+        let key = MacKey::of_server(&[0; 32]);
+        Versions::new(client.0).with_mac(&key).as_bytes().to_vec()
+    });
+    let error = Client::connect(server.address, ClientOptions::plain(Publisher::No)).unwrap_err();
     assert!(matches!(error, Error::Client(ClientError::OtherVersion { .. })), "{error}");
 }
 
 #[test]
 fn numbers_of_a_hostile_server_end_the_session() {
     let options =
-        ClientOptions { dead_after_ns: 2_000_000_000, ..ClientOptions::new(Publisher::New) };
+        ClientOptions { dead_after_ns: 2_000_000_000, ..ClientOptions::plain(Publisher::New) };
     let nonsense = [[0xff; 80].as_slice(), &[1, 0, 0, 0, 0, 0, 0, 0], &[0; 40]].concat();
     let acks = Fake::start(opens(1, move |client| datagram(client, Kind::Ack, &nonsense)));
-    let mut client = Client::connect(acks.address, options).unwrap();
+    let mut client = Client::connect(acks.address, options.clone()).unwrap();
     let error = client.publish(StreamId(1), b"a message").unwrap_err();
     assert!(matches!(error, Error::Client(ClientError::Nonsense { .. })), "{error}");
     // Shard 63 of a server whose own port is the base may lie beyond the last port: there is none then.

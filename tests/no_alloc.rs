@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use buslane::access::{Access, Identity, Rights, SecretKey};
 use buslane::client::polled::Client;
-use buslane::client::{ClientOptions, Event, Publisher, Request, StartFrom};
+use buslane::client::{ClientKeys, ClientOptions, Event, Publisher, Request, Security, StartFrom};
 use buslane::clock::{Clock, HostClock};
 use buslane::disk::Disk;
 use buslane::disk::ram::RamDisk;
@@ -26,9 +27,10 @@ use buslane::metrics::recorder::Recorder;
 use buslane::metrics::snapshot::exchange;
 use buslane::port::Port;
 use buslane::port::udp::UdpPort;
+use buslane::seal::entropy::Entropy;
 use buslane::shard::directory::directory;
 use buslane::shard::observe::Observer;
-use buslane::shard::{Shard, ShardOptions, Siblings};
+use buslane::shard::{self, Handshaker, Shard, ShardOptions, Siblings, rings};
 
 thread_local! {
     static FROZEN: Cell<bool> = const { Cell::new(false) };
@@ -61,7 +63,7 @@ static ALLOCATOR: Watching = Watching;
 const RING: usize = 4 << 20;
 const MESSAGES: u64 = 60_000;
 
-fn run<D: Disk + 'static>(mut disk: D) {
+fn run<D: Disk + 'static>(mut disk: D, is_sealed: bool) {
     format(&mut disk, &FormatOptions { segment_bytes: 1 << 20, force: false }).unwrap();
     let options = OpenOptions { queue_depth: 4, ring_bytes: RING, unix_ns: 1, lineage: Lineage(9) };
     let (log, _) = Log::open(&mut disk, &options, &mut |_| {}).unwrap();
@@ -71,11 +73,25 @@ fn run<D: Disk + 'static>(mut disk: D) {
     let mut shard = Shard::new(
         Box::new(port),
         Box::new(disk),
-        clock,
+        clock.clone(),
         log,
         BTreeMap::new(),
         ShardOptions::default(),
     );
+    let mut handshakes = is_sealed.then(|| {
+        let (server, secret) = (SecretKey::generate(), SecretKey::generate());
+        let keys = vec![secret.public()];
+        let everybody = vec![Identity::new("client", keys, None, Rights::all())];
+        let access = Arc::new(Access::new(everybody, Rights::none()).unwrap());
+        let (end, other) = rings(Arc::clone(&access));
+        let key = server.public();
+        shard.secure(shard::Security { end, access: Arc::clone(&access), key, takes_plain: false });
+        let keys = ClientKeys { server: key, secret, psk: None };
+        (Handshaker::new(server, access, Entropy::system()), other, Arc::new(keys))
+    });
+    let security = handshakes
+        .as_ref()
+        .map_or(Security::Plain, |(_, _, keys)| Security::Sealed(Arc::clone(keys)));
     // Every turn with work is a stall, so that these are recorded too.
     let (reporter, mut collector) = exchange();
     shard.observe(Observer::new(reporter, Arc::new(Recorder::new(1, true))));
@@ -87,7 +103,7 @@ fn run<D: Disk + 'static>(mut disk: D) {
     shard.join(Siblings { shard: 0, shards: 2, directory, placer });
     thread::scope(|scope| {
         scope.spawn(|| {
-            client(server, &warm);
+            client(server, security, &warm);
             done.store(true, Ordering::Relaxed);
         });
         while !done.load(Ordering::Relaxed) {
@@ -95,6 +111,9 @@ fn run<D: Disk + 'static>(mut disk: D) {
             FROZEN.set(warm.load(Ordering::Relaxed));
             shard.turn();
             FROZEN.set(false);
+            if let Some((handshaker, end, _)) = &mut handshakes {
+                handshaker.turn(end, clock.now_ns());
+            }
             while let Some(snapshot) = collector.take() {
                 reports += 1;
                 collector.give_back(snapshot);
@@ -106,9 +125,9 @@ fn run<D: Disk + 'static>(mut disk: D) {
 }
 
 /// Publishes and consumes, and then replays all of it from the disk.
-fn client(server: SocketAddrV4, warm: &AtomicBool) {
+fn client(server: SocketAddrV4, security: Security, warm: &AtomicBool) {
     let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 8972).unwrap();
-    let options = ClientOptions::new(Publisher::New);
+    let options = ClientOptions::new(Publisher::New, security);
     let mut client = Client::new(port, HostClock::new(), server, options);
     client.request(Request::CreateStreamOn("orders".into(), 0));
     let stream = loop {
@@ -148,10 +167,13 @@ fn client(server: SocketAddrV4, warm: &AtomicBool) {
 
 #[test]
 fn a_loaded_shard_allocates_nothing() {
-    run(RamDisk::new(64 << 20, Log::memory_bytes(RING), 8).unwrap());
+    for is_sealed in [false, true] {
+        run(RamDisk::new(64 << 20, Log::memory_bytes(RING), 8).unwrap(), is_sealed);
+    }
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = Path::new(dir.path()).join("disk");
     UringDisk::create(&path, 64 << 20).unwrap();
     let memory_bytes = Log::memory_bytes(RING);
-    run(UringDisk::open(&UringConfig { path, memory_bytes, read_only: false }).unwrap());
+    let config = UringConfig { path, memory_bytes, read_only: false };
+    run(UringDisk::open(&config).unwrap(), true);
 }

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
-use common::{Appliance, PATIENCE, Running, buslane, relay, signal, wait};
+use common::{Appliance, PATIENCE, Running, relay, signal, wait};
 
 /// What a command says on stderr, line by line.
 struct Says(BufReader<ChildStderr>);
@@ -120,8 +120,7 @@ fn a_path_that_carries_small_datagrams_only_is_named() {
     assert!(wait(&mut publish(appliance.client(&[])).0, PATIENCE).success());
     let path = |appliance: &Appliance| {
         let at = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut command = buslane();
-        command.args(["--server", &at.local_addr().unwrap().to_string()]);
+        let command = appliance.through(&at.local_addr().unwrap().to_string());
         relay(at, appliance.address.parse().unwrap(), 600);
         command
     };

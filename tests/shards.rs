@@ -17,12 +17,12 @@ use std::thread;
 use std::time::Duration;
 
 use buslane::client::blocking::{Client, Error};
-use buslane::client::{ClientOptions, Publisher, StartFrom};
+use buslane::client::{Publisher, StartFrom};
 use buslane::host::{Needs, Topology, Tree};
 use buslane::ids::StreamId;
 use buslane::profile;
 
-use common::{Appliance, BUSLANE, buslane, free_ports, relay, text};
+use common::{Appliance, BUSLANE, free_ports, relay, text};
 
 /// Two shards on what cores there are, with a small log.
 const TWO: [&str; 3] = ["shard.count=2", "disk.size=128MiB", "disk.segment=4MiB"];
@@ -36,7 +36,7 @@ fn server(appliance: &Appliance) -> SocketAddrV4 {
 }
 
 fn connect(server: SocketAddrV4, publisher: Publisher) -> Client {
-    let mut client = Client::connect(server, ClientOptions::new(publisher)).unwrap();
+    let mut client = Client::connect(server, common::options(server, publisher)).unwrap();
     client.polled().set_dead_after_ns(u64::MAX);
     client
 }
@@ -368,8 +368,8 @@ fn a_shard_whose_port_is_closed_is_named_with_its_port() {
     let (at, names) =
         (format!("127.0.0.1:{first}"), format!("{} open in every firewall", first + 1));
     let asked = |args: &[&str]| {
-        let mut command = buslane();
-        command.args(["--server", &at, "--connect-timeout", "2s"]).args(args);
+        let mut command = appliance.through(&at);
+        command.args(["--connect-timeout", "2s"]).args(args);
         command.stdin(Stdio::null()).output().unwrap()
     };
     let output = asked(&["stream", "describe", "on-0"]);

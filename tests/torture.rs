@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use buslane::client::polled::Client;
-use buslane::client::{BackPressure, ClientOptions, OfferError, Publisher, blocking};
+use buslane::client::{BackPressure, OfferError, Publisher, blocking};
 use buslane::clock::HostClock;
 use buslane::ids::ProducerId;
 use buslane::port::udp::UdpPort;
@@ -156,8 +156,9 @@ fn a_bad_network_and_kills_together_lose_and_double_nothing() {
     appliance.run(&["stream", "create", "orders"]);
     let proxy = Proxy::start(&appliance.address, 100, 100, 100);
     let through = proxy.address.to_string();
-    let mut publisher = common::buslane()
-        .args(["--server", &through, "publish", "orders", "--itch", &itch, "--rate", "1500", "-q"])
+    let mut publisher = appliance
+        .through(&through)
+        .args(["publish", "orders", "--itch", &itch, "--rate", "1500", "-q"])
         .spawn()
         .unwrap();
     for _ in 0..8 {
@@ -168,8 +169,9 @@ fn a_bad_network_and_kills_together_lose_and_double_nothing() {
     let status = wait(&mut publisher, Duration::from_secs(120));
     assert!(status.success(), "the publisher: {status}");
     let count = messages.len().to_string();
-    let consumed = Command::new(BUSLANE)
-        .args(["--server", &through, "consume", "orders", "--from", "start"])
+    let consumed = appliance
+        .through(&through)
+        .args(["consume", "orders", "--from", "start"])
         .args(["--count", &count, "-o", "raw"])
         .output()
         .unwrap();
@@ -236,7 +238,7 @@ fn live_as(
     promised: &mut Promised,
 ) -> Result<(), blocking::Error> {
     let mut client =
-        blocking::Client::connect(server, ClientOptions::new(Publisher::Known(producer)))?;
+        blocking::Client::connect(server, common::options(server, Publisher::Known(producer)))?;
     let stream = client.create_stream("orders")?.id;
     let mut offered = Promised::new();
     // Only a flag: it orders nothing but itself.
@@ -265,7 +267,8 @@ fn live_as(
 fn two_instances_of_one_producer_fence_each_other_and_never_mix() {
     let mut appliance = Appliance::start(&["disk.size=512MiB", "disk.segment=1MiB"]);
     let server = appliance.address.parse().unwrap();
-    let mut first = blocking::Client::connect(server, ClientOptions::new(Publisher::New)).unwrap();
+    let mut first =
+        blocking::Client::connect(server, common::options(server, Publisher::New)).unwrap();
     let stream = first.create_stream("orders").unwrap().id;
     first.publish(stream, b"first").unwrap();
     let producer = first.polled().producer().0;
@@ -299,7 +302,8 @@ fn two_instances_of_one_producer_fence_each_other_and_never_mix() {
     thread::sleep(Duration::from_millis(400));
     stop.store(true, Ordering::Relaxed);
     let rivals = rivals.map(|rival| rival.join().unwrap());
-    let mut reader = blocking::Client::connect(server, ClientOptions::new(Publisher::No)).unwrap();
+    let mut reader =
+        blocking::Client::connect(server, common::options(server, Publisher::No)).unwrap();
     let (_, end) = reader.subscribe(stream, StartFrom::Start).unwrap();
     let mut seen = Promised::new();
     for at in 1..end {
@@ -334,7 +338,7 @@ fn ten_thousand_sessions_opened_and_dropped_leave_nothing() {
     let server = appliance.address.parse().unwrap();
     let connect = |publisher| {
         let port = UdpPort::open("127.0.0.1:0".parse().unwrap(), 1472).unwrap();
-        let mut options = ClientOptions::new(publisher);
+        let mut options = common::options(server, publisher);
         options.window_messages = 16;
         options.window_bytes = 4096;
         let mut client = Client::new(port, HostClock::new(), server, options);

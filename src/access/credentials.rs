@@ -63,8 +63,15 @@ impl Credentials {
     }
 
     fn read(path: &Path, way: Way) -> Result<Self, AccessError> {
-        let text = private::read(path, way)?;
-        let source = Source { path, text: &text };
+        Self::parse(path, &private::read(path, way)?)
+    }
+
+    /// What `text`, of the file `path`, says.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
+        let source = Source { path, text };
         let file: CredentialsFile = source.parse()?;
         let wrong = |value: &Spanned<String>, what: &str| source.wrong(value.span().start, what);
         let server_key = source.public(&file.server_key)?;
@@ -165,8 +172,10 @@ fn is_server(text: &str) -> bool {
 ///    stands before the next ones because another appliance may run from another directory;
 /// 3. the file in `~/.config/buslane` whose `server` is this address, so that an appliance elsewhere is not asked with the
 ///    keys of the one that ran here;
-/// 4. `buslane-data/keys/local.access` below `here`;
-/// 5. the only file in `~/.config/buslane`.
+/// 4. for root, the link in the runtime directory of another user: it may look after the appliance of any of them;
+/// 5. on this host, the only appliance that this user has links of: its ports may be mapped to others on the way;
+/// 6. `buslane-data/keys/local.access` below `here`;
+/// 7. the only file in `~/.config/buslane`.
 ///
 /// What is not there, leads nowhere, or is in a directory that this user may not enter, is passed over; so is a runtime
 /// directory that is not this user's alone. What is found and cannot be used is an error.
@@ -190,11 +199,40 @@ pub fn find(
     if let Some(known) = config.of(server)? {
         return Ok(Some(known));
     }
-    let local = here.join(LOCAL_HERE);
-    if is_there(&local) {
-        return found(local);
+    if let Some(link) = link_of_another(server, environment) {
+        // What belongs to the owner of the directory is believed.
+        return Credentials::read(&link, Way::Named).map(|read| Some((link, read)));
     }
-    config.only(server)
+    let own = runtime::existing(environment("XDG_RUNTIME_DIR"));
+    let own = own.filter(|_| is_of_this_host(*server.ip()));
+    if let Some(target) = own.and_then(|dir| runtime::only_target(&dir)) {
+        return found(target);
+    }
+    let local = here.join(LOCAL_HERE);
+    if is_there(&local) { found(local) } else { config.only(server) }
+}
+
+/// The credentials of this process for the appliance at `server`, and the file they are in: those of `explicit` or of
+/// `$BUSLANE_ACCESS`, or what [`find`] finds.
+///
+/// # Errors
+/// That there are none, with where they were looked for, or what is wrong with those that are there.
+pub fn find_here(
+    explicit: Option<&Path>,
+    server: SocketAddrV4,
+) -> Result<(PathBuf, Credentials), AccessError> {
+    let named = std::env::var_os("BUSLANE_ACCESS").map(PathBuf::from);
+    let here = std::env::current_dir().unwrap_or_default();
+    let environment = |name: &str| std::env::var_os(name);
+    let found = find(explicit.or(named.as_deref()), server, &environment, &here)?;
+    found.ok_or_else(|| {
+        AccessError::Absent(format!(
+            "no credentials for an appliance at {server}: none is served there by this user, and \
+             there are none in {LOCAL_HERE} nor ~/.config/buslane; start it, or have a file made \
+             for you where it runs (buslane key authorize NAME) and give that with --access FILE; \
+             --plain speaks in the clear"
+        ))
+    })
 }
 
 fn is_there(path: &Path) -> bool {
@@ -206,7 +244,20 @@ fn link_of(
     server: SocketAddrV4,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Option<PathBuf> {
-    let dir = runtime::existing(environment("XDG_RUNTIME_DIR"))?;
+    link_in(&runtime::existing(environment("XDG_RUNTIME_DIR"))?, server)
+}
+
+/// The same of an appliance of another user, for root.
+fn link_of_another(
+    server: SocketAddrV4,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Option<PathBuf> {
+    let is_root = private::own_user() == 0;
+    let dirs = is_root.then(|| runtime::of_others(environment("XDG_RUNTIME_DIR")));
+    dirs?.iter().find_map(|dir| link_in(dir, server))
+}
+
+fn link_in(dir: &Path, server: SocketAddrV4) -> Option<PathBuf> {
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, server.port());
     let addresses = [Some(server), is_of_this_host(*server.ip()).then_some(any)];
     let links =

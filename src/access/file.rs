@@ -153,7 +153,7 @@ impl PlainTable {
 pub(super) fn parse(path: &Path, text: &str) -> Result<Access, AccessError> {
     let source = Source { path, text };
     let file: AccessFile = source.parse()?;
-    let plain = file.plain.map_or(Ok(Rights::all()), |plain| plain.rights(source))?;
+    let plain = file.plain.map_or(Ok(Rights::none()), |plain| plain.rights(source))?;
     let starts: Vec<usize> = file.identity.iter().map(|table| table.name.span().start).collect();
     let tables = file.identity.into_iter();
     let identities = tables.map(|table| table.identity(source)).collect::<Result<Vec<_>, _>>()?;
@@ -170,6 +170,15 @@ impl Access {
     pub fn load(path: &Path) -> Result<Self, AccessError> {
         let text = private::read(path, Way::Named)?;
         parse(path, &text)
+    }
+
+    /// What `text`, of the file `path`, says.
+    ///
+    /// # Errors
+    /// What cannot be.
+    #[cfg(feature = "sim")]
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, AccessError> {
+        parse(path, text)
     }
 }
 

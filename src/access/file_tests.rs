@@ -48,9 +48,9 @@ fn what_is_said_is_allowed_and_what_is_not_said_is_denied() {
 }
 
 #[test]
-fn who_comes_in_the_clear_may_do_all_unless_a_table_says_what() {
+fn who_comes_in_the_clear_may_do_what_a_table_says_and_nothing_else() {
     let rights = |text: &str| read(text).unwrap().rights(IdentityId::NOBODY).unwrap().clone();
-    assert_eq!(rights(""), Rights::all());
+    assert_eq!(rights(""), Rights::none());
     assert_eq!(rights("[plain]\n"), Rights::none());
     let some = rights("[plain]\nsubscribe = [\"prices.*\"]\n");
     assert!(some.subscribe.matches("prices.eu") && some.publish.is_empty() && !some.admin);

@@ -25,7 +25,7 @@ pub mod text;
 
 use std::collections::BTreeMap;
 
-pub use credentials::{Credentials, find, write_secret};
+pub use credentials::{Credentials, find, find_here, write_secret};
 pub use error::AccessError;
 pub use key::{PublicKey, SecretKey};
 pub use keyring::Keyring;
@@ -161,6 +161,12 @@ impl Access {
             return Some(&self.plain);
         }
         self.by_id(id).map(|identity| &identity.rights)
+    }
+
+    /// Whether this is a key of this identity.
+    #[must_use]
+    pub fn knows(&self, key: &PublicKey, id: IdentityId) -> bool {
+        self.by_key(key).is_some_and(|identity| identity.id == id)
     }
 
     /// All identities, by id.

@@ -9,12 +9,13 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::credentials::ENDING;
 use super::private;
+use crate::limits::DIRECTORIES_LOOKED_AT_MAX;
 
 /// The directory, made if need be.
 ///
@@ -32,6 +33,51 @@ pub(super) fn existing(xdg: Option<OsString>) -> Option<PathBuf> {
     let user = private::own_user();
     let path = choose(xdg, user);
     path.symlink_metadata().is_ok_and(|facts| is_private(&facts, user)).then_some(path)
+}
+
+/// Root's, where neither of the two can be had: in a container whose root cannot be written, say.
+const OF_ROOT: &str = "/run/buslane-0";
+
+/// Directories of others, for root: it may look after the appliance of any user of this host. Only such as nobody but
+/// their owner can have put anything into.
+pub(super) fn of_others(xdg: Option<OsString>) -> Vec<PathBuf> {
+    let xdg = xdg.map(PathBuf::from).into_iter();
+    let named = xdg.chain([PathBuf::from("/run/buslane")]).map(|dir| dir.join("buslane"));
+    let users = below("/run/user", "").map(|dir| dir.join("buslane"));
+    let all = named.chain([PathBuf::from(OF_ROOT)]).chain(users).chain(below("/tmp", "buslane-"));
+    let is_private =
+        |dir: &PathBuf| dir.symlink_metadata().is_ok_and(|facts| is_private(&facts, facts.uid()));
+    all.filter(is_private).collect()
+}
+
+/// What is in a directory under a name that begins so.
+fn below(dir: &str, beginning: &'static str) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(DIRECTORIES_LOOKED_AT_MAX);
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(beginning.as_bytes())
+    };
+    entries.map(|entry| entry.path()).filter(is_one)
+}
+
+/// What the links of a directory lead to, where all whose address is served lead to one thing: then this user runs one
+/// appliance.
+pub(super) fn only_target(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.flatten().take(DIRECTORIES_LOOKED_AT_MAX);
+    let is_link = |path: &PathBuf| path.extension().is_some_and(|ending| ending == ENDING);
+    let is_served = |link: &PathBuf| {
+        let address: Option<SocketAddrV4> =
+            link.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        // Of one that was killed the link stays.
+        address.is_some_and(|address| {
+            UdpSocket::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+        })
+    };
+    let links = entries.map(|entry| entry.path()).filter(is_link).filter(is_served);
+    let mut targets: Vec<PathBuf> = links.filter_map(|link| fs::canonicalize(link).ok()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    if targets.len() == 1 { targets.pop() } else { None }
 }
 
 fn choose(xdg: Option<OsString>, user: u32) -> PathBuf {
@@ -103,8 +149,15 @@ impl RuntimeLink {
     /// # Errors
     /// What the operating system says, or why the runtime directory cannot be used.
     pub fn make(address: SocketAddrV4, local_access: &Path) -> io::Result<Self> {
-        let dir = directory().map_err(io::Error::other)?;
-        Self::make_in(&dir, address, local_access)
+        let made = directory()
+            .map_err(io::Error::other)
+            .and_then(|dir| Self::make_in(&dir, address, local_access));
+        let user = private::own_user();
+        if made.is_ok() || user != 0 {
+            return made;
+        }
+        claim(Path::new(OF_ROOT), user).map_err(io::Error::other)?;
+        Self::make_in(Path::new(OF_ROOT), address, local_access)
     }
 
     fn make_in(dir: &Path, address: SocketAddrV4, local_access: &Path) -> io::Result<Self> {
@@ -136,6 +189,8 @@ impl Drop for RuntimeLink {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -213,5 +268,57 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
         let none = place.path().join("none");
         assert!(RuntimeLink::make_in(&none, address, Path::new("x")).is_err());
+    }
+
+    #[test]
+    fn the_only_appliance_is_the_one_that_all_links_lead_to() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("buslane");
+        fs::create_dir(&dir).unwrap();
+        let files = ["one", "other"].map(|name| place.path().join(name));
+        files.iter().for_each(|file| fs::write(file, "").unwrap());
+        let served = [(); 4].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let link = |address: SocketAddr, target: &Path| {
+            let SocketAddr::V4(address) = address else { panic!("{address}") };
+            symlink(target, dir.join(link_name(address))).unwrap();
+        };
+        let [one, two, three, four] = served.each_ref().map(|port| port.local_addr().unwrap());
+        assert_eq!(only_target(&dir), None);
+        link(one, &place.path().join("gone"));
+        link(two, &files[0]);
+        link(three, &files[0]);
+        // Nobody is there any more.
+        link("127.0.0.1:1".parse().unwrap(), &files[1]);
+        let only = fs::canonicalize(&files[0]).unwrap();
+        assert_eq!(only_target(&dir), Some(only), "two shards of one");
+        link(four, &files[1]);
+        assert_eq!(only_target(&dir), None);
+        assert_eq!(only_target(&place.path().join("nowhere")), None);
+    }
+
+    #[test]
+    fn a_directory_that_somebody_has_filled_is_not_looked_through_for_ever() {
+        let place = tempfile::tempdir().unwrap();
+        for number in 0..DIRECTORIES_LOOKED_AT_MAX + 100 {
+            fs::create_dir(place.path().join(format!("buslane-{number}"))).unwrap();
+        }
+        let found = below(place.path().to_str().unwrap(), "buslane-").count();
+        assert_eq!(found, DIRECTORIES_LOOKED_AT_MAX);
+        assert_eq!(below(place.path().to_str().unwrap(), "other").count(), 0);
+    }
+
+    /// What a user made for himself is not taken for another's.
+    #[test]
+    fn only_a_directory_that_nobody_else_can_write_is_looked_into() {
+        let place = tempfile::tempdir().unwrap();
+        let of_xdg =
+            || of_others(Some(place.path().into())).contains(&place.path().join("buslane"));
+        assert!(!of_xdg(), "there is none");
+        let dir = place.path().join("buslane");
+        fs::create_dir(&dir).unwrap();
+        for (mode, is_one) in [(0o700, true), (0o750, true), (0o770, false), (0o701, false)] {
+            fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(of_xdg(), is_one, "{mode:o}");
+        }
     }
 }

@@ -37,7 +37,7 @@ use crate::profile::Profile;
 
 pub use guard::Life;
 pub use listen::{Listeners, socket_path};
-pub use reload::Hangup;
+pub use reload::{AccessSource, Hangup};
 pub use socket::SocketFile;
 
 use guard::{Guard, Guarded};
@@ -171,7 +171,9 @@ impl Housekeeping {
     fn read_again(&self) -> Option<Receiver<Result<Reloaded, String>>> {
         let (done, wait) = mpsc::channel();
         let (serving, writes_log) = (self.profile.clone(), self.log.is_some());
-        let body = move || drop(done.send(reload::reload(&serving, writes_log)));
+        let access = self.hangup.access();
+        let read = move || reload::reload(&serving, writes_log, access.as_deref());
+        let body = move || drop(done.send(read()));
         match Builder::new().name("buslane-reload".into()).spawn(body) {
             Ok(_) => Some(wait),
             Err(error) => {

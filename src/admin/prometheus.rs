@@ -111,9 +111,12 @@ fn count(
 
 fn gauges(encoder: &mut DescriptorEncoder<'_>, shards: &Shards<'_>) -> Result<(), Error> {
     type Gauge = (&'static str, &'static str, Option<Unit>, fn(&Snapshot) -> usize);
-    let gauges: [Gauge; 7] = [
+    let gauges: [Gauge; 8] = [
         ("serving", "1 while publishers are served", None, |snapshot| {
             usize::from(snapshot.condition == "serving")
+        }),
+        ("takes_plain", "1 while sessions in the clear are taken", None, |snapshot| {
+            usize::from(snapshot.takes_plain)
         }),
         ("sessions", "Sessions", None, |snapshot| snapshot.sessions.as_slice().len()),
         ("streams", "Streams", None, |snapshot| snapshot.streams.as_slice().len()),

@@ -1,18 +1,51 @@
 //! SIGHUP: the profile is read again, and what can change while serving changes.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use super::hlog::IntervalLog;
+use crate::access::{Access, Keyring};
 use crate::profile::{self, Profile};
 
 /// Keys that change without a restart.
 const LIVE: [&str; 4] = ["limits.turn_us", "limits.watchdog_ms", "metrics.stages", "metrics.dir"];
 
-/// Whether SIGHUP came. One that comes before anybody asks is kept: while a log is made or recovered, say.
+/// Whether SIGHUP came, and what is read again then beside the profile. One that comes before anybody asks is kept:
+/// while a log is made or recovered, say.
 #[derive(Clone, Debug, Default)]
-pub struct Hangup(Arc<AtomicBool>);
+pub struct Hangup {
+    came: Arc<AtomicBool>,
+    access: Option<Arc<AccessSource>>,
+}
+
+/// Who has access, to be read again, and who is told of it.
+#[derive(Debug)]
+pub struct AccessSource {
+    keyring: Keyring,
+    tell: mpsc::Sender<Access>,
+}
+
+impl AccessSource {
+    /// That of these keys.
+    #[must_use]
+    pub fn new(keyring: Keyring, tell: mpsc::Sender<Access>) -> Self {
+        Self { keyring, tell }
+    }
+
+    /// Reads it again; what to tell.
+    ///
+    /// # Errors
+    /// Why all stays as it is.
+    fn read(&self) -> Result<(Access, String), String> {
+        let access = self.keyring.reload().map_err(|error| error.to_string())?;
+        let said = match access.identities().len() {
+            1 => "access of 1 identity".to_owned(),
+            count => format!("access of {count} identities"),
+        };
+        Ok((access, said))
+    }
+}
 
 impl Hangup {
     /// Catches it from now on.
@@ -21,14 +54,25 @@ impl Hangup {
     /// What the operating system said.
     pub fn catch() -> std::io::Result<Self> {
         let hangup = Self::default();
-        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup.0))?;
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup.came))?;
         Ok(hangup)
+    }
+
+    /// The same, with what is read again, too.
+    #[must_use]
+    pub fn rereads(self, access: Option<AccessSource>) -> Self {
+        Self { access: access.map(Arc::new), ..self }
+    }
+
+    /// Who has access, where that can be read again.
+    pub(super) fn access(&self) -> Option<Arc<AccessSource>> {
+        self.access.clone()
     }
 
     /// Whether it came since this was asked last.
     pub(super) fn take(&self) -> bool {
         // Only a flag: it orders nothing but itself.
-        self.0.swap(false, Ordering::Relaxed)
+        self.came.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -59,8 +103,13 @@ pub(super) enum LogChange {
 ///
 /// # Errors
 /// Why all stays as it is.
-pub(super) fn reload(serving: &Profile, writes_log: bool) -> Result<Reloaded, String> {
+pub(super) fn reload(
+    serving: &Profile,
+    writes_log: bool,
+    access: Option<&AccessSource>,
+) -> Result<Reloaded, String> {
     let new = profile::load_again(serving).map_err(|error| error.to_string())?;
+    let access = access.map(|source| source.read().map(|read| (source, read))).transpose()?;
     let dir = &new.metrics.dir;
     let is_same = *dir == serving.metrics.dir;
     let log = match dir.as_str() {
@@ -80,6 +129,11 @@ pub(super) fn reload(serving: &Profile, writes_log: bool) -> Result<Reloaded, St
     }
     if !restart.is_empty() {
         said.push_str(&format!("; needs a restart: {}", restart.join(", ")));
+    }
+    if let Some((source, (access, what))) = access {
+        said.push_str(&format!("; {what}"));
+        // Where nobody answers handshakes any more, nothing is served.
+        let _ = source.tell.send(access);
     }
     Ok(Reloaded { profile: merged(serving, &new), log, said })
 }
@@ -117,7 +171,7 @@ mod tests {
     fn live_keys_change_and_the_others_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
-        let unchanged = reload(&serving, true).expect("the same");
+        let unchanged = reload(&serving, true, None).expect("the same");
         assert_eq!(unchanged.said, "reloaded: nothing changed");
         let metrics = dir.path().join("metrics").display().to_string();
         let text = format!(
@@ -125,7 +179,7 @@ mod tests {
              [disk]\nqueue_depth = 2\n"
         );
         profile(dir.path(), &text);
-        let reloaded = reload(&serving, true).expect("a profile");
+        let reloaded = reload(&serving, true, None).expect("a profile");
         assert!(
             reloaded
                 .said
@@ -137,7 +191,7 @@ mod tests {
         assert!(reloaded.said.ends_with(restart), "{}", reloaded.said);
         assert_eq!((reloaded.profile.limits.turn_us, reloaded.profile.disk.queue_depth), (9, 8));
         assert_eq!(reloaded.profile.instance, "reload", "--set counts again");
-        assert!(reload(&reloaded.profile, true).expect("again").said.ends_with(restart));
+        assert!(reload(&reloaded.profile, true, None).expect("again").said.ends_with(restart));
         assert!(merged(&serving, &reloaded.profile) == reloaded.profile);
     }
 
@@ -149,7 +203,7 @@ mod tests {
             profile(dir.path(), &format!("[metrics]\ndir = \"{metrics}\"\n"))
         };
         let serving = with("a");
-        let log = |writes| reload(&serving, writes).expect("a profile").log;
+        let log = |writes| reload(&serving, writes, None).expect("a profile").log;
         assert!(matches!(log(true), LogChange::Stays));
         assert!(matches!(log(false), LogChange::Begins(_)));
         with("b");
@@ -164,11 +218,11 @@ mod tests {
         let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
         let path = dir.path().join("x.toml");
         fs::write(&path, "").expect("written");
-        assert!(reload(&serving, true).expect_err("empty").contains("x.toml: it is empty"));
+        assert!(reload(&serving, true, None).expect_err("empty").contains("x.toml: it is empty"));
         fs::remove_file(&path).expect("removed");
         // What a pipe, standard input or a socket is: no file.
         std::os::unix::net::UnixListener::bind(&path).expect("a socket");
-        let said = reload(&serving, true).expect_err("no file");
+        let said = reload(&serving, true, None).expect_err("no file");
         assert!(said.contains("it is no file, so it cannot be read again"), "{said}");
     }
 
@@ -177,9 +231,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
         fs::write(dir.path().join("x.toml"), "[limits]\nturn_us = 0\n").expect("written");
-        let said = reload(&serving, true).expect_err("out of range");
+        let said = reload(&serving, true, None).expect_err("out of range");
         assert!(said.contains("x.toml:2: limits.turn_us is 0"), "{said}");
         fs::write(dir.path().join("x.toml"), "[metrics]\ndir = \"/proc/no\"\n").expect("written");
-        assert!(reload(&serving, true).expect_err("not a place").contains("can be written"));
+        assert!(reload(&serving, true, None).expect_err("not a place").contains("can be written"));
     }
 }

@@ -103,7 +103,7 @@ impl fmt::Display for Server {
 }
 
 /// A host, by IPv4 address or by name, and a UDP port or none.
-pub(super) fn server(text: &str) -> Result<Server, String> {
+pub(crate) fn server(text: &str) -> Result<Server, String> {
     let wrong =
         || "write HOST or HOST:PORT, as in 10.0.0.1, 10.0.0.1:9310 or bus1.example:9310".to_owned();
     if text.starts_with('[') || text.matches(':').count() > 1 {

@@ -9,7 +9,7 @@
 //! use buslane::client::blocking::Client;
 //! use buslane::client::{ClientOptions, Publisher, StartFrom};
 //!
-//! let mut client = Client::connect("127.0.0.1:9310".parse()?, ClientOptions::new(Publisher::New))?;
+//! let mut client = Client::connect("127.0.0.1:9310".parse()?, ClientOptions::plain(Publisher::New))?;
 //! let orders = client.create_stream("orders")?.id;
 //! let receipt = client.publish(orders, b"NewOrderSingle")?;
 //! println!("on media as {:?}", receipt.sequence);
@@ -217,14 +217,15 @@ impl<P: Port> Client<P> {
         let Some(&first) = servers.first() else {
             return Err(Error::Argument { what: "no address of an appliance".to_owned() });
         };
+        let (dead_after_ns, window_messages) = (options.dead_after_ns, options.window_messages);
         let client = polled::Client::new(port, HostClock::new(), first, options);
         let mut client = Self {
             client,
             arrived: VecDeque::new(),
             held: BTreeMap::new(),
             completed: VecDeque::new(),
-            window_messages: options.window_messages,
-            dead_after_ns: options.dead_after_ns,
+            window_messages,
+            dead_after_ns,
             spins: 0,
         };
         let (mut since_ns, mut at) = (client.client.clock().now_ns(), 0_usize);

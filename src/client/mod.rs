@@ -19,10 +19,15 @@
 pub mod polled;
 pub mod blocking;
 
+use std::net::SocketAddrV4;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
+use crate::access::{self, AccessError, Credentials, PublicKey, SecretKey};
 use crate::ids::{Durability, Epoch, ProducerId, ProducerName, StreamId};
 use crate::limits::WINDOW_MESSAGES_MAX;
+use crate::seal::SEAL_BYTES;
+use crate::seal::entropy::Entropy;
 pub use crate::wire::control::StartFrom;
 use crate::wire::control::{CodedError, ErrorCode};
 use crate::wire::publish::PublishState;
@@ -46,8 +51,55 @@ pub enum Publisher {
     },
 }
 
+/// How a client is known to an appliance, and knows it.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// It is believed, and believes: what is said can be read and changed on the way.
+    Plain,
+    /// Both ends have keys, and nobody else can read or change what is said.
+    Sealed(Arc<ClientKeys>),
+}
+
+/// The keys that a client needs.
+#[derive(Clone, Debug)]
+pub struct ClientKeys {
+    /// The appliance's.
+    pub server: PublicKey,
+    /// Its own.
+    pub secret: SecretKey,
+    /// Shared by both beside these, where there is one.
+    pub psk: Option<SecretKey>,
+}
+
+impl Security {
+    /// By what is found on this host for the appliance at `server`: see [`crate::access::find`].
+    ///
+    /// # Errors
+    /// That nothing is found, with where it was looked for, or what is wrong with what is.
+    pub fn find(server: SocketAddrV4) -> Result<Self, AccessError> {
+        let found = access::find_here(None, server)?;
+        Ok(Self::of(&found.1))
+    }
+
+    /// By these credentials.
+    #[must_use]
+    pub fn of(credentials: &Credentials) -> Self {
+        let Credentials { server_key, secret, psk, .. } = credentials;
+        let (secret, psk) = (secret.clone(), psk.clone());
+        Self::Sealed(Arc::new(ClientKeys { server: *server_key, secret, psk }))
+    }
+
+    /// Bytes that it adds to a datagram.
+    pub(crate) fn seal_bytes(&self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Sealed(_) => SEAL_BYTES,
+        }
+    }
+}
+
 /// How a client behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// Whom it publishes as.
     pub publisher: Publisher,
@@ -58,24 +110,29 @@ pub struct ClientOptions {
     /// The server is given up after so long a silence, or without an answer to what was asked; `u64::MAX` waits
     /// for ever.
     pub dead_after_ns: u64,
-    /// Random, different for each client.
-    pub nonce: u64,
+    /// How it is known.
+    pub security: Security,
+    /// Where its random bytes come from.
+    pub entropy: Entropy,
 }
 
 impl ClientOptions {
-    /// A client that publishes as `publisher`, waits 10 s for a silent server, and has a random nonce.
-    ///
-    /// # Panics
-    /// When the operating system gives no random bytes.
+    /// A client that publishes as `publisher` in the clear, and waits 10 s for a silent server.
     #[must_use]
-    pub fn new(publisher: Publisher) -> Self {
-        let nonce = getrandom::u64().expect("the operating system gives random bytes");
+    pub fn plain(publisher: Publisher) -> Self {
+        Self::new(publisher, Security::Plain)
+    }
+
+    /// A client that publishes as `publisher`, is known so, and waits 10 s for a silent server.
+    #[must_use]
+    pub fn new(publisher: Publisher, security: Security) -> Self {
         Self {
             publisher,
             window_messages: WINDOW_MESSAGES_MAX,
             window_bytes: 16 << 20,
             dead_after_ns: 10_000_000_000,
-            nonce,
+            security,
+            entropy: Entropy::system(),
         }
     }
 }
@@ -329,6 +386,11 @@ pub enum ClientError {
         stream: StreamId,
         /// The newest message acknowledged.
         sequence: u64,
+    },
+    /// {server} knows nobody with this client's key; whoever runs it lets it in (buslane key authorize)
+    UnknownKey {
+        /// Where.
+        server: std::net::SocketAddrV4,
     },
     /// {server} speaks another version of the protocol: {lowest} to {highest}; this is one of version 1
     OtherVersion {

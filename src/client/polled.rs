@@ -9,7 +9,7 @@
 //!
 //! let port = UdpPort::open("127.0.0.1:0".parse()?, 1472)?;
 //! let server = "127.0.0.1:9310".parse()?;
-//! let mut client = Client::new(port, HostClock::new(), server, ClientOptions::new(Publisher::New));
+//! let mut client = Client::new(port, HostClock::new(), server, ClientOptions::plain(Publisher::New));
 //! let mut offered = false;
 //! loop {
 //!     client.poll(&mut |_| {})?;
@@ -107,14 +107,17 @@ impl<P: Port, C: Clock> Client<P, C> {
     /// two is taken as the next that is, up to 2^20 messages.
     pub fn new(port: P, clock: C, server: SocketAddrV4, options: ClientOptions) -> Self {
         let now_ns = clock.now_ns();
+        let (security, entropy) = (options.security.clone(), options.entropy.clone());
+        let terms = Terms::new(server, port.datagram_bytes(), security.seal_bytes());
+        let publishing = Publishing::new(&options);
         let link = Link {
             clock,
             now_ns,
             options,
             route: Route::new(server),
-            session: Session::new(options.nonce, now_ns),
-            terms: Terms::new(server, port.datagram_bytes()),
-            publishing: Publishing::new(&options),
+            session: Session::new(security, entropy, now_ns),
+            terms,
+            publishing,
             subscriptions: Subscriptions::new(),
             requests: Requests::new(),
             events: Events::new(),
@@ -136,6 +139,7 @@ impl<P: Port, C: Clock> Client<P, C> {
             let (peer, bytes) = port.datagram(index);
             link.on_datagram(peer, bytes, sink);
         }
+        link.session.keep_keys(link.now_ns);
         if let Some(error) = link.events.failed() {
             return Err(error);
         }

@@ -3,10 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
+use super::credentials::Pass;
 use super::publish::missing;
 use super::{CommandError, note};
+use crate::access::Credentials;
 use crate::cli::Globals;
-use crate::cli::parse::Server;
+use crate::cli::parse::{self, Server};
 use crate::client::blocking::{Client, Error};
 use crate::client::{ClientError, ClientOptions, Publisher, StreamDescription, polled};
 use crate::clock::{Clock, HostClock};
@@ -27,7 +29,14 @@ pub(super) fn connect(
     let profile = profile::load(globals.profile_or_default(), &globals.set)?;
     profile.check_client(&cpu::available_cores())?;
     let servers = servers_of(globals, &profile)?;
-    connect_to(globals, open_port(&profile.client.port)?, &servers, publisher)
+    let pass = Pass::find(globals, &profile, &servers)?;
+    connect_to(globals, open_port(&profile.client.port)?, &servers, publisher, &pass)
+}
+
+/// The pass for one shard.
+fn pass_for(globals: &Globals, server: SocketAddrV4) -> Result<Pass, CommandError> {
+    let profile = profile::load(globals.profile_or_default(), &globals.set)?;
+    Pass::find(globals, &profile, &[server])
 }
 
 /// A client of one shard, over a port that is open.
@@ -37,7 +46,8 @@ pub(super) fn connect_at(
     server: SocketAddrV4,
     publisher: Publisher,
 ) -> Result<Client<AnyPort>, CommandError> {
-    connect_to(globals, port, &[server], publisher)
+    let pass = pass_for(globals, server)?;
+    connect_to(globals, port, &[server], publisher, &pass)
 }
 
 /// A client of another shard of the appliance that answers at `by`, over a port that is open.
@@ -63,9 +73,11 @@ fn connect_to(
     port: AnyPort,
     servers: &[SocketAddrV4],
     publisher: Publisher,
+    pass: &Pass,
 ) -> Result<Client<AnyPort>, CommandError> {
     let dead_after_ns = globals.connect_timeout;
-    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(publisher) };
+    let security = pass.security.clone();
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::new(publisher, security) };
     let each_ns = TRY_NS.min(dead_after_ns / u64::try_from(servers.len()).expect("few"));
     let mut starting = Starting { since_ns: None, is_said: globals.quiet };
     let mut watch = |client: &_| starting.watch(client);
@@ -76,7 +88,7 @@ fn connect_to(
             let what = "answers: is the appliance running, and are these its addresses?";
             CommandError::Unreachable(format!("none of {} {what}", all.join(", ")))
         }
-        _ => error.into(),
+        _ => pass.explain(error),
     })
 }
 
@@ -121,9 +133,16 @@ pub(super) fn servers_of(
     profile: &Profile,
 ) -> Result<Vec<SocketAddrV4>, CommandError> {
     let listens = profile.port.address;
-    let mut servers = match &globals.server {
-        None => vec![listens],
-        Some(server) => server.resolve(listens.port()).map_err(CommandError::Unreachable)?,
+    let resolve =
+        |server: &Server| server.resolve(listens.port()).map_err(CommandError::Unreachable);
+    let mut servers = match (&globals.server, &globals.access) {
+        (Some(server), _) => resolve(server)?,
+        // Who was given credentials was given an address with them.
+        (None, Some(path)) => match Credentials::load(path)?.server {
+            Some(server) => resolve(&parse::server(&server).map_err(CommandError::Usage)?)?,
+            None => vec![listens],
+        },
+        (None, None) => vec![listens],
     };
     for server in &mut servers {
         // A profile may listen on every address of this host.
@@ -209,6 +228,7 @@ impl From<LaunchError> for CommandError {
         match error {
             LaunchError::Profile(error) => error.into(),
             error @ (LaunchError::Port(_)
+            | LaunchError::Access(_)
             | LaunchError::Disk(_)
             | LaunchError::Format(_)
             | LaunchError::Open(_)
@@ -235,7 +255,7 @@ mod tests {
     fn an_appliance_that_is_lost_is_looked_for_under_its_name() {
         let port = Profile::default().client.port;
         let old = "127.0.0.2:9".parse().unwrap();
-        let options = ClientOptions::new(Publisher::No);
+        let options = ClientOptions::plain(Publisher::No);
         let mut client =
             polled::Client::new(open_port(&port).unwrap(), HostClock::new(), old, options);
         let cli = Cli::parse_from(["buslane", "-s", "localhost:9310", "stream", "list"]);

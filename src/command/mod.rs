@@ -9,6 +9,7 @@ pub(crate) mod progress;
 mod ask;
 mod connect;
 mod copy_target;
+mod credentials;
 mod idle;
 mod keepers;
 mod key;

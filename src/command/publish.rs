@@ -107,6 +107,7 @@ impl Rest {
             ClientError::Unreachable { .. }
             | ClientError::ShardUnreachable { .. }
             | ClientError::Unanswered { .. }
+            | ClientError::UnknownKey { .. }
             | ClientError::OtherVersion { .. }
             | ClientError::TooLarge { .. }
             | ClientError::Refused(_)

@@ -61,6 +61,14 @@ fn show(progress: Progress, of: &str, quiet: bool, bar: &mut Option<Bar>) {
                 u32::from(address.port()) + shards - 1
             ),
         ),
+        Progress::KeysMade(dir) => tell(
+            quiet,
+            &format!("made keys in {}; others get access by: buslane key authorize", dir.display()),
+        ),
+        Progress::InTheClear => tell(
+            false,
+            "warning: sessions in the clear are served (security): who reaches the port is believed",
+        ),
         Progress::Warning(what) => tell(quiet, &format!("warning: {what}")),
         Progress::Failing(why) => tell(false, &format!("error: {why}")),
         Progress::Lost(disk, fault) => tell(

@@ -114,11 +114,12 @@ fn write_shard(text: &mut String, shard: &ShardView, now_unix_ns: u64) -> std::f
         shard.place.core.map_or_else(|| "no core of its own".into(), |core| format!("core {core}"));
     writeln!(
         text,
-        "shard {}: {} on {}, {}, {core}; as of {:.1} s ago",
+        "shard {}: {} on {}, {}, {} sessions, {core}; as of {:.1} s ago",
         shard.shard,
         shard.condition,
         shard.place.address,
         shard.place.port,
+        shard.place.security,
         seconds(now_unix_ns.saturating_sub(shard.unix_ns))
     )?;
     writeln!(

@@ -13,16 +13,19 @@ use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
+use super::keys::Keys;
 use super::{LaunchError, dpdk_port};
-use crate::clock::{Clock, HostClock};
-use crate::ids::ConnId;
+use crate::clock::{Clock, HostClock, Now};
+use crate::ids::{ConnId, Peer};
 use crate::port::udp::UdpPort;
 use crate::port::{Port, PortError};
 use crate::profile::{PortDriver, PortProfile, Profile};
 use crate::retry::retry;
 use crate::session::gate::{Gate, Verdict};
-use crate::shard::{reject, send_to};
+use crate::session::handshake::{Handshaker, Request};
+use crate::shard::{Security, reject, send_to};
 use crate::wire::control::ErrorCode;
+use crate::wire::datagram::{Accept, Init, Resp};
 use crate::wire::{Datagram, parse};
 
 /// A port that can be handed from thread to thread.
@@ -47,15 +50,22 @@ impl Door {
     ///
     /// # Errors
     /// When the thread could not be started.
-    pub(super) fn open(mut port: SendPort) -> io::Result<Self> {
+    pub(super) fn open(
+        mut port: SendPort,
+        security: Option<(Handshaker, Security)>,
+    ) -> io::Result<Self> {
         let taken = Arc::new(AtomicBool::new(false));
         let is_taken = Arc::clone(&taken);
         let thread = Builder::new().name("buslane-door".into()).spawn(move || {
             let mut secret = [0; 32];
             getrandom::fill(&mut secret).expect("the operating system gives random bytes");
             let (mut gate, clock) = (Gate::new(&secret, 0), HostClock::new());
+            let mut handshaker = security.map(|(handshaker, security)| {
+                gate.seal(&security.key, security.takes_plain);
+                handshaker
+            });
             while !is_taken.load(Ordering::Relaxed) {
-                if answer(&mut port, &mut gate, clock.unix_ns()) == 0 {
+                if answer(&mut *port, &mut gate, handshaker.as_mut(), clock.now()) == 0 {
                     std::thread::park_timeout(LOOK_EVERY);
                 }
             }
@@ -86,7 +96,13 @@ impl Drop for Door {
 }
 
 /// A shard's port while its log is made and opened.
-pub(super) enum Entrance {
+pub(super) struct Entrance {
+    local: SocketAddrV4,
+    way: Way,
+}
+
+/// What stands at the entrance.
+enum Way {
     /// Answered on meanwhile.
     Door(Door),
     /// DPDK's: what comes waits in the device, since its buffer caches belong to the shard's thread.
@@ -95,27 +111,38 @@ pub(super) enum Entrance {
 
 impl Entrance {
     /// One for each shard; those of a DPDK device are opened together.
-    pub(super) fn open_all(profile: &Profile) -> Result<Vec<Self>, LaunchError> {
+    pub(super) fn open_all(
+        profile: &Profile,
+        keys: Option<&Keys>,
+    ) -> Result<Vec<Self>, LaunchError> {
         match profile.port.driver {
             PortDriver::Udp => {
                 let ports = (0..profile.shard.count).map(|shard| port_of(&profile.port, shard));
-                ports.map(|port| Self::open_udp(&port)).collect()
+                ports.map(|port| Self::open_udp(&port, keys)).collect()
             }
             PortDriver::Dpdk => {
-                Ok(dpdk_port::open_all(profile)?.into_iter().map(Self::Port).collect())
+                let of = |port: SendPort| Self { local: port.local(), way: Way::Port(port) };
+                Ok(dpdk_port::open_all(profile)?.into_iter().map(of).collect())
             }
         }
     }
 
-    fn open_udp(profile: &PortProfile) -> Result<Self, LaunchError> {
+    fn open_udp(profile: &PortProfile, keys: Option<&Keys>) -> Result<Self, LaunchError> {
         let port = open_udp(profile)?;
-        Ok(Self::Door(Door::open(Box::new(port)).map_err(LaunchError::Thread)?))
+        let local = port.local();
+        let door = Door::open(Box::new(port), keys.map(Keys::for_door));
+        Ok(Self { local, way: Way::Door(door.map_err(LaunchError::Thread)?) })
+    }
+
+    /// Where it is.
+    pub(super) fn local(&self) -> SocketAddrV4 {
+        self.local
     }
 
     pub(super) fn pass(self) -> SendPort {
-        match self {
-            Self::Door(door) => door.take(),
-            Self::Port(port) => port,
+        match self.way {
+            Way::Door(door) => door.take(),
+            Way::Port(port) => port,
         }
     }
 }
@@ -135,29 +162,46 @@ fn open_udp(profile: &PortProfile) -> Result<UdpPort, PortError> {
 }
 
 /// Answers what has come in; returns how much that was.
-fn answer(port: &mut SendPort, gate: &mut Gate, unix_ns: u64) -> usize {
+fn answer(
+    port: &mut dyn Port,
+    gate: &mut Gate,
+    mut handshaker: Option<&mut Handshaker>,
+    now: Now,
+) -> usize {
     let received = port.receive();
     gate.begin_turn();
-    answer_all(port, gate, unix_ns, received);
-    received
-}
-
-fn answer_all(port: &mut dyn Port, gate: &mut Gate, unix_ns: u64, received: usize) {
     for index in 0..received {
         let (peer, bytes) = port.datagram(index);
         let Ok(Datagram::Init(init)) = parse(bytes) else { continue };
-        let client_id = ConnId(init.client_id.get());
+        let init = *init;
         // Where the port has no room, the other asks again.
-        let _ = match gate.judge(peer.addr, init, unix_ns) {
+        let _ = match gate.judge(peer.addr, &init, now.unix_ns) {
             Verdict::Drop => true,
             Verdict::Retry(retry) => send_to(port, peer, retry.as_bytes()),
             Verdict::Admit => {
-                let resp = reject(client_id, ErrorCode::Starting, unix_ns);
-                send_to(port, peer, resp.as_bytes())
+                let said = says_wait(peer, &init, handshaker.as_deref_mut(), now);
+                said.is_none_or(|resp| send_to(port, peer, resp.as_bytes()))
             }
         };
     }
     port.flush();
+    received
+}
+
+/// That somebody has to wait.
+fn says_wait(
+    peer: Peer,
+    init: &Init,
+    handshaker: Option<&mut Handshaker>,
+    now: Now,
+) -> Option<Resp> {
+    let code = ErrorCode::Starting;
+    if init.is_plain() {
+        return Some(reject(ConnId(init.client_id.get()), code, now.unix_ns));
+    }
+    let accept = Accept::refusal(now.unix_ns).refused(code);
+    let answer = handshaker?.answer(&Request { peer, init: *init, accept }, now.monotonic_ns);
+    answer.map(|answer| answer.resp)
 }
 
 #[cfg(test)]
@@ -219,12 +263,9 @@ mod tests {
         }
     }
 
-    fn said(gate: &mut Gate, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn said(gate: &mut Gate, handshaker: Option<&mut Handshaker>, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut port = OneCame { bytes: bytes.to_vec(), said: vec![0; 576], len: None };
-        let received = port.receive();
-        gate.begin_turn();
-        assert_eq!(received, 1);
-        answer_all(&mut port, gate, 1, received);
+        assert_eq!(answer(&mut port, gate, handshaker, Now { monotonic_ns: 1, unix_ns: 1 }), 1);
         port.len.map(|len| port.said[..len].to_vec())
     }
 
@@ -235,9 +276,9 @@ mod tests {
             let init = Init::plain(ConnId(7), cookie, Hello::new(1, 576, 9));
             init.with_mac(&MacKey::of_server(&[0; 32])).as_bytes().to_vec()
         };
-        let told = said(&mut gate, &init([0; 16])).expect("it is to show that it receives");
+        let told = said(&mut gate, None, &init([0; 16])).expect("it is to show that it receives");
         let Ok(Datagram::Retry(retry)) = parse(&told) else { panic!("{told:?}") };
-        let told = said(&mut gate, &init(retry.cookie)).expect("it has to wait");
+        let told = said(&mut gate, None, &init(retry.cookie)).expect("it has to wait");
         let Ok(Datagram::Resp(resp)) = parse(&told) else { panic!("{told:?}") };
         assert_eq!(resp.accept.status.get(), ErrorCode::Starting.code());
         assert!(told.len() < size_of::<Init>());
@@ -246,7 +287,7 @@ mod tests {
         (known[2], known[8]) = (1, 1);
         assert!(matches!(parse(&known), Ok(Datagram::Session { .. })));
         for other in [known.as_slice(), &[], &told, &init([0; 16])[1..]] {
-            assert_eq!(said(&mut gate, other), None, "{other:?}");
+            assert_eq!(said(&mut gate, None, other), None, "{other:?}");
         }
     }
 

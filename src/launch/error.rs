@@ -1,5 +1,6 @@
 //! Why an appliance does not start, or ends.
 
+use crate::access::AccessError;
 use crate::disk::DiskError;
 use crate::log::create::FormatError;
 use crate::log::recovery::OpenError;
@@ -11,6 +12,8 @@ use crate::profile::ProfileError;
 pub enum LaunchError {
     /// {0}
     Profile(#[from] ProfileError),
+    /// {0}
+    Access(#[from] AccessError),
     /// {0}
     Port(#[from] PortError),
     /// {0}

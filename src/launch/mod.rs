@@ -11,6 +11,7 @@
 //! | `open_log` | a shard's log opened, and opened again when its disk was lost and is back |
 //! | `listener` | hears what the threads say, and lets them begin |
 //! | `log_disk` | what the log is on, held while the appliance serves; `logfile` and `files`: the life of a log's file |
+//! | `keys` | the appliance's keys, and a thread that answers handshakes with them |
 //! | `door` | answers for an appliance that is not ready yet |
 //! | `open`, `cores` | ports, disks and cores, also for clients and tools |
 //! | `stop`, `notify`, `present`, `housekeeping` | being told to stop, telling systemd, looking after the file, watching the shards |
@@ -26,6 +27,7 @@ mod dpdk_port;
 mod error;
 mod files;
 mod housekeeping;
+mod keys;
 mod listener;
 mod log_disk;
 mod logfile;

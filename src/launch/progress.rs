@@ -24,6 +24,10 @@ pub enum Progress {
     OfShard(u32, Box<Progress>),
     /// All of several shards serve: where the first listens, how many, the disk, why it is durable.
     AllReady(SocketAddrV4, u32, String, Durability),
+    /// The appliance has new keys, in this directory.
+    KeysMade(PathBuf),
+    /// Sessions in the clear are served.
+    InTheClear,
     /// Something is not as wished, and serving goes on.
     Warning(String),
     /// Nothing more is acknowledged.

@@ -10,6 +10,7 @@ use std::thread::{self, Builder};
 
 use super::door::Entrance;
 use super::housekeeping::{Housekeeping, Reports};
+use super::keys::Keys;
 use super::listener::{Event, Listener};
 use super::log_disk::LogDisk;
 use super::notify::Notify;
@@ -75,16 +76,25 @@ fn serve_until(
         // One EAL for both: the port's, since only it says what devices it wants.
         dpdk_port::start(&profile.port)?;
     }
-    let entrances = Entrance::open_all(profile)?;
+    let (mut keys, source) = Keys::open(profile, watch)?.unzip();
+    let hangup = hangup.rereads(source);
+    let entrances = Entrance::open_all(profile, keys.as_ref())?;
+    if let Some(keys) = &mut keys {
+        let addresses: Vec<_> = entrances.iter().map(Entrance::local).collect();
+        keys.show(&addresses, watch);
+    }
+    let mut security: Vec<_> =
+        entrances.iter().map(|_| keys.as_mut().map(Keys::for_shard)).collect();
     let beats: Vec<Arc<AtomicU64>> = shard_cores.iter().map(|_| Arc::default()).collect();
     // Before this thread is pinned, so that the keeper and housekeeping are not; and before the log is made, so
     // that what it cannot have is said first, and whoever asks hears that it starts.
     let Housekeeping { socket: _socket, reports, alive } =
         Housekeeping::start(profile, &beats, hangup, watch)?;
     let _keeper = notify.keep_alive(&[alive]);
+    let _answering = keys.map(|keys| keys.answer(clock.clone())).transpose()?;
     let disk = LogDisk::take(profile, stop, watch)?;
     let count = profile.shard.count;
-    let thread = |((index, core), beat)| ShardThread {
+    let mut thread = |((index, core), beat)| ShardThread {
         share: ShareId { index, count },
         disk: &disk,
         profile,
@@ -93,8 +103,11 @@ fn serve_until(
         beat,
         core,
         log_lock: std::cell::RefCell::default(),
+        security: std::cell::RefCell::new(
+            security.get_mut(usize::try_from(index).expect("few shards")).and_then(Option::take),
+        ),
     };
-    let threads = (0..).zip(shard_cores).zip(beats).map(thread);
+    let threads = (0..).zip(shard_cores).zip(beats).map(&mut thread);
     let start = |((thread, entrance), reports)| Start { thread, entrance, reports };
     let starts = threads.zip(entrances).zip(reports).map(start).collect();
     run(profile, starts, &notify, stop, watch)

@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::log::superblock::ShareId;
 use crate::port::AnyPort;
 use crate::profile::Profile;
-use crate::shard::{Condition, Shard, ShardOptions, Siblings};
+use crate::shard::{Condition, Security, Shard, ShardOptions, Siblings};
 use crate::wire::control::ErrorCode;
 
 /// Turns between two looks at the signals, and between two signs of life. Few, because a turn that waits for
@@ -48,6 +48,8 @@ pub(super) struct ShardThread<'a> {
     pub(super) core: Option<usize>,
     /// That no other process of this host serves the same log, be it by another way.
     pub(super) log_lock: RefCell<Option<Lock>>,
+    /// For sealed sessions.
+    pub(super) security: RefCell<Option<Security>>,
 }
 
 /// A shard that panics takes the process with it: recovery is the restart.
@@ -111,10 +113,16 @@ impl ShardThread<'_> {
                 shard: u16::try_from(self.share.index).expect("at most 64 shards"),
             };
             let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+            let security = self.security.take();
+            let takes = security.as_ref().map_or("plain", Security::takes);
+            if let Some(security) = security {
+                shard.secure(security);
+            }
             // Housekeeping goes with the process only.
             let _ = facts.send(PlaceView {
                 address: shard.port().local().to_string(),
                 port: shard.port().describe(),
+                security: takes.to_owned(),
                 disk: name.clone(),
                 durability: durability.name().to_owned(),
                 core: self.core,
@@ -134,6 +142,7 @@ impl ShardThread<'_> {
             watch(Progress::Lost(name, fault));
             observer = shard.take_observer().expect("given above");
             siblings = shard.take_siblings();
+            *self.security.borrow_mut() = shard.take_security();
             let witness = shard.log().witness();
             port = shard.abandon();
             let Some(again) = self.open_again(Some(&witness), u64::MAX, watch)? else {

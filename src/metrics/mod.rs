@@ -48,6 +48,8 @@ counters! {
     DroppedRepeated => "dropped_repeated",
     /// Requests for a session that were not looked at: too many at once, or of who does not know whom it asks.
     DroppedInits => "dropped_inits",
+    /// Datagrams of sealed sessions that their keys do not open.
+    DroppedForged => "dropped_forged",
     /// Messages appended to the log.
     MessagesAccepted => "messages_accepted",
     /// Messages that had been accepted before.

@@ -137,6 +137,8 @@ pub struct Snapshot {
     pub port: [u64; 5],
     /// `serving`, `full`, `failed`, `disk lost` or `draining`.
     pub condition: &'static str,
+    /// Sessions in the clear are taken.
+    pub takes_plain: bool,
     /// The log.
     pub log: LogState,
     /// Sessions.
@@ -179,6 +181,7 @@ impl Snapshot {
             counters: Counters::default(),
             port: [0; 5],
             condition: "serving",
+            takes_plain: false,
             log: LogState::default(),
             sessions: Rows::new(&session, SESSIONS_MAX),
             subscriptions: Rows::new(&subscription, SUBSCRIPTIONS_A_SHARD),

@@ -155,6 +155,17 @@ impl MemoryNet {
         self.0.borrow().kept.clone().unwrap_or_default()
     }
 
+    /// From now on what is sent to this address is held against what came from it.
+    pub(crate) fn watch_stranger(&self, address: SocketAddrV4) {
+        self.0.borrow_mut().strangers.insert(address, Traffic::default());
+    }
+
+    /// Bytes that were sent to an address of a stranger.
+    #[cfg(test)]
+    pub(crate) fn sent_to(&self, stranger: SocketAddrV4) -> u64 {
+        self.0.borrow().strangers[&stranger].got
+    }
+
     /// A port at an address.
     #[must_use]
     pub(crate) fn port(&self, local: SocketAddrV4, datagram_bytes: usize) -> MemoryPort {
@@ -208,11 +219,6 @@ impl MemoryNet {
     /// Changes what happens from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
-    }
-
-    /// From now on what is sent to this address is held against what came from it.
-    pub(crate) fn watch_stranger(&self, address: SocketAddrV4) {
-        self.0.borrow_mut().strangers.insert(address, Traffic::default());
     }
 
     /// Puts bytes on the network in somebody's name; their frames are not among those counted.

@@ -26,7 +26,7 @@ pub enum SecurityMode {
 pub struct SecurityProfile {
     /// `sealed` or `plain`.
     pub mode: SecurityMode,
-    /// Serve in plain mode also where others may come.
+    /// Serve in plain mode also where others may come; with sealed sessions, those in the clear, too.
     pub accept_plain: bool,
     /// Directory of the keys; empty for one beside the log.
     pub keys: String,

@@ -52,6 +52,22 @@ impl Chain {
     }
 }
 
+/// What follows from a chain, for whoever compares it with what others make of it.
+#[cfg(test)]
+pub(crate) struct Derived {
+    pub(crate) secret: [u8; 32],
+    pub(crate) key: [u8; 16],
+    pub(crate) iv: [u8; 12],
+}
+
+#[cfg(test)]
+impl Chain {
+    pub(crate) fn derived(&self) -> Derived {
+        let (key, iv) = (self.derive("buslane key"), self.derive("buslane iv"));
+        Derived { secret: self.secret, key, iv }
+    }
+}
+
 /// The keys of a direction for some of its datagrams. Its memory is zeroed when it is dropped.
 pub(crate) struct Generation {
     phase: u8,

@@ -5,7 +5,7 @@ use super::noise::Secrets;
 
 /// When a direction goes on to its next generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     /// After so many datagrams.
     pub datagrams: u64,
     /// No more than so many are sealed by one generation.
@@ -18,13 +18,17 @@ pub struct Rotation {
 
 impl Rotation {
     /// As the appliance has it: RFC 9001, B.1 lets 2^23 datagrams be sealed by one key.
-    pub const DEFAULT: Self = Self {
+    pub(crate) const DEFAULT: Self = Self {
         datagrams: 1 << 22,
         datagrams_max: 1 << 23,
         after_ns: 3_600_000_000_000,
         least_ns: 2_000_000_000,
     };
 }
+
+/// A generation has sealed so many datagrams before the next one follows: where all of them are lost, the other end does
+/// not know of it, and understands nothing more.
+const SEALED_LEAST: u64 = 16;
 
 /// Failed openings after which a session is heard no more: long before anybody could have found a tag by chance.
 const FORGERIES_MAX: u64 = 1 << 40;
@@ -57,22 +61,22 @@ struct Way {
     since_ns: u64,
     /// Still opened with where it is young; for the way out it is only to be dropped.
     before: Option<Box<Generation>>,
+    /// Only to be dropped.
+    spent: Option<Box<Generation>>,
 }
 
 impl Way {
     fn new(secret: &[u8; 32], now_ns: u64) -> Self {
         let current = Generation::of(&Chain::begin(secret));
         let next = Some(Generation::of(current.after()));
-        Self { current, next, is_asked: false, since_ns: now_ns, before: None }
+        Self { current, next, is_asked: false, since_ns: now_ns, before: None, spent: None }
     }
 
-    /// Goes on to the next generation, where there is one, and the one before the last is gone.
+    /// Goes on to the next generation, where there is one.
     fn advance(&mut self, now_ns: u64) -> bool {
-        if self.before.is_some() {
-            return false;
-        }
         let Some(next) = self.next.take() else { return false };
-        self.before = Some(std::mem::replace(&mut self.current, next));
+        // Two generations ago: where nobody has looked since then, it is dropped here.
+        self.spent = self.before.replace(std::mem::replace(&mut self.current, next));
         self.since_ns = now_ns;
         true
     }
@@ -82,8 +86,9 @@ impl Way {
     }
 
     fn upkeep(&mut self, direction: Direction, is_old: bool) -> Option<Upkeep> {
-        if let Some(before) = self.before.take_if(|_| is_old) {
-            return Some(Upkeep::Drop(before));
+        let spent = self.spent.take().or_else(|| self.before.take_if(|_| is_old));
+        if let Some(spent) = spent {
+            return Some(Upkeep::Drop(spent));
         }
         if self.next.is_some() || self.is_asked {
             return None;
@@ -121,10 +126,16 @@ impl SessionKeys {
         }
     }
 
-    /// What the next datagram is sealed with; `None` until there is another generation.
+    /// What the next datagram is sealed with, unless it is spent.
     #[inline]
-    pub(crate) fn sealing(&self) -> Option<&Generation> {
-        (self.sealed < self.rotation.datagrams_max).then_some(&*self.sent.current)
+    pub(crate) fn sealing(&self) -> &Generation {
+        &self.sent.current
+    }
+
+    /// Whether nothing may be sealed until there is another generation.
+    #[inline]
+    pub(crate) fn is_spent(&self) -> bool {
+        self.sealed >= self.rotation.datagrams_max
     }
 
     /// A datagram was sealed.
@@ -162,8 +173,7 @@ impl SessionKeys {
         let way = &mut self.received;
         if let Some(next) = way.next.as_ref().filter(|next| next.phase() == phase) {
             // A generation that is skipped has no keys here yet: the other end waits until it may go on.
-            let is_open = way.before.is_none() && next.open(packet_no, bytes);
-            return is_open && way.advance(now_ns);
+            return next.open(packet_no, bytes) && way.advance(now_ns);
         }
         let is_young = way.age_ns(now_ns) < self.rotation.least_ns;
         let before = way.before.as_ref().filter(|before| is_young && before.phase() == phase);
@@ -175,7 +185,8 @@ impl SessionKeys {
     pub(crate) fn keep(&mut self, now_ns: u64) -> Option<Upkeep> {
         let Rotation { datagrams, after_ns, least_ns, .. } = self.rotation;
         let age_ns = self.sent.age_ns(now_ns);
-        let is_used = self.sealed >= datagrams || (age_ns >= after_ns && self.sealed > 0);
+        let is_old = age_ns >= after_ns && self.sealed >= SEALED_LEAST;
+        let is_used = self.sealed >= datagrams || is_old;
         if is_used && age_ns >= least_ns && self.sent.advance(now_ns) {
             self.sealed = 0;
         }
@@ -226,7 +237,8 @@ mod tests {
 
     fn seal(keys: &mut SessionKeys, packet_no: u64) -> (u8, Vec<u8>) {
         let mut datagram = vec![5; 40 + super::super::SEAL_BYTES];
-        let generation = keys.sealing().expect("it may seal");
+        assert!(!keys.is_spent());
+        let generation = keys.sealing();
         generation.seal(packet_no, &mut datagram, 40);
         let phase = generation.phase();
         keys.sealed();
@@ -256,17 +268,17 @@ mod tests {
         for packet_no in 1..=8 {
             seal(&mut one, packet_no);
         }
-        assert!(one.sealing().is_none());
-        assert!(one.keep(9).is_none() && one.sealing().is_none(), "too early");
+        assert!(one.is_spent());
+        assert!(one.keep(9).is_none() && one.is_spent(), "too early");
         // It goes on, and asks for the one behind.
         assert!(matches!(one.keep(10), Some(Upkeep::Drop(_))));
-        assert!(one.sealing().is_some_and(|generation| generation.phase() == 1));
+        assert!(!one.is_spent() && one.sealing().phase() == 1);
         assert!(matches!(one.keep(10), Some(Upkeep::Make(Direction::Sent, _))));
         assert!(one.keep(10).is_none(), "it was asked for");
         for packet_no in 9..=16 {
             seal(&mut one, packet_no);
         }
-        assert!(one.keep(1_000).is_none() && one.sealing().is_none(), "it was not made yet");
+        assert!(one.keep(1_000).is_none() && one.is_spent(), "it was not made yet");
     }
 
     #[test]
@@ -293,12 +305,20 @@ mod tests {
 
     #[test]
     fn after_a_while_a_quiet_direction_goes_on_too_but_not_one_that_says_nothing() {
-        let (mut one, _) = pair();
+        let secrets = Secrets::for_tests([1; 32], [2; 32]);
+        let rotation = Rotation { datagrams: 100, datagrams_max: 200, ..ROTATION };
+        let mut one = SessionKeys::new(&secrets, true, rotation, 0);
         one.keep_all(5_000);
-        assert_eq!(one.sealing().map(Generation::phase), Some(0));
-        seal(&mut one, 1);
+        assert_eq!(one.sealing().phase(), 0);
+        // Nor after a few, which may all be lost.
+        for packet_no in 1..SEALED_LEAST {
+            seal(&mut one, packet_no);
+        }
         one.keep_all(5_000);
-        assert_eq!(one.sealing().map(Generation::phase), Some(1));
+        assert_eq!(one.sealing().phase(), 0);
+        seal(&mut one, SEALED_LEAST);
+        one.keep_all(5_000);
+        assert_eq!(one.sealing().phase(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! generation, the keys its datagrams are sealed with (AES-128-GCM): whoever learns a key cannot open what was said
 //! before its generation. Keys are made and dropped where there is time for it, never on a shard's path.
 
+pub mod entropy;
 pub(crate) mod generation;
 pub(crate) mod keys;
 pub(crate) mod noise;

@@ -412,7 +412,11 @@ mod tests {
         let mut message = [0; ASK_MESSAGE_BYTES];
         let (secret, ephemeral) = (key(1), key(2));
         let end = End { secret: &secret, ephemeral: &ephemeral, beginning: &BEGINNING };
-        for of in [[0; 32], { let mut one = [0; 32]; one[0] = 1; one }] {
+        for of in [[0; 32], {
+            let mut one = [0; 32];
+            one[0] = 1;
+            one
+        }] {
             assert!(Asking::begin(&end, &PublicKey(of), None, &[7; 48], &mut message).is_none());
         }
     }

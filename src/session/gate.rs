@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 
 use zerocopy::IntoBytes;
 
+use crate::access::key::PublicKey;
 use crate::ids::ConnId;
 use crate::limits::{INITS_A_TURN, RESETS_A_TURN, RESETS_MAX};
 use crate::wire::datagram::{Init, Reset, Retry, Tag, Versions};
@@ -32,7 +33,9 @@ pub(crate) enum Verdict {
 pub(crate) struct Gate {
     secret: [u8; 32],
     shard: u16,
-    mac: MacKey,
+    /// Who asks in the clear, if that is let in, and who asks for a sealed session.
+    plain: Option<MacKey>,
+    sealed: Option<MacKey>,
     reset: MacKey,
     /// Of this period and of the one before.
     cookies: [MacKey; 2],
@@ -54,7 +57,8 @@ impl Gate {
         Self {
             secret,
             shard,
-            mac: MacKey::of_server(&[0; 32]),
+            plain: Some(MacKey::of_server(&[0; 32])),
+            sealed: None,
             reset,
             cookies,
             period: 0,
@@ -63,6 +67,12 @@ impl Gate {
             resets_of_second: RESETS_MAX,
             second_ends_ns: 0,
         }
+    }
+
+    /// Who knows this key of the appliance is let in; who asks in the clear only where that is taken.
+    pub(crate) fn seal(&mut self, key: &PublicKey, takes_plain: bool) {
+        self.sealed = Some(MacKey::of_server(&key.0));
+        self.plain = self.plain.filter(|_| takes_plain);
     }
 
     /// A turn begins.
@@ -92,24 +102,26 @@ impl Gate {
 
     /// What becomes of an INIT from an address.
     pub(crate) fn judge(&mut self, from: SocketAddrV4, init: &Init, unix_ns: u64) -> Verdict {
+        // Before anything else: whoever does not know the key takes nobody's turn.
+        let mac = if init.is_plain() { self.plain } else { self.sealed };
+        let Some(mac) = mac.filter(|mac| init.has_mac(mac)) else { return Verdict::Drop };
         let Some(left) = self.inits_left.checked_sub(1) else { return Verdict::Drop };
         self.inits_left = left;
-        if !init.has_mac(&self.mac) {
-            return Verdict::Drop;
-        }
         self.follow(unix_ns);
         let is_good = |key: &MacKey| is_same(&init.cookie, &self.cookie(*key, from));
         if self.cookies.iter().any(is_good) {
             return Verdict::Admit;
         }
         let retry = Retry::new(ConnId(init.client_id.get()), self.cookie(self.cookies[0], from));
-        Verdict::Retry(retry.with_mac(&self.mac))
+        Verdict::Retry(retry.with_mac(&mac))
     }
 
     /// What an INIT of another version is answered with.
-    pub(crate) fn versions(&mut self, client_id: u64) -> Option<Versions> {
+    pub(crate) fn versions(&mut self, init: &Init) -> Option<Versions> {
+        let macs = [self.plain, self.sealed];
+        let mac = macs.iter().flatten().find(|mac| init.has_mac(mac))?;
         self.inits_left = self.inits_left.checked_sub(1)?;
-        Some(Versions::new(client_id))
+        Some(Versions::new(init.client_id.get()).with_mac(mac))
     }
 
     /// What RESET will say of a session, so that its client knows that it is this server's.
@@ -198,7 +210,10 @@ mod tests {
         assert_eq!((0..100).filter(|_| asks(&mut gate)).count(), INITS_A_TURN);
         gate.begin_turn();
         assert!(asks(&mut gate), "and in the next turn again");
-        assert_eq!((0..100).filter(|_| gate.versions(1).is_some()).count(), INITS_A_TURN - 1);
+        assert_eq!(
+            (0..100).filter(|_| gate.versions(&init([0; 16])).is_some()).count(),
+            INITS_A_TURN - 1
+        );
     }
 
     #[test]

@@ -14,7 +14,11 @@
 //! nobody is stopped by arithmetic.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+mod entry;
 pub(crate) mod gate;
+mod line;
+pub(crate) mod handshake;
+pub(crate) mod last_word;
 pub(crate) mod replay;
 pub(crate) mod receive;
 pub(crate) mod receipts;

@@ -27,6 +27,17 @@ impl ReplayWindow {
         *self = Self::new();
     }
 
+    /// Whether a number is to be taken in.
+    #[inline]
+    pub(crate) fn is_new(&self, packet_no: u64) -> bool {
+        if packet_no > self.highest {
+            return true;
+        }
+        let bit = 1 << (packet_no % WORD_BITS);
+        self.highest.saturating_sub(packet_no) < REPLAY_WINDOW
+            && self.seen[Self::place(packet_no / WORD_BITS)] & bit == 0
+    }
+
     /// Takes a datagram's number, which is not 0, in; `false` when it has come before, or is too old to tell.
     #[inline]
     pub(crate) fn accept(&mut self, packet_no: u64) -> bool {

@@ -2,186 +2,28 @@
 
 use std::net::SocketAddrV4;
 
-use crate::ids::{ConnId, Epoch, Peer, ProducerId};
-use crate::limits::{
-    DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, Limits, SESSIONS_MAX, UNCONFIRMED_MAX,
+use crate::access::IdentityId;
+use crate::ids::{ConnId, Epoch};
+use crate::limits::{DATAGRAM_BYTES_MAX, Limits, SESSIONS_MAX, UNCONFIRMED_MAX};
+use crate::position::SessionSlot;
+use crate::seal::keys::SessionKeys;
+use crate::wire::frame::Body;
+use crate::wire::opened;
+
+pub(crate) use super::entry::{
+    Answered, Farewell, Granted, Phase, Producer, Requester, Session, SessionPlace, StreamSet,
 };
-use crate::position::{BatchSeq, SessionSlot};
 
-use super::receipts::Receipts;
-use super::receive::{HoldPool, Receiver};
-use super::replay::ReplayWindow;
+use super::line::Line;
+use super::receive::HoldPool;
 
-/// How far a session has come.
+/// Why a sealed datagram is not heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Nobody uses this place.
-    Free,
-    /// Its client was told of it, and has not used it yet.
-    Unconfirmed,
-    /// Its client has, and has not registered.
-    Confirmed,
-    /// Waits until its registration, and all its producer has sent before, is durable.
-    Registering {
-        /// The batch that is waited for.
-        batch_seq: BatchSeq,
-    },
-    /// In conversation.
-    Open,
-}
-
-/// The producer a session publishes as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Producer {
-    /// Its identity across sessions.
-    pub id: ProducerId,
-    /// Its epoch; an older one is fenced.
-    pub epoch: u32,
-}
-
-/// Who asks for a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Requester {
-    /// From where.
-    pub peer: Peer,
-    /// How its client numbers the session.
-    pub client_id: ConnId,
-    /// The same over the life of the client.
-    pub instance: u128,
-}
-
-/// Where the end of a session is to be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Farewell {
-    /// To whom.
-    pub peer: Peer,
-    /// How its client numbers the session.
-    pub client_id: ConnId,
-    /// The number of the datagram.
-    pub packet_no: u64,
-}
-
-/// What was answered to a REGISTER, for when it is asked again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Answered {
-    /// Its request; 0 before any.
-    pub request: u32,
-    /// Flags of REGISTERED.
-    pub flags: u16,
-}
-
-/// What a publisher was allowed in its session; it is never allowed less than before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Granted {
-    bytes_accepted: u64,
-    seq_max: u64,
-    bytes_max: u64,
-}
-
-impl Granted {
-    /// Its payload was taken.
-    pub(crate) fn accept(&mut self, bytes: usize) {
-        self.bytes_accepted = self.bytes_accepted.saturating_add(bytes as u64);
-    }
-
-    /// Allows numbers up to `seq`, and so many bytes more than were taken.
-    pub(crate) fn allow(&mut self, seq: u64, bytes: u64) {
-        self.seq_max = self.seq_max.max(seq);
-        self.bytes_max = self.bytes_max.max(self.bytes_accepted.saturating_add(bytes));
-    }
-
-    /// The highest producer number it was ever allowed.
-    #[must_use]
-    pub(crate) fn seq_max(&self) -> u64 {
-        self.seq_max
-    }
-
-    /// The most payload bytes it was ever allowed.
-    #[must_use]
-    pub(crate) fn bytes_max(&self) -> u64 {
-        self.bytes_max
-    }
-}
-
-/// One session.
-#[derive(Clone, Debug)]
-pub(crate) struct Session {
-    /// How far it has come.
-    pub phase: Phase,
-    /// As this server numbers it.
-    pub conn_id: ConnId,
-    /// As the client numbers it.
-    pub client_id: ConnId,
-    /// Where it sends from; datagrams from elsewhere are not its own.
-    pub peer: Peer,
-    /// The same over the life of its client.
-    pub instance: u128,
-    /// Which of its datagrams have come.
-    pub came: ReplayWindow,
-    /// Its REGISTER.
-    pub answered: Answered,
-    /// Its client has shown that it knows that the session is open, and so which producer it is. See [`Sessions::hear`].
-    pub proven: bool,
-    /// UDP payload the client takes.
-    pub datagram_bytes: usize,
-    /// Present when it publishes.
-    pub producer: Option<Producer>,
-    /// What has arrived.
-    pub receiver: Receiver,
-    /// What it is owed.
-    pub receipts: Receipts,
-    /// What its publisher may send.
-    pub credit: Granted,
-    /// When it was opened.
-    pub opened_ns: u64,
-    /// When its producer registered in it.
-    pub registered_ns: u64,
-    /// When a datagram last came.
-    pub last_received_ns: u64,
-    /// Number of the last datagram sent.
-    pub packet_no: u64,
-    /// Subscriptions it has.
-    pub subscriptions: usize,
-    /// The session before it of the same producer, which is to hear that it is over once this one is durable.
-    pub fences: Option<Farewell>,
-}
-
-impl Session {
-    fn free() -> Self {
-        Self {
-            phase: Phase::Free,
-            conn_id: ConnId(0),
-            client_id: ConnId(0),
-            peer: Peer::ip_only(std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)),
-            instance: 0,
-            came: ReplayWindow::new(),
-            answered: Answered::default(),
-            proven: false,
-            datagram_bytes: DATAGRAM_BYTES_MIN,
-            producer: None,
-            receiver: Receiver::new(),
-            receipts: Receipts::new(),
-            credit: Granted::default(),
-            opened_ns: 0,
-            registered_ns: 0,
-            last_received_ns: 0,
-            packet_no: 0,
-            subscriptions: 0,
-            fences: None,
-        }
-    }
-
-    /// Where its end is to be said, if it is.
-    pub(crate) fn farewell(&mut self) -> Farewell {
-        let packet_no = self.next_packet_no();
-        Farewell { peer: self.peer, client_id: self.client_id, packet_no }
-    }
-
-    /// The number for the next datagram to this session's client.
-    pub(crate) fn next_packet_no(&mut self) -> u64 {
-        self.packet_no = self.packet_no.saturating_add(1);
-        self.packet_no
-    }
+pub(crate) enum Unopened {
+    /// It came before.
+    Repeated,
+    /// It is not of the session that it names.
+    Forged,
 }
 
 /// Which session was asked for from where.
@@ -299,7 +141,7 @@ impl Sessions {
     }
 
     /// The next id whose place in the index is free; fewer than a quarter of them are taken.
-    fn new_id(&mut self) -> ConnId {
+    pub(crate) fn new_id(&mut self) -> ConnId {
         loop {
             self.ids_made = self.ids_made.wrapping_add(1);
             let hash = blake3::keyed_hash(&self.secret, &self.ids_made.to_le_bytes());
@@ -316,17 +158,41 @@ impl Sessions {
     ///
     /// # Panics
     /// When the client has a session of this number.
+    #[cfg(test)]
     pub(crate) fn open(&mut self, requester: Requester, now_ns: u64) -> Option<SessionSlot> {
-        let slot = self.free.pop()?;
+        let conn_id = self.new_id();
+        self.open_as(conn_id, requester, None, now_ns).ok()
+    }
+
+    /// The same with an id that was made before, and keys, which come back when there is no place, or the id's was taken
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The keys.
+    ///
+    /// # Panics
+    /// When the client has a session of this number.
+    pub(crate) fn open_as(
+        &mut self,
+        conn_id: ConnId,
+        requester: Requester,
+        keys: Option<Box<SessionKeys>>,
+        now_ns: u64,
+    ) -> Result<SessionSlot, Option<Box<SessionKeys>>> {
+        if self.index[place(conn_id)] != UNUSED {
+            return Err(keys);
+        }
+        let Some(slot) = self.free.pop() else { return Err(keys) };
         let at = self.asked_at(requester).expect_err("the caller looked for it");
         let (client_id, addr) = (requester.client_id, requester.peer.addr);
         self.asked.insert(at, Asked { client_id, addr, slot });
-        let conn_id = self.new_id();
         self.index[place(conn_id)] = u16::try_from(slot.index()).expect("below SESSIONS_MAX");
         let session = &mut self.slots[slot.index()];
         session.phase = Phase::Unconfirmed;
         (session.conn_id, session.client_id) = (conn_id, client_id);
         (session.peer, session.instance) = (requester.peer, requester.instance);
+        (session.identity, session.keys) = (requester.identity, keys);
+        session.publishes_to = StreamSet::new();
         self.instances[slot.index()] = requester.instance;
         session.came.reset();
         session.answered = Answered::default();
@@ -340,7 +206,7 @@ impl Sessions {
         session.subscriptions = 0;
         session.fences = None;
         self.unconfirmed.push(slot);
-        Some(slot)
+        Ok(slot)
     }
 
     /// Its client has used it: what was sent to its address is received there.
@@ -350,15 +216,23 @@ impl Sessions {
     }
 
     /// Sessions of a client.
-    fn of_instance(&self, instance: u128) -> impl Iterator<Item = SessionSlot> {
+    fn of_client(&self, instance: u128, identity: IdentityId) -> impl Iterator<Item = SessionSlot> {
         let all = SessionSlot::all().zip(&self.instances);
-        all.filter(move |(_, of)| **of == instance).map(|(slot, _)| slot)
+        let of_instance = all.filter(move |(_, of)| **of == instance).map(|(slot, _)| slot);
+        of_instance.filter(move |slot| self.slots[slot.index()].identity == identity)
+    }
+
+    /// Whether somebody may have a place who is not known yet.
+    #[must_use]
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.unconfirmed.len > 0
     }
 
     /// A session of a client that has to go for another one of it, where no place is free.
     #[must_use]
-    pub(crate) fn leaves_for_itself(&self, instance: u128) -> Option<SessionSlot> {
-        self.of_instance(instance).next().filter(|_| self.free.is_empty())
+    pub(crate) fn leaves_for_itself(&self, requester: Requester) -> Option<SessionSlot> {
+        let Requester { instance, identity, .. } = requester;
+        self.of_client(instance, identity).next().filter(|_| self.free.is_empty())
     }
 
     /// An earlier session of the same client that does not publish: it has come back with this one.
@@ -369,7 +243,7 @@ impl Sessions {
             let of = &self.slots[other.index()];
             *other != slot && of.producer.is_none() && of.opened_ns <= session.opened_ns
         };
-        self.of_instance(session.instance).find(is_before)
+        self.of_client(session.instance, session.identity).find(is_before)
     }
 
     /// The heir of a producer goes on with what the session before it is owed.
@@ -390,6 +264,27 @@ impl Sessions {
         is_new
     }
 
+    /// Opens a sealed datagram of a session where it is: its frames, where it is one, and did not come before.
+    #[inline]
+    pub(crate) fn opens<'a>(
+        &mut self,
+        slot: SessionSlot,
+        packet_no: u64,
+        phase: u8,
+        bytes: &'a mut [u8],
+        now_ns: u64,
+    ) -> Result<Body<'a>, Unopened> {
+        let session = &mut self.slots[slot.index()];
+        if !session.came.is_new(packet_no) {
+            return Err(Unopened::Repeated);
+        }
+        let keys = session.keys.as_mut().ok_or(Unopened::Forged)?;
+        if !keys.open(phase, packet_no, bytes, now_ns) {
+            return Err(Unopened::Forged);
+        }
+        Ok(opened(bytes))
+    }
+
     /// Its client says something that only who knows that the session is open says. Whether that is the first time.
     #[inline]
     pub(crate) fn hear(&mut self, slot: SessionSlot) -> bool {
@@ -407,11 +302,11 @@ impl Sessions {
         self.asked_at(requester).ok().map(|at| self.asked[at].slot)
     }
 
-    /// Gives a place back, with the frames it held.
+    /// Gives a place back, with the frames it held; its keys are to be dropped where there is time for it.
     ///
     /// # Panics
     /// When the place is free already.
-    pub(crate) fn close(&mut self, slot: SessionSlot) {
+    pub(crate) fn close(&mut self, slot: SessionSlot) -> Option<Box<SessionKeys>> {
         let session = &mut self.slots[slot.index()];
         assert!(session.phase != Phase::Free, "slot {slot} is closed twice");
         session.phase = Phase::Free;
@@ -420,11 +315,13 @@ impl Sessions {
         self.index[place(session.conn_id)] = UNUSED;
         session.receiver.reset(0, &mut self.pool);
         let (peer, client_id, instance) = (session.peer, session.client_id, session.instance);
-        let requester = Requester { peer, client_id, instance };
+        let (identity, keys) = (session.identity, session.keys.take());
+        let requester = Requester { peer, client_id, instance, identity };
         self.instances[slot.index()] = 0;
         let at = self.asked_at(requester).expect("a session in use was asked for");
         self.asked.remove(at);
         self.free.push(slot);
+        keys
     }
 
     /// Whether the lists of free places, of clients' numbers and of held frames agree with the places.
@@ -484,62 +381,6 @@ impl Sessions {
     }
 }
 
-/// Who stands before and behind a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Links {
-    before: usize,
-    behind: usize,
-}
-
-/// Sessions in a line, each at most once, in the order they came; whoever stands anywhere in it leaves at once.
-#[derive(Debug)]
-struct Line {
-    /// By slot. The last entry is that of the line's two ends.
-    links: Box<[Links]>,
-    len: usize,
-}
-
-impl Line {
-    const ENDS: usize = SESSIONS_MAX;
-    /// Of a slot that stands in no line.
-    const NOBODY: Links = Links { before: usize::MAX, behind: usize::MAX };
-
-    fn new() -> Self {
-        let mut links = vec![Self::NOBODY; SESSIONS_MAX + 1].into_boxed_slice();
-        links[Self::ENDS] = Links { before: Self::ENDS, behind: Self::ENDS };
-        Self { links, len: 0 }
-    }
-
-    fn push(&mut self, slot: SessionSlot) {
-        let at = slot.index();
-        assert_eq!(self.links[at], Self::NOBODY, "slot {slot} stands in the line once");
-        let last = self.links[Self::ENDS].before;
-        self.links[at] = Links { before: last, behind: Self::ENDS };
-        self.links[last].behind = at;
-        self.links[Self::ENDS].before = at;
-        self.len = self.len.saturating_add(1);
-    }
-
-    /// Takes a slot out, if it is there.
-    fn remove(&mut self, slot: SessionSlot) {
-        let links = std::mem::replace(&mut self.links[slot.index()], Self::NOBODY);
-        if links != Self::NOBODY {
-            self.links[links.before].behind = links.behind;
-            self.links[links.behind].before = links.before;
-            self.len = self.len.saturating_sub(1);
-        }
-    }
-
-    fn first(&self) -> Option<SessionSlot> {
-        self.slots().next()
-    }
-
-    fn slots(&self) -> impl Iterator<Item = SessionSlot> {
-        let behind = |at: usize| Some(self.links[at].behind).filter(|next| *next != Self::ENDS);
-        std::iter::successors(behind(Self::ENDS), move |at| behind(*at)).map(SessionSlot::new)
-    }
-}
-
 #[inline]
 fn place(conn_id: ConnId) -> usize {
     const LAST: u64 = INDEX_PLACES as u64 - 1;
@@ -551,12 +392,15 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::access::IdentityId;
+    use crate::ids::{Peer, ProducerId};
 
     const SECRET: [u8; 32] = [7; 32];
 
     fn requester(number: u64) -> Requester {
         let peer = Peer::ip_only(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
-        Requester { peer, client_id: ConnId(number), instance: u128::from(number) }
+        let (client_id, instance) = (ConnId(number), u128::from(number));
+        Requester { peer, client_id, instance, identity: IdentityId::NOBODY }
     }
 
     #[test]
@@ -618,7 +462,9 @@ mod tests {
         }
         assert_eq!(sessions.leaves_for_another(), Some(slots[2]));
         assert!(sessions.is_sound());
-        slots[2..].iter().for_each(|&slot| sessions.close(slot));
+        for &slot in &slots[2..] {
+            let _ = sessions.close(slot);
+        }
         assert_eq!((sessions.unconfirmed.len, sessions.len()), (2, 3));
         assert!(sessions.is_sound());
     }
@@ -634,8 +480,8 @@ mod tests {
         assert_eq!((sessions.len(), sessions.leaves_for_another()), (SESSIONS_MAX, None));
         // But for one of whose client it has the session before.
         let seventh = Some(SessionSlot::new(7));
-        assert_eq!(sessions.leaves_for_itself(7), seventh);
-        assert_eq!(sessions.leaves_for_itself(9_999), None);
+        assert_eq!(sessions.leaves_for_itself(requester(7)), seventh);
+        assert_eq!(sessions.leaves_for_itself(requester(9_999)), None);
         let first = SessionSlot::FIRST;
         sessions.close(first);
         let late = sessions.open(requester(9_999), 0).unwrap();

@@ -14,9 +14,9 @@ use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::position::LogOffset;
 use crate::session::table::Phase;
+use crate::wire::DATAGRAM_HEADER_BYTES;
 use crate::wire::control::{ErrorCode, Heartbeat, Sizes};
 use crate::wire::frame::Kind;
-use crate::wire::{DATAGRAM_HEADER_BYTES, DatagramWriter};
 
 use super::transmit::send;
 use super::{Reply, Stations};
@@ -167,10 +167,13 @@ impl Stations {
         let cursor = &mut subscription.cursor;
         let mut batches = 0_usize;
         for _ in 0..DATAGRAMS_A_TURN {
+            if session.lacks_keys() {
+                return Served::Enough;
+            }
             let Some(buffer) = port.reserve(session.peer) else { return Served::Enough };
-            let room = session.datagram_bytes.min(buffer.len());
-            let packet_no = session.packet_no.saturating_add(1);
-            let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
+            let (room, seal_bytes) =
+                (session.datagram_bytes.min(buffer.len()), session.seal_bytes());
+            let (mut writer, _) = session.writer(buffer);
             debug_assert!(writer.room() >= DATA_FRAME_BYTES_MIN);
             let mut frame = DataFrame::begin(sub, cursor, &mut writer);
             let mut lineage = None;
@@ -202,6 +205,7 @@ impl Stations {
                     }
                     Packed::Full { record_bytes } => {
                         let needs = DATA_BYTES_MIN.saturating_add(record_bytes);
+                        let needs = needs.saturating_add(seal_bytes);
                         too_large = Served::TooLarge { needs, takes: room };
                         break None;
                     }
@@ -213,8 +217,8 @@ impl Stations {
             if records == 0 {
                 return served.unwrap_or(too_large);
             }
-            let len = writer.len();
-            session.packet_no = packet_no;
+            let len = writer.finish();
+            session.said();
             port.commit(len);
             if let Some(served) = served {
                 return served;

@@ -3,10 +3,11 @@
 
 use super::*;
 use crate::client::polled::Client;
-use crate::client::{ClientOptions, Publisher, Request, StartFrom};
+use crate::client::{ClientOptions, Publisher, Request, Security, StartFrom};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{ConnId, Peer, ProducerId, StreamId};
 use crate::port::memory::{Faults, MemoryPort};
+use crate::seal::entropy::Entropy;
 use crate::session::table::Phase;
 use crate::testing::rig::{Rig, address};
 use crate::wire::datagram::{DatagramHeader, RESET_CAUSE_BYTES, Reset, Retry, Versions};
@@ -125,7 +126,8 @@ fn victim(rig: &mut Rig, state: State, stream: StreamId) -> Client<MemoryPort, M
         window_messages: 64,
         window_bytes: 4 << 10,
         dead_after_ns: 10_000_000_000,
-        nonce: rig.clock.now_ns(),
+        security: Security::Plain,
+        entropy: Entropy::seeded(rig.clock.now_ns()),
     };
     let port = rig.net.port(address(60), 1472);
     let mut client = Client::new(port, rig.clock.clone(), address(1), options);

@@ -23,7 +23,9 @@ mod placement;
 mod publish;
 mod publishers;
 mod receive;
+mod register;
 mod requests;
+mod security;
 mod slots;
 mod timers;
 mod transmit;
@@ -38,6 +40,8 @@ mod return_tests;
 mod tests;
 #[cfg(test)]
 mod edge_tests;
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 mod stranger_tests;
 #[cfg(test)]
@@ -57,6 +61,7 @@ use crate::log::recovery::RecoveredMessage;
 use crate::metrics::Counters;
 use crate::mutant::Mutant;
 use crate::port::{AnyPort, Port};
+use crate::seal::SEAL_BYTES;
 use crate::session::gate::Gate;
 use crate::session::receipts::Run;
 use crate::session::table::Sessions;
@@ -65,6 +70,7 @@ use crate::wire::publish::{MESSAGE_HEAD_BYTES, PUBLISH_HEAD_BYTES};
 use crate::wire::record::RECORD_HEADER_BYTES;
 use crate::wire::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 
+pub use crate::session::handshake::{Handshaker, HandshakerEnd, ShardEnd, rings};
 use condition::Service;
 pub use condition::{Condition, Damage};
 use observe::{Mark, Observer};
@@ -72,6 +78,8 @@ use outbox::{Outbox, Reply};
 pub use placement::Siblings;
 use publishers::Publishers;
 use requests::Requests;
+use security::Guard;
+pub use security::Security;
 pub use transmit::{reject, send_to};
 
 /// What a datagram spends before the payload of its only message, as PUBLISH or as DATA, padding included.
@@ -146,6 +154,7 @@ struct Stations {
     observer: Option<Box<Observer>>,
     /// The other shards; `None` where there are none.
     siblings: Option<Siblings>,
+    guard: Guard,
 }
 
 /// Notes a message that recovery has seen, for the receipts of its producer; the newest runs are kept.
@@ -219,6 +228,7 @@ impl<C: Clock> Shard<C> {
             now: clock.now(),
             observer: None,
             siblings: None,
+            guard: Guard::new(),
         };
         Self { port, clock, stations }
     }
@@ -237,6 +247,21 @@ impl<C: Clock> Shard<C> {
     pub fn join(&mut self, siblings: Siblings) {
         self.stations.service.tell(Some(&siblings));
         self.stations.siblings = Some(siblings);
+    }
+
+    /// Serves sealed sessions from now on; nobody has one in the clear yet.
+    pub fn secure(&mut self, security: Security) {
+        let stations = &mut self.stations;
+        stations.gate.seal(&security.key, security.takes_plain);
+        let settings = &mut stations.settings;
+        settings.message_bytes_max = settings.message_bytes_max.saturating_sub(SEAL_BYTES).max(1);
+        stations.guard.set(security);
+    }
+
+    /// Takes what it has for sealed sessions away, for the shard that follows. Keys of sessions are dropped here: it
+    /// serves no more.
+    pub fn take_security(&mut self) -> Option<Security> {
+        self.stations.guard.take()
     }
 
     /// Takes what it knows of the others away, for the shard that follows.

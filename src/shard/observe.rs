@@ -235,6 +235,7 @@ impl Stations {
             port;
         snapshot.port = [received, transmitted, receive_dropped, transmit_dropped, handed_over];
         snapshot.condition = self.service.condition().name();
+        snapshot.takes_plain = self.guard.takes_plain();
         let segments = self.log.segments();
         snapshot.log = LogState {
             epoch: self.log.epoch().0,

@@ -127,10 +127,8 @@ pub(super) enum Reply {
     },
     /// A session has ended for good.
     Close {
-        /// Whose it was.
+        /// What is said last, and to whom.
         farewell: Farewell,
-        /// Why.
-        code: ErrorCode,
     },
 }
 

@@ -1,6 +1,7 @@
 //! Sessions without clients, for the tests of a shard.
 
 use super::Stations;
+use crate::access::IdentityId;
 use crate::ids::{ConnId, Peer, ProducerId, ProducerName};
 use crate::position::SessionSlot;
 use crate::session::table::{Phase, Requester};
@@ -14,7 +15,8 @@ impl Stations {
     /// A session of a client that has shown to be at its address, and has not registered.
     pub(super) fn confirmed(&mut self, peer: Peer, number: u64) -> SessionSlot {
         let (client_id, instance) = (ConnId(number + 1), u128::from(number) + 1);
-        let requester = Requester { peer, client_id, instance };
+        let identity = IdentityId::NOBODY;
+        let requester = Requester { peer, client_id, instance, identity };
         let slot = self.sessions.open(requester, self.now.monotonic_ns).expect("a free place");
         self.sessions.confirm(slot);
         slot

@@ -38,6 +38,13 @@ impl Stations {
             self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
             return;
         }
+        let stream = StreamId(publish.head.stream.get());
+        if !self.may_publish(slot, stream) {
+            let (code, detail) = (ErrorCode::NotAuthorized, stream.0.into());
+            self.reply(Reply::Error { slot, code, request: 0, detail });
+            return;
+        }
+        let session = self.sessions.get_mut(slot);
         if publish.longest() > self.settings.message_bytes_max {
             // What was announced is what every consumer of the same datagrams can be sent.
             let (needs, takes) = (publish.longest(), self.settings.message_bytes_max);

@@ -1,10 +1,12 @@
 //! The receive station: what a datagram says, and to whom.
 
+use crate::access::IdentityId;
 use crate::ids::{ConnId, Peer};
 use crate::metrics::Counter;
 use crate::position::SessionSlot;
+use crate::seal::keys::SessionKeys;
 use crate::session::gate::Verdict;
-use crate::session::table::{Phase, Requester};
+use crate::session::table::{Phase, Requester, Unopened};
 use crate::wire::control::{CLOSE_FORGET, ErrorCode, HEARTBEAT_ANSWER, Heartbeat};
 use crate::wire::datagram::{Init, RESET_CAUSE_BYTES};
 use crate::wire::frame::Body;
@@ -14,21 +16,35 @@ use super::{Reply, Stations};
 
 impl Stations {
     /// Handles one datagram. Whatever is wrong with it is counted and changes nothing.
-    pub(super) fn on_datagram(&mut self, peer: Peer, bytes: &[u8]) {
+    pub(super) fn on_datagram(&mut self, peer: Peer, bytes: &mut [u8]) {
         self.counters.add(Counter::DatagramsReceived, 1);
         match parse(bytes) {
             Ok(Datagram::Session { conn_id, packet_no, frames }) => {
-                let slot = self.sessions.find(conn_id);
-                let slot = slot.filter(|&slot| self.sessions.get(slot).peer.addr == peer.addr);
-                match slot {
+                let slot = self.session_of(conn_id, peer);
+                match slot.filter(|&slot| self.sessions.get(slot).is_plain()) {
                     Some(slot) => self.on_session(slot, packet_no, frames),
                     None => self.on_unknown(peer, conn_id, bytes.len()),
                 }
             }
+            Ok(Datagram::Sealed { conn_id, packet_no, phase }) => {
+                let Some(slot) = self.session_of(conn_id, peer) else {
+                    self.on_unknown(peer, conn_id, bytes.len());
+                    return;
+                };
+                let now_ns = self.now.monotonic_ns;
+                match self.sessions.opens(slot, packet_no, phase, bytes, now_ns) {
+                    Ok(frames) => {
+                        self.on_session(slot, packet_no, frames);
+                        self.keep_keys(slot);
+                    }
+                    Err(Unopened::Repeated) => self.counters.add(Counter::DroppedRepeated, 1),
+                    Err(Unopened::Forged) => self.counters.add(Counter::DroppedForged, 1),
+                }
+            }
             Ok(Datagram::Init(init)) => self.on_init(peer, init),
-            Ok(Datagram::OtherVersion { client_id }) => {
+            Ok(Datagram::OtherVersion(init)) => {
                 self.counters.add(Counter::DroppedMalformed, 1);
-                if let Some(versions) = self.gate.versions(client_id) {
+                if let Some(versions) = self.gate.versions(init) {
                     self.reply(Reply::Versions { peer, versions });
                 }
             }
@@ -40,10 +56,18 @@ impl Stations {
         }
     }
 
+    #[inline]
+    fn session_of(&self, conn_id: ConnId, peer: Peer) -> Option<SessionSlot> {
+        let slot = self.sessions.find(conn_id);
+        slot.filter(|&slot| self.sessions.get(slot).peer.addr == peer.addr)
+    }
+
     /// A datagram of a session that there is not.
     fn on_unknown(&mut self, peer: Peer, conn_id: ConnId, bytes: usize) {
         self.counters.add(Counter::DroppedUnknownSession, 1);
-        if bytes < RESET_CAUSE_BYTES {
+        // Of one that there is nothing is said to somebody else: with what RESET says, its client could be made to
+        // believe that it is gone.
+        if bytes < RESET_CAUSE_BYTES || self.sessions.find(conn_id).is_some() {
             return;
         }
         if let Some(reset) = self.gate.reset(conn_id, self.now.monotonic_ns) {
@@ -56,31 +80,49 @@ impl Stations {
         match self.gate.judge(peer.addr, init, self.now.unix_ns) {
             Verdict::Drop => self.counters.add(Counter::DroppedInits, 1),
             Verdict::Retry(retry) => self.reply(Reply::Retry { peer, retry }),
-            Verdict::Admit => self.admit(peer, init),
+            Verdict::Admit if init.is_plain() => self.admit(peer, init),
+            Verdict::Admit => self.ask_for_keys(peer, init),
         }
     }
 
     fn admit(&mut self, peer: Peer, init: &Init) {
         let client_id = ConnId(init.client_id.get());
         let instance = u128::from_le_bytes(init.hello.instance);
-        let requester = Requester { peer, client_id, instance };
+        let identity = IdentityId::NOBODY;
+        let requester = Requester { peer, client_id, instance, identity };
         if let Some(slot) = self.sessions.asked_by(requester) {
             self.reply(Reply::Accepted { slot });
             return;
         }
+        let datagram_bytes = usize::from(init.hello.datagram_bytes.get());
+        let reply = match self.open_session(requester, None, datagram_bytes) {
+            Ok(slot) => Reply::Accepted { slot },
+            Err(_) => Reply::Rejected { peer, client_id, code: ErrorCode::SessionsFull },
+        };
+        self.reply(reply);
+    }
+
+    /// Gives a session to a client, with a number and keys where these were made before; they come back where there is
+    /// no place.
+    pub(super) fn open_session(
+        &mut self,
+        requester: Requester,
+        made: Option<(ConnId, Box<SessionKeys>)>,
+        datagram_bytes: usize,
+    ) -> Result<SessionSlot, Option<Box<SessionKeys>>> {
         let leaves = self.sessions.leaves_for_another();
-        if let Some(leaves) = leaves.or_else(|| self.sessions.leaves_for_itself(instance)) {
+        if let Some(leaves) = leaves.or_else(|| self.sessions.leaves_for_itself(requester)) {
             self.close_session(leaves);
         }
-        let Some(slot) = self.sessions.open(requester, self.now.monotonic_ns) else {
-            self.reply(Reply::Rejected { peer, client_id, code: ErrorCode::SessionsFull });
-            return;
+        let (conn_id, keys) = match made {
+            Some((conn_id, keys)) => (conn_id, Some(keys)),
+            None => (self.sessions.new_id(), None),
         };
-        let datagram_bytes = usize::from(init.hello.datagram_bytes.get());
+        let slot = self.sessions.open_as(conn_id, requester, keys, self.now.monotonic_ns)?;
         self.sessions.get_mut(slot).datagram_bytes =
             datagram_bytes.min(self.settings.datagram_bytes);
         self.counters.add(Counter::SessionsOpened, 1);
-        self.reply(Reply::Accepted { slot });
+        Ok(slot)
     }
 
     fn on_session(&mut self, slot: SessionSlot, packet_no: u64, frames: Body<'_>) {
@@ -97,6 +139,7 @@ impl Stations {
         for frame in frames.from_client() {
             let Ok(frame) = frame else {
                 self.counters.add(Counter::DroppedMalformed, 1);
+                self.end_nonsense(slot);
                 return;
             };
             if let FromClient::Register(register) = &frame {
@@ -116,6 +159,16 @@ impl Stations {
                 self.tell_condition(slot);
             }
             self.on_frame(slot, &frame);
+        }
+    }
+
+    /// What is sealed is what its client said: if that is nonsense, the client is broken. In the clear it may be
+    /// anybody's.
+    fn end_nonsense(&mut self, slot: SessionSlot) {
+        if !self.sessions.get(slot).is_plain() {
+            let farewell = self.sessions.get_mut(slot).farewell(ErrorCode::Protocol);
+            self.close_session(slot);
+            self.reply(Reply::Close { farewell });
         }
     }
 

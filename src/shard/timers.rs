@@ -25,8 +25,10 @@ impl Stations {
         } else {
             self.log.prepare(self.disk.memory_mut());
         }
+        self.take_keys();
         for _ in 0..TIMERS_A_TURN {
             let slot = self.sessions.next_in_turn();
+            self.keep_keys(slot);
             let session = self.sessions.get(slot);
             let limit = match session.phase {
                 Phase::Free | Phase::Registering { .. } => None,

@@ -5,19 +5,19 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::ids::{ConnId, Peer};
 use crate::limits::{
-    CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, NUMBER_MAX, TRANSMIT_BURST,
+    CREDIT_BYTES_MIN, CREDIT_MESSAGES_MIN, GAPS_A_TURN, NAK_RANGES_MAX, TRANSMIT_BURST,
 };
-use crate::log::Position;
+use crate::log::{Position, StreamFacts};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
 use crate::port::Port;
 use crate::position::SessionSlot;
 use crate::session::table::{Farewell, Granted, Phase, Session};
 use crate::wire::control::{
-    Close, DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Redirect, Registered,
-    StreamInfoHead, Subscribed, Trimmed,
+    DataLoss, ErrorCode, ErrorHead, Heartbeat, ListEnd, Redirect, Registered, StreamInfoHead,
+    Subscribed, Trimmed,
 };
-use crate::wire::datagram::{Accept, Resp, SUITE_PLAIN, VERSION};
+use crate::wire::datagram::{Accept, Resp, SUITE_PLAIN};
 use crate::wire::publish::{ACK_HEAD_BYTES, AckHead, RECEIPT_RUN_BYTES, ReceiptRun, SeqRange};
 use crate::wire::{DatagramWriter, FRAME_HEAD_BYTES, Kind, NAME, tlv_bytes};
 
@@ -29,7 +29,10 @@ impl Stations {
     pub(super) fn transmit(&mut self, port: &mut dyn Port) -> usize {
         let acknowledged = self.acknowledge_due(port);
         let reported = self.report_gaps(port);
-        acknowledged.saturating_add(reported).saturating_add(self.answer(port))
+        let let_in = self.take_answers(port);
+        [acknowledged, reported, let_in, self.answer(port)]
+            .into_iter()
+            .fold(0, usize::saturating_add)
     }
 
     fn acknowledge_due(&mut self, port: &mut dyn Port) -> usize {
@@ -51,18 +54,20 @@ impl Stations {
     fn send_ack(&mut self, slot: SessionSlot, port: &mut dyn Port) -> bool {
         let mut head = self.ack_head(slot);
         let session = self.sessions.get_mut(slot);
+        if session.lacks_keys() {
+            return false;
+        }
         let Some(buffer) = port.reserve(session.peer) else { return false };
-        let room = session.datagram_bytes.min(buffer.len());
-        let packet_no = session.next_packet_no();
-        let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
+        let (mut writer, owed) = session.writer(buffer);
         let receipts_max = writer.room().saturating_sub(ACK_HEAD_BYTES) / RECEIPT_RUN_BYTES;
-        let receipts = session.receipts.untold().min(receipts_max);
+        let receipts = owed.untold().min(receipts_max);
         head.receipt_count = u16::try_from(receipts).expect("fewer than RUNS_MAX").into();
         writer.begin(Kind::Ack);
         writer.extend(head.as_bytes());
-        session.receipts.tell(receipts, |run: &ReceiptRun| writer.extend(run.as_bytes()));
+        owed.tell(receipts, |run: &ReceiptRun| writer.extend(run.as_bytes()));
         writer.end();
-        let len = writer.len();
+        let len = writer.finish();
+        session.said();
         port.commit(len);
         self.counters.add(Counter::AcksSent, 1);
         true
@@ -178,7 +183,7 @@ impl Stations {
                 let resp = reject(client_id, code, self.now.unix_ns);
                 return send_to(port, peer, resp.as_bytes());
             }
-            Reply::Close { farewell, code } => return close(port, farewell, code),
+            Reply::Close { farewell } => return farewell.send(port),
             Reply::Accepted { slot } => return self.send_accept(slot, port),
             Reply::Registered { slot }
             | Reply::Subscribed { slot, .. }
@@ -249,16 +254,22 @@ impl Stations {
             return true;
         }
         let (peer, client_id, conn_id) = (session.peer, session.client_id, session.conn_id);
+        let accept = self.accept_of(peer, conn_id, SUITE_PLAIN);
+        send_to(port, peer, Resp::plain(client_id, accept).as_bytes())
+    }
+
+    /// What is said of a session to who may have it.
+    pub(super) fn accept_of(&mut self, peer: Peer, conn_id: ConnId, suite: u16) -> Accept {
         let OwnShard { number: shard, of: shards } = self.own_shard();
         let code = |number| u16::try_from(number).expect("at most 64 shards");
-        let mut accept = refusal(self.now.unix_ns);
-        accept.suite = SUITE_PLAIN.into();
+        let mut accept = Accept::refusal(self.now.unix_ns);
+        accept.suite = suite.into();
         accept.datagram_bytes = datagram_bytes(self.settings.datagram_bytes);
         accept.server_id = conn_id.0.into();
         accept.reset_token = self.gate.reset_token(conn_id);
         accept.cookie = self.gate.cookie_for(peer.addr, self.now.unix_ns);
         (accept.shard, accept.shards) = (code(shard).into(), code(shards).into());
-        send_to(port, peer, Resp::plain(client_id, accept).as_bytes())
+        accept
     }
 
     fn send_frame(
@@ -353,12 +364,14 @@ impl Stations {
     ) -> bool {
         let own = self.own_shard().number;
         let log = &self.log;
+        let rights = self.guard.rights(self.sessions.get(slot).identity);
         let session = self.sessions.get_mut(slot);
         send(session, port, |writer| {
             const END_BYTES: usize = FRAME_HEAD_BYTES + size_of::<ListEnd>();
             let mut listed = after;
             let mut more = false;
-            for facts in log.streams().filter(|facts| facts.id.0 > after) {
+            let shown = |facts: &&StreamFacts| facts.id.0 > after && rights.may_see(&facts.name);
+            for facts in log.streams().filter(shown) {
                 let head = info_head(facts, request, own);
                 let name = facts.name.as_bytes();
                 let bytes = head.as_bytes().len().saturating_add(tlv_bytes(name.len()));
@@ -376,7 +389,7 @@ impl Stations {
     }
 }
 
-fn info_head(facts: &crate::log::StreamFacts, request: u32, shard: u32) -> StreamInfoHead {
+fn info_head(facts: &StreamFacts, request: u32, shard: u32) -> StreamInfoHead {
     StreamInfoHead {
         request: request.into(),
         stream: facts.id.0.into(),
@@ -404,14 +417,22 @@ pub(super) fn send(
     port: &mut dyn Port,
     fill: impl FnOnce(&mut DatagramWriter<'_>),
 ) -> bool {
+    if session.lacks_keys() {
+        return false;
+    }
     let Some(buffer) = port.reserve(session.peer) else { return false };
-    let room = session.datagram_bytes.min(buffer.len());
-    let packet_no = session.next_packet_no();
-    let mut writer = DatagramWriter::new(&mut buffer[..room], session.client_id, packet_no);
+    let (mut writer, _) = session.writer(buffer);
     fill(&mut writer);
-    let len = writer.len();
+    let len = writer.finish();
+    session.said();
     port.commit(len);
     true
+}
+
+impl Farewell {
+    fn send(&self, port: &mut dyn Port) -> bool {
+        send_to(port, self.peer, self.last_word.bytes())
+    }
 }
 
 /// Queues bytes for somebody; `false` when the port has no room.
@@ -426,37 +447,16 @@ fn datagram_bytes(bytes: usize) -> U16 {
     u16::try_from(bytes).expect("below 64 KiB").into()
 }
 
-/// What is said to who asks for a session, where there is none.
-fn refusal(unix_ns: u64) -> Accept {
-    let mut accept = Accept::new_zeroed();
-    accept.version_max = VERSION.into();
-    accept.unix_ns = unix_ns.min(NUMBER_MAX).into();
-    accept
-}
-
 /// That there is no session for a client, and why.
 #[must_use]
 pub fn reject(client_id: ConnId, code: ErrorCode, unix_ns: u64) -> Resp {
-    let mut accept = refusal(unix_ns);
-    accept.status = code.code().into();
-    Resp::plain(client_id, accept)
-}
-
-/// Tells the client of a session that has ended why it did; `false` when the port has no room.
-fn close(port: &mut dyn Port, farewell: Farewell, code: ErrorCode) -> bool {
-    let Farewell { peer, client_id, packet_no } = farewell;
-    let Some(buffer) = port.reserve(peer) else { return false };
-    let mut writer = DatagramWriter::new(buffer, client_id, packet_no);
-    let (code, flags, reserved) = (code.code().into(), 0.into(), 0.into());
-    let _ = writer.frame(Kind::Close, Close { code, flags, reserved }.as_bytes(), &[]);
-    let len = writer.len();
-    port.commit(len);
-    true
+    Resp::plain(client_id, Accept::refusal(unix_ns).refused(code))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::IdentityId;
     use crate::limits::{SESSIONS_MAX, WINDOW_MESSAGES_MAX};
     use crate::port::memory::Faults;
     use crate::session::table::Requester;
@@ -469,7 +469,8 @@ mod tests {
         let mut granted = |publishers| {
             let (peer, number) = (Peer::ip_only(address(9)), publishers as u64);
             let (client_id, instance) = (ConnId(number), number.into());
-            let asker = Requester { peer, client_id, instance };
+            let identity = IdentityId::NOBODY;
+            let asker = Requester { peer, client_id, instance, identity };
             let slot = stations.sessions.open(asker, 1).unwrap();
             stations.publishers.pretend(publishers);
             stations.credit(slot)

@@ -170,7 +170,7 @@ fn a_datagram_registers_once() {
     let mut bytes = sample.datagram(conn_id);
     sample.body[..4].copy_from_slice(&2_u32.to_le_bytes());
     bytes.extend(&sample.datagram(conn_id)[DATAGRAM_HEADER_BYTES..]);
-    stations.on_datagram(peer, &bytes);
+    stations.on_datagram(peer, &mut bytes);
     assert_eq!(stations.outbox.get(0), Some(Reply::Registered { slot }));
     assert_eq!(stations.sessions.get(slot).answered.request, 1);
     assert_eq!(stations.outbox.get(1), None);

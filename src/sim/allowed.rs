@@ -53,6 +53,8 @@ const fn of_code(code: ErrorCode) -> When {
         | ErrorCode::SubscriptionsFull => When::If(|injected| injected.limited),
         // The last word of the instance before, which is no more, was late.
         ErrorCode::Fenced => When::If(|injected| injected.stragglers),
+        // Everybody in a run may do everything.
+        ErrorCode::NotAuthorized | ErrorCode::Revoked => When::Never("O15"),
         // The log is not the one that acknowledged.
         ErrorCode::WrongLog | ErrorCode::Diverged => When::Never("O1"),
         // A client asks again by itself, nobody sends what is too large, and nobody answers while a log is opened.
@@ -78,6 +80,7 @@ const fn of_error(error: &ClientError) -> When {
         }
         // There is one shard, of this protocol, and its datagrams stay as they are.
         ClientError::ShardUnreachable { .. }
+        | ClientError::UnknownKey { .. }
         | ClientError::OtherVersion { .. }
         | ClientError::TooLarge { .. }
         | ClientError::Nonsense { .. } => When::Never("O15"),

@@ -3,6 +3,8 @@
 //! A target is a function of bytes. The registry is driven by `buslane fuzz` (mutations of what the
 //! simulator sends and writes, by seed) and by cargo-fuzz (`fuzz/`, guided by coverage).
 
+mod keys;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,7 +16,7 @@ use super::plan::Plan;
 use super::server::{SERVER, Server, open};
 use super::trace::Trace;
 use crate::client::polled::Client;
-use crate::client::{ClientOptions, Event, Publisher, Request, StartFrom};
+use crate::client::{ClientOptions, Event, Publisher, Request, Security, StartFrom};
 use crate::clock::ManualClock;
 use crate::ids::{ConnId, StreamId};
 use crate::itch::ItchReader;
@@ -30,6 +32,7 @@ use crate::log::verify::verify;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
 use crate::position::{LogOffset, SegmentNo};
 use crate::random::Random;
+use crate::seal::entropy::Entropy;
 
 use crate::wire::datagram::{DatagramHeader, Reset, Versions};
 use crate::wire::{DATAGRAM_HEADER_BYTES, Datagram, FromClient, FromServer, parse, samples};
@@ -47,7 +50,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "datagram", run: datagram, examples: datagrams },
     Target { name: "server", run: server, examples: datagrams },
     Target { name: "client", run: client, examples: datagrams },
@@ -56,6 +59,8 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "image", run: image, examples: edits },
     Target { name: "profile", run: profile, examples: profiles },
     Target { name: "itch", run: itch, examples: itch_files },
+    Target { name: "access", run: keys::access, examples: keys::access_files },
+    Target { name: "handshake", run: keys::handshake, examples: keys::handshakes },
 ];
 
 /// Feeds the target of this name; for cargo-fuzz.
@@ -199,7 +204,8 @@ impl Scene {
                 window_messages: 64,
                 window_bytes: 64 << 10,
                 dead_after_ns: u64::MAX,
-                nonce: u64::from(port),
+                security: Security::Plain,
+                entropy: Entropy::seeded(u64::from(port)),
             };
             Client::new(net.port(address(port), DATAGRAM_BYTES), clock.clone(), SERVER, options)
         };

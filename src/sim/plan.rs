@@ -98,6 +98,8 @@ pub(crate) struct Plan {
     pub limits: [Limits; 2],
     /// UDP payload of a datagram of the server.
     pub datagram_bytes: usize,
+    /// Sessions are sealed, and a direction goes on to other keys after so many datagrams; 0 where they are not.
+    pub sealed: u64,
 }
 
 impl Plan {
@@ -137,6 +139,7 @@ impl Plan {
             queue_depth: few(some(1, 8)),
             limits: [Limits::MAX; 2],
             datagram_bytes: DATAGRAM_BYTES,
+            sealed: rate(Feature::Sealed),
         };
         let datagram_bytes = match rate(Feature::ServerDatagram) {
             0 => DATAGRAM_BYTES,
@@ -335,7 +338,9 @@ mod tests {
         let plans: Vec<Plan> = (0..2_000).map(Plan::of).collect();
         for feature in Feature::ALL {
             let on = plans.iter().filter(|plan| plan.dice.is_on(feature)).count();
+            let is_of_most = feature != Feature::Sealed;
             let expected = if feature.is_of_a_class() { 400..600 } else { 900..1_100 };
+            let expected = if is_of_most { expected } else { 200..300 };
             assert!(expected.contains(&on), "{feature:?} is on in {on} of 2,000");
         }
         let small = plans.iter().filter(|plan| (1..70).contains(&plan.chance.kill)).count();

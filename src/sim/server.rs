@@ -18,8 +18,10 @@ use crate::log::verify::verify;
 use crate::log::{Log, StreamFacts};
 use crate::metrics::Counters;
 use crate::port::memory::MemoryNet;
+use crate::seal::keys::Rotation;
 use crate::session::receipts::Run;
 use crate::shard::{Condition, Shard, ShardOptions, recovered_run};
+use crate::testing::sealed::{House, everything};
 use crate::wire::control::ErrorCode;
 
 /// Where the server listens.
@@ -154,6 +156,16 @@ pub(super) struct Server {
     lies: bool,
     limits: [Limits; 2],
     datagram_bytes: usize,
+    /// When keys change, where sessions are sealed.
+    rotation: Option<Rotation>,
+    /// Who answers handshakes then.
+    house: Option<House>,
+}
+
+/// Keys change after a few datagrams, and not while many of these may still be on their way.
+fn rotation_of(plan: &Plan) -> Option<Rotation> {
+    let datagrams = Some(plan.sealed).filter(|datagrams| *datagrams > 0)?;
+    Some(Rotation { datagrams, least_ns: 500_000_000, ..Rotation::DEFAULT })
 }
 
 /// The first damage that `verify` finds on an image; a log without its superblocks is damaged, too.
@@ -205,6 +217,8 @@ impl Server {
             lies: plan.disk_lies(),
             limits: plan.limits,
             datagram_bytes: plan.datagram_bytes,
+            rotation: rotation_of(plan),
+            house: None,
         }
     }
 
@@ -229,7 +243,13 @@ impl Server {
                 let port = self.net.port(SERVER, self.datagram_bytes);
                 let options = ShardOptions { limits: self.limits_now(), ..ShardOptions::default() };
                 let (port, disk) = (Box::new(port), Box::new(disk));
-                let shard = Shard::new(port, disk, self.clock.begun(), log, runs, options);
+                let mut shard = Shard::new(port, disk, self.clock.begun(), log, runs, options);
+                self.house = self
+                    .rotation
+                    .map(|rotation| House::new(everything(), false, rotation, recovery.epoch));
+                if let Some(house) = &mut self.house {
+                    shard.secure(house.for_shard());
+                }
                 self.shard = Some(shard);
                 Ok(Opening::Serves)
             }
@@ -309,6 +329,9 @@ impl Server {
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let before = shard.condition();
         shard.turn();
+        if let Some(house) = &mut self.house {
+            house.turn(self.clock.now_ns());
+        }
         let after = shard.condition();
         self.was_full |= after == Condition::Full || shard.log().is_full();
         if before != after {

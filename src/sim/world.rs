@@ -25,14 +25,16 @@ use super::server::{Opening, SERVER, Server};
 use super::trace::Trace;
 use super::{End, Outcome};
 use crate::client::polled::Client;
-use crate::client::{ClientOptions, Event, Publisher, Request};
+use crate::client::{ClientOptions, Event, Publisher, Request, Security};
 use crate::clock::{Clock, ManualClock, Wall};
 use crate::fired;
 use crate::ids::StreamId;
 use crate::limits::Limits;
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
 use crate::random::Random;
+use crate::seal::entropy::Entropy;
 use crate::shard::Condition;
+use crate::testing::sealed;
 use crate::wire::control::ErrorCode;
 
 type SimClient = Client<MemoryPort, ManualClock>;
@@ -234,7 +236,8 @@ impl World {
             window_messages: gear.window_messages,
             window_bytes: gear.window_bytes,
             dead_after_ns: if self.phase.settles { u64::MAX } else { gear.patience_ns },
-            nonce: self.random.next_u64(),
+            security: if self.plan.sealed > 0 { sealed::security(1) } else { Security::Plain },
+            entropy: Entropy::seeded(self.random.next_u64()),
         };
         let port = self.net.port(address, gear.datagram_bytes);
         let mut client = Client::new(port, self.clock.begun(), SERVER, options);

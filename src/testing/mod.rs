@@ -11,6 +11,7 @@
 pub(crate) mod disk;
 #[cfg(test)]
 pub(crate) mod rig;
+pub(crate) mod sealed;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

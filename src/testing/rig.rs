@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::disk::{RING, Remains, TestDisk};
+use super::sealed::{self, House};
 use crate::client::polled::Client;
-use crate::client::{ClientOptions, Event, Publisher, Request};
+use crate::client::{ClientOptions, Event, Publisher, Request, Security};
 use crate::clock::{Clock, ManualClock};
 use crate::ids::{Lineage, StreamId};
 use crate::log::Log;
 use crate::log::recovery::{OpenOptions, RecoveredMessage};
 use crate::port::memory::{Faults, MemoryNet, MemoryPort};
+use crate::seal::entropy::Entropy;
 use crate::session::receipts::Run;
 use crate::shard::directory::directory;
 use crate::shard::{Shard, ShardOptions, Siblings, recovered_run};
@@ -47,6 +49,10 @@ pub(crate) struct Rig {
     pub(crate) datagram_bytes: usize,
     /// A client may end, as one does that another takes over from; otherwise the test fails with its error.
     pub(crate) clients_end: bool,
+    /// How its clients are known that are made from now on.
+    pub(crate) security: Security,
+    /// Who answers handshakes, where sessions are sealed.
+    pub(crate) house: Option<House>,
     next_port: u16,
     /// Of logs.
     openings: u64,
@@ -56,6 +62,14 @@ impl Rig {
     /// One shard on a new disk of 64 MiB.
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let mut rig = Self::empty(seed, faults);
+        rig.start(TestDisk::formatted(64 << 20));
+        rig
+    }
+
+    /// The same with sealed sessions; its first client may come with the key of number 1.
+    pub(crate) fn sealed(seed: u64, faults: Faults, house: House) -> Self {
+        let mut rig = Self::empty(seed, faults);
+        (rig.house, rig.security) = (Some(house), sealed::security(1));
         rig.start(TestDisk::formatted(64 << 20));
         rig
     }
@@ -87,6 +101,8 @@ impl Rig {
             received: Vec::new(),
             datagram_bytes: 1472,
             clients_end: false,
+            security: Security::Plain,
+            house: None,
             next_port: CLIENT_PORT,
             openings: 0,
         }
@@ -111,7 +127,11 @@ impl Rig {
         let options = ShardOptions::default();
         self.remains.push(disk.remains());
         let (port, disk) = (Box::new(port), Box::new(disk));
-        self.shards.push(Shard::new(port, disk, self.clock.clone(), log, runs, options));
+        let mut shard = Shard::new(port, disk, self.clock.clone(), log, runs, options);
+        if let Some(house) = &mut self.house {
+            shard.secure(house.for_shard());
+        }
+        self.shards.push(shard);
     }
 
     /// The only shard's process is gone; what its disk has, it keeps. What was in flight is lost.
@@ -171,7 +191,8 @@ impl Rig {
             window_messages: 1024,
             window_bytes: 1 << 20,
             dead_after_ns: u64::MAX,
-            nonce: u64::from(self.next_port) * 1_000,
+            security: self.security.clone(),
+            entropy: Entropy::seeded(u64::from(self.next_port) * 1_000),
         };
         self.next_port += 1;
         self.clients.push(Client::new(port, self.clock.clone(), server, options));
@@ -184,6 +205,9 @@ impl Rig {
         self.clock.advance_ns(10_000);
         for shard in &mut self.shards {
             shard.turn();
+        }
+        if let Some(house) = &mut self.house {
+            house.turn(self.clock.now_ns());
         }
         for (client, received) in self.clients.iter_mut().zip(&mut self.received) {
             let polled = client.poll(&mut |record| {

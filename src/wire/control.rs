@@ -399,6 +399,7 @@ impl<'a> CreateStream<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, rest) =
             CreateStreamHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        ranged(head)?;
         Ok(Self { head, name: stream_name(rest)? })
     }
 

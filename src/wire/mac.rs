@@ -6,7 +6,9 @@ use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher24};
 use zerocopy::IntoBytes;
 
-use super::datagram::{INIT_MAC_BYTES, Init, RETRY_MAC_BYTES, Retry, Tag};
+use super::datagram::{
+    INIT_MAC_BYTES, Init, RETRY_MAC_BYTES, Retry, Tag, VERSIONS_MAC_BYTES, Versions,
+};
 
 /// A key of such tags.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,13 @@ pub fn is_same(one: &Tag, other: &Tag) -> bool {
     one.iter().zip(other).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
+#[cfg(test)]
+impl MacKey {
+    pub(super) fn for_tests(&self) -> Tag {
+        self.0
+    }
+}
+
 impl Init {
     /// The same with its `mac`.
     #[must_use]
@@ -72,6 +81,21 @@ impl Retry {
     #[must_use]
     pub fn has_mac(&self, key: &MacKey) -> bool {
         is_same(&self.mac, &key.tag(&[&self.as_bytes()[..RETRY_MAC_BYTES]]))
+    }
+}
+
+impl Versions {
+    /// The same with its `mac`.
+    #[must_use]
+    pub fn with_mac(mut self, key: &MacKey) -> Self {
+        self.mac = key.tag(&[&self.as_bytes()[..VERSIONS_MAC_BYTES]]);
+        self
+    }
+
+    /// Whether its `mac` is right.
+    #[must_use]
+    pub fn has_mac(&self, key: &MacKey) -> bool {
+        is_same(&self.mac, &key.tag(&[&self.as_bytes()[..VERSIONS_MAC_BYTES]]))
     }
 }
 

@@ -38,6 +38,7 @@ mod range;
 mod tlv;
 pub mod frame;
 pub mod datagram;
+mod parse;
 pub mod mac;
 pub mod publish;
 pub mod control;
@@ -46,8 +47,9 @@ mod writer;
 #[allow(clippy::arithmetic_side_effects, reason = "numbers of its own")]
 pub(crate) mod samples;
 
-pub use datagram::{DATAGRAM_HEADER_BYTES, Datagram, parse};
+pub use datagram::DATAGRAM_HEADER_BYTES;
 pub use frame::{FromClient, FromServer, Kind, Side};
+pub use parse::{Datagram, opened, parse};
 pub use tlv::{NAME, TEXT, tlv_bytes};
 pub use writer::DatagramWriter;
 

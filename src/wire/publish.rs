@@ -65,13 +65,17 @@ impl<'a> Publish<'a> {
             PublishHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
         let mut publish = Self { head, messages, body, longest: 0 };
         let mut iterator = publish.messages();
-        let mut found = 0_usize;
+        let (mut found, mut reserved) = (0_usize, 0);
         for (message, _) in iterator.by_ref() {
             publish.longest = publish.longest.max(message.len.get());
+            reserved |= message.reserved.get();
             found = found.saturating_add(1);
         }
         if found == 0 || found != usize::from(head.count.get()) || !iterator.rest.is_empty() {
             return Err(Malformed::FrameBody);
+        }
+        if reserved != 0 {
+            return Err(Malformed::Reserved);
         }
         ranged(head)?;
         Ok(publish)
@@ -239,6 +243,13 @@ impl<'a> Ack<'a> {
         for run in receipts {
             ranged(run)?;
         }
+        let ascend = |runs: &[ReceiptRun]| {
+            runs[0].first_seq.get().saturating_add(u64::from(runs[0].count.get()))
+                <= runs[1].first_seq.get()
+        };
+        if !receipts.windows(2).all(ascend) {
+            return Err(Malformed::Range);
+        }
         Ok(Self { head, receipts })
     }
 }
@@ -266,7 +277,8 @@ impl<'a> Nak<'a> {
         if ranges.is_empty() || ranges.len() > NAK_RANGES_MAX {
             return Err(Malformed::FrameBody);
         }
-        if !ranges.iter().all(Ranged::in_range) {
+        let ascend = |ranges: &[SeqRange]| ranges[0].last.get() < ranges[1].first.get();
+        if !ranges.iter().all(Ranged::in_range) || !ranges.windows(2).all(ascend) {
             return Err(Malformed::Range);
         }
         Ok(Self { ranges })

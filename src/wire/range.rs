@@ -5,9 +5,9 @@
 
 use super::Malformed;
 use super::control::{
-    CLOSE_FORGET, Close, DataLoss, DescribeStreamHead, HEARTBEAT_ANSWER, Heartbeat, ListEnd,
-    ListStreams, Redirect, RegisterHead, Registered, STATUS_REWIND, Status, StreamInfoHead,
-    Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
+    CLOSE_FORGET, Close, CreateStreamHead, DataLoss, DescribeStreamHead, HEARTBEAT_ANSWER,
+    Heartbeat, ListEnd, ListStreams, Redirect, RegisterHead, Registered, STATUS_REWIND, Status,
+    StreamInfoHead, Subscribe, Subscribed, TrimStream, Trimmed, Unsubscribe,
 };
 use super::publish::{AckHead, DataHead, Probe, PublishHead, ReceiptRun, SeqRange};
 use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, NUMBER_MAX, SHARDS_MAX};
@@ -100,7 +100,8 @@ impl Ranged for AckHead {
 impl Ranged for ReceiptRun {
     fn in_range(&self) -> bool {
         let count = u64::from(self.count.get());
-        run(self.first_seq.get(), count)
+        count > 0
+            && run(self.first_seq.get(), count)
             && run(self.first_sequence.get().max(1), count)
             && number(self.received_ns.get())
     }
@@ -114,7 +115,7 @@ impl Ranged for SeqRange {
 
 impl Ranged for Probe {
     fn in_range(&self) -> bool {
-        number(self.next_seq.get()) && number(self.receipts_to.get())
+        self.next_seq.get() > 0 && number(self.next_seq.get()) && number(self.receipts_to.get())
     }
 }
 
@@ -135,7 +136,9 @@ impl Ranged for Subscribe {
 
 impl Ranged for Subscribed {
     fn in_range(&self) -> bool {
-        number(self.start.get()) && kept(self.log_start.get(), self.durable_next.get())
+        self.request.get() > 0
+            && number(self.start.get())
+            && kept(self.log_start.get(), self.durable_next.get())
     }
 }
 
@@ -164,6 +167,7 @@ impl Ranged for DataLoss {
     fn in_range(&self) -> bool {
         self.sub.get() > 0
             && self.reserved.get() == 0
+            && self.first.get() > 0
             && self.first <= self.last
             && number(self.last.get())
     }
@@ -171,13 +175,14 @@ impl Ranged for DataLoss {
 
 impl Ranged for TrimStream {
     fn in_range(&self) -> bool {
-        number(self.first.get())
+        self.request.get() > 0 && number(self.first.get())
     }
 }
 
 impl Ranged for StreamInfoHead {
     fn in_range(&self) -> bool {
-        kept(self.log_start.get(), self.durable_next.get())
+        self.request.get() > 0
+            && kept(self.log_start.get(), self.durable_next.get())
             && number(self.created_ns.get())
             && number(self.bytes.get())
             && self.shard.get() < SHARDS_MAX
@@ -187,7 +192,7 @@ impl Ranged for StreamInfoHead {
 
 impl Ranged for DescribeStreamHead {
     fn in_range(&self) -> bool {
-        self.stream.get() == 0
+        self.request.get() > 0 && self.stream.get() == 0
     }
 }
 
@@ -199,19 +204,24 @@ impl Ranged for Unsubscribe {
 
 impl Ranged for Redirect {
     fn in_range(&self) -> bool {
-        self.shard.get() < SHARDS_MAX
+        self.request.get() > 0 && self.shard.get() < SHARDS_MAX
     }
 }
 
-/// Frames all of whose numbers may be anything.
-macro_rules! anything {
-    ($($frame:ty),*) => {
-        $(impl Ranged for $frame {
-            fn in_range(&self) -> bool {
-                true
-            }
-        })*
-    };
+impl Ranged for CreateStreamHead {
+    fn in_range(&self) -> bool {
+        self.request.get() > 0
+    }
 }
 
-anything!(ListStreams, ListEnd);
+impl Ranged for ListStreams {
+    fn in_range(&self) -> bool {
+        self.request.get() > 0
+    }
+}
+
+impl Ranged for ListEnd {
+    fn in_range(&self) -> bool {
+        self.request.get() > 0
+    }
+}

@@ -7,12 +7,18 @@ use super::frame::Kind;
 use super::tlv::{TLV_HEAD_BYTES, tlv_bytes};
 use super::{DATAGRAM_HEADER_BYTES, FRAME_HEAD_BYTES};
 use crate::ids::ConnId;
+use crate::seal::SEAL_BYTES;
+use crate::seal::generation::Generation;
 
 /// A datagram being written. A frame that does not fit is refused whole.
 #[derive(Debug)]
 pub struct DatagramWriter<'a> {
     buffer: &'a mut [u8],
+    /// What is written ends there at the latest: the seal stands behind it.
+    end: usize,
     len: usize,
+    /// What it is sealed with, and its number.
+    seal: Option<(&'a Generation, u64)>,
     /// Where the open frame's head stands.
     frame: Option<usize>,
 }
@@ -26,7 +32,34 @@ impl<'a> DatagramWriter<'a> {
     pub fn new(buffer: &'a mut [u8], conn_id: ConnId, packet_no: u64) -> Self {
         let header = DatagramHeader::plain(conn_id, packet_no);
         buffer[..DATAGRAM_HEADER_BYTES].copy_from_slice(header.as_bytes());
-        Self { buffer, len: DATAGRAM_HEADER_BYTES, frame: None }
+        let end = buffer.len();
+        Self { buffer, end, len: DATAGRAM_HEADER_BYTES, seal: None, frame: None }
+    }
+
+    /// The same of one that is sealed when it is finished, where there is something to seal it with.
+    #[inline]
+    pub(crate) fn sealed(
+        buffer: &'a mut [u8],
+        conn_id: ConnId,
+        packet_no: u64,
+        generation: Option<&'a Generation>,
+    ) -> Self {
+        let Some(generation) = generation else { return Self::new(buffer, conn_id, packet_no) };
+        let header = DatagramHeader::sealed(conn_id, packet_no, generation.phase());
+        buffer[..DATAGRAM_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        let end = buffer.len().saturating_sub(SEAL_BYTES);
+        let seal = Some((generation, packet_no));
+        Self { buffer, end, len: DATAGRAM_HEADER_BYTES, seal, frame: None }
+    }
+
+    /// Seals it where it is to be sealed; its length.
+    #[must_use]
+    #[inline]
+    pub fn finish(self) -> usize {
+        match self.seal {
+            None => self.len,
+            Some((generation, packet_no)) => generation.seal(packet_no, self.buffer, self.len),
+        }
     }
 
     /// Bytes written so far.
@@ -51,7 +84,7 @@ impl<'a> DatagramWriter<'a> {
     #[must_use]
     #[inline]
     pub fn room_in_frame(&self) -> usize {
-        self.buffer.len().saturating_sub(self.len)
+        self.end.saturating_sub(self.len)
     }
 
     /// Writes a frame of `head` followed by `tail`; `false`, and nothing written, when it does not fit.
@@ -89,7 +122,7 @@ impl<'a> DatagramWriter<'a> {
     /// Makes the datagram at least so long, as far as there is room: with a frame that says nothing.
     pub fn pad_to(&mut self, bytes: usize) {
         const ZEROS: [u8; 64] = [0; 64];
-        let missing = bytes.min(self.buffer.len()).saturating_sub(self.len);
+        let missing = bytes.min(self.end).saturating_sub(self.len);
         if missing == 0 || self.room_in_frame() < FRAME_HEAD_BYTES {
             return;
         }
@@ -151,10 +184,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::datagram::Datagram;
     use crate::wire::frame::{Body, FromClient, FromServer};
     use crate::wire::publish::{MessageHead, Probe, PublishHead};
-    use crate::wire::{Malformed, parse};
+    use crate::wire::{Datagram, Malformed, parse};
 
     fn body(bytes: &[u8]) -> Body<'_> {
         let Ok(Datagram::Session { frames, .. }) = parse(bytes) else { panic!("of a session") };

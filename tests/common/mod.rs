@@ -16,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use buslane::client::{ClientOptions, Publisher, Security};
+
 /// The binary under test.
 pub(crate) const BUSLANE: &str = env!("CARGO_BIN_EXE_buslane");
 
@@ -167,6 +169,14 @@ impl Appliance {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// A client's command that reaches it at another address, to be given arguments.
+    pub(crate) fn through(&self, address: &str) -> Command {
+        let mut command = buslane();
+        let access = self.dir.path().join("keys/local.access");
+        command.args(["--server", address]).arg("--access").arg(access);
+        command
+    }
+
     /// A client's command, to be given arguments.
     pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut command = buslane();
@@ -189,6 +199,11 @@ impl Drop for Appliance {
             let _ = child.wait();
         }
     }
+}
+
+/// How a client of an appliance of these tests behaves.
+pub(crate) fn options(server: SocketAddrV4, publisher: Publisher) -> ClientOptions {
+    ClientOptions::new(publisher, Security::find(server).unwrap())
 }
 
 /// A child that does not outlive a test that fails.

@@ -35,6 +35,9 @@ pub(crate) struct PlaceView {
     /// On what, and how it comes to what is for it.
     #[serde(default)]
     pub port: String,
+    /// Which sessions it takes: `sealed`, `plain`, or `sealed and plain`.
+    #[serde(default)]
+    pub security: String,
     /// Its disk.
     pub disk: String,
     /// Why an acknowledged message is safe there.

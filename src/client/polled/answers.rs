@@ -56,8 +56,7 @@ impl<C: Clock> Link<C> {
             self.events.note(Event::Redirected { request, shard, server });
             return;
         }
-        let (conn_id, packet_no) = (self.session.server_id(), self.session.next_packet_no());
-        self.route.follow(shard, server, conn_id, packet_no);
+        self.route.follow(shard, server, self.session.goodbye());
         self.session.forget_cookie();
         self.publishing.forget_producer();
         self.terms.forget_log();

@@ -268,6 +268,8 @@ impl Publishing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Security;
+    use crate::seal::entropy::Entropy;
 
     #[test]
     fn a_window_is_no_larger_than_the_largest_and_what_is_beyond_it_waits() {
@@ -276,7 +278,8 @@ mod tests {
             window_messages: usize::MAX,
             window_bytes: 1,
             dead_after_ns: u64::MAX,
-            nonce: 1,
+            security: Security::Plain,
+            entropy: Entropy::seeded(1),
         };
         let mut publishing = Publishing::new(&options);
         let sender = publishing.sender_mut();

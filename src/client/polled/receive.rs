@@ -10,17 +10,17 @@ use crate::wire::control::{
     Close, DataLoss, ErrorCode, ErrorFrame, Heartbeat, OF_PRODUCER, Registered, Sizes, Subscribed,
     Trimmed,
 };
-use crate::wire::datagram::{Datagram, Reset, Resp};
+use crate::wire::datagram::{Reset, Resp};
 use crate::wire::frame::Body;
 use crate::wire::publish::Data;
 use crate::wire::record::Record;
-use crate::wire::{FromServer, Malformed, parse};
+use crate::wire::{Datagram, FromServer, Malformed, opened, parse};
 
 impl<C: Clock> Link<C> {
     pub(super) fn on_datagram(
         &mut self,
         peer: Peer,
-        bytes: &[u8],
+        bytes: &mut [u8],
         sink: &mut dyn FnMut(&Record<'_>),
     ) {
         if peer.addr != self.route.server() {
@@ -39,6 +39,15 @@ impl<C: Clock> Link<C> {
                 }
                 is_heard
             }
+            Ok(Datagram::Sealed { conn_id, packet_no, phase }) => {
+                let is_heard = conn_id == self.session.client_id()
+                    && self.session.opens(packet_no, phase, bytes, self.now_ns);
+                if is_heard {
+                    self.session.hears_something();
+                    self.on_frames(opened(bytes), sink);
+                }
+                is_heard
+            }
             Ok(Datagram::Retry(retry)) => {
                 let is_heard = self.session.on_retry(retry);
                 if is_heard {
@@ -49,15 +58,15 @@ impl<C: Clock> Link<C> {
             Ok(Datagram::Resp(resp)) => self.on_resp(resp),
             Ok(Datagram::Reset(reset)) => self.on_reset(reset),
             Ok(Datagram::Versions(versions)) => {
-                let is_ours = versions.client_id.get() == self.session.client_id().0;
-                if is_ours && !self.session.is_open() {
+                let is_ours = self.session.on_versions(versions);
+                if is_ours {
                     let (lowest, highest) = (versions.lowest.get(), versions.highest.get());
                     let server = self.route.server();
                     self.events.fail(ClientError::OtherVersion { server, lowest, highest });
                 }
                 is_ours
             }
-            Ok(Datagram::Init(_) | Datagram::OtherVersion { .. }) | Err(_) => false,
+            Ok(Datagram::Init(_) | Datagram::OtherVersion(_)) | Err(_) => false,
         };
         if !is_heard {
             self.events.drop_one();
@@ -65,20 +74,20 @@ impl<C: Clock> Link<C> {
     }
 
     fn on_resp(&mut self, resp: &Resp) -> bool {
-        if !self.session.on_resp(resp) {
-            return false;
-        }
+        let Some(accept) = self.session.on_resp(resp, self.now_ns) else { return false };
         self.session.hears_something();
-        let accept = &resp.accept;
         if accept.status.get() == 0 {
-            self.terms.take_shards(self.route.server(), accept);
+            self.terms.take_shards(self.route.server(), &accept);
             let request = self.requests.take_number();
-            self.session.accepted(resp, request, self.now_ns);
+            self.session.accepted(&accept, request, self.now_ns);
             return true;
         }
         let code = ErrorCode::from_code(accept.status.get()).unwrap_or(ErrorCode::Protocol);
         if !code.is_retry() {
-            self.events.fail(ClientError::Refused(code.with(0)));
+            let server = self.route.server();
+            let is_unknown = code == ErrorCode::NotAuthorized;
+            let refused = ClientError::Refused(code.with(0));
+            self.events.fail(if is_unknown { ClientError::UnknownKey { server } } else { refused });
             return true;
         }
         self.session.rejected(accept.retry_ms.get(), self.now_ns);
@@ -109,7 +118,9 @@ impl<C: Clock> Link<C> {
                 }
                 Err(malformed) => {
                     self.events.drop_one();
-                    if malformed == Malformed::Range && self.session.is_open() {
+                    // What is sealed is what the server said: it is nonsense, and no damage.
+                    let is_said = malformed == Malformed::Range || self.session.is_sealed();
+                    if is_said && self.session.is_open() {
                         self.events.fail(ClientError::Nonsense { server: self.route.server() });
                     }
                     return;

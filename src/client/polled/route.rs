@@ -3,16 +3,14 @@
 use std::net::SocketAddrV4;
 
 use crate::client::ClientError;
-use crate::ids::ConnId;
 use crate::limits::REDIRECTS_MAX;
+use crate::session::last_word::LastWord;
 
 /// A session with another shard that was given up for this one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
     pub(super) server: SocketAddrV4,
-    pub(super) conn_id: ConnId,
-    /// The number of the next datagram in it.
-    pub(super) packet_no: u64,
+    pub(super) goodbye: LastWord,
 }
 
 /// Where the session is, or is to be.
@@ -48,15 +46,9 @@ impl Route {
     }
 
     /// Goes to another shard.
-    pub(super) fn follow(
-        &mut self,
-        shard: u32,
-        server: SocketAddrV4,
-        conn_id: ConnId,
-        packet_no: u64,
-    ) {
+    pub(super) fn follow(&mut self, shard: u32, server: SocketAddrV4, goodbye: LastWord) {
         self.redirects = self.redirects.saturating_add(1);
-        self.left = Some(Left { server: self.server, conn_id, packet_no });
+        self.left = Some(Left { server: self.server, goodbye });
         self.sent_by = Some((self.server, shard));
         self.server = server;
     }
@@ -88,6 +80,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ConnId;
 
     #[test]
     fn so_many_redirections_are_followed_one_behind_the_other() {
@@ -97,7 +90,7 @@ mod tests {
             let followed = (0..2 * REDIRECTS_MAX).take_while(|&shard| {
                 let may_follow = route.may_follow();
                 if may_follow {
-                    route.follow(shard, server(2), ConnId(1), 1);
+                    route.follow(shard, server(2), LastWord::new(ConnId(1), 1, None, 0));
                 }
                 may_follow
             });

@@ -1,11 +1,18 @@
 //! The conversation of a polled client with its server: whether it stands, who said what last, and why it does not stand.
 
+use crate::client::Security;
 use crate::fired::Timer;
 use crate::ids::ConnId;
+use crate::seal::entropy::Entropy;
+use crate::seal::keys::{Rotation, SessionKeys};
+use crate::seal::noise::{Asking, End};
+use crate::session::last_word::LastWord;
 use crate::session::replay::ReplayWindow;
 use crate::wire::DatagramWriter;
 use crate::wire::control::ErrorCode;
-use crate::wire::datagram::{Hello, Init, PACKET_NO_LAST, Resp, Retry, Tag};
+use crate::wire::datagram::{
+    Accept, Hello, Init, PACKET_NO_LAST, Resp, Retry, SUITE_AES_GCM, Tag, Versions,
+};
 use crate::wire::mac::{MacKey, is_same};
 
 /// Repetition of INIT and of REGISTER: first, and at most.
@@ -70,13 +77,23 @@ impl Asked {
     }
 }
 
+/// An INIT that is asked with, and where it is sealed the handshake that it begins.
+#[derive(Debug)]
+struct Wish {
+    init: Init,
+    handshake: Option<Asking>,
+}
+
 /// A session, or the wish for one.
 #[derive(Debug)]
 pub(super) struct Session {
     phase: Phase,
-    /// What numbers of sessions are made from, and how many were made.
-    secret: [u8; 32],
-    made: u64,
+    security: Security,
+    entropy: Entropy,
+    /// `None` until it is asked for under this number.
+    wish: Option<Wish>,
+    /// Of a sealed session that there is.
+    keys: Option<Box<SessionKeys>>,
     /// The same over the life of the client.
     instance: u128,
     /// As this side numbers it, and as the server does; 0 before it has.
@@ -109,21 +126,26 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(nonce: u64, now_ns: u64) -> Self {
-        let secret = blake3::derive_key("buslane client sessions", &nonce.to_le_bytes());
-        let instance = blake3::derive_key("buslane client instance", &nonce.to_le_bytes());
-        let (instance, _) = instance.split_first_chunk().expect("32 bytes");
+    pub(super) fn new(security: Security, mut entropy: Entropy, now_ns: u64) -> Self {
+        let instance = entropy.key();
+        let (instance, _) = instance.bytes().split_first_chunk().expect("32 bytes");
+        let server = match &security {
+            Security::Plain => [0; 32],
+            Security::Sealed(keys) => keys.server.0,
+        };
         let mut session = Self {
             phase: Phase::Asking { since_ns: now_ns },
-            secret,
-            made: 0,
+            security,
+            entropy,
+            wish: None,
+            keys: None,
             instance: u128::from_le_bytes(*instance).max(1),
             client_id: ConnId(0),
             server_id: ConnId(0),
             reset_token: [0; 16],
             cookie: [0; 16],
             retries: 0,
-            mac: MacKey::of_server(&[0; 32]),
+            mac: MacKey::of_server(&server),
             asked: Asked { at_ns: 0, wait_ns: 0 },
             request: 0,
             came: ReplayWindow::new(),
@@ -143,10 +165,10 @@ impl Session {
 
     /// Another session is asked for, under another number.
     fn begin(&mut self, now_ns: u64) {
-        self.made = self.made.wrapping_add(1);
-        let hash = blake3::keyed_hash(&self.secret, &self.made.to_le_bytes());
-        let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+        let random = self.entropy.key();
+        let (id, _) = random.bytes().split_first_chunk().expect("32 bytes");
         self.client_id = ConnId(u64::from_le_bytes(*id).max(1));
+        (self.wish, self.keys) = (None, None);
         self.server_id = ConnId(0);
         self.phase = Phase::Asking { since_ns: now_ns };
         (self.packet_no, self.retries) = (0, 0);
@@ -158,20 +180,41 @@ impl Session {
         self.phase == Phase::Open
     }
 
+    /// Whether nobody but the server can have said what is heard.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// As this side numbers it.
     pub(super) fn client_id(&self) -> ConnId {
         self.client_id
     }
 
     /// As the server numbers it; 0 where it does not yet.
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn server_id(&self) -> ConnId {
         self.server_id
     }
 
-    /// Takes a datagram of it in; `false` where it came before.
+    /// Takes a datagram of it in the clear in; `false` where it came before, or there is none in the clear.
     #[inline]
     pub(super) fn accepts(&mut self, packet_no: u64) -> bool {
-        self.came.accept(packet_no)
+        self.keys.is_none() && self.came.accept(packet_no)
+    }
+
+    /// Opens a sealed datagram where it is, and takes it in; `false` where it is not of this session, or came before.
+    #[inline]
+    pub(super) fn opens(
+        &mut self,
+        packet_no: u64,
+        phase: u8,
+        bytes: &mut [u8],
+        now_ns: u64,
+    ) -> bool {
+        let Some(keys) = &mut self.keys else { return false };
+        self.came.is_new(packet_no)
+            && keys.open(phase, packet_no, bytes, now_ns)
+            && self.came.accept(packet_no)
     }
 
     /// The server said something that opens no session.
@@ -201,14 +244,34 @@ impl Session {
         is_good
     }
 
-    /// Whether an answer is to the INIT that is asked now.
-    pub(super) fn on_resp(&self, resp: &Resp) -> bool {
-        self.asks_as(resp.client_id.get())
+    /// Whether the server speaks other versions than the INIT that is asked now.
+    pub(super) fn on_versions(&self, versions: &Versions) -> bool {
+        self.asks_as(versions.client_id.get()) && versions.has_mac(&self.mac)
+    }
+
+    /// What an answer says; `None` where it is not to the INIT that is asked now.
+    pub(super) fn on_resp(&mut self, resp: &Resp, now_ns: u64) -> Option<Accept> {
+        if !self.asks_as(resp.client_id.get()) {
+            return None;
+        }
+        let Some(handshake) = &mut self.wish.as_mut()?.handshake else {
+            return resp.is_plain().then_some(resp.accept);
+        };
+        if resp.is_plain() {
+            return None;
+        }
+        let (says, secrets) = handshake.read(resp.message())?;
+        // It cannot be answered twice: what is asked next is asked anew.
+        self.wish = None;
+        let accept: Accept = zerocopy::transmute!(says);
+        let opens = Some(accept).filter(|accept| accept.in_range(SUITE_AES_GCM))?;
+        let keys = || Box::new(SessionKeys::new(&secrets, true, Rotation::DEFAULT, now_ns));
+        self.keys = (opens.status.get() == 0).then(keys);
+        Some(opens)
     }
 
     /// There is a session: REGISTER is due.
-    pub(super) fn accepted(&mut self, resp: &Resp, request: u32, now_ns: u64) {
-        let accept = &resp.accept;
+    pub(super) fn accepted(&mut self, accept: &Accept, request: u32, now_ns: u64) {
         if self.accepted_ns <= self.opened_ns {
             // The first since one was open: a server that gives sessions and registers nobody is given up.
             self.last_received_ns = now_ns;
@@ -222,6 +285,9 @@ impl Session {
 
     /// There is none, for a reason that may pass: it is asked for again then.
     pub(super) fn rejected(&mut self, retry_ms: u32, now_ns: u64) {
+        if self.wish.is_none() {
+            self.begin(now_ns);
+        }
         let wait_ns = u64::from(retry_ms).saturating_mul(1_000_000).min(ASK_NS.1);
         self.asked.at_ns = now_ns;
         self.asked.wait_ns = self.asked.wait_ns.max(wait_ns).max(ASK_NS.0);
@@ -284,8 +350,27 @@ impl Session {
         if self.asked.again(now_ns) {
             Timer::InitAgain.fired();
         }
-        let hello = Hello::new(unix_ns, datagram_bytes, self.instance);
-        Some(Init::plain(self.client_id, self.cookie, hello).with_mac(&self.mac))
+        if self.wish.is_none() {
+            self.wish = Some(self.wish(Hello::new(unix_ns, datagram_bytes, self.instance))?);
+        }
+        let mut init = self.wish.as_ref()?.init;
+        init.cookie = self.cookie;
+        Some(init.with_mac(&self.mac))
+    }
+
+    /// An INIT, and the handshake that it begins; `None` where the key of the server can be nobody's.
+    fn wish(&mut self, hello: Hello) -> Option<Wish> {
+        let Security::Sealed(keys) = &self.security else {
+            let init = Init::plain(self.client_id, [0; 16], hello);
+            return Some(Wish { init, handshake: None });
+        };
+        let mut init = Init::sealed(self.client_id, [0; 16]);
+        let (beginning, ephemeral) = (*init.beginning(), self.entropy.key());
+        let end = End { secret: &keys.secret, ephemeral: &ephemeral, beginning: &beginning };
+        let says = zerocopy::transmute!(hello.offering(SUITE_AES_GCM));
+        let message = init.message_mut();
+        let handshake = Asking::begin(&end, &keys.server, keys.psk.as_ref(), &says, message)?;
+        Some(Wish { init, handshake: Some(handshake) })
     }
 
     /// The request of the REGISTER that is due now, if one is.
@@ -326,20 +411,43 @@ impl Session {
         rests || self.is_mute
     }
 
-    /// The next datagram of the session; [`Session::said`] when it goes.
+    /// The next datagram of the session; [`Session::said`] when it goes. `None` until there is something to seal it with.
     #[inline]
-    pub(super) fn writer<'a>(&self, buffer: &'a mut [u8]) -> DatagramWriter<'a> {
-        DatagramWriter::new(buffer, self.server_id, self.next_packet_no())
+    pub(super) fn writer<'a>(&'a self, buffer: &'a mut [u8]) -> Option<DatagramWriter<'a>> {
+        let keys = self.keys.as_ref();
+        if keys.is_some_and(|keys| keys.is_spent()) {
+            return None;
+        }
+        let generation = keys.map(|keys| keys.sealing());
+        let packet_no = self.next_packet_no();
+        Some(DatagramWriter::sealed(buffer, self.server_id, packet_no, generation))
+    }
+
+    /// That it ends, as its client wishes, for a server that it goes away from.
+    pub(super) fn goodbye(&self) -> LastWord {
+        let generation = self.keys.as_ref().map(|keys| keys.sealing());
+        LastWord::new(self.server_id, self.next_packet_no(), generation, 0)
+    }
+
+    /// Keys are changed in time.
+    #[inline]
+    pub(super) fn keep_keys(&mut self, now_ns: u64) {
+        if let Some(keys) = &mut self.keys {
+            keys.keep_all(now_ns);
+        }
     }
 
     #[inline]
-    pub(super) fn next_packet_no(&self) -> u64 {
+    fn next_packet_no(&self) -> u64 {
         self.packet_no.saturating_add(1)
     }
 
     #[inline]
     pub(super) fn said(&mut self, now_ns: u64) {
         self.packet_no = self.next_packet_no();
+        if let Some(keys) = &mut self.keys {
+            keys.sealed();
+        }
         (self.last_sent_ns, self.is_mute) = (now_ns, false);
     }
 

@@ -31,11 +31,13 @@ pub(super) struct Terms {
     size_limit: SizeLimit,
     /// UDP payload that this side's port takes.
     own_datagram_bytes: usize,
+    /// What sealing adds to it.
+    seal_bytes: usize,
     server_datagram_bytes: usize,
 }
 
 impl Terms {
-    pub(super) fn new(server: SocketAddrV4, own_datagram_bytes: usize) -> Self {
+    pub(super) fn new(server: SocketAddrV4, own_datagram_bytes: usize, seal_bytes: usize) -> Self {
         Self {
             epoch: 0,
             log_id: [0; 16],
@@ -45,6 +47,7 @@ impl Terms {
             message_bytes_max: 0,
             size_limit: SizeLimit::Server,
             own_datagram_bytes,
+            seal_bytes,
             server_datagram_bytes: own_datagram_bytes,
         }
     }
@@ -93,7 +96,8 @@ impl Terms {
     fn take_sizes(&mut self, registered: &Registered, window_bytes: usize) {
         let announced = usize::try_from(registered.message_bytes_max.get()).expect("32 bits fit");
         self.server_datagram_bytes = usize::from(registered.datagram_bytes.get());
-        let fits = |datagram_bytes: usize| datagram_bytes.saturating_sub(MESSAGE_OVERHEAD);
+        let overhead = MESSAGE_OVERHEAD.saturating_add(self.seal_bytes);
+        let fits = |datagram_bytes: usize| datagram_bytes.saturating_sub(overhead);
         let limits = [
             (announced.min(fits(self.server_datagram_bytes)), SizeLimit::Server),
             (fits(self.own_datagram_bytes), SizeLimit::Client),

@@ -33,10 +33,9 @@ impl<C: Clock> Link<C> {
     fn say_goodbye<P: Port>(&mut self, port: &mut P, left: Left) {
         let Some(peer) = port.resolve(left.server) else { return };
         let Some(buffer) = port.reserve(peer) else { return };
-        let mut writer = DatagramWriter::new(buffer, left.conn_id, left.packet_no);
-        let _ = writer.frame(Kind::Close, CLOSE.as_bytes(), &[]);
-        let len = writer.len();
-        port.commit(len);
+        let bytes = left.goodbye.bytes();
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        port.commit(bytes.len());
     }
 
     /// Sends the messages that may be sent, and nothing else.
@@ -99,11 +98,11 @@ impl<C: Clock> Link<C> {
         let Some(peer) = port.resolve(self.route.server()) else { return false };
         let Some(buffer) = port.reserve(peer) else { return false };
         let room = buffer.len().min(self.terms.server_datagram_bytes());
-        let mut writer = self.session.writer(&mut buffer[..room]);
+        let Some(mut writer) = self.session.writer(&mut buffer[..room]) else { return false };
         if !self.publishing.sender_mut().pack(&mut writer, self.now_ns) {
             return false;
         }
-        let len = writer.len();
+        let len = writer.finish();
         port.commit(len);
         self.session.said(self.now_ns);
         true
@@ -190,9 +189,9 @@ impl<C: Clock> Link<C> {
     ) -> bool {
         let Some(peer) = port.resolve(self.route.server()) else { return false };
         let Some(buffer) = port.reserve(peer) else { return false };
-        let mut writer = self.session.writer(buffer);
+        let Some(mut writer) = self.session.writer(buffer) else { return false };
         fill(&mut writer);
-        let len = writer.len();
+        let len = writer.finish();
         port.commit(len);
         self.session.said(self.now_ns);
         true

@@ -156,6 +156,9 @@ pub(super) fn own_settings(profile: &Profile) -> Result<Vec<String>, CommandErro
         DiskDriver::Uring | DiskDriver::Ram => log_path(profile),
     };
     settings.push(format!("disk.path={path}"));
+    if !profile.source.is_given("security.keys") {
+        settings.push(format!("security.keys={}.keys", log_path(profile)));
+    }
     if profile.port.driver == PortDriver::Udp {
         let free = free_address(profile)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", profile.port.address)))?;

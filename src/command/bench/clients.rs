@@ -5,8 +5,8 @@ use std::net::SocketAddrV4;
 
 use super::{Bench, CommandError};
 use crate::cli::arguments::BenchRunArgs;
+use crate::client::Publisher;
 use crate::client::polled::Client;
-use crate::client::{ClientOptions, Publisher};
 use crate::clock::HostClock;
 use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::measure::load::{self, Participant, Placed};
@@ -90,7 +90,7 @@ fn client(
     publisher: Publisher,
 ) -> Result<Client<AnyPort, HostClock>, CommandError> {
     let port = bench.take_port()?;
-    Ok(Client::new(port, bench.clock.clone(), server, ClientOptions::new(publisher)))
+    Ok(Client::new(port, bench.clock.clone(), server, bench.options(publisher)?))
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use crate::access::{Access, Identity, Rights, SecretKey};
+use crate::client::{ClientKeys, Security};
 use crate::clock::{Clock, HostClock};
 use crate::ids::{Lineage, Peer};
 use crate::launch::{LaunchError, open_log_disk, open_port_pair, open_tool_disk};
@@ -16,8 +19,10 @@ use crate::log::recovery::OpenOptions;
 use crate::log::shares::format_shares;
 use crate::measure::floor::echo_turn;
 use crate::port::{AnyPort, Port, PortCounters};
-use crate::profile::{DiskDriver, Profile};
-use crate::shard::{Shard, ShardOptions, recovered_run};
+use crate::profile::{DiskDriver, Profile, SecurityMode};
+use crate::seal::entropy::Entropy;
+use crate::session::handshake::{Handshaker, HandshakerEnd, rings};
+use crate::shard::{self, Shard, ShardOptions, recovered_run};
 
 /// What is at the other end of the pair.
 enum End {
@@ -26,20 +31,65 @@ enum End {
     /// What it gets goes back.
     Echo(AnyPort, Vec<u8>),
     /// An appliance.
-    Serve(Box<Shard<HostClock>>),
+    Serve(Box<Served>),
     /// On its way from one to the other.
     Gone,
 }
 
+/// An appliance, and who answers handshakes with it.
+struct Served {
+    shard: Shard<HostClock>,
+    handshakes: Option<(Handshaker, HandshakerEnd)>,
+    turns: u32,
+    security: Security,
+}
+
+/// Turns of a shard between two looks of who answers handshakes: that has a core of its own otherwise.
+const TURNS_A_LOOK: u32 = 1024;
+
+impl Served {
+    fn new(mut shard: Shard<HostClock>, is_sealed: bool) -> Self {
+        let (mut handshakes, mut security) = (None, Security::Plain);
+        if is_sealed {
+            let (server, secret) = (SecretKey::generate(), SecretKey::generate());
+            let keys = vec![secret.public()];
+            let everybody = vec![Identity::new("bench", keys, None, Rights::all())];
+            let access = Access::new(everybody, Rights::none()).expect("one identity");
+            let access = Arc::new(access);
+            let (end, other) = rings(Arc::clone(&access));
+            let key = server.public();
+            shard.secure(shard::Security {
+                end,
+                access: Arc::clone(&access),
+                key,
+                takes_plain: false,
+            });
+            handshakes = Some((Handshaker::new(server, access, Entropy::system()), other));
+            security = Security::Sealed(Arc::new(ClientKeys { server: key, secret, psk: None }));
+        }
+        Self { shard, handshakes, turns: 0, security }
+    }
+
+    fn turn(&mut self, clock: &HostClock) {
+        self.shard.turn();
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(TURNS_A_LOOK)
+            && let Some((handshaker, end)) = &mut self.handshakes
+        {
+            handshaker.turn(end, clock.now_ns());
+        }
+    }
+}
+
 /// The other end of a pair of ports in this process.
 #[derive(Clone)]
-pub(super) struct Inline(Rc<RefCell<End>>);
+pub(super) struct Inline(Rc<RefCell<End>>, HostClock);
 
 impl Inline {
     /// The other end, idle, and the client's port.
     pub(super) fn open(profile: &Profile) -> Result<(Self, AnyPort), LaunchError> {
         let (server, client) = open_port_pair(profile)?;
-        let end = Self(Rc::new(RefCell::new(End::Idle(server))));
+        let end = Self(Rc::new(RefCell::new(End::Idle(server))), HostClock::new());
         Ok((end.clone(), Box::new(Beside { port: client, end })))
     }
 
@@ -74,14 +124,23 @@ impl Inline {
         let window_messages = profile.limits.window_messages;
         let options = ShardOptions { window_messages, ..ShardOptions::default() };
         let shard = Shard::new(self.take_port(), disk, clock, log, runs, options);
-        *self.0.borrow_mut() = End::Serve(Box::new(shard));
+        let is_sealed = profile.security.mode == SecurityMode::Sealed;
+        *self.0.borrow_mut() = End::Serve(Box::new(Served::new(shard, is_sealed)));
         Ok(Running(self.clone()))
+    }
+
+    /// How clients of the appliance are known.
+    pub(super) fn security(&self) -> Security {
+        match &*self.0.borrow() {
+            End::Serve(served) => served.security.clone(),
+            End::Idle(_) | End::Echo(..) | End::Gone => Security::Plain,
+        }
     }
 
     fn take_port(&self) -> AnyPort {
         match self.0.replace(End::Gone) {
             End::Idle(port) | End::Echo(port, _) => port,
-            End::Serve(shard) => shard.abandon(),
+            End::Serve(served) => served.shard.abandon(),
             End::Gone => unreachable!("it is put back before anybody else asks"),
         }
     }
@@ -92,9 +151,7 @@ impl Inline {
                 port.receive();
             }
             End::Echo(port, copy) => echo_turn(port, copy),
-            End::Serve(shard) => {
-                shard.turn();
-            }
+            End::Serve(served) => served.turn(&self.1),
             End::Gone => {}
         }
     }

@@ -19,9 +19,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::connect::servers_of;
+use super::credentials::Pass;
 use super::{CommandError, Out};
 use crate::cli::arguments::{BenchCommand, BenchFloorArgs, BenchRunArgs};
 use crate::cli::{Globals, Output};
+use crate::client::{ClientOptions, Publisher};
 use crate::clock::{Clock, HostClock};
 use crate::cpu;
 use crate::disk::ram::RamDisk;
@@ -73,6 +75,7 @@ struct Bench {
     profile_name: String,
     settings: Vec<String>,
     server: SocketAddrV4,
+    globals: Globals,
     clock: HostClock,
     spawner: Spawner,
     shard_core: Option<usize>,
@@ -121,6 +124,7 @@ impl Bench {
             profile_name,
             settings,
             server,
+            globals: globals.clone(),
             clock,
             port: None,
             inline: None,
@@ -137,6 +141,15 @@ impl Bench {
         }
         pin(bench.profile.client.core, &cores)?;
         Ok(bench)
+    }
+
+    /// How a client of the other end behaves.
+    fn options(&self, publisher: Publisher) -> Result<ClientOptions, CommandError> {
+        let security = match &self.inline {
+            Some(inline) => inline.security(),
+            None => Pass::find(&self.globals, &self.profile, &[self.server])?.security,
+        };
+        Ok(ClientOptions::new(publisher, security))
     }
 
     fn take_port(&mut self) -> Result<AnyPort, CommandError> {
@@ -409,6 +422,9 @@ fn remove_log(bench: &Bench) {
         && bench.settings.iter().any(|setting| setting.starts_with("instance=bench-"))
     {
         remove_log_file(Path::new(&bench.profile.disk.path));
+    }
+    if bench.settings.iter().any(|setting| setting.starts_with("security.keys=")) {
+        let _ = std::fs::remove_dir_all(&bench.profile.security.keys);
     }
 }
 

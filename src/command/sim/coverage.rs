@@ -9,12 +9,14 @@ use crate::wire::control::ErrorCode;
 use crate::wire::{Kind, Side};
 
 /// What cannot happen in the simulator, and why.
-const CANNOT: [(&str, &str); 10] = [
+const CANNOT: [(&str, &str); 12] = [
     ("Redirect by the server", "there is one shard"),
     ("Pad by the server", "nothing it says has to be longer"),
     ("error Protocol", "every client is honest"),
     ("error UnknownStream", "every client has the streams from the server"),
     ("error BadRequest", "every client is honest"),
+    ("error NotAuthorized", "everybody may do everything"),
+    ("error Revoked", "nobody is shut out"),
     ("error WrongLog", "there is one log"),
     ("error Diverged", "the log is never replaced by a copy"),
     ("error ProducerHeld", "no producer has a name"),

@@ -54,6 +54,7 @@ fn shard(number: usize, second: u64) -> ShardView {
         place: PlaceView {
             address: format!("127.0.0.1:{}", 9310 + number),
             port: "kernel UDP".into(),
+            security: "sealed".into(),
             disk: "/var/lib/buslane/orders.log".into(),
             durability: "no-write-cache".into(),
             core: Some(number + 2),

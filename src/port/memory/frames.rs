@@ -26,7 +26,9 @@ impl FrameHits {
             Ok(of_no_session) => {
                 let kind = datagram.first().map_or(0, |first| usize::from(first & 0x0f));
                 self.of_no_session[kind] += 1;
-                if let Datagram::Resp(resp) = of_no_session {
+                if let Datagram::Resp(resp) = of_no_session
+                    && resp.is_plain()
+                {
                     self.told(resp.accept.status.get());
                 }
                 None

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{SimClient, World};
 use crate::client::{Event, Publisher, StartFrom};
 use crate::ids::StreamId;
+use crate::seal::SEAL_BYTES;
 use crate::sim::oracle::{Oracle, Row, Violation};
 use crate::sim::plan::Gear;
 use crate::wire::control::Sizes;
@@ -132,13 +133,12 @@ impl World {
             }
             Event::TooLarge { stream, sequence, needs, .. } => {
                 self.server.hits.client.too_large += 1;
-                let takes = consumer.gear.datagram_bytes.min(self.plan.datagram_bytes);
-                self.oracle.too_large(
-                    stream,
-                    sequence,
-                    Sizes { needs, takes },
-                    self.plan.datagram_bytes,
-                )?;
+                let server = self.plan.datagram_bytes;
+                let takes = consumer.gear.datagram_bytes.min(server);
+                // What the seal takes is the same of each.
+                let seal_bytes = if self.plan.sealed > 0 { SEAL_BYTES } else { 0 };
+                let [needs, takes, server] = [needs, takes, server].map(|bytes| bytes - seal_bytes);
+                self.oracle.too_large(stream, sequence, Sizes { needs, takes }, server)?;
                 consumer.goes_on_at(stream, sequence + 1);
             }
             Event::Connected { .. }

@@ -108,7 +108,7 @@ impl World {
             0 => Retry::new(client_id, tag).with_mac(&key).as_bytes().to_vec(),
             1 => Reset::new(client_id, tag).as_bytes().to_vec(),
             2 => reject(client_id, ErrorCode::Draining, 1).as_bytes().to_vec(),
-            3 => Versions::new(client_id.0).as_bytes().to_vec(),
+            3 => Versions::new(client_id.0).with_mac(&key).as_bytes().to_vec(),
             _ => init.with_mac(&key).as_bytes().to_vec(),
         };
         if self.random.one_of_thousand(200) {

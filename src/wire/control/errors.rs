@@ -44,12 +44,16 @@ pub enum ErrorCode {
     UnknownSubscription = 13,
     /// the server has its hands full just now; ask again
     Busy = 14,
+    /// there is no right to that; whoever runs the appliance gives rights, in access.toml beside its keys
+    NotAuthorized = 15,
     /// the server serves another log now: is its disk in place, is this the address?
     WrongLog = 16,
     /// the server serves another history of this log: was a copy or a snapshot brought back?
     ///
     /// The detail is how far the stream has come there, or with [`OF_PRODUCER`] how far the producer has.
     Diverged = 17,
+    /// its key or its identity was revoked by whoever runs the appliance
+    Revoked = 22,
     /// the server is starting: it makes its log, or recovers it
     Starting = 24,
     /// all places for sessions are taken; one is free when a client ends, or has been silent for 10 s: try again
@@ -109,7 +113,7 @@ impl ErrorCode {
     }
 
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Protocol,
         Self::Fenced,
         Self::UnknownProducer,
@@ -122,8 +126,10 @@ impl ErrorCode {
         Self::BadRequest,
         Self::UnknownSubscription,
         Self::Busy,
+        Self::NotAuthorized,
         Self::WrongLog,
         Self::Diverged,
+        Self::Revoked,
         Self::Starting,
         Self::SessionsFull,
         Self::ProducersFull,
@@ -152,8 +158,10 @@ impl ErrorCode {
             | Self::DiskFailed
             | Self::DataLoss
             | Self::BadRequest
+            | Self::NotAuthorized
             | Self::WrongLog
             | Self::Diverged
+            | Self::Revoked
             | Self::ProducersFull
             | Self::StreamsFull
             | Self::SubscriptionsFull => false,
@@ -239,6 +247,9 @@ pub struct ErrorFrame<'a> {
 impl<'a> ErrorFrame<'a> {
     pub(in crate::wire) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let (head, rest) = ErrorHead::ref_from_prefix(body).map_err(|_| Malformed::FrameBody)?;
+        if head.reserved.get() != 0 {
+            return Err(Malformed::Reserved);
+        }
         let text = Tlvs::parse(rest)?.text.unwrap_or_default();
         Ok(Self { head, text })
     }

@@ -1,0 +1,4 @@
+#![no_main]
+//! See `buslane::sim::fuzz`.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| buslane::sim::fuzz::feed("access", bytes));
