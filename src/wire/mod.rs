@@ -46,6 +46,10 @@ mod writer;
 #[cfg(any(test, feature = "sim"))]
 #[allow(clippy::arithmetic_side_effects, reason = "numbers of its own")]
 pub(crate) mod samples;
+#[cfg(test)]
+mod frame_vectors_tests;
+#[cfg(test)]
+mod vectors_tests;
 
 pub use datagram::DATAGRAM_HEADER_BYTES;
 pub use frame::{FromClient, FromServer, Kind, Side};
