@@ -78,6 +78,9 @@ pub const KEYS_WAITING_MAX: usize = 4 * SESSIONS_MAX;
 /// Handshakes answered for one shard before the next one is looked at.
 pub const HANDSHAKES_A_LOOK: usize = 8;
 
+/// Keys made and dropped for one shard before its handshakes are looked at.
+pub const KEYS_A_LOOK: usize = 64;
+
 /// Answers of handshakes that a shard takes in a turn.
 pub const HANDSHAKES_A_TURN: usize = 4;
 

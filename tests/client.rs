@@ -273,7 +273,9 @@ fn a_server_of_another_version_is_named_as_such() {
         let key = MacKey::of_server(&[0; 32]);
         Versions::new(client.0).with_mac(&key).as_bytes().to_vec()
     });
-    let error = Client::connect(server.address, ClientOptions::plain(Publisher::No)).unwrap_err();
+    let dead_after_ns = 300_000_000;
+    let options = ClientOptions { dead_after_ns, ..ClientOptions::plain(Publisher::No) };
+    let error = Client::connect(server.address, options).unwrap_err();
     assert!(matches!(error, Error::Client(ClientError::OtherVersion { .. })), "{error}");
 }
 

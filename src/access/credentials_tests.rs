@@ -157,7 +157,7 @@ fn credentials_are_looked_for_in_order() {
     places.assert_found(ADDRESS, Some("n3"));
     places.link("0.0.0.0:9310", &credentials(4, None));
     places.assert_found(ADDRESS, Some("n4"));
-    places.assert_found("127.0.0.1:9311", Some("n4"));
+    places.assert_found("127.0.0.1:9311", Some("n2"));
     places.assert_found("192.0.2.7:9310", Some("n2"));
     let target = places.link(ADDRESS, &credentials(5, None));
     places.assert_found(ADDRESS, Some("n5"));

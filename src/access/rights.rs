@@ -159,6 +159,13 @@ impl Rights {
         }
     }
 
+    /// Whether they allow nothing at all.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        let Self { publish, subscribe, create, trim, .. } = self;
+        !self.admin && [publish, subscribe, create, trim].iter().all(|list| list.is_empty())
+    }
+
     /// Whether a stream of this name is anything to them, and so may be shown.
     #[must_use]
     pub fn may_see(&self, stream: &str) -> bool {

@@ -33,17 +33,19 @@ impl AccessSource {
         Self { keyring, tell }
     }
 
-    /// Reads it again; what to tell.
+    /// Reads it again, and tells who answers handshakes, and through that the shards; what to say of it.
     ///
     /// # Errors
     /// Why all stays as it is.
-    fn read(&self) -> Result<(Access, String), String> {
+    fn reload(&self) -> Result<String, String> {
         let access = self.keyring.reload().map_err(|error| error.to_string())?;
         let said = match access.identities().len() {
             1 => "access of 1 identity".to_owned(),
             count => format!("access of {count} identities"),
         };
-        Ok((access, said))
+        // Where nobody answers handshakes any more, nothing is served.
+        let _ = self.tell.send(access);
+        Ok(said)
     }
 }
 
@@ -108,8 +110,23 @@ pub(super) fn reload(
     writes_log: bool,
     access: Option<&AccessSource>,
 ) -> Result<Reloaded, String> {
+    // Whatever the profile is like: who is shut out is out.
+    let access = access.map(AccessSource::reload);
+    let read = reload_profile(serving, writes_log);
+    match access {
+        None => read,
+        Some(Ok(what)) => {
+            read.map(|read| read.and_said(&what)).map_err(|why| format!("{why}; but {what} is"))
+        }
+        Some(Err(why)) => {
+            let stays = format!("access stays as it was: {why}");
+            read.map(|read| read.and_said(&stays)).map_err(|why| format!("{why}; {stays}"))
+        }
+    }
+}
+
+fn reload_profile(serving: &Profile, writes_log: bool) -> Result<Reloaded, String> {
     let new = profile::load_again(serving).map_err(|error| error.to_string())?;
-    let access = access.map(|source| source.read().map(|read| (source, read))).transpose()?;
     let dir = &new.metrics.dir;
     let is_same = *dir == serving.metrics.dir;
     let log = match dir.as_str() {
@@ -130,12 +147,15 @@ pub(super) fn reload(
     if !restart.is_empty() {
         said.push_str(&format!("; needs a restart: {}", restart.join(", ")));
     }
-    if let Some((source, (access, what))) = access {
-        said.push_str(&format!("; {what}"));
-        // Where nobody answers handshakes any more, nothing is served.
-        let _ = source.tell.send(access);
-    }
     Ok(Reloaded { profile: merged(serving, &new), log, said })
+}
+
+impl Reloaded {
+    fn and_said(mut self, what: &str) -> Self {
+        self.said.push_str("; ");
+        self.said.push_str(what);
+        self
+    }
 }
 
 fn open(new: &Profile, dir: &str) -> Result<IntervalLog, String> {
@@ -165,6 +185,32 @@ mod tests {
         let path = dir.join("x.toml");
         fs::write(&path, text).expect("written");
         profile::load(&path.display().to_string(), &["instance=reload".into()]).expect("a profile")
+    }
+
+    /// Who is shut out is out, whatever the profile is like; and the other way round.
+    #[test]
+    fn access_and_profile_are_read_each_by_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let serving = profile(dir.path(), "[limits]\nturn_us = 500\n");
+        let keys = dir.path().join("keys");
+        let (keyring, _) = Keyring::open_or_make(&keys).expect("keys");
+        let (tell, told) = mpsc::channel();
+        let source = AccessSource::new(keyring, tell);
+        let again = |serving| reload(serving, true, Some(&source));
+        let said = again(&serving).expect("both").said;
+        assert_eq!(said, "reloaded: nothing changed; access of 1 identity");
+        fs::write(dir.path().join("x.toml"), "[limits]\nturn_us = \"soon\"\n").expect("written");
+        let why = again(&serving).expect_err("a wrong profile");
+        assert!(why.ends_with("; but access of 1 identity is"), "{why}");
+        assert_eq!(told.try_iter().count(), 2);
+        fs::write(dir.path().join("x.toml"), "[limits]\nturn_us = 500\n").expect("written");
+        fs::write(keys.join("access.toml"), "[[identity]]\n").expect("written");
+        let said = again(&serving).expect("the profile").said;
+        assert!(
+            said.contains("; access stays as it was: ") && said.contains("access.toml:"),
+            "{said}"
+        );
+        assert_eq!(told.try_iter().count(), 0);
     }
 
     #[test]

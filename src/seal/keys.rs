@@ -85,12 +85,13 @@ impl Way {
         now_ns.saturating_sub(self.since_ns)
     }
 
-    fn upkeep(&mut self, direction: Direction, is_old: bool) -> Option<Upkeep> {
+    /// What is to be done: the one before goes when it `is_old`, and the next is made where it `may_be_due`.
+    fn upkeep(&mut self, direction: Direction, is_old: bool, may_be_due: bool) -> Option<Upkeep> {
         let spent = self.spent.take().or_else(|| self.before.take_if(|_| is_old));
         if let Some(spent) = spent {
             return Some(Upkeep::Drop(spent));
         }
-        if self.next.is_some() || self.is_asked {
+        if self.next.is_some() || self.is_asked || !may_be_due {
             return None;
         }
         self.is_asked = true;
@@ -190,9 +191,11 @@ impl SessionKeys {
         if is_used && age_ns >= least_ns && self.sent.advance(now_ns) {
             self.sealed = 0;
         }
-        let is_old = self.received.age_ns(now_ns) >= least_ns;
-        let upkeep = self.sent.upkeep(Direction::Sent, true);
-        upkeep.or_else(|| self.received.upkeep(Direction::Received, is_old))
+        let age_ns = self.received.age_ns(now_ns);
+        // Not at once: for an end that goes on faster than it may, nothing is made meanwhile.
+        let (is_old, may_be_due) = (age_ns >= least_ns, age_ns >= least_ns / 2);
+        let upkeep = self.sent.upkeep(Direction::Sent, true, true);
+        upkeep.or_else(|| self.received.upkeep(Direction::Received, is_old, may_be_due))
     }
 
     /// The next generation of a direction was made.
@@ -294,6 +297,20 @@ mod tests {
         other.keep_all(20);
         assert!(!other.open(0, 3, &mut late[2].1.clone(), 15), "and gone");
         assert!(!other.open(3, 3, &mut late[2].1.clone(), 20), "nobody has that one");
+    }
+
+    /// However fast the other end goes on, no more is made for it than it may use.
+    #[test]
+    fn nothing_is_made_for_an_end_that_goes_on_too_soon() {
+        let (mut one, mut other) = pair();
+        let (phase, mut datagram) = seal(&mut one, 1);
+        assert!(other.open(phase, 1, &mut datagram, 100));
+        one.sealed = ROTATION.datagrams;
+        assert!(matches!(one.keep(100), Some(Upkeep::Drop(_))));
+        let (phase, mut datagram) = seal(&mut one, 2);
+        assert!(other.open(phase, 2, &mut datagram, 100), "it has the next");
+        assert!(other.keep(104).is_none(), "the one behind is not made yet");
+        assert!(matches!(other.keep(105), Some(Upkeep::Make(Direction::Received, _))));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::access::key::{PublicKey, SecretKey};
 use crate::access::{Access, IdentityId};
 use crate::ids::{ConnId, Peer};
 use crate::limits::{
-    ANSWERS_KEPT, HANDSHAKES_A_LOOK, HANDSHAKES_WAITING_MAX, KEYS_WAITING_MAX, SOURCES_MAX,
+    ANSWERS_KEPT, HANDSHAKES_A_LOOK, HANDSHAKES_WAITING_MAX, KEYS_A_LOOK, KEYS_WAITING_MAX,
+    SOURCES_MAX,
 };
 use crate::seal::entropy::Entropy;
 use crate::seal::generation::{Chain, Generation};
@@ -239,10 +240,12 @@ impl Handshaker {
             end.access = Arc::clone(&self.access);
             done = 1;
         }
-        // Keys first: sessions that there are wait for them.
-        while !end.told.is_full()
-            && let Ok(ask) = end.asks.pop()
-        {
+        // Keys first: sessions that there are wait for them; but not for ever, for others wait, too.
+        for _ in 0..KEYS_A_LOOK {
+            if end.told.is_full() {
+                break;
+            }
+            let Ok(ask) = end.asks.pop() else { break };
             done = done.saturating_add(1);
             match ask {
                 Ask::Make(of, direction, chain) => {
@@ -472,7 +475,7 @@ mod tests {
         // There is no room to give anything back: it is dropped on the spot.
         shard.drop_elsewhere(Spent::Generation(Generation::of(&chain())));
         let done = handshaker.turn(&mut end, 0);
-        assert_eq!(done, KEYS_WAITING_MAX + HANDSHAKES_A_LOOK, "keys first");
+        assert_eq!(done, KEYS_A_LOOK + HANDSHAKES_A_LOOK, "so much a look, and both of it");
         while handshaker.turn(&mut end, 0) > 0 {}
         assert_eq!(shard.told.slots(), KEYS_WAITING_MAX);
         assert_eq!(shard.answers.slots(), HANDSHAKES_WAITING_MAX);

@@ -8,6 +8,7 @@ use crate::limits::{DATAGRAM_BYTES_MAX, Limits, SESSIONS_MAX, UNCONFIRMED_MAX};
 use crate::position::SessionSlot;
 use crate::seal::keys::SessionKeys;
 use crate::wire::frame::Body;
+use crate::wire::mac::MacKey;
 use crate::wire::opened;
 
 pub(crate) use super::entry::{
@@ -38,12 +39,15 @@ struct Asked {
 const INDEX_PLACES: usize = 4 * SESSIONS_MAX;
 const _: () = assert!(INDEX_PLACES.is_power_of_two() && SESSIONS_MAX < UNUSED as usize);
 
+/// Bits of a connection id that are random; the others are its mark.
+const RANDOM_BITS: u32 = 40;
+
 /// A place of the index that no session has.
 const UNUSED: u16 = u16::MAX;
 
-/// The table. A connection id is 64 bits that nobody can foretell who was not told them: who names one has
-/// received what was sent to the address it was given to. It is found by its lowest bits, and was chosen so that
-/// no other session has the same.
+/// The table. A connection id is 40 bits that nobody can foretell who was not told them, and a mark that only this server
+/// can make: who names one has received what was sent to the address it was given to, and what is no such id is not
+/// answered. It is found by its lowest bits, and was chosen so that no other session has the same.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     slots: Vec<Session>,
@@ -58,6 +62,8 @@ pub(crate) struct Sessions {
     /// What connection ids are made from, and how many were made.
     secret: [u8; 32],
     ids_made: u64,
+    /// What marks them as made here.
+    marks: MacKey,
     /// Places there are.
     places: usize,
     /// Frames that wait for those before them, of all sessions.
@@ -73,6 +79,8 @@ impl Sessions {
     pub(crate) fn new(epoch: Epoch, secret: &[u8; 32], limits: &Limits) -> Self {
         let places = limits.sessions;
         let key = [secret.as_slice(), &epoch.0.to_le_bytes()].concat();
+        let marks = blake3::derive_key("buslane marks of connection ids", secret);
+        let (marks, _) = marks.split_first_chunk().expect("32 bytes");
         Self {
             slots: (0..SESSIONS_MAX).map(|_| Session::free()).collect(),
             free: (0..places).rev().map(SessionSlot::new).collect(),
@@ -81,6 +89,7 @@ impl Sessions {
             instances: vec![0; SESSIONS_MAX].into_boxed_slice(),
             unconfirmed: Line::new(),
             secret: blake3::derive_key("buslane connection ids", &key),
+            marks: MacKey::new(*marks),
             ids_made: 0,
             places,
             pool: HoldPool::new(limits.held_frames),
@@ -145,13 +154,27 @@ impl Sessions {
         loop {
             self.ids_made = self.ids_made.wrapping_add(1);
             let hash = blake3::keyed_hash(&self.secret, &self.ids_made.to_le_bytes());
-            let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
-            let conn_id = ConnId(u64::from_le_bytes(*id));
+            let (random, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+            let conn_id = self.marked(u64::from_le_bytes(*random));
             // 0 names no session.
             if conn_id.0 != 0 && self.index[place(conn_id)] == UNUSED {
                 return conn_id;
             }
         }
+    }
+
+    /// An id with this random part, and the mark of those that are made here.
+    fn marked(&self, random: u64) -> ConnId {
+        let random = random & ((1 << RANDOM_BITS) - 1);
+        let [a, b, c, ..] = self.marks.tag(&[&random.to_le_bytes()]);
+        let mark = u64::from(u32::from_le_bytes([a, b, c, 0]));
+        ConnId(random | mark << RANDOM_BITS)
+    }
+
+    /// Whether an id is one that was made here, be it before a restart: nobody else can make such.
+    #[must_use]
+    pub(crate) fn made(&self, conn_id: ConnId) -> bool {
+        self.marked(conn_id.0) == conn_id
     }
 
     /// Takes a free place for a client, which has to use it soon; `None` when there is none.

@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::fanout::{Begin, Cursor, Stop, Subscription};
-use crate::ids::StreamId;
+use crate::ids::{ProducerName, StreamId};
 use crate::limits::SUBSCRIPTIONS_A_SHARD;
 use crate::log::trim::TrimError;
 use crate::log::{ControlError, Parting, StreamFacts};
@@ -53,7 +53,10 @@ impl Stations {
     /// A client ends its session; where it says so, its producer, of which nothing is in flight, will not return.
     pub(super) fn on_close(&mut self, slot: SessionSlot, forgets: bool) {
         let session = self.sessions.get(slot);
-        if forgets && session.producer.is_some() && !session.receipts.in_flight() {
+        // One with a name is kept for who comes under it next.
+        let known = session.producer.and_then(|producer| self.log.producer(producer.id));
+        let is_anonymous = known.is_some_and(|known| known.owner.name == ProducerName::NONE);
+        if forgets && is_anonymous && !session.receipts.in_flight() {
             self.end_session(slot, Parting::Ended);
         } else {
             self.close_session(slot);

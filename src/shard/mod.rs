@@ -41,6 +41,8 @@ mod tests;
 #[cfg(test)]
 mod edge_tests;
 #[cfg(test)]
+mod enemy_tests;
+#[cfg(test)]
 mod sealed_tests;
 #[cfg(test)]
 mod stranger_tests;

@@ -28,6 +28,8 @@ enum Outcome {
     Damaged,
     /// The stream does not exist.
     NoStream,
+    /// It has no right to the stream.
+    Denied,
 }
 
 impl Stations {
@@ -38,13 +40,6 @@ impl Stations {
             self.reply(Reply::Error { slot, code, request: 0, detail: 0 });
             return;
         }
-        let stream = StreamId(publish.head.stream.get());
-        if !self.may_publish(slot, stream) {
-            let (code, detail) = (ErrorCode::NotAuthorized, stream.0.into());
-            self.reply(Reply::Error { slot, code, request: 0, detail });
-            return;
-        }
-        let session = self.sessions.get_mut(slot);
         if publish.longest() > self.settings.message_bytes_max {
             // What was announced is what every consumer of the same datagrams can be sent.
             let (needs, takes) = (publish.longest(), self.settings.message_bytes_max);
@@ -110,9 +105,16 @@ impl Stations {
             self.publishers.acknowledge(slot);
             return Outcome::Full;
         }
+        // Here, and not when it came: it may have waited for what was before it.
+        let stream = StreamId(publish.head.stream.get());
+        if !self.may_publish(slot, stream) {
+            let (code, detail) = (ErrorCode::NotAuthorized, stream.0.into());
+            self.reply(Reply::Error { slot, code, request: 0, detail });
+            return Outcome::Denied;
+        }
         let outcome = self.append(slot, publish, skip);
         match outcome {
-            Outcome::Whole => {}
+            Outcome::Whole | Outcome::Denied => {}
             Outcome::Busy => self.publishers.acknowledge(slot),
             Outcome::Damaged => {
                 let session = self.sessions.get_mut(slot);

@@ -67,7 +67,8 @@ impl Stations {
         self.counters.add(Counter::DroppedUnknownSession, 1);
         // Of one that there is nothing is said to somebody else: with what RESET says, its client could be made to
         // believe that it is gone.
-        if bytes < RESET_CAUSE_BYTES || self.sessions.find(conn_id).is_some() {
+        let is_of_another = self.sessions.find(conn_id).is_some();
+        if bytes < RESET_CAUSE_BYTES || is_of_another || !self.sessions.made(conn_id) {
             return;
         }
         if let Some(reset) = self.gate.reset(conn_id, self.now.monotonic_ns) {
@@ -86,6 +87,11 @@ impl Stations {
     }
 
     fn admit(&mut self, peer: Peer, init: &Init) {
+        if self.guard.rights(IdentityId::NOBODY).are_none() {
+            // It would take a place for nothing.
+            self.counters.add(Counter::DroppedInits, 1);
+            return;
+        }
         let client_id = ConnId(init.client_id.get());
         let instance = u128::from_le_bytes(init.hello.instance);
         let identity = IdentityId::NOBODY;

@@ -2,7 +2,7 @@
 
 use crate::access::IdentityId;
 use crate::disk::Disk;
-use crate::ids::{Lineage, ProducerId, StreamId};
+use crate::ids::{Lineage, ProducerId, ProducerName, StreamId};
 use crate::log::{ControlError, Owner, Parting, ProducerFacts, Registrant, Registration, Tenure};
 use crate::metrics::Counter;
 use crate::mutant::Mutant;
@@ -38,7 +38,7 @@ impl Stations {
             Phase::Confirmed => {
                 let datagram_bytes = usize::from(register.head.datagram_bytes.get());
                 session.datagram_bytes = session.datagram_bytes.min(datagram_bytes);
-                let registered = self.check_history(register).and_then(|flags| {
+                let registered = self.check_history(slot, register).and_then(|flags| {
                     self.sessions.get_mut(slot).answered = Answered { request, flags };
                     self.register(slot, register)
                 });
@@ -71,18 +71,24 @@ impl Stations {
     }
 
     /// Whether the log is the one the client was with, and has what it knows to be stored; flags of REGISTERED.
-    fn check_history(&self, register: &Register<'_>) -> Result<u16, (ErrorCode, u64)> {
+    /// Of what the client may not see nothing is told.
+    fn check_history(
+        &self,
+        slot: SessionSlot,
+        register: &Register<'_>,
+    ) -> Result<u16, (ErrorCode, u64)> {
         let head = register.head;
         if head.log_id != [0; 16] && head.log_id != self.log.id() {
             return Err((ErrorCode::WrongLog, u64::from(self.log.tag())));
         }
-        let known = self.log.producer(ProducerId(head.producer_id.get()));
+        let known = self.producer_of(slot, ProducerId(head.producer_id.get()));
         let last_seq = known.filter(|_| register.want == Want::Known).map(|known| known.last_seq);
         if let Some(last_seq) = last_seq.filter(|last_seq| *last_seq < head.durable_to.get()) {
             return Err((ErrorCode::Diverged, last_seq | OF_PRODUCER));
         }
         let (stream, sequence) = (StreamId(head.witness_stream.get()), head.witness_sequence.get());
-        if stream.0 == 0 || sequence == 0 {
+        let is_seen = self.may(slot, stream, |rights, name| rights.may_see(name));
+        if stream.0 == 0 || sequence == 0 || !is_seen {
             return Ok(0);
         }
         let durable_next = self.log.stream(stream).map_or(0, |facts| facts.durable_next);
@@ -94,6 +100,17 @@ impl Stations {
             Some(Lineage(lineage)) if lineage == head.witness_lineage.get() => Ok(WITNESS_PROVEN),
             Some(_) => Err((ErrorCode::Diverged, durable_next)),
         }
+    }
+
+    /// A producer that the client of a session may be. One of somebody else's is not told from one that there is not.
+    fn producer_of(&self, slot: SessionSlot, id: ProducerId) -> Option<&ProducerFacts> {
+        let (identity, rights) = (self.sessions.get(slot).identity.0, self.rights(slot));
+        let may_be = |known: &&ProducerFacts| {
+            let name = known.owner.name;
+            let is_named = name != ProducerName::NONE;
+            is_own(known, identity) && (!is_named || rights.producers.matches(name.as_str()))
+        };
+        self.log.producer(id).filter(may_be)
     }
 
     fn instance(&self, slot: SessionSlot) -> u64 {
@@ -154,10 +171,7 @@ impl Stations {
         register: &Register<'_>,
     ) -> Result<(), (ErrorCode, u64)> {
         let asked = register.head.producer_id.get();
-        let known = self.log.producer(ProducerId(asked));
-        // One of somebody else's is not told from one that there is not.
-        let identity = self.sessions.get(slot).identity.0;
-        let known = known.filter(|known| is_own(known, identity));
+        let known = self.producer_of(slot, ProducerId(asked));
         let known = *known.ok_or((ErrorCode::UnknownProducer, asked))?;
         // A session from before the holder's was asked for by somebody who came before: its REGISTER was late.
         let opened_ns = self.sessions.get(slot).opened_ns;

@@ -12,7 +12,7 @@ use crate::seal::keys::Rotation;
 use crate::testing::rig::{Rig, address};
 use crate::testing::sealed::{House, identity, security};
 
-fn quiet() -> Faults {
+pub(super) fn quiet() -> Faults {
     Faults { delay_ns: 1_000, ..Faults::default() }
 }
 
@@ -21,7 +21,7 @@ fn streams(texts: &[&str]) -> Patterns {
 }
 
 /// The key of number 1 may do everything, that of 2 reads, that of 3 publishes to streams that begin so.
-fn access() -> Access {
+pub(super) fn access() -> Access {
     let reads = Rights { subscribe: streams(&["*"]), ..Rights::none() };
     let publishes = Rights { publish: streams(&["orders.*"]), ..Rights::none() };
     let identities = vec![
@@ -32,11 +32,11 @@ fn access() -> Access {
     Access::new(identities, Rights::none()).unwrap()
 }
 
-fn rig(seed: u64, faults: Faults) -> Rig {
+pub(super) fn rig(seed: u64, faults: Faults) -> Rig {
     Rig::sealed(seed, faults, House::new(access(), false, Rotation::DEFAULT, seed))
 }
 
-fn client_as(rig: &mut Rig, number: u8, publisher: Publisher) -> usize {
+pub(super) fn client_as(rig: &mut Rig, number: u8, publisher: Publisher) -> usize {
     rig.security = security(number);
     rig.client(publisher)
 }

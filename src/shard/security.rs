@@ -184,20 +184,19 @@ impl Stations {
                 let farewell = self.sessions.get_mut(slot).farewell(ErrorCode::Revoked);
                 self.close_session(slot);
                 self.reply(Reply::Close { farewell });
-            } else {
-                self.end_forbidden(slot);
             }
         }
+        self.end_forbidden();
     }
 
-    /// What a consumer may not have any more ends.
-    fn end_forbidden(&mut self, slot: SessionSlot) {
+    /// What consumers may not have any more ends.
+    fn end_forbidden(&mut self) {
         let mut index = 0_usize;
         while index < self.fanout.len() {
             let subscription = self.fanout.get(index);
-            let (stream, request) = (subscription.cursor.stream(), subscription.request());
-            let is_its = subscription.session() == slot;
-            if is_its && !self.may(slot, stream, |rights, name| rights.subscribe.matches(name)) {
+            let (slot, request) = (subscription.session(), subscription.request());
+            let stream = subscription.cursor.stream();
+            if !self.may(slot, stream, |rights, name| rights.subscribe.matches(name)) {
                 self.end_subscription(slot, index);
                 let (code, detail) = (ErrorCode::NotAuthorized, stream.0.into());
                 self.reply(Reply::Error { slot, code, request, detail });

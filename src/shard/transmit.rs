@@ -55,7 +55,8 @@ impl Stations {
         let mut head = self.ack_head(slot);
         let session = self.sessions.get_mut(slot);
         if session.lacks_keys() {
-            return false;
+            // It is told later: others do not wait for it.
+            return true;
         }
         let Some(buffer) = port.reserve(session.peer) else { return false };
         let (mut writer, owed) = session.writer(buffer);
@@ -418,7 +419,8 @@ pub(super) fn send(
     fill: impl FnOnce(&mut DatagramWriter<'_>),
 ) -> bool {
     if session.lacks_keys() {
-        return false;
+        // As good as lost on the way: it is asked for again, and others do not wait for it.
+        return true;
     }
     let Some(buffer) = port.reserve(session.peer) else { return false };
     let (mut writer, _) = session.writer(buffer);

@@ -24,7 +24,10 @@ impl<C: Clock> Link<C> {
         let dead_after_ns = self.options.dead_after_ns;
         let silent_ns = self.session.silent_ns(self.now_ns);
         if silent_ns > dead_after_ns {
-            if self.session.is_only_answered() {
+            if let Some((lowest, highest)) = self.session.other_versions() {
+                let server = self.route.server();
+                self.events.fail(ClientError::OtherVersion { server, lowest, highest });
+            } else if self.session.is_only_answered() {
                 Timer::GivesUpRegister.fired();
                 self.unanswered("INIT or REGISTER");
             } else {

@@ -57,15 +57,7 @@ impl<C: Clock> Link<C> {
             }
             Ok(Datagram::Resp(resp)) => self.on_resp(resp),
             Ok(Datagram::Reset(reset)) => self.on_reset(reset),
-            Ok(Datagram::Versions(versions)) => {
-                let is_ours = self.session.on_versions(versions);
-                if is_ours {
-                    let (lowest, highest) = (versions.lowest.get(), versions.highest.get());
-                    let server = self.route.server();
-                    self.events.fail(ClientError::OtherVersion { server, lowest, highest });
-                }
-                is_ours
-            }
+            Ok(Datagram::Versions(versions)) => self.session.on_versions(versions),
             Ok(Datagram::Init(_) | Datagram::OtherVersion(_)) | Err(_) => false,
         };
         if !is_heard {

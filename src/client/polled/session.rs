@@ -21,7 +21,7 @@ const ASK_NS: (u64, u64) = (2_000_000, 200_000_000);
 /// After so long an INIT is sent under another number: what answers the one before is not waited for any more.
 const INIT_NS: u64 = 1_000_000_000;
 
-/// Cookies taken for one INIT, at most: who gives more leads it in a circle.
+/// Cookies that one INIT is sent with at once, at most: who gives more leads it in a circle.
 const RETRIES_MAX: u32 = 3;
 
 /// After so long without a word from us, a heartbeat.
@@ -94,6 +94,8 @@ pub(super) struct Session {
     wish: Option<Wish>,
     /// Of a sealed session that there is.
     keys: Option<Box<SessionKeys>>,
+    /// The lowest and highest that somebody said the server speaks, since there was a session.
+    other_versions: Option<(u16, u16)>,
     /// The same over the life of the client.
     instance: u128,
     /// As this side numbers it, and as the server does; 0 before it has.
@@ -139,6 +141,7 @@ impl Session {
             entropy,
             wish: None,
             keys: None,
+            other_versions: None,
             instance: u128::from_le_bytes(*instance).max(1),
             client_id: ConnId(0),
             server_id: ConnId(0),
@@ -196,10 +199,11 @@ impl Session {
         self.server_id
     }
 
-    /// Takes a datagram of it in the clear in; `false` where it came before, or there is none in the clear.
+    /// Takes a datagram of it in the clear in; `false` where it came before, or it is to be sealed: also while there
+    /// are no keys yet, for everybody on the way knows its number.
     #[inline]
     pub(super) fn accepts(&mut self, packet_no: u64) -> bool {
-        self.keys.is_none() && self.came.accept(packet_no)
+        matches!(self.security, Security::Plain) && self.came.accept(packet_no)
     }
 
     /// Opens a sealed datagram where it is, and takes it in; `false` where it is not of this session, or came before.
@@ -233,20 +237,31 @@ impl Session {
 
     /// The server wants its cookie back; the INIT is due with it.
     pub(super) fn on_retry(&mut self, retry: &Retry) -> bool {
-        let is_good = self.asks_as(retry.client_id.get())
-            && self.retries < RETRIES_MAX
-            && retry.has_mac(&self.mac);
+        let is_good = self.asks_as(retry.client_id.get()) && retry.has_mac(&self.mac);
         if is_good {
             self.cookie = retry.cookie;
             self.retries = self.retries.saturating_add(1);
-            self.asked.wait_ns = 0;
+            // Whoever gives more leads it in a circle, or is not the server: then it waits as it would without.
+            if self.retries <= RETRIES_MAX {
+                self.asked.wait_ns = 0;
+            }
         }
         is_good
     }
 
-    /// Whether the server speaks other versions than the INIT that is asked now.
-    pub(super) fn on_versions(&self, versions: &Versions) -> bool {
-        self.asks_as(versions.client_id.get()) && versions.has_mac(&self.mac)
+    /// Who answers speaks other versions. Whoever knows the server's public key can say so, in its name: it counts where
+    /// nothing else comes.
+    pub(super) fn on_versions(&mut self, versions: &Versions) -> bool {
+        let is_ours = self.asks_as(versions.client_id.get()) && versions.has_mac(&self.mac);
+        if is_ours {
+            self.other_versions = Some((versions.lowest.get(), versions.highest.get()));
+        }
+        is_ours
+    }
+
+    /// The versions of a server that was said to speak none of ours.
+    pub(super) fn other_versions(&self) -> Option<(u16, u16)> {
+        self.other_versions
     }
 
     /// What an answer says; `None` where it is not to the INIT that is asked now.
@@ -267,6 +282,7 @@ impl Session {
         let opens = Some(accept).filter(|accept| accept.in_range(SUITE_AES_GCM))?;
         let keys = || Box::new(SessionKeys::new(&secrets, true, Rotation::DEFAULT, now_ns));
         self.keys = (opens.status.get() == 0).then(keys);
+        self.came.reset();
         Some(opens)
     }
 
@@ -320,6 +336,7 @@ impl Session {
         self.phase = Phase::Open;
         (self.last_received_ns, self.opened_ns) = (now_ns, now_ns);
         (self.speaks, self.is_mute, self.refused) = (false, true, None);
+        self.other_versions = None;
     }
 
     /// It is over: another is asked for.
