@@ -179,9 +179,10 @@ fn of_messages() -> Vec<Named> {
         let ranges: Vec<Vec<u8>> = (1..=count).map(|at| range(2 * at, 2 * at)).collect();
         frame(Nak, &[&ranges.concat()])
     };
-    let runs = |count: u16, behind: usize| {
+    let runs = |count: u16, first_seqs: &[u64]| {
         let head = with(&ack[..88], 80, &count.to_le_bytes());
-        frame(Ack, &[&head, &ack[88..].repeat(behind)])
+        let run = |first_seq: &u64| with(&ack[88..], 0, &first_seq.to_le_bytes());
+        frame(Ack, &[&head, &first_seqs.iter().flat_map(run).collect::<Vec<_>>()])
     };
     vec![
         ("two messages", Side::Client, messages(2, &[one, one])),
@@ -197,10 +198,12 @@ fn of_messages() -> Vec<Named> {
         ("16 ranges", Side::Server, ranges(16)),
         ("17 ranges", Side::Server, ranges(17)),
         ("no range", Side::Server, ranges(0)),
-        ("no runs", Side::Server, runs(0, 0)),
-        ("two runs", Side::Server, runs(2, 2)),
-        ("a run less than is said", Side::Server, runs(2, 1)),
-        ("a run more than is said", Side::Server, runs(1, 2)),
+        ("no runs", Side::Server, runs(0, &[])),
+        ("two runs", Side::Server, runs(2, &[1_000, 2_000])),
+        ("two runs that do not ascend", Side::Server, runs(2, &[2_000, 1_000])),
+        ("a run twice", Side::Server, runs(2, &[1_000, 1_000])),
+        ("a run less than is said", Side::Server, runs(2, &[1_000])),
+        ("a run more than is said", Side::Server, runs(1, &[1_000, 2_000])),
     ]
 }
 

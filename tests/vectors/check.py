@@ -127,8 +127,8 @@ class Page:
             return
         if name == "NAK":
             demand(1 <= len(body) / 16 <= 16 and len(body) % 16 == 0)
-            for at in range(0, len(body), 16):
-                layouts[0].read(body[at : at + 16])
+            ranges = [layouts[0].read(body[at : at + 16]) for at in range(0, len(body), 16)]
+            demand(all(one["last"] < other["first"] for one, other in zip(ranges, ranges[1:])))
             return
         fields, rest = layouts[0].read(body), body[layouts[0].size :]
         if has_tlvs:
@@ -142,8 +142,11 @@ class Page:
             demand(not rest)
         elif name == "ACK":
             demand(len(rest) == fields["runs"] * layouts[1].size)
+            end = 0
             for at in range(0, len(rest), layouts[1].size):
                 run = layouts[1].read(rest[at:])
+                demand(end <= run["first_seq"])
+                end = run["first_seq"] + run["count"]
                 demand(run["first_seq"] + run["count"] < BELOW and run["first_sequence"] + run["count"] < BELOW)
         elif name == "DATA":
             demand(fields["first_sequence"] + fields["count"] < BELOW)
