@@ -218,6 +218,8 @@ fn nothing_that_reports_an_error_is_answered() {
     let stations = &mut rig.shards[0].stations;
     let known = stations.silent(peer, 9);
     let known = stations.sessions.get(known).conn_id;
+    // One that was made here, as for a session that is gone; others can make none.
+    let gone = stations.sessions.new_id();
     let answers = |rig: &mut Rig, bytes: &[u8]| {
         let before = rig.net.hits().sent;
         rig.net.inject(address(LIAR), address(1), bytes);
@@ -227,7 +229,9 @@ fn nothing_that_reports_an_error_is_answered() {
         rig.net.hits().sent - before - 1
     };
     for (sample, packet_no) in all(1, 1).into_iter().zip(1..) {
-        let datagram = sample.datagram(ConnId(0x1234_5678));
+        let made_up = sample.datagram(ConnId(gone.0 ^ 1 << 63));
+        assert_eq!(answers(&mut rig, &made_up), 0, "{:?} in one that never was", sample.kind);
+        let datagram = sample.datagram(gone);
         // By RESET, which is smaller and is not answered.
         let expected = u64::from(datagram.len() >= RESET_CAUSE_BYTES);
         assert_eq!(answers(&mut rig, &datagram), expected, "{:?} in no session", sample.kind);
